@@ -1,0 +1,88 @@
+"""Every error that offrl raises on purpose: one tree, so that one ``except OffrlError`` catches them all.
+
+A message has three parts: what was wrong, where, and how to mend it. The command line prints them as one readable
+text and exits with ``exit_code``: 2 where the request was wrong, 1 where the work failed.
+"""
+
+from __future__ import annotations
+
+
+class OffrlError(Exception):
+    """The root of the tree.
+
+    Args:
+        what: one sentence that says what is wrong, naming the values involved.
+        where: the file, column, row, option or key concerned; empty where ``what`` already says it.
+        mend: what the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        parts = [what]
+        if where:
+            parts.append(f"  where: {where}")
+        if mend:
+            parts.append(f"  mend:  {mend}")
+        super().__init__("\n".join(parts))
+
+
+class RequestError(OffrlError):
+    """The request can't be carried out as it was put: an option, a name, a key or a combination is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(RequestError):
+    """A recipe, or a ``--set key=value``, has an unknown key or a value of the wrong kind."""
+
+
+class DatasetNotFoundError(RequestError):
+    """No dataset, store or source file goes by that name, and none could be fetched."""
+
+
+class SourceError(RequestError):
+    """A source file can't be read as the format it was said, or seemed, to be."""
+
+
+class UnsafeSourceError(RequestError):
+    """Reading the source could run code (pickle), and that was not allowed."""
+
+
+class SpaceMismatchError(RequestError):
+    """Two things that must share observation and action spaces don't."""
+
+
+class DataError(OffrlError):
+    """The values in a dataset are wrong: NaN, infinity, out of bounds, misaligned."""
+
+
+class StoreError(OffrlError):
+    """A store on disk can't be opened or written."""
+
+
+class SchemaVersionError(StoreError):
+    """A store was written by another, incompatible version of offrl."""
+
+
+class CorruptStoreError(StoreError):
+    """A shard is missing, cut short, or doesn't match its checksum."""
+
+
+class DiskFullError(StoreError):
+    """The disk ran full; what had been committed before is still there."""
+
+
+class RunError(OffrlError):
+    """A run directory can't be created, opened or continued."""
+
+
+class RunInUseError(RunError):
+    """Another process is writing to the run directory."""
+
+    exit_code = 2
+
+
+class DivergenceError(OffrlError):
+    """A loss or a parameter is no longer finite; the last good checkpoint is kept."""

@@ -1,0 +1,125 @@
+"""The types that every part of offrl shares: what an environment looks like, what a batch is, what an agent does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+Observation = Tensor | dict[str, Tensor]
+"""One tensor, or a flat mapping of dotted keys (``"camera.left"``) to tensors where the space is nested."""
+
+Metrics = dict[str, Tensor]
+"""Name to a tensor of shape [S]: one value per seed, left on the device until somebody reads it."""
+
+Noise = dict[str, Tensor]
+"""Name to standard normal draws of shape [S, …]: an update's randomness arrives as data."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an agent must know of the task: the two spaces, as Gymnasium describes them."""
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+    @property
+    def is_continuous(self) -> bool:
+        return isinstance(self.action_space, gym.spaces.Box)
+
+    @property
+    def action_dim(self) -> int:
+        """Length of the flat action vector: components of a Box, choices of a Discrete, all choices of a MultiDiscrete."""
+        space = self.action_space
+        if isinstance(space, gym.spaces.Box):
+            return int(np.prod(space.shape))
+        if isinstance(space, gym.spaces.Discrete):
+            return int(space.n)
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            return int(space.nvec.sum())
+        raise TypeError(f"no agent acts in a {type(space).__name__} space")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions for one gradient step, as the agent sees them: observations normalised, actions mapped to [-1, 1].
+
+    Leading axes are [S, B]: seeds, then transitions. A whole cycle's worth of batches carries one more axis in front
+    ([C, S, B]); `unbind` takes it apart. Windows carry a time axis behind ([S, B, T]).
+
+    Attributes:
+        observation: float32 [S, B, …] (uint8 for images), or a mapping of such tensors.
+        action: float32 [S, B, A] for a Box, int64 [S, B] for Discrete, int64 [S, B, K] for MultiDiscrete.
+        reward: float32 [S, B]; with n-step returns the discounted sum of up to n rewards.
+        discount: float32 [S, B]; the factor on the bootstrap value: γ^k for k rewards summed, 0 after `terminated`.
+        next_observation: like `observation`; the state that the bootstrap value is taken in.
+        terminated: float32 [S, B]; 1 where the transition ended in a terminal state. A truncation is not one.
+        behavior_log_prob: float32 [S, B]; log-density or log-probability under the policy that acted, where logged.
+        action_mask: bool [S, B, A]; the actions that were allowed, where logged.
+        mask: bool [S, B, T] for windows; False on padding.
+        weight: float32 [S, B]; importance weights of prioritised replay.
+        index: int64 [S, B]; the transition's index at its source.
+    """
+
+    observation: Observation
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_observation: Observation
+    terminated: Tensor
+    behavior_log_prob: Tensor | None = None
+    action_mask: Tensor | None = None
+    mask: Tensor | None = None
+    weight: Tensor | None = None
+    index: Tensor | None = None
+
+    def unbind(self) -> list[Batch]:
+        """Take the leading axis apart, without copying."""
+        count = len(self.reward)
+        return [replace(self, **{f.name: _pick(getattr(self, f.name), i) for f in fields(self)}) for i in range(count)]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+
+
+def _pick(value: Any, index: int) -> Any:
+    if isinstance(value, dict):
+        return {key: tensor[index] for key, tensor in value.items()}
+    return None if value is None else value[index]
+
+
+def _move(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, dict):
+        return {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
+    return None if value is None else value.to(device, non_blocking=True)
+
+
+StateT = TypeVar("StateT")
+
+
+class Agent(Protocol[StateT]):
+    """One algorithm. It never knows where a batch came from, and keeps nothing outside its state.
+
+    Attributes:
+        batches_per_update: gradient steps that one `update` call takes, each with a fresh batch (TD3: `policy_delay`).
+    """
+
+    batches_per_update: int
+
+    def init(self, spec: Spec, seeds: Sequence[int], device: torch.device) -> StateT:
+        """Networks, targets and optimisers for S seeds; parameters are [S, …]."""
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        """Shapes, per seed, of the standard normal draws that one `update` consumes."""
+
+    def update(self, state: StateT, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """Change `state` in place by one whole cycle of the algorithm; a deterministic function of its arguments."""
+
+    def act(self, state: StateT, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """Actions for observations [S, N, …]: greedy without `noise`, else sampled with it (standard normal draws)."""
