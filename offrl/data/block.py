@@ -1,0 +1,232 @@
+"""Whole episodes in memory, and the checks that a block must pass before any of it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from offrl.data import schema
+from offrl.data.schema import ColumnSpec, required_columns
+from offrl.data.statistics import ColumnStatistics
+from offrl.errors import DataError
+from offrl.types import Spec
+
+
+@dataclass
+class EpisodeBlock:
+    """Whole episodes back to back, T + 1 rows each; the last row of an episode holds only its final observation.
+
+    Attributes:
+        columns: column name to [rows, ...], where rows = Σ (T + 1) in every column. Action, reward, flags and
+            behaviour log-probability are zero in the last row of an episode.
+        lengths: int64 [episodes], transitions per episode, each at least 1.
+        seeds: int64 [episodes], the seed that each episode was started with; -1 where it is not known.
+        sources: where each episode came from ("file.hdf5#17"), for messages.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    lengths: NDArray[np.int64]
+    seeds: NDArray[np.int64] | None = None
+    sources: list[str] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.lengths.sum() + len(self.lengths))
+
+    @cached_property
+    def final_rows(self) -> NDArray[np.int64]:
+        """int64 [episodes]: the row of each episode's final observation."""
+        return np.cumsum(self.lengths + 1) - 1
+
+    @property
+    def first_rows(self) -> NDArray[np.int64]:
+        """int64 [episodes]: the row of each episode's first transition."""
+        return self.final_rows - self.lengths
+
+    def returns(self) -> NDArray[np.float64]:
+        """float64 [episodes]: the undiscounted sum of each episode's rewards."""
+        rewards = self.columns[schema.REWARD].astype(np.float64)
+        return np.add.reduceat(rewards, self.first_rows) if len(self.lengths) else np.empty(0)
+
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        """Statistics of observations, actions and rewards over the transition rows, and of returns and lengths."""
+        described = (schema.OBSERVATION, schema.ACTION, schema.REWARD)
+        found = {
+            name: ColumnStatistics.of(array, skip=self.final_rows)
+            for name, array in self.columns.items()
+            if name.split(".")[0] in described
+        }
+        return {
+            **found,
+            "return": ColumnStatistics.of(self.returns()),
+            "length": ColumnStatistics.of(self.lengths),
+        }
+
+    def episode_of(self, row: int) -> str:
+        """The episode that a row lies in, in words."""
+        return self.describe(int(np.searchsorted(self.final_rows, row)))
+
+    def describe(self, episode: int) -> str:
+        """An episode, in words: its position in the block and where it came from."""
+        source = f" ({self.sources[episode]})" if self.sources and self.sources[episode] else ""
+        return f"episode {episode} of the block{source}"
+
+    def slice(self, start: int, stop: int) -> EpisodeBlock:
+        """Episodes `start` to `stop` (exclusive), as views."""
+        first = int(self.first_rows[start])
+        last = int(self.final_rows[stop - 1]) + 1
+        return EpisodeBlock(
+            {name: array[first:last] for name, array in self.columns.items()},
+            self.lengths[start:stop],
+            None if self.seeds is None else self.seeds[start:stop],
+            None if self.sources is None else self.sources[start:stop],
+        )
+
+
+def fix_columns(spec: Spec, block: EpisodeBlock) -> tuple[ColumnSpec, ...]:
+    """The columns of a new store, from its spaces and its first block.
+
+    Floating-point columns keep the block's dtype; others have the dtype of their space (int64 for Discrete).
+
+    Raises:
+        DataError: a column is missing, unknown, or doesn't fit its space.
+    """
+    required = required_columns(spec)
+    for name in required:
+        if name not in block.columns:
+            raise DataError(
+                f"the block has no column '{name}'",
+                where=_source(block),
+                mend=f"it has {', '.join(block.columns)}; the spaces ask for {', '.join(required)}",
+            )
+    extras = sorted(set(block.columns) - set(required))
+    return tuple(_fix_column(name, required.get(name), block) for name in [*required, *extras])
+
+
+def _source(block: EpisodeBlock) -> str:
+    return block.sources[0] if block.sources else ""
+
+
+def _fix_column(name: str, space: gym.Space[Any] | None, block: EpisodeBlock) -> ColumnSpec:
+    array = block.columns[name]
+    dtype = array.dtype.newbyteorder("=")
+    wanted: tuple[np.dtype[Any], tuple[int, ...]]
+    if isinstance(space, spaces.Discrete):
+        wanted = np.dtype(np.int64), ()
+    elif space is not None:
+        wanted = np.dtype(space.dtype), tuple(space.shape or ())
+    elif name in (schema.TERMINATED, schema.TRUNCATED):
+        wanted = np.dtype(np.bool_), ()
+    elif name in (schema.REWARD, schema.BEHAVIOR_LOG_PROB):
+        wanted = np.dtype(np.float64), ()
+    elif name == schema.ACTION_MASK:
+        wanted = np.dtype(np.bool_), array.shape[1:]
+    elif name.startswith(schema.INFO + ".") and dtype.kind in "biuf":
+        wanted = dtype, array.shape[1:]
+    else:
+        raise DataError(
+            f"'{name}' ({dtype}) is not a column that a store can have",
+            where=_source(block),
+            mend=f"call it '{schema.INFO}.{name}' and give it numbers, or leave it out",
+        )
+    column = ColumnSpec(name, dtype if wanted[0].kind == dtype.kind == "f" else wanted[0], wanted[1])
+    _check_fits(column, block)
+    return column
+
+
+def _check_fits(column: ColumnSpec, block: EpisodeBlock) -> None:
+    array = block.columns[column.name]
+    if array.shape[1:] != column.shape:
+        raise DataError(
+            f"rows of '{column.name}' have the shape {array.shape[1:]}, {column.shape} is expected",
+            where=_source(block),
+            mend="give the spaces that describe the data, or reshape the column",
+        )
+    if not np.can_cast(array.dtype, column.dtype, casting="safe"):
+        raise DataError(
+            f"'{column.name}' has the dtype {array.dtype}, which {column.dtype} can't hold exactly",
+            where=_source(block),
+            mend="give the spaces that describe the data, or convert the column first",
+        )
+
+
+def prepare_block(columns: Sequence[ColumnSpec], block: EpisodeBlock) -> EpisodeBlock:
+    """Check a block against a store's columns; the result has their dtypes, and shares memory where it can.
+
+    Raises:
+        DataError: the columns differ or aren't aligned, an episode is empty, the final rows aren't zero, or the flags
+            aren't where an episode ends.
+    """
+    names = [column.name for column in columns]
+    if set(block.columns) != set(names):
+        raise DataError(
+            f"the block has the columns {sorted(block.columns)}, the store has {sorted(names)}", where=_source(block)
+        )
+    _check_lengths(block)
+    for column in columns:
+        _check_fits(column, block)
+    arrays = {c.name: block.columns[c.name].astype(c.dtype, copy=False) for c in columns}
+    prepared = EpisodeBlock(arrays, block.lengths.astype(np.int64, copy=False), block.seeds, block.sources)
+    _check_padding(prepared)
+    _check_flags(prepared)
+    return prepared
+
+
+def _check_lengths(block: EpisodeBlock) -> None:
+    if len(block.lengths) and int(block.lengths.min()) < 1:
+        episode = int(block.lengths.argmin())
+        raise DataError(
+            f"an episode has {block.lengths[episode]} transitions, it needs at least one",
+            where=block.describe(episode),
+            mend="leave empty episodes out",
+        )
+    for name, array in block.columns.items():
+        if len(array) != block.num_rows:
+            raise DataError(
+                f"'{name}' has {len(array)} rows, {len(block.lengths)} episodes of these lengths have {block.num_rows}",
+                where=_source(block),
+                mend="give every column T + 1 rows per episode: the last holds the final observation, else zero",
+            )
+    for name, items in (("seeds", block.seeds), ("sources", block.sources)):
+        if items is not None and len(items) != len(block.lengths):
+            raise DataError(f"there are {len(items)} {name} for {len(block.lengths)} episodes", where=_source(block))
+
+
+def _check_padding(block: EpisodeBlock) -> None:
+    padded = (schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB)
+    for name, array in block.columns.items():
+        if name.split(".")[0] not in padded:
+            continue
+        wrong = np.flatnonzero(array[block.final_rows].reshape(len(block.lengths), -1).any(axis=1))
+        if len(wrong):
+            raise DataError(
+                f"'{name}' isn't zero in the last row of an episode, which holds only the final observation",
+                where=block.describe(int(wrong[0])),
+                mend="shift the column so that row t holds what was done in the state of row t, and end it with zero",
+            )
+
+
+def _check_flags(block: EpisodeBlock) -> None:
+    ended = block.columns[schema.TERMINATED] | block.columns[schema.TRUNCATED]
+    last = block.final_rows - 1
+    open_ended = np.flatnonzero(~ended[last])
+    if len(open_ended):
+        raise DataError(
+            "an episode ends neither terminated nor truncated",
+            where=block.describe(int(open_ended[0])),
+            mend="mark its last transition truncated, if recording simply stopped there",
+        )
+    if np.count_nonzero(ended) != len(block.lengths):
+        inside = np.setdiff1d(np.flatnonzero(ended), last)
+        raise DataError(
+            "a transition is terminated or truncated, but its episode goes on",
+            where=f"row {inside[0]}, {block.episode_of(int(inside[0]))}",
+            mend="start a new episode after every terminated or truncated transition",
+        )

@@ -1,0 +1,196 @@
+"""Files that are either whole or not there: Arrow shards and JSON, written under a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from offrl.data.schema import ColumnSpec
+from offrl.errors import CorruptStoreError, DiskFullError, StoreError
+
+TEMPORARY_SUFFIX = ".tmp"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def durable_write(path: Path) -> Iterator[HashingFile]:
+    """Open a file that appears under its name only when the block ends well, whole and on the disk.
+
+    Raises:
+        DiskFullError: there is no room; the temporary file is gone again.
+        StoreError: the file can't be written for another reason.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with open(temporary, "wb", buffering=0) as raw:
+            yield HashingFile(raw)
+            os.fsync(raw.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _write_error(error, path) from error
+        raise
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(error: OSError, path: Path) -> StoreError:
+    if error.errno in _DISK_FULL:
+        return DiskFullError(
+            "the disk is full (or a quota or file size limit is reached); nothing committed before is lost",
+            where=str(path),
+            mend="free some space, then append the episodes that are missing",
+        )
+    return StoreError(f"the file can't be written ({error.strerror or error})", where=str(path), mend="check the path")
+
+
+class HashingFile:
+    """A file to write to that knows the length and SHA-256 of what went through it."""
+
+    closed = False
+
+    def __init__(self, raw: BinaryIO | Any) -> None:
+        self._raw = raw
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view):  # an unbuffered file may take less than it was given
+            written += self._raw.write(view[written:])
+        self._hash.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+def write_rows(path: Path, columns: Sequence[ColumnSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[int, str]:
+    """Write one shard of rows as an Arrow IPC file with a single record batch; returns its size and SHA-256."""
+    batch = pa.record_batch(
+        [_to_arrow(arrays[column.name]) for column in columns],
+        schema=pa.schema([_field(column) for column in columns]),
+    )
+    return write_table(path, batch)
+
+
+def write_table(path: Path, batch: pa.RecordBatch) -> tuple[int, str]:
+    """Write one record batch as an Arrow IPC file; returns its size and SHA-256."""
+    with durable_write(path) as file:
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        return file.size, file.sha256
+
+
+def _arrow_dtype(dtype: np.dtype[Any]) -> pa.DataType:
+    # Arrow packs booleans into bits, which NumPy can't view: they are stored as bytes.
+    return pa.uint8() if dtype == np.bool_ else pa.from_numpy_dtype(dtype)
+
+
+def _field(column: ColumnSpec) -> pa.Field:
+    scalar = _arrow_dtype(column.dtype)
+    size = int(np.prod(column.shape))
+    metadata = {"dtype": column.dtype.name, "shape": ",".join(map(str, column.shape))}
+    return pa.field(column.name, pa.list_(scalar, size) if column.shape else scalar, nullable=False, metadata=metadata)
+
+
+def _to_arrow(array: NDArray[Any]) -> pa.Array:
+    """An Arrow array over the same memory."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    scalars = pa.Array.from_buffers(_arrow_dtype(array.dtype), len(flat), [None, pa.py_buffer(flat)])
+    if array.ndim == 1:
+        return scalars
+    return pa.FixedSizeListArray.from_arrays(scalars, type=pa.list_(scalars.type, int(np.prod(array.shape[1:]))))
+
+
+def map_table(path: Path) -> pa.RecordBatch:
+    """Memory-map an Arrow IPC file of one record batch.
+
+    Raises:
+        CorruptStoreError: it isn't there, or isn't such a file.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).get_batch(0)
+    except (OSError, pa.ArrowInvalid, IndexError) as error:
+        raise CorruptStoreError(
+            f"the file can't be read as an Arrow file ({error})",
+            where=str(path),
+            mend="restore the file from a copy, or convert the source again",
+        ) from error
+
+
+def map_rows(path: Path, columns: Sequence[ColumnSpec], rows: int) -> dict[str, NDArray[Any]]:
+    """Read-only arrays over the memory map of one shard: column name to [rows, ...]."""
+    batch = map_table(path)
+    names = [column.name for column in columns]
+    if batch.num_rows != rows or batch.schema.names != names:
+        raise CorruptStoreError(
+            f"the shard has {batch.num_rows} rows of {batch.schema.names}, the metadata says {rows} of {names}",
+            where=str(path),
+            mend="restore the file from a copy, or convert the source again",
+        )
+    return {column.name: _view(batch.column(i), column, rows) for i, column in enumerate(columns)}
+
+
+def _view(array: pa.Array, column: ColumnSpec, rows: int) -> NDArray[Any]:
+    count = rows * int(np.prod(column.shape))
+    return np.frombuffer(array.buffers()[-1], dtype=column.dtype, count=count).reshape(rows, *column.shape)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_size(path: Path, expected: int) -> None:
+    """The cheap check made whenever a store is opened.
+
+    Raises:
+        CorruptStoreError: the file is missing or its length isn't what was committed.
+    """
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        raise CorruptStoreError(
+            "a file of the store is missing",
+            where=str(path),
+            mend="restore the file from a copy, or convert the source again",
+        ) from None
+    if size != expected:
+        raise CorruptStoreError(
+            f"the file has {size} bytes, {expected} were committed: it was cut short or changed",
+            where=str(path),
+            mend="restore the file from a copy, or convert the source again",
+        )

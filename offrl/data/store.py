@@ -1,0 +1,422 @@
+"""The trajectory store: memory-mapped Arrow shards, named by a metadata file that is only ever replaced whole.
+
+On disk: `metadata.json`, `shards/NNNNN.arrow` (rows) and `episodes/NNNNN.arrow` (the episode table of each shard).
+A shard is written under a temporary name, synced and renamed, and only then named in `metadata.json`, which is
+replaced likewise. So a process killed at any moment leaves a store that opens with every committed episode.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
+from offrl.data.schema import ShardRecord, StoreMetadata, space_to_json
+from offrl.data.shard import check_size, durable_write, map_rows, map_table, write_rows, write_table
+from offrl.data.statistics import ColumnStatistics
+from offrl.data.trajectories import (
+    Episode,
+    EpisodeTable,
+    StoreView,
+    Trajectories,
+    check_range,
+    check_rows,
+    merge_statistics,
+)
+from offrl.errors import CorruptStoreError, DatasetNotFoundError, RequestError, SpaceMismatchError, StoreError
+from offrl.types import Spec
+
+__all__ = ["Episode", "EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajectories", "TrajectoryStore"]
+
+METADATA_FILE = "metadata.json"
+_LOCK_FILE = "lock"
+_FOLDERS = ("shards", "episodes")
+
+
+class TrajectoryStore(Trajectories):
+    """A store on disk, opened for reading. It shows what was committed when it was opened."""
+
+    def __init__(self, path: Path, metadata: StoreMetadata) -> None:
+        self.path = path
+        self.metadata = metadata
+        self._mapped: dict[int, dict[str, NDArray[Any]]] = {}
+        self._first_rows = np.cumsum([0, *(shard.rows for shard in metadata.shards)])
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TrajectoryStore:
+        """Open a store: its metadata is read and the size of every file compared; no data is touched.
+
+        Raises:
+            DatasetNotFoundError: there is no store at `path`.
+            SchemaVersionError: another version of offrl wrote it.
+            CorruptStoreError: the metadata can't be read, or a shard is missing or cut short.
+        """
+        folder = Path(path)
+        metadata = _read_metadata(folder)
+        for shard in metadata.shards:
+            check_size(folder / shard.rows_file, shard.rows_bytes)
+            check_size(folder / shard.episodes_file, shard.episodes_bytes)
+        return cls(folder, metadata)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.metadata.fingerprint
+
+    @property
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        return self.metadata.statistics
+
+    @property
+    def num_episodes(self) -> int:
+        return sum(shard.episodes for shard in self.metadata.shards)
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._first_rows[-1])
+
+    @cached_property
+    def episodes(self) -> EpisodeTable:
+        tables = [map_table(self.path / shard.episodes_file) for shard in self.metadata.shards]
+
+        def column(name: str, dtype: type[Any]) -> NDArray[Any]:
+            parts = [np.frombuffer(table.column(name).buffers()[1], dtype, table.num_rows) for table in tables]
+            return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
+
+        sources = pa.chunked_array([table.column("source") for table in tables], pa.string())
+        return EpisodeTable(
+            first_row=column("first_row", np.int64),
+            length=column("length", np.int64),
+            return_=column("return", np.float64),
+            seed=column("seed", np.int64),
+            sources=sources,
+        )
+
+    def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
+        self._check_column(column)
+        check_range(start, stop, self.num_rows)
+        low = max(0, int(np.searchsorted(self._first_rows, start, side="right")) - 1)
+        high = int(np.searchsorted(self._first_rows, stop, side="left"))
+        pieces = []
+        for shard in range(low, max(high, low + 1) if start < stop else low):
+            first = int(self._first_rows[shard])
+            pieces.append(self.shard(shard)[column][max(0, start - first) : stop - first])
+        return pieces[0] if len(pieces) == 1 else self._join(column, pieces)
+
+    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        self._check_column(column)
+        check_rows(rows, self.num_rows, "row")
+        if len(self.metadata.shards) == 1:
+            return np.asarray(self.shard(0)[column][rows])
+        out = self._join(column, [], len(rows))
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            out[here] = self.shard(int(shard))[column][rows[here] - self._first_rows[shard]]
+        return out
+
+    def shard(self, index: int) -> dict[str, NDArray[Any]]:
+        """Column name to [rows, ...] of one shard, over its memory map."""
+        if index not in self._mapped:
+            record = self.metadata.shards[index]
+            self._mapped[index] = map_rows(self.path / record.rows_file, self.metadata.columns, record.rows)
+        return self._mapped[index]
+
+    def _join(self, name: str, pieces: list[NDArray[Any]], rows: int = 0) -> NDArray[Any]:
+        if pieces:
+            return np.concatenate(pieces)
+        column = next(column for column in self.metadata.columns if column.name == name)
+        return np.empty((rows, *column.shape), column.dtype)
+
+    def _check_column(self, name: str) -> None:
+        if name not in self.column_names:
+            raise RequestError(
+                f"there is no column '{name}'", where=str(self.path), mend=f"it has {', '.join(self.column_names)}"
+            )
+
+
+class StoreWriter:
+    """Writes a store, or appends to one. A context manager: leaving it well closes, an error drops what is buffered.
+
+    Episodes are buffered until a shard's worth is there, so memory is bounded by `shard_bytes`, whatever is appended.
+    Each shard is committed when it is written; `commit` writes what is buffered as a shard of its own.
+
+    Args:
+        path: the store's folder; made if need be, with its parents.
+        spec: the observation and action spaces.
+        environment: the environment's id.
+        provenance: how the data came to be; JSON values.
+        reference_scores: {"random": float, "expert": float, "measured_on": str, ...}.
+        shard_bytes: rows of about this size make a shard.
+        name: what people call the dataset; the folder's name unless given.
+        append: go on with the store at `path` if there is one. Its name, environment, provenance and reference
+            scores then stay as they are, save those that are given.
+
+    Raises:
+        StoreError: there is a store at `path` already (without `append`), something else is there, or another
+            process is writing to it.
+        SpaceMismatchError: the store to append to has other spaces.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        spec: Spec,
+        *,
+        environment: str | None = None,
+        provenance: dict[str, Any] | None = None,
+        reference_scores: dict[str, Any] | None = None,
+        shard_bytes: int = 64 * 2**20,
+        name: str | None = None,
+        append: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._shard_bytes = shard_bytes
+        exists = _prepare_folder(self.path, append)
+        self._lock: int | None = _acquire_lock(self.path / _LOCK_FILE)
+        try:
+            metadata = TrajectoryStore.open(self.path).metadata if exists else StoreMetadata(spec, name=self.path.name)
+            _check_same_spaces(metadata.spec, spec, self.path)
+            given: dict[str, Any] = {
+                "environment": environment,
+                "provenance": provenance,
+                "reference_scores": reference_scores,
+                "name": name,
+            }
+            self._metadata = replace(metadata, **{key: item for key, item in given.items() if item is not None})
+            _remove_leftovers(self.path, self._metadata)
+            _write_metadata(self.path, self._metadata)
+        except BaseException:
+            self._release()
+            raise
+        self._buffer: dict[str, NDArray[Any]] = {}
+        self._pending: list[EpisodeBlock] = []
+        self._pending_rows = 0
+
+    def append(self, block: EpisodeBlock) -> None:
+        """Add whole episodes; the arrays may be reused afterwards.
+
+        Raises:
+            DataError: the block is misaligned or doesn't fit the spaces; none of it is written.
+            DiskFullError: there is no room; the shards written before stay committed.
+        """
+        self._check_open()
+        if not len(block.lengths):
+            return
+        columns = self._metadata.columns or fix_columns(self._metadata.spec, block)
+        block = prepare_block(columns, block)
+        self._metadata = replace(self._metadata, columns=columns)
+        start, ends = 0, block.final_rows + 1
+        while start < len(ends):
+            done = int(ends[start - 1]) if start else 0
+            room = self._capacity - self._pending_rows
+            stop = int(np.searchsorted(ends, done + room, side="right"))
+            if self._pending_rows and stop < len(ends):
+                self._hold(block, start, stop)
+                self.commit()
+            elif stop < len(ends):
+                # The rest overflows an empty buffer: a shard is written from the block itself. One episode that is
+                # larger than a shard becomes a larger shard.
+                stop = max(stop, start + 1)
+                self._write_shard(block.slice(start, stop))
+            else:
+                self._hold(block, start, stop)
+            start = stop
+
+    def commit(self) -> None:
+        """Write the buffered episodes as a shard and name it in the metadata: from now on they survive a kill.
+
+        Raises:
+            DiskFullError: there is no room; the buffer is kept, so that `commit` can be tried again.
+        """
+        self._check_open()
+        if not self._pending:
+            return
+        columns = {name: array[: self._pending_rows] for name, array in self._buffer.items()}
+        self._write_shard(_joined(columns, self._pending))
+        self._pending, self._pending_rows = [], 0
+
+    def close(self) -> TrajectoryStore:
+        """Commit, give the lock back, and open the store for reading."""
+        if self._lock is not None:
+            self.commit()
+            self._release()
+        return TrajectoryStore.open(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._lock is not None:
+                self.commit()
+        finally:
+            self._release()
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes appended so far, buffered ones and those from before among them."""
+        committed = sum(shard.episodes for shard in self._metadata.shards)
+        return committed + sum(len(block.lengths) for block in self._pending)
+
+    @property
+    def _capacity(self) -> int:
+        row_bytes = sum(column.row_bytes for column in self._metadata.columns)
+        return max(1, self._shard_bytes // row_bytes)
+
+    def _hold(self, block: EpisodeBlock, start: int, stop: int) -> None:
+        if start == stop:
+            return
+        part = block.slice(start, stop)
+        rows = slice(self._pending_rows, self._pending_rows + part.num_rows)
+        for column in self._metadata.columns:
+            if column.name not in self._buffer:
+                self._buffer[column.name] = np.empty((self._capacity, *column.shape), column.dtype)
+            self._buffer[column.name][rows] = part.columns[column.name]
+        self._pending.append(EpisodeBlock({}, part.lengths.copy(), _seeds(part), part.sources))
+        self._pending_rows = rows.stop
+
+    def _write_shard(self, block: EpisodeBlock) -> None:
+        name = f"{len(self._metadata.shards):05d}"
+        first_row = sum(shard.rows for shard in self._metadata.shards)
+        rows_bytes, rows_sha256 = write_rows(
+            self.path / "shards" / f"{name}.arrow", self._metadata.columns, block.columns
+        )
+        episodes_bytes, episodes_sha256 = write_table(
+            self.path / "episodes" / f"{name}.arrow", _episode_batch(block, first_row)
+        )
+        record = ShardRecord(
+            name, block.num_rows, len(block.lengths), rows_bytes, rows_sha256, episodes_bytes, episodes_sha256
+        )
+        metadata = replace(
+            self._metadata,
+            shards=(*self._metadata.shards, record),
+            statistics=merge_statistics(iter((self._metadata.statistics, block.statistics()))),
+        )
+        _write_metadata(self.path, metadata)
+        self._metadata = metadata
+
+    def _check_open(self) -> None:
+        if self._lock is None:
+            raise StoreError("the writer is closed", where=str(self.path), mend="open the store with append=True")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _joined(columns: dict[str, NDArray[Any]], parts: list[EpisodeBlock]) -> EpisodeBlock:
+    lengths = np.concatenate([part.lengths for part in parts])
+    seeds = np.concatenate([_seeds(part) for part in parts])
+    sources = [source for part in parts for source in part.sources or [""] * len(part.lengths)]
+    return EpisodeBlock(columns, lengths, seeds, sources if any(sources) else None)
+
+
+def _seeds(block: EpisodeBlock) -> NDArray[np.int64]:
+    return np.full(len(block.lengths), -1, np.int64) if block.seeds is None else np.array(block.seeds, np.int64)
+
+
+def _episode_batch(block: EpisodeBlock, first_row: int) -> pa.RecordBatch:
+    sources = [None] * len(block.lengths) if block.sources is None else [source or None for source in block.sources]
+    return pa.record_batch(
+        {
+            "first_row": pa.array(block.first_rows + first_row),
+            "length": pa.array(block.lengths),
+            "return": pa.array(block.returns()),
+            "seed": pa.array(_seeds(block)),
+            "source": pa.array(sources, pa.string()),
+        }
+    )
+
+
+def _read_metadata(folder: Path) -> StoreMetadata:
+    path = folder / METADATA_FILE
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetNotFoundError(
+            "there is no trajectory store here" if folder.exists() else "there is no such folder",
+            where=str(folder),
+            mend=f"give the folder that holds {METADATA_FILE}, or convert a source to one with 'offrl convert'",
+        ) from None
+    except ValueError as error:
+        raise CorruptStoreError(
+            f"the store's metadata isn't JSON ({error})", where=str(path), mend="restore the file from a copy"
+        ) from error
+    return StoreMetadata.from_json(value, str(path))
+
+
+def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
+    with durable_write(folder / METADATA_FILE) as file:
+        file.write(json.dumps(metadata.to_json(), indent=1, allow_nan=False).encode())
+
+
+def _prepare_folder(folder: Path, append: bool) -> bool:
+    """Make the folders; says whether a store is there to append to."""
+    if (folder / METADATA_FILE).exists():
+        if not append:
+            raise StoreError(
+                "there is a store here already", where=str(folder), mend="give another path, or append to it"
+            )
+        return True
+    try:
+        foreign = sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE, METADATA_FILE + ".tmp"})
+    except FileNotFoundError:
+        foreign = []
+    except OSError as error:
+        raise StoreError(f"no store can be made here ({error.strerror})", where=str(folder)) from error
+    if foreign:
+        raise StoreError(
+            f"the folder isn't empty and isn't a store: it holds '{foreign[0]}'",
+            where=str(folder),
+            mend="give a path where nothing is yet",
+        )
+    try:
+        for name in _FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"no store can be made here ({error.strerror})", where=str(folder)) from error
+    return False
+
+
+def _acquire_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise StoreError(
+            "another process is writing to the store", where=str(path.parent), mend="wait until it has finished"
+        ) from None
+    return descriptor
+
+
+def _check_same_spaces(stored: Spec, given: Spec, path: Path) -> None:
+    for what in ("observation_space", "action_space"):
+        if space_to_json(getattr(stored, what)) != space_to_json(getattr(given, what)):
+            raise SpaceMismatchError(
+                f"the store's {what} is {getattr(stored, what)}, the episodes' is {getattr(given, what)}",
+                where=str(path),
+                mend="write them to a store of their own",
+            )
+
+
+def _remove_leftovers(folder: Path, metadata: StoreMetadata) -> None:
+    """Remove what a killed writer had written and not yet named in the metadata."""
+    named = {file for shard in metadata.shards for file in (shard.rows_file, shard.episodes_file)}
+    for name in _FOLDERS:
+        for path in (folder / name).iterdir():
+            if f"{name}/{path.name}" not in named:
+                path.unlink()

@@ -1,0 +1,302 @@
+"""Episodes in memory, and the reading interface that stores and selections from them share."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from offrl.data import schema
+from offrl.data.block import EpisodeBlock
+from offrl.data.schema import StoreMetadata, unflatten_value
+from offrl.data.statistics import ColumnStatistics
+from offrl.errors import RequestError
+from offrl.types import Spec
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T transitions, nested as the spaces are.
+
+    Attributes:
+        observation: [T + 1, ...], or a nested mapping or tuple of such arrays.
+        action: [T, ...], likewise.
+        reward: [T].
+        terminated: bool [T].
+        truncated: bool [T].
+        extras: the other columns: T + 1 rows for `info.*` and `action_mask`, T for the rest.
+        seed: the seed it was started with; -1 where it is not known.
+        source: where it came from; None where it is not known.
+    """
+
+    observation: Any
+    action: Any
+    reward: NDArray[Any]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    extras: dict[str, NDArray[Any]] = field(default_factory=dict)
+    seed: int = -1
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeTable:
+    """What is known of each episode, by position.
+
+    Attributes:
+        first_row: int64 [episodes]; the row of its first transition. It has `length` + 1 rows.
+        length: int64 [episodes]; transitions.
+        return_: float64 [episodes]; undiscounted sum of rewards.
+        seed: int64 [episodes]; -1 where it is not known.
+        sources: Arrow text array [episodes]; null where it is not known.
+    """
+
+    first_row: NDArray[np.int64]
+    length: NDArray[np.int64]
+    return_: NDArray[np.float64]
+    seed: NDArray[np.int64]
+    sources: pa.ChunkedArray
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def source(self, index: int) -> str | None:
+        """Where one episode came from ("file.hdf5#17"); None where it is not known."""
+        text: str | None = self.sources[index].as_py()
+        return text
+
+
+class Trajectories(ABC):
+    """The reading interface of a store and of a selection of its episodes.
+
+    Rows are numbered from 0 over all episodes, T + 1 rows each, without gaps.
+    """
+
+    metadata: StoreMetadata
+
+    @property
+    @abstractmethod
+    def episodes(self) -> EpisodeTable:
+        """The table of episodes."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Names the data and its order; the same wherever the store lies."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        """By column, over transition rows; `return` and `length` over episodes."""
+
+    @property
+    @abstractmethod
+    def num_episodes(self) -> int:
+        """Episodes."""
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """Rows: one for each transition, and one more for each episode's final observation."""
+
+    @abstractmethod
+    def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows `start` to `stop` (exclusive) of a column: [stop - start, ...], read-only and without a copy if it can.
+
+        Raises:
+            RequestError: there is no such column, or no such rows.
+        """
+
+    @abstractmethod
+    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows named by an int64 array [n] of a column: [n, ...]; only their pages are touched.
+
+        Raises:
+            RequestError: there is no such column, or no such row.
+        """
+
+    @property
+    def spec(self) -> Spec:
+        """The observation and action spaces."""
+        return self.metadata.spec
+
+    @property
+    def num_steps(self) -> int:
+        """Transitions."""
+        return self.num_rows - self.num_episodes
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns in the order they have on disk."""
+        return [column.name for column in self.metadata.columns]
+
+    def select(self, episodes: NDArray[Any]) -> StoreView:
+        """Only these episodes, in this order: nothing is copied.
+
+        Args:
+            episodes: int [k] positions (repeats are allowed), or bool [episodes].
+
+        Raises:
+            RequestError: a position is out of range.
+        """
+        positions = np.asarray(episodes)
+        if positions.dtype == np.bool_:
+            if positions.shape != (self.num_episodes,):
+                raise RequestError(f"a mask of {positions.shape} can't select from {self.num_episodes} episodes")
+            positions = np.flatnonzero(positions)
+        return StoreView(self, check_rows(positions.astype(np.int64), self.num_episodes, "episode"))
+
+    def episode(self, index: int) -> Episode:
+        """One episode, nested as the spaces are."""
+        table = self.episodes
+        check_rows(np.array([index]), len(table), "episode")
+        first, length = int(table.first_row[index]), int(table.length[index])
+        columns = {name: self.read(name, first, first + length + 1) for name in self.column_names}
+        steps = {name: array if _has_final_row(name) else array[:length] for name, array in columns.items()}
+        described = (schema.OBSERVATION, schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED)
+        return Episode(
+            observation=unflatten_value(self.spec.observation_space, steps, schema.OBSERVATION),
+            action=unflatten_value(self.spec.action_space, steps, schema.ACTION),
+            reward=steps[schema.REWARD],
+            terminated=steps[schema.TERMINATED],
+            truncated=steps[schema.TRUNCATED],
+            extras={name: array for name, array in steps.items() if name.split(".")[0] not in described},
+            seed=int(table.seed[index]),
+            source=table.source(index),
+        )
+
+    def iterate_blocks(self, max_rows: int) -> Iterator[EpisodeBlock]:
+        """Whole episodes in order, at most `max_rows` rows at a time (more only where one episode is longer)."""
+        table = self.episodes
+        ends = np.cumsum(table.length + 1)
+        start = 0
+        while start < len(table):
+            done = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + max_rows, side="right")))
+            yield EpisodeBlock(
+                columns={name: self.read(name, done, int(ends[stop - 1])) for name in self.column_names},
+                lengths=table.length[start:stop],
+                seeds=table.seed[start:stop],
+                sources=[text or "" for text in table.sources.slice(start, stop - start).to_pylist()],
+            )
+            start = stop
+
+    def normalized_score(self, returns: float | NDArray[Any]) -> float | NDArray[Any]:
+        """100 (R - random) / (expert - random), with the references that came with the data.
+
+        Raises:
+            RequestError: the store has no reference scores.
+        """
+        scores = self.metadata.reference_scores
+        if "random" not in scores or "expert" not in scores:
+            raise RequestError(
+                f"the dataset '{self.metadata.name}' has no reference scores",
+                mend="measure a random and an expert policy, and write both into its reference scores",
+            )
+        span = float(scores["expert"]) - float(scores["random"])
+        return 100.0 * (returns - float(scores["random"])) / span
+
+
+class StoreView(Trajectories):
+    """Some episodes of a store, in an order of their own."""
+
+    def __init__(self, parent: Trajectories, selected: NDArray[np.int64]) -> None:
+        self.parent = parent
+        self.selected = selected
+        self.metadata = parent.metadata
+
+    @cached_property
+    def episodes(self) -> EpisodeTable:
+        table, chosen = self.parent.episodes, self.selected
+        length = table.length[chosen]
+        first_row = np.cumsum(length + 1) - (length + 1)
+        sources = table.sources.take(pa.array(chosen))
+        return EpisodeTable(first_row, length, table.return_[chosen], table.seed[chosen], sources)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.parent.fingerprint.encode() + self.selected.tobytes()).hexdigest()
+
+    @cached_property
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        return merge_statistics(block.statistics() for block in self.iterate_blocks(max_rows=100_000))
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.selected)
+
+    @cached_property
+    def num_rows(self) -> int:
+        return int(self.parent.episodes.length[self.selected].sum()) + len(self.selected)
+
+    @cached_property
+    def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each run of episodes that are neighbours in the parent too starts: rows here, rows in the parent."""
+        breaks = np.flatnonzero(np.diff(self.selected, prepend=-2) != 1)
+        return self.episodes.first_row[breaks], self.parent.episodes.first_row[self.selected[breaks]]
+
+    def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
+        check_range(start, stop, self.num_rows)
+        here, there = self._runs
+        low = max(0, int(np.searchsorted(here, start, side="right")) - 1)
+        pieces = []
+        for run in range(low, len(here)):
+            end = int(here[run + 1]) if run + 1 < len(here) else self.num_rows
+            shift = int(there[run] - here[run])
+            pieces.append(self.parent.read(column, max(start, int(here[run])) + shift, min(stop, end) + shift))
+            if end >= stop:
+                break
+        return pieces[0] if len(pieces) == 1 else join(pieces, self.parent, column)
+
+    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.parent.gather(column, self.parent_rows(check_rows(rows, self.num_rows, "row")))
+
+    def parent_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same rows as the parent numbers them."""
+        here, there = self._runs
+        if len(here) == 0:
+            return rows
+        run = np.searchsorted(here, rows, side="right") - 1
+        return rows + (there - here)[run]
+
+
+def merge_statistics(parts: Iterator[Mapping[str, ColumnStatistics]]) -> dict[str, ColumnStatistics]:
+    """Statistics of several blocks as one."""
+    total: dict[str, ColumnStatistics] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total[name].merge(value) if name in total else value
+    return total
+
+
+def join(pieces: list[NDArray[Any]], source: Trajectories, column: str) -> NDArray[Any]:
+    """Pieces of a column as one array; no pieces give an array of no rows."""
+    return np.concatenate(pieces) if pieces else source.read(column, 0, 0)
+
+
+def check_range(start: int, stop: int, rows: int) -> None:
+    """Raises RequestError unless 0 <= start <= stop <= rows."""
+    if not 0 <= start <= stop <= rows:
+        raise RequestError(f"rows {start} to {stop} don't lie within the {rows} rows there are")
+
+
+def check_rows(positions: NDArray[np.int64], count: int, what: str) -> NDArray[np.int64]:
+    """Return the positions; raises RequestError unless 0 <= position < count for each."""
+    if positions.size and (positions.min() < 0 or positions.max() >= count):
+        raise RequestError(f"{what} {_first_outside(positions, count)} is out of range: there are {count}")
+    return positions
+
+
+def _first_outside(positions: NDArray[np.int64], count: int) -> int:
+    return int(positions[(positions < 0) | (positions >= count)][0])
+
+
+def _has_final_row(column: str) -> bool:
+    return column.split(".")[0] in (schema.OBSERVATION, schema.ACTION_MASK, schema.INFO)
