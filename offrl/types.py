@@ -34,7 +34,7 @@ class Spec:
 
     @property
     def action_dim(self) -> int:
-        """Length of the flat action vector: components of a Box, choices of a Discrete, all choices of a MultiDiscrete."""
+        """Length of the flat action vector: a Box's components, or all the choices of a Discrete or MultiDiscrete."""
         space = self.action_space
         if isinstance(space, gym.spaces.Box):
             return int(np.prod(space.shape))
@@ -104,15 +104,19 @@ StateT = TypeVar("StateT")
 
 
 class Agent(Protocol[StateT]):
-    """One algorithm. It never knows where a batch came from, and keeps nothing outside its state.
+    """One algorithm for one task (config and spec are its constructor's arguments).
+
+    It never knows where a batch came from, and everything that training changes is in its state.
 
     Attributes:
+        spec: the task's spaces.
         batches_per_update: gradient steps that one `update` call takes, each with a fresh batch (TD3: `policy_delay`).
     """
 
+    spec: Spec
     batches_per_update: int
 
-    def init(self, spec: Spec, seeds: Sequence[int], device: torch.device) -> StateT:
+    def init(self, seeds: Sequence[int], device: torch.device) -> StateT:
         """Networks, targets and optimisers for S seeds; parameters are [S, …]."""
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:

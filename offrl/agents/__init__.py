@@ -1,0 +1,22 @@
+"""The algorithms, one file each, and the table that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from offrl.agents.td3 import TD3, TD3Config
+from offrl.types import Agent, Spec
+
+
+class Entry(NamedTuple):
+    """An algorithm's options, and how to build it from options and spaces."""
+
+    config: type[Any]
+    build: Callable[[Any, Spec], Agent[Any]]
+
+
+AGENTS: dict[str, Entry] = {
+    "td3": Entry(TD3Config, TD3),
+}
+"""Name on the command line and in recipes, to algorithm."""

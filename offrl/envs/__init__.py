@@ -1,0 +1,1 @@
+"""Policies in environments: collecting steps, and evaluating."""

@@ -1,0 +1,60 @@
+"""An agent as an environment meets it: raw observations in, actions within the environment's own bounds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.data.normalization import ActionMap, ObservationNormalizer
+from offrl.data.schema import OBSERVATION, flatten_value
+from offrl.types import Agent, Observation
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What lies between an environment and an agent's `act`, for S seeds at once.
+
+    Attributes:
+        agent: the algorithm.
+        state: its state for S seeds.
+        seeds: S.
+        device: where the state lives.
+        normalizer: applied to observations before the agent sees them; None leaves them as they are.
+        action_map: from the agent's [-1, 1] to the environment's bounds; None where actions are not a Box.
+    """
+
+    agent: Agent[Any]
+    state: Any
+    seeds: int
+    device: torch.device
+    normalizer: ObservationNormalizer | None
+    action_map: ActionMap | None
+
+    def observe(self, observation: Any) -> Observation:
+        """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""
+        columns = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
+        parts = {name.removeprefix(f"{OBSERVATION}."): self._to_seed_axis(value) for name, value in columns.items()}
+        flat: Observation = parts[OBSERVATION] if set(parts) == {OBSERVATION} else parts
+        return flat if self.normalizer is None else self.normalizer.normalize(flat)
+
+    def act(self, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """The agent's actions [S, N, …] for what `observe` returned: greedy without `noise`."""
+        return self.agent.act(self.state, observation, noise)
+
+    def to_environment(self, action: Tensor) -> NDArray[Any]:
+        """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""
+        flat = action.flatten(0, 1).cpu().numpy()
+        if self.action_map is None:
+            return flat
+        return self.action_map.from_unit(flat).reshape(len(flat), *(self.agent.spec.action_space.shape or ()))
+
+    def _to_seed_axis(self, value: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        if tensor.dtype == torch.float64:
+            tensor = tensor.float()
+        return tensor.unflatten(0, (self.seeds, -1)).to(self.device)

@@ -1,0 +1,47 @@
+"""Whether a policy, a dataset and an environment speak of the same task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from offrl.errors import SpaceMismatchError
+from offrl.types import Spec
+
+
+def spaces_of(environments: VectorEnv[Any, Any, Any]) -> Spec:
+    """The spaces of one of a vector environment's copies."""
+    return Spec(environments.single_observation_space, environments.single_action_space)
+
+
+def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
+    """Compare the spaces that a policy or a dataset was made for with an environment's.
+
+    Raises:
+        SpaceMismatchError: their kinds or shapes differ.
+    """
+    for name in ("observation_space", "action_space"):
+        want, have = getattr(wanted, name), getattr(found, name)
+        if not same_kind(want, have):
+            raise SpaceMismatchError(
+                f"the {name.replace('_', ' ')} of {environment} is {have}, but the data and policy have {want}",
+                mend="name the environment that the data came from (--env)",
+            )
+
+
+def same_kind(one: object, other: object) -> bool:
+    """Whether two spaces hold values of the same shape and kind; floating-point width and bounds may differ."""
+    if type(one) is not type(other):
+        return False
+    if hasattr(one, "spaces"):
+        a, b = _children(one), _children(other)
+        return a.keys() == b.keys() and all(same_kind(a[key], b[key]) for key in a)
+    if getattr(one, "nvec", None) is not None or getattr(one, "n", None) is not None:
+        return one == other
+    return getattr(one, "shape", None) == getattr(other, "shape", None)
+
+
+def _children(space: object) -> dict[object, object]:
+    children = getattr(space, "spaces", {})
+    return dict(children) if hasattr(children, "keys") else dict(enumerate(children))

@@ -1,0 +1,71 @@
+"""Adam over one network's flat parameters, with all its state in tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from offrl.nn.flat import FlatModule
+
+
+class Adam:
+    """Adam (Kingma & Ba, 2015) in one fused kernel; decoupled weight decay (Loshchilov & Hutter, 2019) on request.
+
+    It is elementwise, so S seeds in one tensor take the very steps that each would take alone.
+
+    Args:
+        module: the network whose `flat` parameters it changes.
+        learning_rate: step size.
+        weight_decay: decoupled decay rate.
+    """
+
+    def __init__(self, module: FlatModule, learning_rate: float, *, weight_decay: float = 0.0) -> None:
+        self.names = [name for name, _ in module.named_parameters()]
+        self.parameters = list(module.parameters())
+        self.flat, self.learning_rate, self.weight_decay = module.flat, learning_rate, weight_decay
+        self.first_moment = torch.zeros_like(module.flat)
+        self.second_moment = torch.zeros_like(module.flat)
+        self.steps = torch.zeros((), device=module.flat.device)
+
+    def minimise(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`, a scalar: the sum over seeds of each seed's mean."""
+        self.step(torch.autograd.grad(loss, self.parameters))
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """One step for gradients in the order of the module's parameters."""
+        gradient = torch.cat([part.reshape(-1) for part in gradients])
+        adam(
+            [self.flat],
+            [gradient],
+            [self.first_moment],
+            [self.second_moment],
+            [],
+            [self.steps],
+            fused=True,
+            decoupled_weight_decay=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: both moments of each parameter, [S, …] like it, and the count of steps."""
+        return {
+            "steps": self.steps,
+            **self._views("first_moment", self.first_moment),
+            **self._views("second_moment", self.second_moment),
+        }
+
+    def _views(self, prefix: str, flat: Tensor) -> dict[str, Tensor]:
+        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        return {
+            f"{prefix}.{name}": part.view(parameter.shape)
+            for name, part, parameter in zip(self.names, parts, self.parameters, strict=True)
+        }

@@ -1,0 +1,55 @@
+"""Modules whose parameters are views of one flat tensor, so that optimisers and target updates take one call each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class FlatModule(nn.Module):
+    """A network for S seeds: every parameter is [S, …] and a view of `flat`, a tensor of one axis.
+
+    Build the layers first, then call `flatten`. Loading a state dict copies in place, so the views stay true.
+    """
+
+    flat: Tensor
+
+    def flatten(self) -> None:
+        """Move all parameters into one contiguous tensor and make them views of it."""
+        parameters = list(self.parameters())
+        self.flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+        offset = 0
+        for parameter in parameters:
+            parameter.data = self.flat[offset : offset + parameter.numel()].view(parameter.shape)
+            offset += parameter.numel()
+
+    def clone(self) -> Self:
+        """An independent copy, as target networks need."""
+        twin = copy.deepcopy(self)
+        twin.flatten()
+        return twin
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moving to a device or dtype gives every parameter storage of its own, so the views are made anew."""
+        super()._apply(fn, recurse)
+        self.flatten()
+        return self
+
+    def move_towards(self, source: FlatModule, rate: float) -> None:
+        """Polyak averaging: θ ← (1 − rate) θ + rate θ_source."""
+        self.flat.lerp_(source.flat, rate)
+
+
+def uniform_per_seed(shape: tuple[int, ...], bound: float, generators: list[torch.Generator]) -> Tensor:
+    """Draws from U(−bound, bound), [S, *shape]; each seed draws from its own generator, whatever S is."""
+    draws = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for generator in generators]
+    return torch.stack(draws)
+
+
+def seed_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A CPU generator for each seed: initial weights are the same on every device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -1,0 +1,122 @@
+"""Stacked multilayer perceptrons: S networks, or S ensembles of E, in one batched matrix product a layer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from offrl.nn.flat import FlatModule, uniform_per_seed
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "elu": nn.functional.elu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+}
+
+
+class StackedLinear(nn.Module):
+    """y = x W + b for each of N stacked networks; weights uniform in ±1/√fan_in, as `torch.nn.Linear` has them."""
+
+    def __init__(self, inputs: int, outputs: int, ensemble: int, generators: list[torch.Generator]) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(uniform_per_seed((ensemble, inputs, outputs), bound, generators))
+        self.bias = nn.Parameter(uniform_per_seed((ensemble, 1, outputs), bound, generators))
+
+    def forward(self, x: Tensor, members: int) -> Tensor:
+        """[N, B, inputs] to [N, B, outputs], N = S · members; the members beyond the first ones are left out."""
+        return torch.baddbmm(_stack(self.bias, members), x, _stack(self.weight, members))
+
+
+class StackedLayerNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016) with a gain and offset of its own for each stacked network."""
+
+    def __init__(self, features: int, ensemble: int, seeds: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(seeds, ensemble, 1, features))
+        self.offset = nn.Parameter(torch.zeros(seeds, ensemble, 1, features))
+
+    def forward(self, x: Tensor, members: int) -> Tensor:
+        normal = nn.functional.layer_norm(x, x.shape[-1:])
+        return normal * _stack(self.gain, members) + _stack(self.offset, members)
+
+
+def _stack(parameter: Tensor, members: int) -> Tensor:
+    """[S, E, …] to [S · members, …]."""
+    return parameter[:, :members].flatten(0, 1)
+
+
+class MLP(FlatModule):
+    """S multilayer perceptrons, or S ensembles of E of them.
+
+    Args:
+        inputs: width of the input.
+        outputs: width of the output; the last layer is linear.
+        hidden: widths of the hidden layers.
+        generators: one per seed; seed s's weights are drawn from the s-th and don't depend on S.
+        ensemble: members per seed (twin critics: 2), or None for a single network without that axis.
+        activation: a name in `ACTIVATIONS`.
+        layer_norm: normalise each hidden layer before its activation.
+        dropout: chance of zeroing a hidden unit; the masks come from the draws handed to `forward`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int],
+        generators: list[torch.Generator],
+        *,
+        ensemble: int | None = None,
+        activation: str = "relu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.seeds, self.ensemble, self.hidden = len(generators), ensemble, tuple(hidden)
+        self.activation = ACTIVATIONS[activation]
+        self.keep = 1.0 - dropout
+        members = ensemble or 1
+        widths = [inputs, *hidden, outputs]
+        self.layers = nn.ModuleList(
+            StackedLinear(fan_in, fan_out, members, generators) for fan_in, fan_out in itertools.pairwise(widths)
+        )
+        self.norms = nn.ModuleList(StackedLayerNorm(width, members, self.seeds) for width in hidden if layer_norm)
+        self.flatten()
+
+    def forward(self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Tensor:
+        """Apply the networks.
+
+        Args:
+            x: [S, B, inputs]; every member of an ensemble sees the same input.
+            members: how many of the ensemble to apply, the first ones; None for all.
+            dropout_noise: standard normal draws [S, B, sum(hidden)] (without ensemble); None leaves dropout off.
+
+        Returns:
+            [S, B, outputs], or [S, members, B, outputs] with an ensemble.
+        """
+        members = members or self.ensemble or 1
+        if self.ensemble:
+            x = x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
+        masks = self._dropout_masks(dropout_noise)
+        for depth, layer in enumerate(self.layers[:-1]):
+            x = layer(x, members)
+            if self.norms:
+                x = self.norms[depth](x, members)
+            x = self.activation(x)
+            if masks:
+                x = x * masks[depth]
+        x = self.layers[-1](x, members)
+        return x.unflatten(0, (self.seeds, members)) if self.ensemble else x
+
+    def _dropout_masks(self, noise: Tensor | None) -> Sequence[Tensor]:
+        """Keep a unit where its draw falls under the `keep` quantile of the normal, scaled up to stay unbiased."""
+        if noise is None or self.keep == 1.0:
+            return ()
+        threshold = torch.special.ndtri(torch.tensor(self.keep, dtype=torch.float64)).item()
+        return torch.split((noise < threshold).to(noise.dtype) / self.keep, self.hidden, dim=-1)

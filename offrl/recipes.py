@@ -1,0 +1,231 @@
+"""Recipes: everything that a training run depends on, as TOML on disk and as frozen, validated dataclasses here."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from offrl.agents import AGENTS
+from offrl.errors import RecipeError
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a dataset becomes batches.
+
+    Attributes:
+        top_fraction: train on this share of the episodes, those of highest return.
+        validation_fraction: share of the episodes held out for the validation loss; 0 holds none out.
+        normalize_observation: shift and scale observations by the training episodes' mean and standard deviation.
+        reward_scale: factor on every reward.
+        n_step: rewards summed before the bootstrap.
+        memory_budget: bytes up to which steps are packed in memory; larger stores are read through the memory map.
+    """
+
+    __pydantic_config__ = STRICT
+
+    top_fraction: float = 1.0
+    validation_fraction: float = 0.1
+    normalize_observation: bool = True
+    reward_scale: float = 1.0
+    n_step: int = 1
+    memory_budget: int = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """How an agent collects its own experience.
+
+    Attributes:
+        environments: copies per seed that step side by side.
+        capacity: rows per seed that the replay ring holds.
+        warmup_steps: environment steps with uniformly random actions before the first update.
+        updates_per_step: gradient steps per environment step.
+    """
+
+    __pydantic_config__ = STRICT
+
+    environments: int = 1
+    capacity: int = 1_000_000
+    warmup_steps: int = 10_000
+    updates_per_step: float = 1.0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """When and how long the greedy policy is tried in the environment.
+
+    Attributes:
+        every: steps between evaluations; 0 evaluates at the end only.
+        episodes: per seed, in each evaluation on the way.
+        final_episodes: per seed, at the end.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: int = 5_000
+    episodes: int = 10
+    final_episodes: int = 20
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop on held-out episodes.
+
+    Attributes:
+        every: steps between two validation losses.
+        patience: validations without improvement after which a seed is done; 0 never stops.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: int = 500
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, complete: the same recipe gives the same run.
+
+    Attributes:
+        algo: a name in `offrl.agents.AGENTS`.
+        agent: that algorithm's options.
+        dataset: name, path or prefixed id of the data; None learns online only.
+        env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one.
+        steps: gradient steps offline, environment steps (per seed) online.
+        batch_size: transitions per seed and gradient step.
+        seeds: one trained agent for each.
+        device: "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between two lines of metrics.
+        writers: metric writers beside metrics.jsonl.
+    """
+
+    __pydantic_config__ = STRICT
+
+    algo: str
+    agent: Any
+    dataset: str | None = None
+    env: str | None = None
+    steps: int = 20_000
+    batch_size: int = 256
+    seeds: tuple[int, ...] = (0,)
+    device: str = "auto"
+    checkpoint_every: int = 5_000
+    log_every: int = 500
+    writers: tuple[Literal["csv", "tensorboard"], ...] = ()
+    data: DataConfig = field(default_factory=DataConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as TOML and JSON know them; options that are None are left out."""
+        return _without_none(dataclasses.asdict(self))
+
+
+def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
+    """Validate plain values.
+
+    Raises:
+        RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
+    """
+    algo = values.get("algo")
+    if algo not in AGENTS:
+        raise RecipeError(
+            f"there is no algorithm {algo!r}", where=where, mend=f"choose one of: {', '.join(sorted(AGENTS))}"
+        )
+    agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, "agent.")
+    recipe = _validate(Recipe, {**values, "agent": None}, where, "")
+    return dataclasses.replace(recipe, agent=agent)
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """The plain values in a TOML recipe, for `recipe_from_dict`.
+
+    Raises:
+        RecipeError: the file can't be read, or isn't TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe can't be read: {error}", where=str(path), mend="mend the file") from error
+
+
+def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Recipe values changed by `key=value` settings; keys are dotted (`agent.tau=0.01`), values are TOML or bare text.
+
+    Raises:
+        RecipeError: a setting has no `=`.
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"the setting {setting!r} has no '='", mend="write --set key=value")
+        *sections, name = key.strip().split(".")
+        table = changed
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[name] = _parse_value(text.strip())
+    return changed
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that `load_recipe` reads back to the same recipe."""
+    values = recipe.to_dict()
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for section, table in values.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _validate(kind: type[Any], values: Any, where: str, prefix: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problems = [_problem(kind, prefix, detail) for detail in error.errors()]
+        raise RecipeError(
+            "; ".join(problems), where=where, mend="offrl recipes show prints every key of a recipe with its value"
+        ) from error
+
+
+def _problem(kind: type[Any], prefix: str, detail: Any) -> str:
+    key = prefix + ".".join(str(part) for part in detail["loc"])
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        return f"unknown key '{key}' (known here: {known})"
+    return f"'{key}': {detail['msg']}, got {detail['input']!r}"
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str):
+        return json.dumps(value)
+    return repr(value)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    plain = {key: _without_none(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in plain.items() if value is not None}

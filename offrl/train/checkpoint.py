@@ -1,0 +1,125 @@
+"""Checkpoints: tensors in safetensors files, the rest in JSON; no kill, at whatever moment, loses the last one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from offrl.errors import DiskFullError, RunError
+from offrl.nn import Adam
+
+
+def state_tensors(state: Any) -> dict[str, Tensor]:
+    """Every tensor in an agent's state (a dataclass of networks, optimisers and tensors), by dotted name."""
+    tensors: dict[str, Tensor] = {}
+    for field in dataclasses.fields(state):
+        part = getattr(state, field.name)
+        if isinstance(part, Tensor):
+            tensors[field.name] = part
+        elif isinstance(part, nn.Module):
+            tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.state_dict().items()}
+        elif isinstance(part, Adam):
+            tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.named_tensors().items()}
+    return tensors
+
+
+def restore_tensors(targets: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
+    """Copy saved tensors into live ones of the same names and shapes.
+
+    Raises:
+        RunError: the two sets differ.
+    """
+    if targets.keys() != saved.keys():
+        difference = ", ".join(sorted(targets.keys() ^ saved.keys())[:5])
+        raise RunError("the checkpoint is of another agent or version", where=f"{where}: {difference}", mend=_RETRAIN)
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != saved[name].shape:
+                raise RunError(
+                    f"'{name}' has shape {tuple(saved[name].shape)} in the checkpoint, {tuple(target.shape)} here",
+                    where=where,
+                    mend=_RETRAIN,
+                )
+            target.copy_(saved[name])
+
+
+_RETRAIN = "use the recipe that the run was made with, or train anew"
+
+
+def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+    """Write `<part>.safetensors` for each part and `facts.json`, under a temporary name, then rename it into place.
+
+    Raises:
+        DiskFullError: there was no room; what was there before is untouched.
+    """
+    temporary = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, tensors in parts.items():
+            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            save_file(contiguous, temporary / f"{name}.safetensors")
+        (temporary / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        for file in temporary.iterdir():
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DiskFullError(
+            f"the checkpoint can't be written: {error}",
+            where=str(directory),
+            mend="free some space, then continue with --resume; the checkpoint before is intact",
+        ) from error
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(temporary, directory)
+    _sync(directory.parent)
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint.
+
+    Raises:
+        RunError: it isn't there or can't be read.
+    """
+    try:
+        facts: dict[str, Any] = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), mend="choose another") from error
+    return facts
+
+
+def read_part(directory: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of one part of a checkpoint.
+
+    Raises:
+        RunError: they aren't there or can't be read.
+    """
+    try:
+        return load_file(directory / f"{part}.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), mend="choose another") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file so that a reader sees the old or the new one, never a part."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

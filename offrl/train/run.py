@@ -1,0 +1,156 @@
+"""The run directory: recipe, metrics, evaluations, checkpoints, plots. What every later command reads."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from offrl.errors import RunError, RunInUseError
+from offrl.recipes import Recipe, load_recipe, recipe_from_dict, to_toml
+from offrl.train.checkpoint import write_atomically, write_checkpoint
+
+
+class Run:
+    """One run on disk.
+
+    `checkpoints/index.json` names the last and the best checkpoint; it is replaced atomically after the checkpoint that
+    it names is complete, and only then are older ones removed.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> Run:
+        """Start a run in a new or empty directory.
+
+        Raises:
+            RunError: the directory holds something already, or can't be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"the run directory can't be made: {error}", where=str(path), mend="choose --out") from error
+        if (path / "recipe.toml").exists():
+            raise RunError(
+                "there is a run in this directory already",
+                where=str(path),
+                mend=f"continue it with --resume {path}, or choose another directory with --out",
+            )
+        write_atomically(path / "recipe.toml", to_toml(recipe))
+        return cls(path, recipe)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """A run made earlier.
+
+        Raises:
+            RunError: there is none.
+            RecipeError: its recipe is damaged.
+        """
+        recipe = path / "recipe.toml"
+        if not recipe.is_file():
+            raise RunError(
+                "there is no run in this directory (no recipe.toml)",
+                where=str(path),
+                mend="name a directory that offrl train wrote, such as one under runs/",
+            )
+        return cls(path, recipe_from_dict(load_recipe(recipe), str(recipe)))
+
+    @staticmethod
+    def default_path(recipe: Recipe, now: datetime) -> Path:
+        """`runs/<algo>-<dataset or environment>-<time>`."""
+        subject = (recipe.dataset or recipe.env or "").replace(":", "-").replace("/", "-")
+        return Path("runs") / f"{recipe.algo}-{subject}-{now:%Y%m%d-%H%M%S}"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing to this run.
+
+        Raises:
+            RunInUseError: another process holds it.
+        """
+        with open(self.path / ".lock", "w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunInUseError(
+                    "another process is writing to this run",
+                    where=str(self.path),
+                    mend="wait for it, stop it, or choose another directory with --out",
+                ) from error
+            yield
+
+    def log(self, file: str, line: Mapping[str, Any]) -> None:
+        """Append one JSON line to `metrics.jsonl` or `evaluations.jsonl`."""
+        with open(self.path / file, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+
+    def lines(self, file: str) -> list[dict[str, Any]]:
+        """The whole lines of such a file; a last one cut short by a kill is left out."""
+        path = self.path / file
+        if not path.exists():
+            return []
+        parsed = []
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                parsed.append(json.loads(text))
+            except ValueError:
+                continue
+        return parsed
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run is about to repeat."""
+        for file in ("metrics.jsonl", "evaluations.jsonl"):
+            kept = [line for line in self.lines(file) if line["step"] <= step and not line.get("final")]
+            if (self.path / file).exists():
+                write_atomically(self.path / file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save_checkpoint(
+        self, kind: str, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
+    ) -> Path:
+        """Write a checkpoint as the new `last` or `best`, then remove the one it replaces."""
+        name = f"step-{step}" if kind == "last" else f"{kind}-step-{step}"
+        directory = self.path / "checkpoints" / name
+        if self._index().get(kind) == name and kind == "last":
+            return directory
+        write_checkpoint(directory, parts, facts)
+        replaced = self._index().get(kind)
+        write_atomically(self.path / "checkpoints" / "index.json", json.dumps(self._index() | {kind: name}))
+        if replaced and replaced != name:
+            shutil.rmtree(self.path / "checkpoints" / replaced, ignore_errors=True)
+        return directory
+
+    def checkpoint(self, kind: str) -> Path:
+        """The directory of the `last` or `best` checkpoint.
+
+        Raises:
+            RunError: the run has none yet.
+        """
+        name = self._index().get(kind)
+        if name is None:
+            raise RunError(
+                f"the run has no '{kind}' checkpoint",
+                where=str(self.path),
+                mend="let it train longer, or ask for the other kind (--checkpoint last|best)",
+            )
+        return self.path / "checkpoints" / name
+
+    def has_checkpoint(self, kind: str) -> bool:
+        """Whether there is such a checkpoint."""
+        return kind in self._index()
+
+    def _index(self) -> dict[str, str]:
+        path = self.path / "checkpoints" / "index.json"
+        if not path.exists():
+            return {}
+        index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return index
