@@ -1,0 +1,123 @@
+"""What is compared with what: the rows of the table, the subjects of each row, and the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to measure.
+
+    Attributes:
+        label: its name in the table.
+        worker: the script in workers/ that measures it.
+        row: the row's name as the worker knows it.
+        peer: the environment that the worker runs in; None for the interpreter that runs the benchmark.
+    """
+
+    label: str
+    worker: str
+    row: str
+    peer: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of ours against one of the others.
+
+    Attributes:
+        target: how many times as fast ours must be, or None where no target is set.
+    """
+
+    ours: Subject
+    other: Subject
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        unit: "…/s", where more is better, or "s", where less is.
+        limit: what ours must reach as an absolute figure in that unit, or None.
+    """
+
+    name: str
+    title: str
+    unit: str
+    comparisons: tuple[Comparison, ...]
+    limit: float | None = None
+
+    @property
+    def less_is_better(self) -> bool:
+        return self.unit == "s"
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Everything to measure for this row, once each, in order."""
+        return tuple(dict.fromkeys(s for c in self.comparisons for s in (c.ours, c.other)))
+
+
+def _ours(label: str, row: str) -> Subject:
+    return Subject(label, "offrl_rows.py", row)
+
+
+def _plain(label: str, row: str) -> Subject:
+    return Subject(label, "plain_rows.py", row)
+
+
+def _peer(peer: str, row: str, detail: str = "") -> Subject:
+    return Subject(f"{peer}{detail}", f"{peer.replace('-', '_')}_rows.py", row, peer)
+
+
+_SAMPLING = _ours("offrl", "sampling")
+_REGRESSION = _ours("offrl, regression", "bc")
+_LIKELIHOOD = _ours("offrl, likelihood", "bc-likelihood")
+_ONLINE = _ours("offrl", "td3-online")
+_HELP = _ours("offrl --help", "help")
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row(
+            "sampling",
+            "random minibatches of 256 out of 1 M transitions",
+            "transitions/s",
+            (
+                Comparison(_SAMPLING, _peer("torchrl", "sampling")),
+                Comparison(_SAMPLING, _peer("torchrl", "sampling-memmap", ", memory-mapped")),
+                Comparison(_SAMPLING, _peer("torchrl", "sampling-blocks", ", 64 batches a call")),
+                Comparison(_SAMPLING, _peer("d3rlpy", "sampling")),
+                Comparison(_SAMPLING, _peer("stable-baselines3", "sampling")),
+                Comparison(_SAMPLING, _plain("PyTorch indexing", "sampling")),
+                Comparison(_SAMPLING, _plain("PyTorch indexing, 64 batches a call", "sampling-blocks")),
+            ),
+            limit=20e6,
+        ),
+        Row(
+            "bc",
+            "behaviour cloning",
+            "updates/s",
+            (
+                Comparison(_REGRESSION, _peer("d3rlpy", "bc"), target=4.0),
+                Comparison(_LIKELIHOOD, _peer("imitation", "bc"), target=8.0),
+                Comparison(_REGRESSION, _plain("single-file PyTorch", "bc")),
+            ),
+        ),
+        Row(
+            "td3-online",
+            "TD3 on Hopper-v5, one update each",
+            "env steps/s",
+            (Comparison(_ONLINE, _peer("stable-baselines3", "td3-online"), target=2.0),),
+        ),
+        Row(
+            "help",
+            "the whole process",
+            "s",
+            (Comparison(_HELP, _plain("import torch", "help")),),
+            limit=0.3,
+        ),
+    )
+}
