@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,11 @@ def measure(row: Row, *, repeats: int, seconds: float, root: Path) -> Result:
 
 def machine() -> str:
     """The processor, its cores and the versions that every figure depends on."""
-    import torch
-
     names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     return (
         f"{name}, {os.cpu_count()} cores, {THREADS} threads, Python {platform.python_version()}, "
-        f"PyTorch {torch.__version__}"
+        f"PyTorch {version('torch')}"
     )
 
 
@@ -134,8 +133,7 @@ def markdown(results: Iterable[Result]) -> str:
 def _line(result: Result, comparison: Comparison) -> str:
     row = result.row
     versions = result.versions.get(comparison.other, {})
-    version = next(iter(versions.values()), "")
-    other = f"{comparison.other.label} {version}".strip()
+    other = f"{comparison.other.label} {next(iter(versions.values()), '')}".strip()
     cells = [f"{row.title}, {row.unit}", number(result.median(comparison.ours)), other]
     if comparison.other in result.skipped:
         cells += ["not there", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def result(unit: str = "updates/s") -> run.Result:
 
 def fake_clock(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:
     readings = iter(times)
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(readings))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(readings))
 
 
 def test_window_counts_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +110,11 @@ def test_a_worker_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_worker_s_last_line_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "ours.py").write_text(
-        "import json, os, sys\nprint('noise')\nprint(json.dumps([sys.argv[1:], os.environ['OMP_NUM_THREADS']]))"
+        "import json, os, sys\nprint('noise')\nprint(json.dumps({'arguments': sys.argv[1:], **os.environ}))"
     )
     monkeypatch.setattr(run, "WORKERS", tmp_path)
-    assert run.run_worker(OURS, tmp_path, 1.5) == [["row", "--seconds", "1.5"], "2"]
+    line = run.run_worker(OURS, tmp_path, 1.5)
+    assert (line["arguments"], line["OMP_NUM_THREADS"]) == (["row", "--seconds", "1.5"], "2")
 
 
 def test_the_table_has_medians_versions_ratios_and_targets() -> None:
