@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from offrl.agents.bc import BC, BCConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.types import Agent, Spec
 
@@ -17,6 +18,7 @@ class Entry(NamedTuple):
 
 
 AGENTS: dict[str, Entry] = {
+    "bc": Entry(BCConfig, BC),
     "td3": Entry(TD3Config, TD3),
 }
 """Name on the command line and in recipes, to algorithm."""

@@ -119,4 +119,4 @@ class MLP(FlatModule):
         if noise is None or self.keep == 1.0:
             return ()
         threshold = torch.special.ndtri(torch.tensor(self.keep, dtype=torch.float64)).item()
-        return torch.split((noise < threshold).to(noise.dtype) / self.keep, self.hidden, dim=-1)
+        return torch.split((noise < threshold).to(noise.dtype) / self.keep, list(self.hidden), dim=-1)

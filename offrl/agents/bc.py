@@ -1,0 +1,242 @@
+"""Behaviour cloning (Pomerleau, 1991): supervised learning of the logged actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import gymnasium as gym
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from offrl.errors import SpaceMismatchError
+from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn.distributions import (
+    categorical_entropy,
+    categorical_log_prob,
+    categorical_mode,
+    categorical_sample,
+    gaussian_entropy,
+    gaussian_log_prob,
+    split_categoricals,
+    split_gaussian,
+    squashed_gaussian_entropy,
+    squashed_gaussian_log_prob,
+)
+from offrl.types import Batch, Metrics, Noise, Observation, Spec
+
+PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+@dataclass(frozen=True)
+class BCConfig:
+    """Options of behaviour cloning.
+
+    Attributes:
+        policy: "deterministic" regresses actions (squared error), "gaussian" and "squashed_gaussian" maximise their
+            likelihood, "categorical" is for discrete and multi-discrete actions; "auto" takes "deterministic" for
+            continuous actions and "categorical" for discrete ones.
+        hidden: widths of the hidden layers.
+        learning_rate: Adam's step size.
+        l1, l2: coefficients of Σ|w| and Σw² over the weights (not the biases) in the loss.
+        entropy_bonus: coefficient of the policy's entropy, in nats; only policies with a density have one.
+        ema: decay per step of the weight average that acts in place of the weights; 0 keeps no average.
+        layer_norm, dropout, activation: see `offrl.nn.MLP`.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    policy: PolicyKind = "auto"
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    l1: NonNegative = 0.0
+    l2: NonNegative = 0.0
+    entropy_bonus: NonNegative = 0.0
+    ema: Fraction = 0.0
+    layer_norm: bool = False
+    dropout: Fraction = 0.0
+    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+
+
+@dataclass
+class BCState:
+    """All that training changes, and the coefficients that seeds may differ in, [S] each."""
+
+    policy: MLP
+    average: MLP
+    optimizer: Adam
+    l1: Tensor
+    l2: Tensor
+
+
+class BC:
+    """A policy fitted to the dataset's actions.
+
+    Continuous actions span [-1, 1] where the action space is bounded (environment bounds are mapped outside).
+
+    Raises:
+        SpaceMismatchError: the policy kind doesn't fit the action space.
+    """
+
+    batches_per_update = 1
+
+    def __init__(self, config: BCConfig, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.kind = policy_kind(config.policy, spec)
+        self.choices = _choices(spec.action_space)
+        self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
+        self.flat_observation = FlatObservation(spec.observation_space)
+
+    def init(self, seeds: Sequence[int], device: torch.device) -> BCState:
+        """Fresh networks for each seed."""
+        c = self.config
+        has_spread = self.kind in ("gaussian", "squashed_gaussian")
+        policy = MLP(
+            self.flat_observation.width,
+            self.spec.action_dim * (2 if has_spread else 1),
+            c.hidden,
+            seed_generators(seeds),
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            dropout=c.dropout,
+        ).to(device)
+        return BCState(
+            policy=policy,
+            average=policy.clone(),
+            optimizer=Adam(policy, c.learning_rate),
+            l1=torch.full((len(seeds),), c.l1, device=device),
+            l2=torch.full((len(seeds),), c.l2, device=device),
+        )
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        c = self.config
+        shapes: dict[str, tuple[int, ...]] = {}
+        if c.dropout:
+            shapes["dropout"] = (batch_size, sum(c.hidden))
+        if c.entropy_bonus and self.kind == "squashed_gaussian":
+            shapes["entropy"] = (batch_size, self.spec.action_dim)
+        return shapes
+
+    def update(self, state: BCState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """One gradient step on imitation loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
+        c, (batch,) = self.config, batches
+        output = state.policy(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
+        imitation = self._imitation_loss(output, batch.action)
+        loss, metrics = imitation, {"imitation_loss": imitation.detach()}
+        if c.entropy_bonus:
+            entropy = self._entropy(output, noise.get("entropy")).mean(dim=1)
+            loss = loss - c.entropy_bonus * entropy
+            metrics["entropy"] = entropy.detach()
+        if c.l1 or c.l2:
+            loss = loss + penalty(state.policy, state.l1, state.l2)
+        state.optimizer.minimise(loss.sum())
+        if c.ema:
+            state.average.move_towards(state.policy, 1.0 - c.ema)
+        return metrics
+
+    @torch.no_grad()
+    def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
+        """The imitation loss alone, [S], of the weights that act."""
+        return self._imitation_loss(self._acting(state)(self.flat_observation(batch.observation)), batch.action)
+
+    @torch.no_grad()
+    def act(self, state: BCState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """The mean or likeliest action; with draws [S, N, action_dim], a sample (no draw moves a deterministic policy)."""
+        output = self._acting(state)(self.flat_observation(observation))
+        if self.kind == "categorical":
+            log_probs = split_categoricals(output, self.choices)
+            action = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
+            return action.squeeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
+        if self.kind == "deterministic":
+            return self._regression(output)
+        mean, log_std = split_gaussian(output)
+        sample = mean if noise is None else mean + log_std.exp() * noise
+        if self.kind == "squashed_gaussian":
+            return sample.tanh()
+        return sample.clamp(-1.0, 1.0) if self.bounded else sample
+
+    def log_prob(self, state: BCState, observation: Observation, action: Tensor) -> Tensor:
+        """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1].
+
+        Raises:
+            SpaceMismatchError: the policy is deterministic.
+        """
+        output = self._acting(state)(self.flat_observation(observation))
+        return self._log_prob(output, action)
+
+    def _acting(self, state: BCState) -> MLP:
+        return state.average if self.config.ema else state.policy
+
+    def _imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:
+        """Squared error summed over action components, or negative log-likelihood; averaged over the batch, [S]."""
+        if self.kind == "deterministic":
+            return (self._regression(output) - action).square().sum(dim=-1).mean(dim=1)
+        return -self._log_prob(output, action).mean(dim=1)
+
+    def _regression(self, output: Tensor) -> Tensor:
+        return output.tanh() if self.bounded else output
+
+    def _log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        if self.kind == "categorical":
+            columns = action.unsqueeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
+            return categorical_log_prob(split_categoricals(output, self.choices), columns.long())
+        if self.kind == "gaussian":
+            return gaussian_log_prob(*split_gaussian(output), action)
+        if self.kind == "squashed_gaussian":
+            return squashed_gaussian_log_prob(*split_gaussian(output), action)
+        raise SpaceMismatchError(
+            "a deterministic policy has no density", mend="train with --set agent.policy=gaussian, or categorical"
+        )
+
+    def _entropy(self, output: Tensor, noise: Tensor | None) -> Tensor:
+        if self.kind == "categorical":
+            return categorical_entropy(split_categoricals(output, self.choices))
+        mean, log_std = split_gaussian(output)
+        return gaussian_entropy(log_std) if noise is None else squashed_gaussian_entropy(mean, log_std, noise)
+
+
+def penalty(policy: MLP, l1: Tensor, l2: Tensor) -> Tensor:
+    """l1 Σ|w| + l2 Σw² over each seed's weights, [S]."""
+    weights = [p.flatten(1) for name, p in policy.named_parameters() if name.endswith("weight")]
+    absolute = torch.stack([w.abs().sum(dim=1) for w in weights]).sum(dim=0)
+    square = torch.stack([w.square().sum(dim=1) for w in weights]).sum(dim=0)
+    return l1 * absolute + l2 * square
+
+
+def policy_kind(wanted: PolicyKind, spec: Spec) -> PolicyKind:
+    """The kind of policy for an action space.
+
+    Raises:
+        SpaceMismatchError: the kind asked for doesn't fit the space, or no kind does.
+    """
+    space = spec.action_space
+    fits: dict[type, tuple[PolicyKind, ...]] = {
+        gym.spaces.Box: ("deterministic", "gaussian", "squashed_gaussian"),
+        gym.spaces.Discrete: ("categorical",),
+        gym.spaces.MultiDiscrete: ("categorical",),
+    }
+    kinds = fits.get(type(space), ())
+    kind = kinds[0] if wanted == "auto" and kinds else wanted
+    if kind not in kinds:
+        raise SpaceMismatchError(
+            f"a {wanted} policy can't act in {space}",
+            mend=f"choose agent.policy from: auto, {', '.join(kinds)}"
+            if kinds
+            else "use Box, Discrete or MultiDiscrete",
+        )
+    if kind == "squashed_gaussian" and not (isinstance(space, gym.spaces.Box) and space.is_bounded("both")):
+        raise SpaceMismatchError(
+            f"a squashed policy needs finite action bounds, the action space is {space}",
+            mend="choose agent.policy=gaussian",
+        )
+    return kind
+
+
+def _choices(space: gym.Space[object]) -> tuple[int, ...]:
+    if isinstance(space, gym.spaces.Discrete):
+        return (int(space.n),)
+    return tuple(int(n) for n in space.nvec.flat) if isinstance(space, gym.spaces.MultiDiscrete) else ()

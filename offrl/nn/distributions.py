@@ -1,0 +1,84 @@
+"""Action distributions as pure functions of their parameters, for any leading axes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+SQUASH_MARGIN = 1e-4
+"""Logged actions within this distance of ±1 count as that far inside: arctanh(±1) is infinite."""
+
+
+def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """A network's output [..., 2A] as mean and log standard deviation, [..., A] each; the latter is clamped."""
+    mean, log_std = parameters.chunk(2, dim=-1)
+    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:
+    """log N(value; mean, diag exp(2 log_std)), summed over the last axis."""
+    z = (value - mean) * torch.exp(-log_std)
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+
+
+def gaussian_entropy(log_std: Tensor) -> Tensor:
+    """Entropy of a diagonal Gaussian in nats, summed over the last axis."""
+    return (log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(dim=-1)
+
+
+def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+    """log-density of a = tanh(u), u ~ N(mean, exp(2 log_std)) (Haarnoja et al., 2018, appendix C)."""
+    inside = action.clamp(-1.0 + SQUASH_MARGIN, 1.0 - SQUASH_MARGIN)
+    before = torch.atanh(inside)
+    return gaussian_log_prob(mean, log_std, before) - log_tanh_derivative(before).sum(dim=-1)
+
+
+def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+    """One-sample estimate of a squashed Gaussian's entropy in nats; it has no closed form.
+
+    H = H[N] + E[log dtanh/du], with u = mean + exp(log_std) · noise.
+    """
+    before = mean + torch.exp(log_std) * noise
+    return gaussian_entropy(log_std) + log_tanh_derivative(before).sum(dim=-1)
+
+
+def log_tanh_derivative(before: Tensor) -> Tensor:
+    """log(1 − tanh²(u)), in the form that doesn't lose precision for large |u|."""
+    return 2.0 * (math.log(2.0) - before - softplus(-2.0 * before))
+
+
+def split_categoricals(logits: Tensor, choices: tuple[int, ...]) -> list[Tensor]:
+    """Joined logits [..., ΣK] as normalised log-probabilities [..., K_i] of each independent choice."""
+    return [part.log_softmax(dim=-1) for part in logits.split(list(choices), dim=-1)]
+
+
+def categorical_log_prob(log_probs: list[Tensor], action: Tensor) -> Tensor:
+    """log-probability of integer actions [..., K], one column per independent choice."""
+    columns = action.unbind(dim=-1)
+    chosen = [part.gather(-1, column.unsqueeze(-1)) for part, column in zip(log_probs, columns, strict=True)]
+    return torch.cat(chosen, dim=-1).sum(dim=-1)
+
+
+def categorical_entropy(log_probs: list[Tensor]) -> Tensor:
+    """Entropy in nats, summed over the independent choices."""
+    return torch.stack([-(part.exp() * part).sum(dim=-1) for part in log_probs]).sum(dim=0)
+
+
+def categorical_mode(log_probs: list[Tensor]) -> Tensor:
+    """The likeliest action, int64 [..., K]."""
+    return torch.stack([part.argmax(dim=-1) for part in log_probs], dim=-1)
+
+
+def categorical_sample(log_probs: list[Tensor], noise: Tensor) -> Tensor:
+    """An action drawn by the Gumbel-max trick from standard normal draws [..., ΣK], int64 [..., K].
+
+    The normal's distribution function makes the draws uniform, −log(−log u) makes those Gumbel.
+    """
+    uniform = torch.special.ndtr(noise.double()).clamp(1e-12, 1.0 - 1e-12)
+    gumbel = -torch.log(-torch.log(uniform))
+    draws = gumbel.split([part.shape[-1] for part in log_probs], dim=-1)
+    return torch.stack([(part + draw).argmax(dim=-1) for part, draw in zip(log_probs, draws, strict=True)], dim=-1)
