@@ -4,35 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
-from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store import StoreWriter, TrajectoryStore
 from offrl.errors import DataError, DatasetNotFoundError, StoreError
-from offrl.types import Spec
-
-SPEC = Spec(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Box(-1.0, 1.0, (1,), np.float32))
-
-
-def make_block(lengths: list[int], seed: int = 0) -> EpisodeBlock:
-    """Episodes of the given lengths, every number different."""
-    rng = np.random.default_rng(seed)
-    sizes = np.array(lengths, np.int64)
-    rows = int(sizes.sum() + len(sizes))
-    final = np.cumsum(sizes + 1) - 1
-    columns = {
-        "observation": rng.standard_normal((rows, 2)).astype(np.float32),
-        "action": rng.uniform(-1, 1, (rows, 1)).astype(np.float32),
-        "reward": rng.standard_normal(rows),
-        "terminated": np.zeros(rows, np.bool_),
-        "truncated": np.zeros(rows, np.bool_),
-    }
-    columns["action"][final] = 0
-    columns["reward"][final] = 0
-    columns["terminated"][final[::2] - 1] = True
-    columns["truncated"][final[1::2] - 1] = True
-    return EpisodeBlock(columns, sizes, np.arange(len(sizes)) + seed, [f"f#{i}" for i in range(len(sizes))])
+from tests.data.stores import SPEC, make_block
 
 
 def test_a_block_comes_back_as_it_was(tmp_path: Path) -> None:

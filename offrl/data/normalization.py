@@ -1,0 +1,179 @@
+"""What lies between raw data and what agents see: observations, actions and rewards on a common scale.
+
+Everything is computed in float32, and in the same order for NumPy arrays and tensors, so that training and acting
+agree to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.data.schema import OBSERVATION, flatten_space
+from offrl.data.trajectories import Trajectories
+from offrl.errors import RequestError
+
+ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[Any], Tensor)
+FloatArray = NDArray[np.float32]
+
+
+class ObservationNormalizer:
+    """(x - mean) / (std + ε), per component; parts without a mean (uint8 images, Discrete) pass through unchanged.
+
+    Args:
+        mean: [...] of the observation's shape, or dotted key to such an array where the space is nested.
+        std: like `mean`.
+        eps: ε, in the observation's units; keeps constant components finite.
+    """
+
+    def __init__(
+        self,
+        mean: NDArray[Any] | Mapping[str, NDArray[Any]],
+        std: NDArray[Any] | Mapping[str, NDArray[Any]],
+        eps: float = 1e-3,
+    ) -> None:
+        self.eps = eps
+        self.mean = {key: np.asarray(value, np.float32) for key, value in _parts(mean).items()}
+        self.std = {key: np.asarray(value, np.float32) for key, value in _parts(std).items()}
+        self._tensors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def from_store(cls, store: Trajectories, eps: float = 1e-3) -> ObservationNormalizer:
+        """Mean and standard deviation over the transitions of a store or a selection from it."""
+        leaves = flatten_space(store.spec.observation_space, OBSERVATION)
+        chosen = [n for n, leaf in leaves.items() if isinstance(leaf, spaces.Box) and leaf.dtype != np.uint8]
+        statistics = store.statistics
+        mean = {observation_key(name): statistics[name].mean for name in chosen}
+        std = {observation_key(name): statistics[name].std for name in chosen}
+        return cls(mean, std, eps)
+
+    def normalize(self, observation: Any) -> Any:
+        """An observation (or a mapping of dotted keys) of NumPy arrays or tensors, with any leading axes."""
+        if isinstance(observation, Mapping):
+            return {key: self.normalize_part(key, value) for key, value in observation.items()}
+        return self.normalize_part("", observation)
+
+    def normalize_part(self, key: str, value: ArrayOrTensor) -> ArrayOrTensor:
+        """One part of an observation; "" is the key of one that isn't nested."""
+        if key not in self.mean:
+            return value
+        if isinstance(value, Tensor):
+            mean, scale = self._on(key, value.device)
+            return (value.float() - mean) / scale
+        return cast(ArrayOrTensor, (value.astype(np.float32, copy=False) - self.mean[key]) / self._scale(key))
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold."""
+        parts = {
+            f"{what}.{key}": torch.from_numpy(v) for what in ("mean", "std") for key, v in vars(self)[what].items()
+        }
+        return {"eps": torch.tensor(self.eps, dtype=torch.float64), **parts}
+
+    @classmethod
+    def from_named_tensors(cls, tensors: Mapping[str, Tensor]) -> ObservationNormalizer:
+        """The inverse of `named_tensors`."""
+        mean, std = (
+            {name.partition(".")[2]: t.cpu().numpy() for name, t in tensors.items() if name.startswith(f"{what}.")}
+            for what in ("mean", "std")
+        )
+        return cls(mean, std, float(tensors["eps"]))
+
+    def _scale(self, key: str) -> FloatArray:
+        return self.std[key] + np.float32(self.eps)
+
+    def _on(self, key: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        if (key, device) not in self._tensors:
+            mean, scale = torch.from_numpy(self.mean[key]), torch.from_numpy(self._scale(key))
+            self._tensors[key, device] = mean.to(device), scale.to(device)
+        return self._tensors[key, device]
+
+
+def observation_key(column: str) -> str:
+    """The key of an observation column in a batch: "" where observations aren't nested."""
+    return column.removeprefix(OBSERVATION).removeprefix(".")
+
+
+def _parts(value: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    return value if isinstance(value, Mapping) else {"": value}
+
+
+@dataclass(frozen=True)
+class RewardScaler:
+    """r ↦ scale · r + shift."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, reward: ArrayOrTensor) -> ArrayOrTensor:
+        return reward * self.scale + self.shift
+
+
+@dataclass(frozen=True)
+class ActionMap:
+    """The environment's action bounds to [-1, 1] and back, per component; the identity where a bound is infinite.
+
+    Attributes:
+        low: float32 [A], the flat action's lower bounds.
+        high: float32 [A].
+    """
+
+    low: FloatArray
+    high: FloatArray
+
+    @classmethod
+    def from_space(cls, space: spaces.Box) -> ActionMap:
+        """The map of a Box of any shape; actions are flat vectors.
+
+        Raises:
+            RequestError: the space isn't a Box.
+        """
+        if not isinstance(space, spaces.Box):
+            raise RequestError(f"only Box actions are mapped to [-1, 1], not those of {space}")
+        return cls(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1).astype(np.float32))
+
+    def to_unit(self, action: ArrayOrTensor) -> ArrayOrTensor:
+        """[..., A] within the bounds to float32 [..., A] within [-1, 1]."""
+        if isinstance(action, Tensor):
+            return (action.float() - self._tensor("center", action)) / self._tensor("half", action)
+        return cast(ArrayOrTensor, (action.astype(np.float32, copy=False) - self.center) / self.half)
+
+    def from_unit(self, action: ArrayOrTensor) -> ArrayOrTensor:
+        """The inverse of `to_unit`; the result is clipped to the bounds."""
+        if isinstance(action, Tensor):
+            raw = action.float() * self._tensor("half", action) + self._tensor("center", action)
+            return raw.clamp(self._tensor("low", action), self._tensor("high", action))
+        raw_array = action.astype(np.float32, copy=False) * self.half + self.center
+        return cast(ArrayOrTensor, np.clip(raw_array, self.low, self.high))
+
+    @property
+    def log_volume(self) -> float:
+        """log |∂a/∂u|: added to the log-density of an action, it gives that of the mapped action."""
+        return float(np.log(self.half.astype(np.float64)).sum())
+
+    @cached_property
+    def center(self) -> FloatArray:
+        """float32 [A]: what is mapped to 0."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self._bounded, self.low / 2 + self.high / 2, 0.0).astype(np.float32)
+
+    @cached_property
+    def half(self) -> FloatArray:
+        """float32 [A]: half the width of the bounds."""
+        with np.errstate(invalid="ignore"):
+            half = np.where(self._bounded, self.high / 2 - self.low / 2, 1.0)
+        return np.where(half > 0, half, 1.0).astype(np.float32)
+
+    @property
+    def _bounded(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.low) & np.isfinite(self.high)
+
+    def _tensor(self, name: str, like: Tensor) -> Tensor:
+        return torch.from_numpy(getattr(self, name)).to(like.device)
