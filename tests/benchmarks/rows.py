@@ -72,7 +72,8 @@ def _peer(peer: str, row: str, detail: str = "") -> Subject:
     return Subject(f"{peer}{detail}", f"{peer.replace('-', '_')}_rows.py", row, peer)
 
 
-_SAMPLING = _ours("offrl", "sampling")
+_BLOCKS = _ours("offrl, 64 batches a call", "sampling-blocks")
+_SINGLE = _ours("offrl, one batch a call", "sampling")
 _REGRESSION = _ours("offrl, regression", "bc")
 _LIKELIHOOD = _ours("offrl, likelihood", "bc-likelihood")
 _ONLINE = _ours("offrl", "td3-online")
@@ -83,16 +84,17 @@ ROWS = {
     for row in (
         Row(
             "sampling",
-            "random minibatches of 256 out of 1 M transitions",
+            "random minibatches of 256 from 1 M transitions",
             "transitions/s",
             (
-                Comparison(_SAMPLING, _peer("torchrl", "sampling")),
-                Comparison(_SAMPLING, _peer("torchrl", "sampling-memmap", ", memory-mapped")),
-                Comparison(_SAMPLING, _peer("torchrl", "sampling-blocks", ", 64 batches a call")),
-                Comparison(_SAMPLING, _peer("d3rlpy", "sampling")),
-                Comparison(_SAMPLING, _peer("stable-baselines3", "sampling")),
-                Comparison(_SAMPLING, _plain("PyTorch indexing", "sampling")),
-                Comparison(_SAMPLING, _plain("PyTorch indexing, 64 batches a call", "sampling-blocks")),
+                Comparison(_BLOCKS, _peer("torchrl", "sampling-blocks", ", 64 batches a call")),
+                Comparison(_BLOCKS, _plain("PyTorch indexing, 64 batches a call", "sampling-blocks")),
+                Comparison(_BLOCKS, _peer("torchrl", "sampling")),
+                Comparison(_BLOCKS, _peer("torchrl", "sampling-memmap", ", memory-mapped")),
+                Comparison(_BLOCKS, _peer("d3rlpy", "sampling")),
+                Comparison(_BLOCKS, _peer("stable-baselines3", "sampling")),
+                Comparison(_BLOCKS, _plain("PyTorch indexing", "sampling")),
+                Comparison(_SINGLE, _plain("PyTorch indexing", "sampling")),
             ),
             limit=20e6,
         ),

@@ -122,34 +122,39 @@ def number(value: float) -> str:
 def markdown(results: Iterable[Result]) -> str:
     """The table for the README."""
     lines = [
-        "| what | offrl | beside it | that reaches | offrl is faster by (lowest–highest) | target |",
-        "|---|---|---|---|---|---|",
+        "| what | ours | reaches | beside it | reaches | ours is faster by (lowest–highest) | target |",
+        "|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        lines += [_line(result, comparison) for comparison in result.row.comparisons]
+        for position, comparison in enumerate(result.row.comparisons):
+            lines.append(f"| {' | '.join(_cells(result, comparison, first=position == 0))} |")
     return "\n".join(lines)
 
 
-def _line(result: Result, comparison: Comparison) -> str:
-    row = result.row
-    versions = result.versions.get(comparison.other, {})
-    other = f"{comparison.other.label} {next(iter(versions.values()), '')}".strip()
-    cells = [f"{row.title}, {row.unit}", number(result.median(comparison.ours)), other]
-    if comparison.other in result.skipped:
+def _cells(result: Result, comparison: Comparison, first: bool) -> list[str]:
+    """One line; what holds for the whole row stands in its first line only."""
+    row, ours, other = result.row, comparison.ours, comparison.other
+    what = f"{row.title}, {row.unit}" if first else ""
+    cells = [what, ours.label, number(result.median(ours)), _with_version(result, other)]
+    if other in result.skipped:
         cells += ["not there", ""]
     else:
         ratios = result.ratios(comparison)
         spread = f"{number(statistics.median(ratios))} × ({number(min(ratios))}–{number(max(ratios))})"
-        cells += [number(result.median(comparison.other)), spread]
-    return f"| {' | '.join([*cells, _target(row, comparison)])} |"
-
-
-def _target(row: Row, comparison: Comparison) -> str:
+        cells += [number(result.median(other)), spread]
     if comparison.target is not None:
-        return f"≥ {comparison.target:g} ×"
-    if row.limit is not None:
-        return f"{'<' if row.less_is_better else '≥'} {number(row.limit)} {row.unit}"
-    return ""
+        return [*cells, f"≥ {comparison.target:g} ×"]
+    if first and row.limit is not None:
+        return [*cells, f"{'<' if row.less_is_better else '≥'} {number(row.limit)} {row.unit}"]
+    return [*cells, ""]
+
+
+def _with_version(result: Result, subject: Subject) -> str:
+    """`d3rlpy 2.8.1, memory-mapped`: the worker names the version of its own package first."""
+    package, comma, detail = subject.label.partition(", ")
+    if subject.peer is None or subject not in result.versions:
+        return subject.label
+    return f"{package} {next(iter(result.versions[subject].values()))}{comma}{detail}"
 
 
 def as_json(results: Iterable[Result]) -> str:
