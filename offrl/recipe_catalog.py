@@ -59,8 +59,8 @@ def find_recipe(name: str) -> RecipeFile:
 def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFile | None:
     """The bundled recipe of an algorithm that is meant for a task.
 
-    With a dataset, it is the one whose `dataset` is that name. Without, it is the one that has no dataset and whose `env`
-    is that id.
+    With a dataset, it is the one whose `dataset` is that name. Without, it is the one that has no `dataset` and whose
+    `env` is that id.
     """
     for recipe in bundled_recipes():
         values = recipe.values

@@ -1,0 +1,1 @@
+"""The `offrl` command: a thin layer over the library, which it imports only when a command needs it."""

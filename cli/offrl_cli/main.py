@@ -1,0 +1,49 @@
+"""The `offrl` command. Nothing heavy is imported here: `offrl --help` must answer at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import offrl
+from offrl_cli import recipes
+from offrl_cli.reporting import show_tracebacks
+
+HELP = """Offline and imitation learning: from logs or demonstrations to a running policy.
+
+Example: offrl train bc --dataset hopper-expert
+
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong.
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(recipes.app, name="recipes")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"offrl {offrl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+    show_tracebacks(debug)
+
+
+def main() -> None:
+    """The console script's entry point."""
+    app()

@@ -1,0 +1,70 @@
+"""`offrl recipes`: list, show and run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from offrl_cli.output import AsJson, print_json, print_table
+from offrl_cli.reporting import command
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes: complete training runs as TOML files.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that offrl recipes list prints, or a TOML file.")]
+
+
+@app.command("list")
+@command
+def list_recipes(as_json: AsJson = False) -> None:
+    """List the recipes that come with offrl.
+
+    Example: offrl recipes list
+    """
+    from offrl.recipe_catalog import bundled_recipes
+
+    recipes = bundled_recipes()
+    if as_json:
+        print_json({"recipes": [_summary(recipe) for recipe in recipes]})
+        return
+    print_table(
+        ["recipe", "dataset", "environment", "purpose"],
+        [[r.name, r.values.get("dataset"), r.values.get("env"), r.purpose] for r in recipes],
+    )
+
+
+@app.command()
+@command
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A bundled recipe, a TOML file, or an algorithm for its defaults.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Print a recipe with every key and its value, defaults filled in.
+
+    Example: offrl recipes show bc/hopper > mine.toml
+    """
+    from offrl.agents import AGENTS
+    from offrl.recipe_catalog import find_recipe
+    from offrl.recipes import recipe_from_dict, to_toml
+
+    if name in AGENTS:
+        recipe = recipe_from_dict({"algo": name})
+    else:
+        found = find_recipe(name)
+        recipe = recipe_from_dict(found.values, str(found.path))
+    if as_json:
+        print_json({"name": name, "recipe": recipe.to_dict()})
+    else:
+        typer.echo(to_toml(recipe), nl=False)
+
+
+def _summary(recipe: Any) -> dict[str, Any]:
+    keys = ("algo", "dataset", "env", "steps")
+    return {
+        "name": recipe.name,
+        **{key: recipe.values.get(key) for key in keys},
+        "purpose": recipe.purpose,
+        "path": recipe.path,
+    }
