@@ -146,7 +146,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
             f"there is no algorithm {algo!r}", where=where, mend=f"choose one of: {', '.join(sorted(AGENTS))}"
         )
     agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, "agent.")
-    recipe = _validate(Recipe, {**values, "agent": None}, where, "")
+    recipe: Recipe = _validate(Recipe, {**values, "agent": None}, where, "")
     return dataclasses.replace(recipe, agent=agent)
 
 

@@ -83,6 +83,10 @@ class Batch:
         count = len(self.reward)
         return [replace(self, **{f.name: _pick(getattr(self, f.name), i) for f in fields(self)}) for i in range(count)]
 
+    def repeat_seeds(self, seeds: int) -> Batch:
+        """One seed's batch [1, B, …] as that of several seeds, [seeds, B, …], without copying."""
+        return replace(self, **{f.name: _repeat(getattr(self, f.name), seeds) for f in fields(self)})
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
@@ -92,6 +96,12 @@ def _pick(value: Any, index: int) -> Any:
     if isinstance(value, dict):
         return {key: tensor[index] for key, tensor in value.items()}
     return None if value is None else value[index]
+
+
+def _repeat(value: Any, seeds: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _repeat(tensor, seeds) for key, tensor in value.items()}
+    return None if value is None else value.expand(seeds, *value.shape[1:])
 
 
 def _move(value: Any, device: torch.device | str) -> Any:

@@ -11,14 +11,15 @@ from offrl.types import Agent, Spec
 
 
 class Entry(NamedTuple):
-    """An algorithm's options, and how to build it from options and spaces."""
+    """An algorithm's options, how to build it from options and spaces, and whether it can collect its own data."""
 
     config: type[Any]
     build: Callable[[Any, Spec], Agent[Any]]
+    learns_online: bool
 
 
 AGENTS: dict[str, Entry] = {
-    "bc": Entry(BCConfig, BC),
-    "td3": Entry(TD3Config, TD3),
+    "bc": Entry(BCConfig, BC, learns_online=False),
+    "td3": Entry(TD3Config, TD3, learns_online=True),
 }
 """Name on the command line and in recipes, to algorithm."""

@@ -87,7 +87,7 @@ class BC:
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.kind = policy_kind(config.policy, spec)
-        self.choices = _choices(spec.action_space)
+        self.choices, self.first_choice = _choices(spec.action_space)
         self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
         self.flat_observation = FlatObservation(spec.observation_space)
 
@@ -145,11 +145,12 @@ class BC:
 
     @torch.no_grad()
     def act(self, state: BCState, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """The mean or likeliest action; with draws [S, N, action_dim], a sample (no draw moves a deterministic policy)."""
+        """The mean or likeliest action; with draws [S, N, action_dim], a sample (of a deterministic policy the same)."""
         output = self._acting(state)(self.flat_observation(observation))
         if self.kind == "categorical":
             log_probs = split_categoricals(output, self.choices)
-            action = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
+            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
+            action = choice + torch.tensor(self.first_choice, device=choice.device)
             return action.squeeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
         if self.kind == "deterministic":
             return self._regression(output)
@@ -159,6 +160,12 @@ class BC:
             return sample.tanh()
         return sample.clamp(-1.0, 1.0) if self.bounded else sample
 
+    @property
+    def has_density(self) -> bool:
+        """Whether sampled actions have the density `log_prob`: a deterministic or a clipped one has none."""
+        return self.kind in ("categorical", "squashed_gaussian") or (self.kind == "gaussian" and not self.bounded)
+
+    @torch.no_grad()
     def log_prob(self, state: BCState, observation: Observation, action: Tensor) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1].
 
@@ -183,7 +190,8 @@ class BC:
     def _log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         if self.kind == "categorical":
             columns = action.unsqueeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
-            return categorical_log_prob(split_categoricals(output, self.choices), columns.long())
+            choice = columns.long() - torch.tensor(self.first_choice, device=columns.device)
+            return categorical_log_prob(split_categoricals(output, self.choices), choice)
         if self.kind == "gaussian":
             return gaussian_log_prob(*split_gaussian(output), action)
         if self.kind == "squashed_gaussian":
@@ -236,7 +244,10 @@ def policy_kind(wanted: PolicyKind, spec: Spec) -> PolicyKind:
     return kind
 
 
-def _choices(space: gym.Space[object]) -> tuple[int, ...]:
+def _choices(space: gym.Space[object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many actions each independent choice has, and the number of its first one; empty for continuous actions."""
     if isinstance(space, gym.spaces.Discrete):
-        return (int(space.n),)
-    return tuple(int(n) for n in space.nvec.flat) if isinstance(space, gym.spaces.MultiDiscrete) else ()
+        return (int(space.n),), (int(space.start),)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flat), tuple(int(first) for first in space.start.flat)
+    return (), ()

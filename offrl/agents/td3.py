@@ -129,5 +129,4 @@ class TD3:
 
 def q_values(critic: MLP, observation: Tensor, action: Tensor, members: int = 2) -> Tensor:
     """The values of the first `members` critics, [S, members, B]."""
-    q: Tensor = critic(torch.cat([observation, action], dim=-1), members=members).squeeze(-1)
-    return q
+    return critic(torch.cat([observation, action], dim=-1), members=members).squeeze(-1)

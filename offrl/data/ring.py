@@ -2,142 +2,167 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FloatArray = NDArray[np.float32]
+from offrl.data import schema
+from offrl.data.layout import RowLayout
+
+Streams = NDArray[np.int64]
+Columns = Mapping[str, NDArray[np.generic]]
 
 
 class OnlineRing:
-    """A fixed number of rows per environment, the oldest overwritten; transitions are drawn uniformly and exactly.
+    """A fixed number of rows per environment, the oldest overwritten; every transition that is left can be drawn.
 
     Row t holds s_t, a_t, r_t and the flags that followed; the next row holds s_{t+1}: no observation is stored twice.
-    Each seed draws from its own environments' rows only.
+    Each seed draws from its own environments' rows only. Values are stored as agents see them: observations normalised,
+    actions in [-1, 1].
 
     Args:
-        observation_dim: width of the (normalised, flat) observation.
-        action_dim: width of the action.
+        layout: what a row holds.
         seeds: S.
-        environments: E, environments per seed.
+        environments: E, environments per seed; a vector environment's n-th copy belongs to seed n // E.
         capacity: rows per seed, shared evenly among its environments.
     """
 
-    def __init__(self, observation_dim: int, action_dim: int, seeds: int, environments: int, capacity: int) -> None:
-        self.observation_dim, self.action_dim = observation_dim, action_dim
-        self.seeds, self.environments, self.length = seeds, environments, capacity // environments
-        self.width = observation_dim + action_dim + 3
+    def __init__(self, layout: RowLayout, seeds: int, environments: int, capacity: int) -> None:
+        self.layout, self.environments, self.length = layout, environments, capacity // environments
         streams = seeds * environments
         # One row more than the length: it mirrors row 0, so that each row's successor is the one behind it in memory.
-        self.rows = np.zeros((streams, self.length + 1, self.width), np.float32)
+        self.rows = np.zeros((streams, self.length + 1, layout.width), np.float32)
+        self.images = {name: np.zeros((streams, self.length + 1, *shape), np.uint8) for name, shape in layout.images}
         self.position = np.zeros(streams, np.int64)
         self.previous = np.full(streams, -1, np.int64)
-        # Transitions of a seed, densely packed in any order: slot -> row within the seed, and back (-1: no transition).
-        self.slots = np.zeros((seeds, environments * self.length), np.int32)
-        self.slot_of = np.full((seeds, environments * self.length), -1, np.int32)
+        # Transitions of a seed, densely packed in any order: slot -> row, and back (-1: no transition starts there).
+        self.slots = np.zeros((seeds, environments * self.length), np.int64)
+        self.slot_of = np.full(streams * (self.length + 1), -1, np.int64)
         self.count = np.zeros(seeds, np.int64)
+        matrix = torch.from_numpy(self.rows).view(-1, layout.width)
+        self._pairs = matrix.as_strided((len(matrix) - 1, layout.pair_width), (layout.width, 1))
+        self._all_streams = np.arange(streams)
 
-    def begin(self, observation: FloatArray) -> None:
-        """Start an episode in every environment; `observation` is [S·E, observation_dim]."""
-        self._write_observation(np.arange(len(self.position)), observation)
+    def begin(self, observation: Columns) -> None:
+        """Start an episode in every environment; `observation` maps column names to [S·E, …]."""
+        self._write_observation(self._all_streams, observation)
 
     def append(
         self,
-        action: FloatArray,
-        reward: FloatArray,
+        action: NDArray[np.generic],
+        reward: NDArray[np.floating],
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
-        next_observation: FloatArray,
-        reset_observation: FloatArray,
+        next_observation: Columns,
+        reset_observation: Columns,
     ) -> None:
         """Add one step of every environment.
 
         Args:
-            action: [S·E, action_dim], taken in the current observation.
+            action: [S·E, …], taken in the current observation.
             reward, terminated, truncated: [S·E].
-            next_observation: [S·E, observation_dim]; where the episode ended, its final observation.
-            reset_observation: like it; where the episode ended, the first observation of the next one.
+            next_observation: column names to [S·E, …]; where the episode ended, its final observation.
+            reset_observation: likewise; where the episode ended, the first observation of the next one.
         """
-        streams = np.arange(len(self.position))
-        tail = np.concatenate([action, np.stack([reward, terminated, truncated], axis=1)], axis=1)
-        self._write_tail(streams, tail.astype(np.float32))
-        self._add_transitions(streams)
+        streams, slices = self._all_streams, self.layout.slices
+        row = self.rows[streams, self.position]
+        row[:, slices[schema.ACTION]] = action.reshape(len(streams), -1)
+        for name, values in ((schema.REWARD, reward), (schema.TERMINATED, terminated), (schema.TRUNCATED, truncated)):
+            row[:, slices[name].start] = values
+        self.rows[streams, self.position] = row
+        self._mirror(streams, self.position)
+        for stream in streams:
+            self._add_transition(int(stream))
         self.previous = self.position.copy()
         self._advance(streams)
         self._write_observation(streams, next_observation)
         (done,) = np.nonzero(terminated | truncated)
         if len(done):
             self._advance(done)
-            self._write_observation(done, reset_observation[done])
+            self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
 
     def cut(self) -> None:
         """End every running episode where it stands: truncated, so it still bootstraps; follow with `begin`."""
-        streams = np.arange(len(self.position))
         (started,) = np.nonzero(self.previous >= 0)
-        self.rows[started, self.previous[started], -1] = 1.0
-        self._mirror(streams, self.previous)
-        self._advance(streams)
+        self.rows[started, self.previous[started], self.layout.slices[schema.TRUNCATED].start] = 1.0
+        self._mirror(started, self.previous[started])
+        self._advance(self._all_streams)
         self.previous[:] = -1
 
-    def sample(self, generators: list[torch.Generator], batches: int, batch_size: int) -> Tensor:
-        """Indices of transitions, int64 [batches, S, batch_size], for `gather`."""
-        draws = [
-            torch.randint(int(count), (batches, batch_size), generator=generator)
-            for count, generator in zip(self.count, generators, strict=True)
-        ]
-        return torch.stack(draws, dim=1)
+    def counts(self) -> NDArray[np.int64]:
+        """int64 [S]: how many transitions each seed may draw."""
+        return self.count
 
-    def gather(self, index: Tensor) -> Tensor:
-        """Pairs of adjacent rows, [batches, S, batch_size, 2 · width]: a transition, then what followed it."""
-        slots = torch.from_numpy(self.slots)
-        seed = torch.arange(self.seeds)[:, None]
-        row = slots.view(-1)[index + seed * slots.shape[1]].long()
-        stream, offset = row // self.length + seed * self.environments, row % self.length
-        flat = torch.from_numpy(self.rows).view(-1, self.width)
-        pairs = flat.as_strided((len(flat) - 1, 2 * self.width), (self.width, 1))
-        return pairs.index_select(0, (stream * (self.length + 1) + offset).view(-1)).view(*index.shape, 2 * self.width)
+    def locate(self, index: Tensor) -> Tensor:
+        """Transitions, int64 [K, S, B] and below `counts` for each seed, to rows of the matrix of all streams."""
+        seed = torch.arange(len(self.count))[:, None]
+        return torch.from_numpy(self.slots).view(-1)[index + seed * self.slots.shape[1]]
+
+    def follow(self, rows: Tensor) -> Tensor:
+        """Rows [N] of transitions to those of the next ones in their episodes; the same row where there is none."""
+        stream, offset = rows // (self.length + 1), rows % (self.length + 1)
+        following = stream * (self.length + 1) + (offset + 1) % self.length
+        flags = slice(self.layout.slices[schema.TERMINATED].start, self.layout.slices[schema.TRUNCATED].stop)
+        ended = self.take(rows, flags.start, flags.stop).any(dim=-1)
+        is_transition = torch.from_numpy(self.slot_of)[following] >= 0
+        return torch.where(is_transition & ~ended, following, rows)
+
+    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """Floats `start` to `stop` of the pairs at rows [N]: float32 [N, stop - start]."""
+        return self._pairs[:, start:stop].index_select(0, rows)
+
+    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
+        """The images at rows [N]: column name to uint8 [N, …]."""
+        return {
+            name: torch.from_numpy(image).flatten(0, 1).index_select(0, rows) for name, image in self.images.items()
+        }
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold."""
+        """What a checkpoint must hold; the tensors share memory with the ring."""
         names = ("rows", "position", "previous", "slots", "slot_of", "count")
-        return {name: torch.from_numpy(getattr(self, name)) for name in names}
+        arrays = {name: getattr(self, name) for name in names}
+        arrays |= {f"images.{name}": image for name, image in self.images.items()}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _advance(self, streams: NDArray[np.int64]) -> None:
+    def _advance(self, streams: Streams) -> None:
         self.position[streams] = (self.position[streams] + 1) % self.length
-        self._remove_transitions(streams)
+        for stream in streams:
+            self._remove_transition(int(stream))
 
-    def _write_observation(self, streams: NDArray[np.int64], observation: FloatArray) -> None:
-        self.rows[streams, self.position[streams], : self.observation_dim] = observation
-        self._mirror(streams, self.position[streams])
+    def _write_observation(self, streams: Streams, observation: Columns) -> None:
+        position = self.position[streams]
+        for name, values in observation.items():
+            if name in self.images:
+                self.images[name][streams, position] = values
+            else:
+                self.rows[streams, position, self.layout.slices[name]] = values.reshape(len(streams), -1)
+        self._mirror(streams, position)
 
-    def _write_tail(self, streams: NDArray[np.int64], tail: FloatArray) -> None:
-        self.rows[streams, self.position[streams], self.observation_dim :] = tail
-        self._mirror(streams, self.position[streams])
-
-    def _mirror(self, streams: NDArray[np.int64], written: NDArray[np.int64]) -> None:
+    def _mirror(self, streams: Streams, written: NDArray[np.int64]) -> None:
         first = streams[written == 0]
         self.rows[first, self.length] = self.rows[first, 0]
+        for image in self.images.values():
+            image[first, self.length] = image[first, 0]
 
-    def _add_transitions(self, streams: NDArray[np.int64]) -> None:
-        for stream in streams:
-            seed, row = self._locate(stream)
-            slot = self.count[seed]
-            self.slots[seed, slot], self.slot_of[seed, row] = row, slot
-            self.count[seed] += 1
+    def _add_transition(self, stream: int) -> None:
+        seed, row = stream // self.environments, self._row(stream)
+        slot = self.count[seed]
+        self.slots[seed, slot], self.slot_of[row] = row, slot
+        self.count[seed] += 1
 
-    def _remove_transitions(self, streams: NDArray[np.int64]) -> None:
+    def _remove_transition(self, stream: int) -> None:
         """Forget the transition that starts at the row about to be overwritten; the last slot fills the gap."""
-        for stream in streams:
-            seed, row = self._locate(stream)
-            slot = self.slot_of[seed, row]
-            if slot < 0:
-                continue
-            self.count[seed] -= 1
-            moved = self.slots[seed, self.count[seed]]
-            self.slots[seed, slot], self.slot_of[seed, moved] = moved, slot
-            self.slot_of[seed, row] = -1
+        seed, row = stream // self.environments, self._row(stream)
+        slot = self.slot_of[row]
+        if slot < 0:
+            return
+        self.count[seed] -= 1
+        moved = self.slots[seed, self.count[seed]]
+        self.slots[seed, slot], self.slot_of[moved] = moved, slot
+        self.slot_of[row] = -1
 
-    def _locate(self, stream: int) -> tuple[int, int]:
-        seed, environment = divmod(int(stream), self.environments)
-        return seed, environment * self.length + int(self.position[stream])
+    def _row(self, stream: int) -> int:
+        return int(stream * (self.length + 1) + self.position[stream])

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data.ring import OnlineRing
+from offrl.data.schema import OBSERVATION
 from offrl.envs.make import final_observation, make_environments
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces, spaces_of
@@ -56,7 +58,7 @@ class Collector:
         self.observation, _ = self.environments.reset(seed=reset_seeds.tolist())
         self.running_return = np.zeros(len(reset_seeds))
         self.running_length = np.zeros(len(reset_seeds), np.int64)
-        self.ring.begin(self._flat(self.observation))
+        self.ring.begin(self._columns(self.observation))
 
     def step(self, action: Tensor) -> None:
         """One step of every environment with the agent's actions [S, E, A] in [-1, 1]."""
@@ -66,8 +68,8 @@ class Collector:
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            next_observation=self._flat(final_observation(observation, infos)),
-            reset_observation=self._flat(observation),
+            next_observation=self._columns(final_observation(observation, infos)),
+            reset_observation=self._columns(observation),
         )
         self.observation = observation
         self._keep_score(reward, terminated | truncated)
@@ -94,6 +96,12 @@ class Collector:
     def _forget_finished(self) -> None:
         self._finished = FinishedEpisodes([[] for _ in self.seeds], [[] for _ in self.seeds])
 
-    def _flat(self, observation: Any) -> Any:
-        flat = self.policy.agent.flat_observation(self.policy.observe(observation))  # type: ignore[attr-defined]
-        return flat.flatten(0, 1).cpu().numpy()
+    def _columns(self, observation: Any) -> dict[str, NDArray[Any]]:
+        """A vector environment's observation as the ring's columns, normalised."""
+        observed = self.policy.observe(observation)
+        parts = {OBSERVATION: observed} if isinstance(observed, Tensor) else _prefixed(observed)
+        return {name: part.flatten(0, 1).cpu().numpy() for name, part in parts.items()}
+
+
+def _prefixed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{OBSERVATION}.{key}": part for key, part in parts.items()}

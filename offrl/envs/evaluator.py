@@ -1,18 +1,25 @@
-"""Greedy returns of a policy over a fixed number of episodes."""
+"""Returns of a policy over a fixed number of complete episodes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from offrl.envs.make import make_environments
 from offrl.envs.policy import Policy
+from offrl.envs.rollout import rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, spaces_of
 
 EVALUATION_STREAM = 7_919
 """Keeps evaluation's reset seeds apart from those of collection."""
+
+MAX_PARALLEL = 10
+"""Copies of the environment per seed that run side by side."""
 
 
 @dataclass(frozen=True)
@@ -23,41 +30,64 @@ class Evaluation:
     lengths: NDArray[np.int64]
 
 
-def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0, max_parallel: int = 10) -> Evaluation:
-    """Run the greedy policy of every seed for `episodes` complete episodes.
-
-    Each parallel environment has a fixed share of the episodes: taking the first ones to finish would favour short
-    episodes. The k-th episode of every seed starts from the same reset seed, so seeds differ by their policies only.
+def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0) -> Evaluation:
+    """Run the greedy policy of every seed; all seeds start from the same initial states, so only policies differ.
 
     Args:
         policy: S seeds' policies.
         environment: a Gymnasium id.
         episodes: complete episodes per seed.
-        seed: picks the episodes' initial states.
-        max_parallel: environments per seed that run side by side.
+        seed: picks the initial states.
 
     Raises:
         RequestError: the environment can't be made.
         SpaceMismatchError: its spaces are not those of the policy.
     """
-    parallel = max(width for width in range(1, min(episodes, max_parallel) + 1) if episodes % width == 0)
-    quota = episodes // parallel
-    environments = make_environments(environment, policy.seeds * parallel)
+    copies, quota = share_evenly(episodes, MAX_PARALLEL)
+    environments = make_environments(environment, policy.seeds * copies)
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
-        reset_seeds = np.random.SeedSequence([EVALUATION_STREAM, seed]).generate_state(parallel).tolist()
-        observation, _ = environments.reset(seed=reset_seeds * policy.seeds)
-        slots = policy.seeds * parallel
-        returns, lengths = np.zeros((slots, quota)), np.zeros((slots, quota), np.int64)
-        finished = np.zeros(slots, np.int64)
-        while (finished < quota).any():
-            action = policy.to_environment(policy.act(policy.observe(observation)))
-            observation, reward, terminated, truncated, _ = environments.step(action)
-            (running,) = np.nonzero(finished < quota)
-            returns[running, finished[running]] += reward[running]
-            lengths[running, finished[running]] += 1
-            finished += terminated | truncated
+        reset_seeds = evaluation_seeds(seed, copies) * policy.seeds
+        evaluation = _returns(policy.act_greedily, environments, quota, reset_seeds)
     finally:
         environments.close()
     shape = (policy.seeds, episodes)
-    return Evaluation(returns.reshape(shape), lengths.reshape(shape))
+    return Evaluation(evaluation.returns.reshape(shape), evaluation.lengths.reshape(shape))
+
+
+def evaluate_random(environment: str, episodes: int, *, seed: int = 0) -> Evaluation:
+    """Uniformly random actions, in the manner of `evaluate`; [1, episodes].
+
+    Raises:
+        RequestError: the environment can't be made.
+    """
+    copies, quota = share_evenly(episodes, MAX_PARALLEL)
+    environments = make_environments(environment, copies)
+    environments.action_space.seed(seed)
+    try:
+        reset_seeds = evaluation_seeds(seed, copies)
+        evaluation = _returns(lambda _: environments.action_space.sample(), environments, quota, reset_seeds)
+    finally:
+        environments.close()
+    return Evaluation(evaluation.returns.reshape(1, -1), evaluation.lengths.reshape(1, -1))
+
+
+def evaluation_seeds(seed: int, copies: int) -> list[int]:
+    """Reset seeds for the copies of an environment that one policy runs in."""
+    seeds: list[int] = np.random.SeedSequence([EVALUATION_STREAM, seed]).generate_state(copies).tolist()
+    return seeds
+
+
+def _returns(
+    act: Callable[[Any], NDArray[Any]], environments: VectorEnv[Any, Any, Any], quota: int, reset_seeds: list[int]
+) -> Evaluation:
+    """Returns and lengths, [copies, quota]."""
+    copies = environments.num_envs
+    returns, lengths = np.zeros((copies, quota)), np.zeros((copies, quota), np.int64)
+    finished = np.zeros(copies, np.int64)
+    for step in rollouts(act, environments, quota, reset_seeds):
+        (running,) = np.nonzero(step.running)
+        returns[running, finished[running]] += step.reward[running]
+        lengths[running, finished[running]] += 1
+        finished += step.terminated | step.truncated
+    return Evaluation(returns, lengths)

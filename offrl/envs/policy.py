@@ -40,11 +40,19 @@ class Policy:
         columns = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
         parts = {name.removeprefix(f"{OBSERVATION}."): self._to_seed_axis(value) for name, value in columns.items()}
         flat: Observation = parts[OBSERVATION] if set(parts) == {OBSERVATION} else parts
-        return flat if self.normalizer is None else self.normalizer.normalize(flat)
+        if self.normalizer is None:
+            return flat
+        normalized: Observation = self.normalizer.normalize(flat)
+        return normalized
 
     def act(self, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """The agent's actions [S, N, …] for what `observe` returned: greedy without `noise`."""
-        return self.agent.act(self.state, observation, noise)
+        action: Tensor = self.agent.act(self.state, observation, noise)
+        return action
+
+    def act_greedily(self, observation: Any) -> NDArray[Any]:
+        """A vector environment's observation to the greedy actions it should be given."""
+        return self.to_environment(self.act(self.observe(observation)))
 
     def to_environment(self, action: Tensor) -> NDArray[Any]:
         """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""
@@ -54,7 +62,8 @@ class Policy:
         return self.action_map.from_unit(flat).reshape(len(flat), *(self.agent.spec.action_space.shape or ()))
 
     def _to_seed_axis(self, value: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
-        if tensor.dtype == torch.float64:
+        tensor: Tensor = torch.from_numpy(np.ascontiguousarray(value))
+        if tensor.is_floating_point():
             tensor = tensor.float()
-        return tensor.unflatten(0, (self.seeds, -1)).to(self.device)
+        per_seed = tensor.view(self.seeds, -1, *tensor.shape[1:])
+        return per_seed.to(self.device)

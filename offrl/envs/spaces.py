@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from offrl.errors import SpaceMismatchError
@@ -13,6 +15,11 @@ from offrl.types import Spec
 def spaces_of(environments: VectorEnv[Any, Any, Any]) -> Spec:
     """The spaces of one of a vector environment's copies."""
     return Spec(environments.single_observation_space, environments.single_action_space)
+
+
+def single_precision(spec: Spec) -> Spec:
+    """The same spaces with float32 in place of float64."""
+    return Spec(_single(spec.observation_space), _single(spec.action_space))
 
 
 def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
@@ -45,3 +52,13 @@ def same_kind(one: object, other: object) -> bool:
 def _children(space: object) -> dict[object, object]:
     children = getattr(space, "spaces", {})
     return dict(children) if hasattr(children, "keys") else dict(enumerate(children))
+
+
+def _single(space: gym.Space[Any]) -> gym.Space[Any]:
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({key: _single(child) for key, child in space.spaces.items()})
+    if isinstance(space, gym.spaces.Tuple):
+        return gym.spaces.Tuple([_single(child) for child in space.spaces])
+    if isinstance(space, gym.spaces.Box) and space.dtype == np.float64:
+        return gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    return space

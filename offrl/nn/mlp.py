@@ -65,6 +65,8 @@ class MLP(FlatModule):
         dropout: chance of zeroing a hidden unit; the masks come from the draws handed to `forward`.
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         inputs: int,

@@ -65,6 +65,11 @@ class Run:
             )
         return cls(path, recipe_from_dict(load_recipe(recipe), str(recipe)))
 
+    def change_recipe(self, recipe: Recipe) -> None:
+        """Replace the recipe, as continuing for longer does."""
+        write_atomically(self.path / "recipe.toml", to_toml(recipe))
+        self.recipe = recipe
+
     @staticmethod
     def default_path(recipe: Recipe, now: datetime) -> Path:
         """`runs/<algo>-<dataset or environment>-<time>`."""

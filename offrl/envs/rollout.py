@@ -1,0 +1,70 @@
+"""Complete episodes from a vector environment, a fixed share from each of its copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from offrl.envs.make import final_observation
+
+
+@dataclass(frozen=True)
+class VectorStep:
+    """One step of N copies.
+
+    Attributes:
+        observation, action: what the copies showed and what they were given.
+        reward, terminated, truncated: [N].
+        next_observation: what they showed next; where an episode ended, its final observation.
+        running: bool [N]; whether the step belongs to an episode that counts.
+    """
+
+    observation: Any
+    action: NDArray[Any]
+    reward: NDArray[Any]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    next_observation: Any
+    running: NDArray[np.bool_]
+
+
+def rollouts(
+    act: Callable[[Any], NDArray[Any]], environments: VectorEnv[Any, Any, Any], quota: int, reset_seeds: list[int]
+) -> Iterator[VectorStep]:
+    """Step until every copy has finished `quota` episodes.
+
+    Taking the first episodes to finish, whichever copy they are from, would favour short ones.
+
+    Args:
+        act: the vector environment's observation to its actions.
+        environments: N copies.
+        quota: episodes per copy.
+        reset_seeds: one for each copy's first episode; later ones go on from its generator.
+    """
+    observation, _ = environments.reset(seed=reset_seeds)  # type: ignore[arg-type]
+    finished = np.zeros(environments.num_envs, np.int64)
+    while (running := finished < quota).any():
+        action = act(observation)
+        following, reward, terminated, truncated, infos = environments.step(action)
+        yield VectorStep(
+            observation=observation,
+            action=action,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            next_observation=final_observation(following, infos),
+            running=running,
+        )
+        finished += terminated | truncated
+        observation = following
+
+
+def share_evenly(episodes: int, limit: int) -> tuple[int, int]:
+    """The most copies, up to a limit, that finish as many episodes each; and how many that is."""
+    copies = max(count for count in range(1, min(episodes, limit) + 1) if episodes % count == 0)
+    return copies, episodes // copies

@@ -1,0 +1,203 @@
+"""Episodes of a trained policy, written as a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from offrl import __version__
+from offrl.data import schema
+from offrl.data.normalization import ActionMap
+from offrl.data.schema import flatten_value
+from offrl.data.store import EpisodeBlock, StoreWriter
+from offrl.envs.evaluator import MAX_PARALLEL, evaluate_random
+from offrl.envs.make import make_environments
+from offrl.envs.policy import Policy
+from offrl.envs.rollout import VectorStep, rollouts, share_evenly
+from offrl.envs.spaces import check_spaces, single_precision, spaces_of
+from offrl.errors import RequestError
+from offrl.train.noise import NoiseSource
+from offrl.train.run import Run
+from offrl.train.session import load_policy
+from offrl.types import Spec
+
+COLLECTION_STREAM, SAMPLING_STREAM = 15_485_863, 4
+COMMIT_EPISODES = 10
+"""Episodes between commits: a kill loses at most this many."""
+
+
+def collect(
+    run: Run,
+    *,
+    episodes: int,
+    destination: Path,
+    checkpoint: str = "last",
+    seed: int = 0,
+    env: str | None = None,
+    stochastic: bool = False,
+    reference_scores: bool = False,
+) -> dict[str, Any]:
+    """Run a policy for complete episodes and store them.
+
+    A run of several seeds shares the episodes among its policies; each episode's source names the policy.
+
+    Args:
+        run: a run with a checkpoint.
+        episodes: how many, over all the run's seeds.
+        destination: a new directory for the store.
+        checkpoint: "last" or "best".
+        seed: picks initial states and samples.
+        env: a Gymnasium id in place of the run's own.
+        stochastic: sample actions where the greedy ones are meant otherwise; their log-density is stored as
+            `behavior_log_prob` where the policy has one (in the environment's action units).
+        reference_scores: measure a uniformly random policy over as many episodes as well, and store both mean returns
+            as the dataset's reference scores.
+
+    Returns:
+        path, episodes, steps, mean, standard deviation, least and greatest return, and the reference scores.
+
+    Raises:
+        RequestError: the episodes can't be shared evenly among the seeds, or no environment is known.
+    """
+    policy, facts = load_policy(run, checkpoint)
+    environment = env or facts["environment"]
+    if environment is None:
+        raise RequestError("this run names no environment to collect in", mend="name one with --env")
+    if episodes % policy.seeds:
+        raise RequestError(
+            f"{episodes} episodes can't be shared evenly among the run's {policy.seeds} seeds",
+            mend=f"ask for a multiple of {policy.seeds}",
+        )
+    copies, quota = share_evenly(episodes // policy.seeds, MAX_PARALLEL)
+    environments = make_environments(environment, policy.seeds * copies)
+    behavior = Behavior(policy, run.recipe.seeds, seed, stochastic)
+    try:
+        # Policies act on float32, so that is what the data holds of MuJoCo's float64 observations.
+        spec = single_precision(spaces_of(environments))
+        check_spaces(policy.agent.spec, spec, environment)
+        provenance = {
+            "made_by": f"offrl {__version__} collect",
+            "algo": run.recipe.algo,
+            "checkpoint": checkpoint,
+            "step": facts["step"],
+            "training_seeds": list(run.recipe.seeds),
+            "seed": seed,
+            "stochastic": stochastic,
+        }
+        with StoreWriter(destination, spec, environment=environment, provenance=provenance) as writer:
+            for count, block in enumerate(_episodes(behavior, environments, spec, quota, seed), 1):
+                writer.append(block)
+                if count % COMMIT_EPISODES == 0:
+                    writer.commit()
+        store = writer.close()
+        if reference_scores:
+            random = evaluate_random(environment, episodes, seed=seed).returns
+            scores = {
+                "random": float(random.mean()),
+                "expert": float(store.episodes.return_.mean()),
+                "measured_on": f"{environment}, {episodes} episodes each",
+            }
+            store = StoreWriter(destination, spec, append=True, reference_scores=scores).close()
+    finally:
+        environments.close()
+    returns = store.episodes.return_
+    return {
+        "path": str(destination),
+        "environment": environment,
+        "episodes": store.num_episodes,
+        "steps": store.num_steps,
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "min_return": float(returns.min()),
+        "max_return": float(returns.max()),
+        "reference_scores": store.metadata.reference_scores,
+    }
+
+
+class Behavior:
+    """The policy as it acts while collecting, and the log-density of what it just did."""
+
+    def __init__(self, policy: Policy, seeds: tuple[int, ...], seed: int, stochastic: bool) -> None:
+        self.policy, self.seeds, self.stochastic = policy, seeds, stochastic
+        agent_seeds = [int(np.random.SeedSequence([each, seed]).generate_state(1)[0]) for each in seeds]
+        self.noise = NoiseSource(agent_seeds, policy.device, SAMPLING_STREAM)
+        self.log_prob: NDArray[np.float32] | None = None
+
+    @torch.no_grad()
+    def act(self, observation: Any) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        policy, agent = self.policy, self.policy.agent
+        observed = policy.observe(observation)
+        if not self.stochastic:
+            return policy.to_environment(policy.act(observed))
+        copies = environments_in(observation) // policy.seeds
+        action = policy.act(observed, self.noise.draw((copies, agent.spec.action_dim)))
+        if getattr(agent, "has_density", False):
+            log_prob = agent.log_prob(policy.state, observed, action).flatten().cpu().numpy()  # type: ignore[attr-defined]
+            self.log_prob = log_prob - _log_volume(policy.action_map)
+        return policy.to_environment(action)
+
+
+def environments_in(observation: Any) -> int:
+    """How many copies a vector environment's observation is of."""
+    while not isinstance(observation, np.ndarray):
+        observation = next(iter(observation.values())) if isinstance(observation, dict) else observation[0]
+    return len(observation)
+
+
+def _log_volume(action_map: ActionMap | None) -> float:
+    return 0.0 if action_map is None else action_map.log_volume
+
+
+def _episodes(
+    behavior: Behavior, environments: VectorEnv[Any, Any, Any], spec: Spec, quota: int, seed: int
+) -> Iterator[EpisodeBlock]:
+    """Each complete episode as soon as it ends."""
+    copies = environments.num_envs // len(behavior.seeds)
+    reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.num_envs).tolist()
+    running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
+    for step in rollouts(behavior.act, environments, quota, reset_seeds):
+        rows = _rows(spec, step, behavior.log_prob)
+        final = _final_rows(spec, step)
+        for copy in np.nonzero(step.running)[0]:
+            running[copy].append({name: values[copy] for name, values in rows.items()})
+            if step.terminated[copy] or step.truncated[copy]:
+                last = {name: values[copy] for name, values in final.items()}
+                source = f"policy of seed {behavior.seeds[copy // copies]}"
+                yield _block(running[copy], last, source)
+                running[copy] = []
+
+
+def _rows(spec: Spec, step: VectorStep, log_prob: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
+    rows = {
+        **flatten_value(spec.observation_space, step.observation, schema.OBSERVATION),
+        schema.ACTION: step.action,
+        schema.REWARD: np.asarray(step.reward, np.float64),
+        schema.TERMINATED: step.terminated,
+        schema.TRUNCATED: step.truncated,
+    }
+    return rows if log_prob is None else {**rows, schema.BEHAVIOR_LOG_PROB: log_prob}
+
+
+def _final_rows(spec: Spec, step: VectorStep) -> dict[str, NDArray[Any]]:
+    return flatten_value(spec.observation_space, step.next_observation, schema.OBSERVATION)
+
+
+def _block(rows: list[dict[str, NDArray[Any]]], final: dict[str, NDArray[Any]], source: str) -> EpisodeBlock:
+    """T rows and the final observation as one episode; the final row is zero but for the observation."""
+    columns = {}
+    for name in rows[0]:
+        values = np.stack([row[name] for row in rows])
+        last = final.get(name, np.zeros_like(values[0]))
+        columns[name] = _single(np.concatenate([values, np.asarray(last, values.dtype)[None]]))
+    return EpisodeBlock(columns=columns, lengths=np.array([len(rows)]), sources=[source])
+
+
+def _single(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.float32) if values.dtype == np.float64 else values

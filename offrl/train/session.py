@@ -1,0 +1,341 @@
+"""From a recipe to a finished run, and from a run back to a policy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from offrl.agents import AGENTS
+from offrl.data.catalog import open_dataset
+from offrl.data.layout import RowLayout
+from offrl.data.normalization import ActionMap, ObservationNormalizer, RewardScaler
+from offrl.data.ring import OnlineRing
+from offrl.data.sampler import ReplaySampler, split_by_episode, top_by_return
+from offrl.data.schema import space_from_json, space_to_json
+from offrl.data.trajectories import Trajectories
+from offrl.envs.collector import Collector
+from offrl.envs.evaluator import evaluate
+from offrl.envs.make import environment_spec
+from offrl.envs.policy import Policy
+from offrl.envs.spaces import check_spaces
+from offrl.errors import RecipeError, RequestError
+from offrl.recipes import Recipe
+from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
+from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed
+from offrl.train.loop import Listener, Loop
+from offrl.train.metrics import make_writers
+from offrl.train.noise import NoiseSource
+from offrl.train.run import Run
+from offrl.train.scores import summarise
+from offrl.types import Agent, Spec
+
+UPDATE_STREAM, EXPLORATION_STREAM, INITIAL_STREAM = 1, 2, 3
+VALIDATION_TRANSITIONS = 8_192
+"""Held-out transitions that a validation loss is averaged over: a fixed sample of this size."""
+
+
+class SilentListener:
+    """Tells nobody."""
+
+    def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
+        """Nothing to show."""
+
+    def evaluated(self, step: int, scores: dict[str, Any]) -> None:
+        """Nothing to show."""
+
+
+def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = None) -> Run:
+    """Train from scratch in a new run directory, and evaluate at the end if there is an environment.
+
+    Args:
+        recipe: what to train.
+        path: the run directory; None makes one under `runs/`.
+        listener: told of progress.
+
+    Raises:
+        OffrlError: see the messages; what had been checkpointed is kept.
+        Interrupted: Ctrl-C; continue with `resume`.
+    """
+    task = Task.of(recipe)
+    run = Run.create(path or Run.default_path(recipe, datetime.now()), task.recipe)
+    with run.lock():
+        return _finish(build_loop(run, task, listener or SilentListener()))
+
+
+def resume(path: Path, listener: Listener | None = None, steps: int | None = None) -> Run:
+    """Continue a run from its last checkpoint (from the start, where it has none yet).
+
+    Args:
+        path: the run directory.
+        listener: told of progress.
+        steps: train up to this step in place of the recipe's.
+
+    Raises:
+        RunInUseError: another process is writing to the run.
+        RunError: there is no run, or its checkpoint is damaged.
+    """
+    run = Run.open(path)
+    with run.lock():
+        if steps is not None:
+            run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
+        loop = build_loop(run, Task.of(run.recipe), listener or SilentListener())
+        if run.has_checkpoint("last"):
+            loop.resume()
+        return _finish(loop)
+
+
+def evaluate_run(
+    run: Run, *, episodes: int, checkpoint: str = "last", seed: int = 0, env: str | None = None
+) -> dict[str, Any]:
+    """Greedy returns of a run's policies.
+
+    Args:
+        run: a run with a checkpoint.
+        episodes: complete episodes per seed.
+        checkpoint: "last" or "best".
+        seed: picks the initial states.
+        env: a Gymnasium id in place of the run's own.
+
+    Returns:
+        what `offrl.train.scores.summarise` returns.
+
+    Raises:
+        RunError: there is no such checkpoint.
+        RequestError: there is no environment to evaluate in.
+    """
+    policy, facts = load_policy(run, checkpoint)
+    environment = env or facts["environment"]
+    if environment is None:
+        raise RequestError("this run names no environment to evaluate in", mend="name one with --env")
+    evaluation = evaluate(policy, environment, episodes, seed=seed)
+    return summarise(evaluation, environment, run.recipe.seeds, facts["reference_scores"])
+
+
+def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy, dict[str, Any]]:
+    """A run's trained policies, ready to act, and the facts of the checkpoint.
+
+    Raises:
+        RunError: there is no such checkpoint, or it is damaged.
+    """
+    directory = run.checkpoint(checkpoint)
+    facts = read_facts(directory)
+    spec = Spec(space_from_json(facts["observation_space"]), space_from_json(facts["action_space"]))
+    agent = AGENTS[run.recipe.algo].build(run.recipe.agent, spec)
+    normalizer = None
+    if facts["normalized"]:
+        normalizer = ObservationNormalizer.from_named_tensors(read_part(directory, "normalizer"))
+    policy = _fresh_policy(agent, run.recipe.seeds, resolve_device(device), normalizer)
+    restore_tensors(state_tensors(policy.state), read_part(directory, "state"), str(directory))
+    return policy, facts
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a recipe; "auto" takes CUDA where there is one.
+
+    Raises:
+        RecipeError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"there is no device {name!r}", mend="use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("there is no CUDA device here", mend="use --device cpu or auto")
+    return device
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a recipe's names stand for.
+
+    Attributes:
+        recipe: with the environment filled in from the dataset where it named none.
+        spec: the spaces.
+        data: the episodes to train on, before any are held out; None online.
+        dataset_facts: name and fingerprint of the data, and its reference scores.
+    """
+
+    recipe: Recipe
+    spec: Spec
+    data: Trajectories | None
+    dataset_facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Task:
+        """Open the dataset and compare it with the environment.
+
+        Raises:
+            RecipeError: neither a dataset nor an environment is named.
+            SpaceMismatchError: the two don't belong together.
+        """
+        if recipe.dataset is None:
+            return cls._online(recipe)
+        store = open_dataset(recipe.dataset)
+        recipe = dataclasses.replace(recipe, env=recipe.env or store.metadata.environment)
+        if recipe.env is not None:
+            check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
+        facts = {
+            "dataset": recipe.dataset,
+            "fingerprint": store.fingerprint,
+            "reference_scores": store.metadata.reference_scores,
+        }
+        return cls(recipe, store.spec, top_by_return(store, recipe.data.top_fraction), facts)
+
+    @classmethod
+    def _online(cls, recipe: Recipe) -> Task:
+        if not AGENTS[recipe.algo].learns_online:
+            raise RecipeError(f"{recipe.algo} learns from a dataset, and none is named", mend="add --dataset NAME")
+        if recipe.env is None:
+            raise RecipeError("the recipe names neither a dataset nor an environment", mend="add --dataset or --env")
+        facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
+        return cls(recipe, environment_spec(recipe.env), None, facts)
+
+
+def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
+    """Everything that a run needs, at step 0."""
+    recipe = task.recipe
+    device = resolve_device(recipe.device)
+    agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    validate: Callable[[], Tensor] | None = None
+    if task.data is None:
+        policy = _fresh_policy(agent, recipe.seeds, device, None)
+        feed: Feed = _online_feed(recipe, policy)
+    else:
+        training, held_out = _hold_out(recipe, task.data)
+        normalizer = ObservationNormalizer.from_store(training) if recipe.data.normalize_observation else None
+        policy = _fresh_policy(agent, recipe.seeds, device, normalizer)
+        feed = _offline_feed(recipe, policy, training)
+        if held_out is not None and hasattr(agent, "validation_loss"):
+            validate = _validation(recipe, policy, held_out)
+    facts = {
+        **task.dataset_facts,
+        "algo": recipe.algo,
+        "environment": recipe.env,
+        "observation_space": space_to_json(task.spec.observation_space),
+        "action_space": space_to_json(task.spec.action_space),
+        "normalized": policy.normalizer is not None,
+    }
+    return Loop(
+        run=run,
+        policy=policy,
+        feed=feed,
+        facts=facts,
+        fixed_parts={"normalizer": policy.normalizer.named_tensors()} if policy.normalizer else {},
+        evaluate=_evaluation(recipe, policy, facts) if recipe.env else None,
+        validate=validate,
+        writers=make_writers(run),
+        listener=listener,
+    )
+
+
+def _finish(loop: Loop) -> Run:
+    """Train, then evaluate what early stopping, or else the last step, left."""
+    loop.train()
+    run, recipe = loop.run, loop.run.recipe
+    if recipe.env:
+        kind = "best" if loop.validate and recipe.early_stopping.patience else "last"
+        scores = evaluate_run(run, episodes=recipe.evaluation.final_episodes, checkpoint=kind)
+        run.log("evaluations.jsonl", {"step": loop.step, "final": True, "checkpoint": kind, **scores})
+    return run
+
+
+def _fresh_policy(
+    agent: Agent[Any], seeds: tuple[int, ...], device: torch.device, normalizer: ObservationNormalizer | None
+) -> Policy:
+    space = agent.spec.action_space
+    return Policy(
+        agent=agent,
+        state=agent.init(seeds, device),
+        seeds=len(seeds),
+        device=device,
+        normalizer=normalizer,
+        action_map=ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None,
+    )
+
+
+def _hold_out(recipe: Recipe, data: Trajectories) -> tuple[Trajectories, Trajectories | None]:
+    """Training and held-out episodes; the split doesn't depend on the training seeds."""
+    fraction = recipe.data.validation_fraction
+    if fraction == 0.0 or data.num_episodes < 2:
+        return data, None
+    return split_by_episode(data, fraction, seed=0)
+
+
+def _offline_feed(recipe: Recipe, policy: Policy, data: Trajectories) -> OfflineFeed:
+    sampler = _sampler(recipe, policy, data, recipe.batch_size, recipe.seeds)
+    noise = NoiseSource(recipe.seeds, policy.device, UPDATE_STREAM)
+    return OfflineFeed(policy.agent, sampler, noise, recipe.batch_size)
+
+
+def _sampler(
+    recipe: Recipe, policy: Policy, data: Trajectories, batch_size: int, seeds: tuple[int, ...]
+) -> ReplaySampler:
+    return ReplaySampler(
+        [data],
+        batch_size=batch_size,
+        seeds=seeds,
+        n_step=recipe.data.n_step,
+        discount=getattr(recipe.agent, "discount", 1.0),
+        observation_normalizer=policy.normalizer,
+        reward_scaler=RewardScaler(recipe.data.reward_scale),
+        action_map=policy.action_map,
+        device=policy.device,
+        memory_budget=recipe.data.memory_budget,
+    )
+
+
+def _online_feed(recipe: Recipe, policy: Policy) -> OnlineFeed:
+    assert recipe.env is not None
+    online, seeds = recipe.online, recipe.seeds
+    ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
+    sampler = ReplaySampler(
+        [ring],
+        batch_size=recipe.batch_size,
+        seeds=seeds,
+        n_step=recipe.data.n_step,
+        discount=recipe.agent.discount,
+        device=policy.device,
+    )
+    return OnlineFeed(
+        agent=policy.agent,
+        collector=Collector(recipe.env, policy, ring, list(seeds), online.environments),
+        sampler=sampler,
+        noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
+        exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
+        batch_size=recipe.batch_size,
+        updates_per_step=online.updates_per_step,
+        warmup_steps=online.warmup_steps,
+    )
+
+
+def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Callable[[], Tensor]:
+    """The mean loss over a fixed sample of held-out transitions, the same for every seed."""
+    sampler = _sampler(recipe, policy, held_out, VALIDATION_TRANSITIONS, (0,))
+    (batch,) = sampler.sample(1).unbind()
+    batch = batch.repeat_seeds(policy.seeds)
+
+    def validate() -> Tensor:
+        loss: Tensor = policy.agent.validation_loss(policy.state, batch)  # type: ignore[attr-defined]
+        return loss.cpu()
+
+    return validate
+
+
+def _evaluation(recipe: Recipe, policy: Policy, facts: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    environment = recipe.env
+    assert environment is not None
+
+    def evaluate_now(step: int) -> dict[str, Any]:
+        evaluation = evaluate(policy, environment, recipe.evaluation.episodes, seed=step)
+        return summarise(evaluation, environment, recipe.seeds, facts["reference_scores"])
+
+    return evaluate_now
