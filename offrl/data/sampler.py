@@ -182,10 +182,14 @@ class ReplaySampler:
         rows = source.locate(index).view(-1)
         if self.n_step == 1:
             pairs = source.take(rows, 0, self.layout.pair_width)
-            discount = self.discount * (1.0 - self.layout.value(schema.TERMINATED, pairs))
+            discount = self._discount(pairs)
             reward = self.layout.value(schema.REWARD, pairs)
             return self._batch(source, index, rows, rows, pairs, pairs[:, self.layout.width :], reward, discount)
         return self._n_step(source, index, rows)
+
+    def _discount(self, pairs: Tensor) -> Tensor:
+        """γ, or 0 after a terminal step."""
+        return self.layout.value(schema.TERMINATED, pairs).mul(-self.discount).add_(self.discount)
 
     def _n_step(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         """Σ_k γ^k r_{t+k} over the steps there are, bootstrapped from the state behind the last of them."""
@@ -213,7 +217,7 @@ class ReplaySampler:
         rows = torch.minimum(wanted, last)
         flat = rows.view(-1)
         pairs = source.take(flat, 0, self.layout.pair_width)
-        discount = self.discount * (1.0 - self.layout.value(schema.TERMINATED, pairs))
+        discount = self._discount(pairs)
         reward = self.layout.value(schema.REWARD, pairs)
         following = pairs[:, self.layout.width :]
         batch = self._batch(source, rows, flat, flat, pairs, following, reward, discount)

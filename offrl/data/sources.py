@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offrl.data import schema
 from offrl.data.layout import OPTIONAL, RowLayout, Transforms
+from offrl.data.memory import RowPool, empty_rows
 from offrl.data.trajectories import Trajectories
 from offrl.errors import RequestError
 
@@ -166,7 +167,7 @@ class PackedRows:
     """All rows in one float32 matrix, viewed as overlapping pairs: one gather gives s, a, r and s'."""
 
     def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
-        matrix = torch.empty(store.num_rows, layout.width)
+        matrix = empty_rows(store.num_rows, layout.width)
         images = {name: torch.empty(store.num_rows, *shape, dtype=torch.uint8) for name, shape in layout.images}
         for start in range(0, store.num_rows, _PACK_ROWS):
             stop = min(start + _PACK_ROWS, store.num_rows)
@@ -177,9 +178,13 @@ class PackedRows:
         shape, stride = (max(0, store.num_rows - 1), layout.pair_width), (layout.width, 1)
         self.pairs = matrix.to(device).as_strided(shape, stride)
         self.images = {name: image.to(device) for name, image in images.items()}
+        self._pool = RowPool()
 
     def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
-        return self.pairs[:, start:stop].index_select(0, rows)
+        pairs = self.pairs[:, start:stop]
+        if pairs.is_cpu:
+            return torch.index_select(pairs, 0, rows, out=self._pool.empty(len(rows), stop - start))
+        return pairs.index_select(0, rows)
 
     def take_images(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: image.index_select(0, rows) for name, image in self.images.items()}
