@@ -10,14 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offrl.errors import SpaceMismatchError
 from offrl.types import Observation
 
 
 class FlatObservation:
-    """Flattens and joins the parts of an observation: Box parts as they are, Discrete parts one-hot, uint8 over 255.
+    """Flattens and joins the parts of an observation: Discrete parts one-hot, uint8 over 255, the rest as they are.
 
     Args:
         space: the observation space; nested parts are taken in the order of its keys.
+
+    Raises:
+        SpaceMismatchError: a part has no fixed shape.
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
@@ -48,13 +52,15 @@ def _width(space: gym.Space[Any]) -> int:
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)
     if space.shape is None:
-        raise TypeError(f"a {type(space).__name__} space can't be flattened to a vector")
+        raise SpaceMismatchError(
+            f"a {type(space).__name__} observation can't be flattened to a vector",
+            mend="describe observations with Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these",
+        )
     return int(np.prod(space.shape))
 
 
 def _flat(value: Tensor, space: gym.Space[Any]) -> Tensor:
     if isinstance(space, gym.spaces.Discrete):
         return torch.nn.functional.one_hot(value.long() - int(space.start), int(space.n)).float()
-    if value.dtype == torch.uint8:
-        value = value.float() / 255.0
-    return value if value.dim() == 3 else value.reshape(*value.shape[:2], -1)
+    numbers = value.float() / 255.0 if value.dtype == torch.uint8 else value.float()
+    return numbers if numbers.dim() == 3 else numbers.reshape(*numbers.shape[:2], -1)

@@ -1,0 +1,52 @@
+"""Plain `torch.nn` networks with the weights of one seed and member of a stacked one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from offrl.nn import MLP
+
+MODULES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+def copy_of_member(network: MLP, seed: int, activation: str = "relu", member: int = 0) -> nn.Sequential:
+    """An independent `nn.Sequential` of `nn.Linear`, `nn.LayerNorm` and an activation."""
+    modules: list[nn.Module] = []
+    with torch.no_grad():
+        for depth, layer in enumerate(network.layers):
+            inputs, outputs = layer.weight.shape[-2:]
+            linear = nn.Linear(inputs, outputs)
+            linear.weight.copy_(layer.weight[seed, member].T)
+            linear.bias.copy_(layer.bias[seed, member, 0])
+            modules.append(linear)
+            if depth == len(network.layers) - 1:
+                break
+            if len(network.norms):
+                norm = nn.LayerNorm(outputs)
+                norm.weight.copy_(network.norms[depth].gain[seed, member, 0])
+                norm.bias.copy_(network.norms[depth].offset[seed, member, 0])
+                modules.append(norm)
+            modules.append(MODULES[activation]())
+    return nn.Sequential(*modules)
+
+
+def assert_member_equals(
+    network: MLP, seed: int, plain: nn.Sequential, member: int = 0, atol: float = 1e-5, what: str = ""
+) -> None:
+    """Compare one seed's weights with those of a plain network."""
+    linears = [module for module in plain if isinstance(module, nn.Linear)]
+    norms = [module for module in plain if isinstance(module, nn.LayerNorm)]
+    for depth, (layer, linear) in enumerate(zip(network.layers, linears, strict=True)):
+        message = f"{what} layer {depth}"
+        torch.testing.assert_close(layer.weight[seed, member], linear.weight.T, rtol=0.0, atol=atol, msg=message)
+        torch.testing.assert_close(layer.bias[seed, member, 0], linear.bias, rtol=0.0, atol=atol, msg=message)
+    for norm, reference in zip(network.norms, norms, strict=True):
+        torch.testing.assert_close(norm.gain[seed, member, 0], reference.weight, rtol=0.0, atol=atol)
+        torch.testing.assert_close(norm.offset[seed, member, 0], reference.bias, rtol=0.0, atol=atol)
