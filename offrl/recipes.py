@@ -94,6 +94,25 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
+class CrossValidation:
+    """Choose a regularisation coefficient before training: the one of least mean loss on held-out episodes.
+
+    Attributes:
+        kind: which of the agent's coefficients; "none" leaves the agent's options as they are.
+        coefficients: the candidates.
+        folds: parts that the episodes are split into; each is held out once.
+        steps: gradient steps for each candidate and fold.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["none", "l1", "l2"] = "none"
+    coefficients: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    folds: int = 5
+    steps: int = 2_000
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run, complete: the same recipe gives the same run.
 
@@ -128,6 +147,7 @@ class Recipe:
     online: OnlineConfig = field(default_factory=OnlineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    cross_validation: CrossValidation = field(default_factory=CrossValidation)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as TOML and JSON know them; options that are None are left out."""

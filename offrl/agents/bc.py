@@ -145,7 +145,7 @@ class BC:
 
     @torch.no_grad()
     def act(self, state: BCState, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """The mean or likeliest action; with draws [S, N, action_dim], a sample (of a deterministic policy the same)."""
+        """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
         output = self._acting(state)(self.flat_observation(observation))
         if self.kind == "categorical":
             log_probs = split_categoricals(output, self.choices)

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from offrl.envs.make import final_observation
+from offrl.envs.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,24 @@ def rollouts(
         )
         finished += terminated | truncated
         observation = following
+
+
+def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any], reset_seed: int) -> Iterator[float]:
+    """One greedy episode of one seed's policy, yielding each reward while the environment still shows the step."""
+    observation, _ = environment.reset(seed=reset_seed)
+    ended = False
+    while not ended:
+        # Every seed's policy sees the observation; the others' actions are dropped.
+        stacked = batch_observation(environment.observation_space, [observation] * policy.seeds)
+        action = policy.act_greedily(stacked)[position]
+        observation, reward, terminated, truncated, _ = environment.step(action)
+        ended = terminated or truncated
+        yield float(reward)
+
+
+def batch_observation(space: gym.Space[Any], observations: list[Any]) -> Any:
+    """Single observations as a vector environment would show them."""
+    return concatenate(space, observations, create_empty_array(space, len(observations)))
 
 
 def share_evenly(episodes: int, limit: int) -> tuple[int, int]:

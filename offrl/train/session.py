@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -25,9 +26,11 @@ from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces
+from offrl.envs.video import film
 from offrl.errors import RecipeError, RequestError
 from offrl.recipes import Recipe
-from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
+from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors, write_atomically
+from offrl.train.cross_validation import cross_validate, with_coefficient
 from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import make_writers
@@ -36,7 +39,7 @@ from offrl.train.run import Run
 from offrl.train.scores import summarise
 from offrl.types import Agent, Spec
 
-UPDATE_STREAM, EXPLORATION_STREAM, INITIAL_STREAM = 1, 2, 3
+UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
 VALIDATION_TRANSITIONS = 8_192
 """Held-out transitions that a validation loss is averaged over: a fixed sample of this size."""
 
@@ -66,6 +69,8 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
     task = Task.of(recipe)
     run = Run.create(path or Run.default_path(recipe, datetime.now()), task.recipe)
     with run.lock():
+        if recipe.cross_validation.kind != "none":
+            task = choose_coefficient(run, task)
         return _finish(build_loop(run, task, listener or SilentListener()))
 
 
@@ -85,14 +90,23 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
     with run.lock():
         if steps is not None:
             run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
-        loop = build_loop(run, Task.of(run.recipe), listener or SilentListener())
+        task = Task.of(run.recipe)
+        if run.recipe.cross_validation.kind != "none":
+            task = choose_coefficient(run, task)
+        loop = build_loop(run, task, listener or SilentListener())
         if run.has_checkpoint("last"):
             loop.resume()
         return _finish(loop)
 
 
 def evaluate_run(
-    run: Run, *, episodes: int, checkpoint: str = "last", seed: int = 0, env: str | None = None
+    run: Run,
+    *,
+    episodes: int,
+    checkpoint: str = "last",
+    seed: int = 0,
+    env: str | None = None,
+    video: Path | None = None,
 ) -> dict[str, Any]:
     """Greedy returns of a run's policies.
 
@@ -102,9 +116,10 @@ def evaluate_run(
         checkpoint: "last" or "best".
         seed: picks the initial states.
         env: a Gymnasium id in place of the run's own.
+        video: a folder for one film per seed.
 
     Returns:
-        what `offrl.train.scores.summarise` returns.
+        what `offrl.train.scores.summarise` returns, and the files in `videos`.
 
     Raises:
         RunError: there is no such checkpoint.
@@ -115,7 +130,11 @@ def evaluate_run(
     if environment is None:
         raise RequestError("this run names no environment to evaluate in", mend="name one with --env")
     evaluation = evaluate(policy, environment, episodes, seed=seed)
-    return summarise(evaluation, environment, run.recipe.seeds, facts["reference_scores"])
+    scores = summarise(evaluation, environment, run.recipe.seeds, facts["reference_scores"])
+    if video is not None:
+        files = film(policy, environment, video, seeds=run.recipe.seeds, seed=seed)
+        scores["videos"] = [str(file) for file in files]
+    return scores
 
 
 def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy, dict[str, Any]]:
@@ -200,6 +219,30 @@ class Task:
         return cls(recipe, environment_spec(recipe.env), None, facts)
 
 
+def choose_coefficient(run: Run, task: Task) -> Task:
+    """Cross-validate, write `cross_validation.json`, and put the chosen coefficient into the run's recipe.
+
+    Raises:
+        RecipeError: the algorithm has no such coefficient, or the task has no dataset.
+    """
+    recipe, plan = task.recipe, task.recipe.cross_validation
+    if task.data is None or not hasattr(recipe.agent, plan.kind):
+        raise RecipeError(
+            f"{recipe.algo} has no coefficient '{plan.kind}' to cross-validate on a dataset",
+            mend="cross-validate bc with --dataset NAME",
+        )
+    # A coefficient above zero tells the agent to compute the penalty; the candidates replace its value.
+    options = dataclasses.replace(recipe.agent, **{plan.kind: 1.0})
+    positions = (recipe.seeds[0],) * (len(plan.coefficients) * plan.folds)
+    normalizer = ObservationNormalizer.from_store(task.data) if recipe.data.normalize_observation else None
+    agent = AGENTS[recipe.algo].build(options, task.spec)
+    policy = _fresh_policy(agent, positions, resolve_device(recipe.device), normalizer)
+    result = cross_validate(recipe, policy, task.data, _sampling(recipe, policy))
+    write_atomically(run.path / "cross_validation.json", json.dumps(result, indent=1))
+    run.change_recipe(with_coefficient(recipe, result))
+    return dataclasses.replace(task, recipe=run.recipe)
+
+
 def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     """Everything that a run needs, at step 0."""
     recipe = task.recipe
@@ -271,26 +314,22 @@ def _hold_out(recipe: Recipe, data: Trajectories) -> tuple[Trajectories, Traject
 
 
 def _offline_feed(recipe: Recipe, policy: Policy, data: Trajectories) -> OfflineFeed:
-    sampler = _sampler(recipe, policy, data, recipe.batch_size, recipe.seeds)
+    sampler = ReplaySampler([data], batch_size=recipe.batch_size, seeds=recipe.seeds, **_sampling(recipe, policy))
     noise = NoiseSource(recipe.seeds, policy.device, UPDATE_STREAM)
     return OfflineFeed(policy.agent, sampler, noise, recipe.batch_size)
 
 
-def _sampler(
-    recipe: Recipe, policy: Policy, data: Trajectories, batch_size: int, seeds: tuple[int, ...]
-) -> ReplaySampler:
-    return ReplaySampler(
-        [data],
-        batch_size=batch_size,
-        seeds=seeds,
-        n_step=recipe.data.n_step,
-        discount=getattr(recipe.agent, "discount", 1.0),
-        observation_normalizer=policy.normalizer,
-        reward_scaler=RewardScaler(recipe.data.reward_scale),
-        action_map=policy.action_map,
-        device=policy.device,
-        memory_budget=recipe.data.memory_budget,
-    )
+def _sampling(recipe: Recipe, policy: Policy) -> dict[str, Any]:
+    """What all samplers of a run's dataset share."""
+    return {
+        "n_step": recipe.data.n_step,
+        "discount": getattr(recipe.agent, "discount", 1.0),
+        "observation_normalizer": policy.normalizer,
+        "reward_scaler": RewardScaler(recipe.data.reward_scale),
+        "action_map": policy.action_map,
+        "device": policy.device,
+        "memory_budget": recipe.data.memory_budget,
+    }
 
 
 def _online_feed(recipe: Recipe, policy: Policy) -> OnlineFeed:
@@ -319,7 +358,7 @@ def _online_feed(recipe: Recipe, policy: Policy) -> OnlineFeed:
 
 def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Callable[[], Tensor]:
     """The mean loss over a fixed sample of held-out transitions, the same for every seed."""
-    sampler = _sampler(recipe, policy, held_out, VALIDATION_TRANSITIONS, (0,))
+    sampler = ReplaySampler([held_out], batch_size=VALIDATION_TRANSITIONS, seeds=[0], **_sampling(recipe, policy))
     (batch,) = sampler.sample(1).unbind()
     batch = batch.repeat_seeds(policy.seeds)
 
