@@ -82,7 +82,7 @@ def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any]
 
 def batch_observation(space: gym.Space[Any], observations: list[Any]) -> Any:
     """Single observations as a vector environment would show them."""
-    return concatenate(space, observations, create_empty_array(space, len(observations)))
+    return concatenate(space, observations, create_empty_array(space, len(observations)))  # type: ignore[arg-type]
 
 
 def share_evenly(episodes: int, limit: int) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ def _imageio() -> Any:
 def _frames(policy: Policy, position: int, environment: str, seed: int) -> tuple[list[NDArray[np.uint8]], int]:
     """The frames of one episode, and how many make a second."""
     frames: list[NDArray[np.uint8]] = []
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         env = gym.make(environment, render_mode="rgb_array")
         (reset_seed,) = evaluation_seeds(seed, 1)
