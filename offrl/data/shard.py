@@ -18,6 +18,7 @@ from offrl.data.schema import ColumnSpec
 from offrl.errors import CorruptStoreError, DiskFullError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
+MEND = "restore the file from a copy, or convert the source again"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -39,7 +40,7 @@ def durable_write(path: Path) -> Iterator[HashingFile]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _write_error(error, path) from error
+            raise write_error(error, path) from error
         raise
 
 
@@ -52,14 +53,19 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_error(error: OSError, path: Path) -> StoreError:
+def write_error(error: OSError, path: Path) -> StoreError:
+    """The failure of a write, in words."""
     if error.errno in _DISK_FULL:
         return DiskFullError(
             "the disk is full (or a quota or file size limit is reached); nothing committed before is lost",
             where=str(path),
             mend="free some space, then append the episodes that are missing",
         )
-    return StoreError(f"the file can't be written ({error.strerror or error})", where=str(path), mend="check the path")
+    return StoreError(
+        f"this can't be written ({error.strerror or error})",
+        where=str(path),
+        mend="check the path and who may write there",
+    )
 
 
 class HashingFile:
@@ -97,15 +103,17 @@ class HashingFile:
 
 def write_rows(path: Path, columns: Sequence[ColumnSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[int, str]:
     """Write one shard of rows as an Arrow IPC file with a single record batch; returns its size and SHA-256."""
-    batch = pa.record_batch(
-        [_to_arrow(arrays[column.name]) for column in columns],
-        schema=pa.schema([_field(column) for column in columns]),
-    )
-    return write_table(path, batch)
+    schema = pa.schema([_field(column) for column in columns])
+    return _write_batch(path, pa.record_batch([_to_arrow(arrays[column.name]) for column in columns], schema=schema))
 
 
-def write_table(path: Path, batch: pa.RecordBatch) -> tuple[int, str]:
-    """Write one record batch as an Arrow IPC file; returns its size and SHA-256."""
+def write_episodes(path: Path, columns: Mapping[str, NDArray[Any]], sources: Sequence[str | None]) -> tuple[int, str]:
+    """Write one shard's episode table, likewise; `columns` maps first_row, length, return and seed to [episodes]."""
+    arrays = [_to_arrow(columns[column.name].astype(column.dtype, copy=False)) for column in EPISODE_COLUMNS]
+    return _write_batch(path, pa.record_batch([*arrays, pa.array(sources, pa.string())], schema=_EPISODE_SCHEMA))
+
+
+def _write_batch(path: Path, batch: pa.RecordBatch) -> tuple[int, str]:
     with durable_write(path) as file:
         with pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
@@ -124,6 +132,15 @@ def _field(column: ColumnSpec) -> pa.Field:
     return pa.field(column.name, pa.list_(scalar, size) if column.shape else scalar, nullable=False, metadata=metadata)
 
 
+EPISODE_COLUMNS = (
+    ColumnSpec("first_row", np.dtype(np.int64), ()),
+    ColumnSpec("length", np.dtype(np.int64), ()),
+    ColumnSpec("return", np.dtype(np.float64), ()),
+    ColumnSpec("seed", np.dtype(np.int64), ()),
+)
+_EPISODE_SCHEMA = pa.schema([*map(_field, EPISODE_COLUMNS), pa.field("source", pa.string())])
+
+
 def _to_arrow(array: NDArray[Any]) -> pa.Array:
     """An Arrow array over the same memory."""
     flat = np.ascontiguousarray(array).reshape(-1)
@@ -133,37 +150,50 @@ def _to_arrow(array: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(scalars, type=pa.list_(scalars.type, int(np.prod(array.shape[1:]))))
 
 
-def map_table(path: Path) -> pa.RecordBatch:
-    """Memory-map an Arrow IPC file of one record batch.
+def map_rows(path: Path, columns: Sequence[ColumnSpec], rows: int) -> dict[str, NDArray[Any]]:
+    """Read-only arrays over the memory map of one shard: column name to [rows, ...].
 
     Raises:
-        CorruptStoreError: it isn't there, or isn't such a file.
+        CorruptStoreError: the file isn't there, or isn't what the metadata says.
     """
+    with _reading(path):
+        batch = _map_batch(path, pa.schema([_field(column) for column in columns]), rows)
+        return {column.name: _view(batch.column(i), column, rows) for i, column in enumerate(columns)}
+
+
+def map_episodes(path: Path, episodes: int) -> tuple[dict[str, NDArray[Any]], pa.Array]:
+    """The numeric columns of one shard's episode table, over its memory map, and its sources.
+
+    Raises:
+        CorruptStoreError: the file isn't there, or isn't what the metadata says.
+    """
+    with _reading(path):
+        batch = _map_batch(path, _EPISODE_SCHEMA, episodes)
+        columns = {column.name: _view(batch.column(column.name), column, episodes) for column in EPISODE_COLUMNS}
+        return columns, batch.column("source")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).get_batch(0)
-    except (OSError, pa.ArrowInvalid, IndexError) as error:
+        yield
+    # A damaged file can fail anywhere: its names needn't be text any more, nor its types exist.
+    except (OSError, pa.ArrowException, ValueError, IndexError) as error:
         raise CorruptStoreError(
-            f"the file can't be read as an Arrow file ({error})",
-            where=str(path),
-            mend="restore the file from a copy, or convert the source again",
+            f"the file can't be read as an Arrow file of this store ({error})", where=str(path), mend=MEND
         ) from error
 
 
-def map_rows(path: Path, columns: Sequence[ColumnSpec], rows: int) -> dict[str, NDArray[Any]]:
-    """Read-only arrays over the memory map of one shard: column name to [rows, ...]."""
-    batch = map_table(path)
-    names = [column.name for column in columns]
-    if batch.num_rows != rows or batch.schema.names != names:
-        raise CorruptStoreError(
-            f"the shard has {batch.num_rows} rows of {batch.schema.names}, the metadata says {rows} of {names}",
-            where=str(path),
-            mend="restore the file from a copy, or convert the source again",
-        )
-    return {column.name: _view(batch.column(i), column, rows) for i, column in enumerate(columns)}
+def _map_batch(path: Path, schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    with pa.memory_map(str(path)) as source:
+        batch = pa.ipc.open_file(source).get_batch(0)
+    if batch.num_rows != rows or not batch.schema.equals(schema):
+        raise ValueError(f"it has {batch.num_rows} rows of {batch.schema.names}, {rows} of {schema.names} are expected")
+    return batch
 
 
 def _view(array: pa.Array, column: ColumnSpec, rows: int) -> NDArray[Any]:
+    # The last buffer holds the numbers; those before it say which are null, and none is.
     count = rows * int(np.prod(column.shape))
     return np.frombuffer(array.buffers()[-1], dtype=column.dtype, count=count).reshape(rows, *column.shape)
 
@@ -186,11 +216,11 @@ def check_size(path: Path, expected: int) -> None:
         raise CorruptStoreError(
             "a file of the store is missing",
             where=str(path),
-            mend="restore the file from a copy, or convert the source again",
+            mend=MEND,
         ) from None
     if size != expected:
         raise CorruptStoreError(
             f"the file has {size} bytes, {expected} were committed: it was cut short or changed",
             where=str(path),
-            mend="restore the file from a copy, or convert the source again",
+            mend=MEND,
         )

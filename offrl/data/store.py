@@ -21,8 +21,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
-from offrl.data.schema import ShardRecord, StoreMetadata, space_to_json
-from offrl.data.shard import check_size, durable_write, map_rows, map_table, write_rows, write_table
+from offrl.data.schema import ColumnSpec, ShardRecord, StoreMetadata, space_to_json
+from offrl.data.shard import (
+    EPISODE_COLUMNS,
+    MEND,
+    TEMPORARY_SUFFIX,
+    check_size,
+    durable_write,
+    map_episodes,
+    map_rows,
+    write_episodes,
+    write_error,
+    write_rows,
+)
 from offrl.data.statistics import ColumnStatistics
 from offrl.data.trajectories import (
     Episode,
@@ -86,23 +97,15 @@ class TrajectoryStore(Trajectories):
 
     @cached_property
     def episodes(self) -> EpisodeTable:
-        tables = [map_table(self.path / shard.episodes_file) for shard in self.metadata.shards]
-
-        def column(name: str, dtype: type[Any]) -> NDArray[Any]:
-            parts = [np.frombuffer(table.column(name).buffers()[1], dtype, table.num_rows) for table in tables]
-            return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
-
-        sources = pa.chunked_array([table.column("source") for table in tables], pa.string())
-        return EpisodeTable(
-            first_row=column("first_row", np.int64),
-            length=column("length", np.int64),
-            return_=column("return", np.float64),
-            seed=column("seed", np.int64),
-            sources=sources,
-        )
+        tables = [map_episodes(self.path / shard.episodes_file, shard.episodes) for shard in self.metadata.shards]
+        sources = pa.chunked_array([source for _, source in tables], pa.string())
+        columns = {
+            column.name: _joined([table[column.name] for table, _ in tables], column) for column in EPISODE_COLUMNS
+        }
+        return EpisodeTable(columns["first_row"], columns["length"], columns["return"], columns["seed"], sources)
 
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
-        self._check_column(column)
+        spec = self._column(column)
         check_range(start, stop, self.num_rows)
         low = max(0, int(np.searchsorted(self._first_rows, start, side="right")) - 1)
         high = int(np.searchsorted(self._first_rows, stop, side="left"))
@@ -110,14 +113,14 @@ class TrajectoryStore(Trajectories):
         for shard in range(low, max(high, low + 1) if start < stop else low):
             first = int(self._first_rows[shard])
             pieces.append(self.shard(shard)[column][max(0, start - first) : stop - first])
-        return pieces[0] if len(pieces) == 1 else self._join(column, pieces)
+        return _joined(pieces, spec)
 
     def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        self._check_column(column)
+        spec = self._column(column)
         check_rows(rows, self.num_rows, "row")
         if len(self.metadata.shards) == 1:
             return np.asarray(self.shard(0)[column][rows])
-        out = self._join(column, [], len(rows))
+        out = np.empty((len(rows), *spec.shape), spec.dtype)
         shards = np.searchsorted(self._first_rows, rows, side="right") - 1
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
@@ -131,17 +134,19 @@ class TrajectoryStore(Trajectories):
             self._mapped[index] = map_rows(self.path / record.rows_file, self.metadata.columns, record.rows)
         return self._mapped[index]
 
-    def _join(self, name: str, pieces: list[NDArray[Any]], rows: int = 0) -> NDArray[Any]:
-        if pieces:
-            return np.concatenate(pieces)
-        column = next(column for column in self.metadata.columns if column.name == name)
-        return np.empty((rows, *column.shape), column.dtype)
+    def _column(self, name: str) -> ColumnSpec:
+        for column in self.metadata.columns:
+            if column.name == name:
+                return column
+        raise RequestError(
+            f"there is no column '{name}'", where=str(self.path), mend=f"it has {', '.join(self.column_names)}"
+        )
 
-    def _check_column(self, name: str) -> None:
-        if name not in self.column_names:
-            raise RequestError(
-                f"there is no column '{name}'", where=str(self.path), mend=f"it has {', '.join(self.column_names)}"
-            )
+
+def _joined(pieces: list[NDArray[Any]], column: ColumnSpec) -> NDArray[Any]:
+    if len(pieces) == 1:
+        return pieces[0]
+    return np.concatenate([np.empty((0, *column.shape), column.dtype), *pieces])
 
 
 class StoreWriter:
@@ -242,7 +247,7 @@ class StoreWriter:
         if not self._pending:
             return
         columns = {name: array[: self._pending_rows] for name, array in self._buffer.items()}
-        self._write_shard(_joined(columns, self._pending))
+        self._write_shard(_buffered(columns, self._pending))
         self._pending, self._pending_rows = [], 0
 
     def close(self) -> TrajectoryStore:
@@ -293,9 +298,14 @@ class StoreWriter:
         rows_bytes, rows_sha256 = write_rows(
             self.path / "shards" / f"{name}.arrow", self._metadata.columns, block.columns
         )
-        episodes_bytes, episodes_sha256 = write_table(
-            self.path / "episodes" / f"{name}.arrow", _episode_batch(block, first_row)
-        )
+        table = {
+            "first_row": block.first_rows + first_row,
+            "length": block.lengths,
+            "return": block.returns(),
+            "seed": _seeds(block),
+        }
+        sources = [source or None for source in block.sources or [""] * len(block.lengths)]
+        episodes_bytes, episodes_sha256 = write_episodes(self.path / "episodes" / f"{name}.arrow", table, sources)
         record = ShardRecord(
             name, block.num_rows, len(block.lengths), rows_bytes, rows_sha256, episodes_bytes, episodes_sha256
         )
@@ -317,7 +327,7 @@ class StoreWriter:
             self._lock = None
 
 
-def _joined(columns: dict[str, NDArray[Any]], parts: list[EpisodeBlock]) -> EpisodeBlock:
+def _buffered(columns: dict[str, NDArray[Any]], parts: list[EpisodeBlock]) -> EpisodeBlock:
     lengths = np.concatenate([part.lengths for part in parts])
     seeds = np.concatenate([_seeds(part) for part in parts])
     sources = [source for part in parts for source in part.sources or [""] * len(part.lengths)]
@@ -326,19 +336,6 @@ def _joined(columns: dict[str, NDArray[Any]], parts: list[EpisodeBlock]) -> Epis
 
 def _seeds(block: EpisodeBlock) -> NDArray[np.int64]:
     return np.full(len(block.lengths), -1, np.int64) if block.seeds is None else np.array(block.seeds, np.int64)
-
-
-def _episode_batch(block: EpisodeBlock, first_row: int) -> pa.RecordBatch:
-    sources = [None] * len(block.lengths) if block.sources is None else [source or None for source in block.sources]
-    return pa.record_batch(
-        {
-            "first_row": pa.array(block.first_rows + first_row),
-            "length": pa.array(block.lengths),
-            "return": pa.array(block.returns()),
-            "seed": pa.array(_seeds(block)),
-            "source": pa.array(sources, pa.string()),
-        }
-    )
 
 
 def _read_metadata(folder: Path) -> StoreMetadata:
@@ -351,16 +348,25 @@ def _read_metadata(folder: Path) -> StoreMetadata:
             where=str(folder),
             mend=f"give the folder that holds {METADATA_FILE}, or convert a source to one with 'offrl convert'",
         ) from None
+    except OSError as error:
+        raise StoreError(f"the store can't be read ({error.strerror})", where=str(path)) from error
     except ValueError as error:
-        raise CorruptStoreError(
-            f"the store's metadata isn't JSON ({error})", where=str(path), mend="restore the file from a copy"
-        ) from error
+        raise CorruptStoreError(f"the store's metadata isn't JSON ({error})", where=str(path), mend=MEND) from error
     return StoreMetadata.from_json(value, str(path))
 
 
 def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
-    with durable_write(folder / METADATA_FILE) as file:
-        file.write(json.dumps(metadata.to_json(), indent=1, allow_nan=False).encode())
+    path = folder / METADATA_FILE
+    try:
+        text = json.dumps(metadata.to_json(), indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"the provenance or the reference scores aren't JSON values ({error})",
+            where=str(path),
+            mend="give text, finite numbers, lists and dictionaries",
+        ) from error
+    with durable_write(path) as file:
+        file.write(text.encode())
 
 
 def _prepare_folder(folder: Path, append: bool) -> bool:
@@ -372,11 +378,11 @@ def _prepare_folder(folder: Path, append: bool) -> bool:
             )
         return True
     try:
-        foreign = sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE, METADATA_FILE + ".tmp"})
+        foreign = sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE, METADATA_FILE + TEMPORARY_SUFFIX})
     except FileNotFoundError:
         foreign = []
     except OSError as error:
-        raise StoreError(f"no store can be made here ({error.strerror})", where=str(folder)) from error
+        raise write_error(error, folder) from error
     if foreign:
         raise StoreError(
             f"the folder isn't empty and isn't a store: it holds '{foreign[0]}'",
@@ -387,12 +393,15 @@ def _prepare_folder(folder: Path, append: bool) -> bool:
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"no store can be made here ({error.strerror})", where=str(folder)) from error
+        raise write_error(error, folder) from error
     return False
 
 
 def _acquire_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise write_error(error, path) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

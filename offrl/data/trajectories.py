@@ -253,7 +253,7 @@ class StoreView(Trajectories):
             pieces.append(self.parent.read(column, max(start, int(here[run])) + shift, min(stop, end) + shift))
             if end >= stop:
                 break
-        return pieces[0] if len(pieces) == 1 else join(pieces, self.parent, column)
+        return pieces[0] if len(pieces) == 1 else np.concatenate([self.parent.read(column, 0, 0), *pieces])
 
     def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         return self.parent.gather(column, self.parent_rows(check_rows(rows, self.num_rows, "row")))
@@ -274,11 +274,6 @@ def merge_statistics(parts: Iterator[Mapping[str, ColumnStatistics]]) -> dict[st
         for name, value in part.items():
             total[name] = total[name].merge(value) if name in total else value
     return total
-
-
-def join(pieces: list[NDArray[Any]], source: Trajectories, column: str) -> NDArray[Any]:
-    """Pieces of a column as one array; no pieces give an array of no rows."""
-    return np.concatenate(pieces) if pieces else source.read(column, 0, 0)
 
 
 def check_range(start: int, stop: int, rows: int) -> None:

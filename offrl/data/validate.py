@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.schema import ShardRecord, flatten_space
-from offrl.data.shard import check_size, file_sha256, map_table
+from offrl.data.shard import check_size, file_sha256, map_episodes
 from offrl.data.store import TrajectoryStore
 from offrl.errors import CorruptStoreError
 
@@ -80,13 +80,16 @@ def _validate_shard(store: TrajectoryStore, index: int, first_row: int, first_ep
     record = store.metadata.shards[index]
     yield from _check_files(store, record)
     try:
-        lengths, returns = _episode_columns(store, record, first_row)
+        table, _ = map_episodes(store.path / record.episodes_file, record.episodes)
         columns = store.shard(index)
     except CorruptStoreError as error:
-        code = "alignment" if isinstance(error, _MisalignedError) else "unreadable"
-        yield Finding("error", code, error.what, shard=error.where or record.rows_file)
+        yield Finding("error", "unreadable", error.what, shard=error.where)
         return
-    shard = _Shard(record, columns, lengths, returns, first_row, first_episode)
+    misaligned = _misalignment(record, table["length"], table["first_row"], first_row)
+    if misaligned:
+        yield Finding("error", "alignment", misaligned, shard=record.episodes_file)
+        return
+    shard = _Shard(record, columns, table["length"], table["return"], first_row, first_episode)
     yield from shard.check_returns()
     yield from shard.check_flags()
     for name in columns:
@@ -115,26 +118,18 @@ def _check_files(store: TrajectoryStore, record: ShardRecord) -> Iterator[Findin
             yield Finding("error", "checksum", message, shard=name)
 
 
-class _MisalignedError(CorruptStoreError):
-    """The episode table doesn't fit the rows."""
-
-
-def _episode_columns(
-    store: TrajectoryStore, record: ShardRecord, first_row: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    table = map_table(store.path / record.episodes_file)
-    lengths = table.column("length").to_numpy()
-    starts = table.column("first_row").to_numpy()
-    expected = np.cumsum(lengths + 1) - (lengths + 1) + first_row
-    if len(lengths) != record.episodes or (lengths < 1).any() or int((lengths + 1).sum()) != record.rows:
-        raise _MisalignedError(
-            f"the episode table lists {len(lengths)} episodes with {int((lengths + 1).sum())} rows, the metadata "
-            f"{record.episodes} with {record.rows}",
-            where=record.episodes_file,
-        )
-    if not np.array_equal(starts, expected):
-        raise _MisalignedError("the episodes' first rows aren't back to back", where=record.episodes_file)
-    return lengths, table.column("return").to_numpy()
+def _misalignment(
+    record: ShardRecord, lengths: NDArray[np.int64], first_rows: NDArray[np.int64], first_row: int
+) -> str | None:
+    """How the episode table doesn't fit the rows, if it doesn't."""
+    rows = int((lengths + 1).sum())
+    if rows != record.rows:
+        return f"the lengths in the episode table add up to {rows} rows, the shard has {record.rows}"
+    if (lengths < 1).any():
+        return "an episode has no transitions"
+    if not np.array_equal(first_rows, np.cumsum(lengths + 1) - (lengths + 1) + first_row):
+        return "the episodes' first rows aren't back to back"
+    return None
 
 
 class _Shard:
@@ -204,6 +199,7 @@ class _Shard:
                 bad["bounds"][here] = _outside(flat, bounds).any(axis=1)
         if name.split(".")[0] == schema.ACTION:
             bad["bounds"][self.final] = False  # padding, which need not be an action
+        bad["bounds"] &= ~bad["infinity"]
         severe = name.split(".")[0] == schema.ACTION or array.dtype.kind != "f"
         yield from self._in_rows("error", "nan", "the value is not a number", name, bad["nan"])
         yield from self._in_rows("error", "infinity", "the value is infinite", name, bad["infinity"])
