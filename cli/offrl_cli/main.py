@@ -9,6 +9,8 @@ import typer
 import offrl
 from offrl_cli import recipes
 from offrl_cli.reporting import show_tracebacks
+from offrl_cli.runs import evaluate, plot
+from offrl_cli.train import TrainCommand, train
 
 HELP = """Offline and imitation learning: from logs or demonstrations to a running policy.
 
@@ -24,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=TrainCommand)(train)
+app.command()(evaluate)
+app.command()(plot)
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -8,6 +8,8 @@ import typer
 
 from offrl_cli.output import AsJson, print_json, print_table
 from offrl_cli.reporting import command
+from offrl_cli.train import Out, Settings
+from offrl_cli.training import choose_recipe, start_run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes: complete training runs as TOML files.")
 
@@ -58,6 +60,19 @@ def show(
         print_json({"name": name, "recipe": recipe.to_dict()})
     else:
         typer.echo(to_toml(recipe), nl=False)
+
+
+@app.command()
+@command
+def run(name: Name, settings: Settings = None, out: Out = None, as_json: AsJson = False) -> None:
+    """Train by a recipe.
+
+    Example: offrl recipes run bc/hopper --set seeds=[0,1,2]
+    """
+    from offrl.recipe_catalog import find_recipe
+
+    algo = str(find_recipe(name).values.get("algo"))
+    start_run(choose_recipe(algo, name, {}, settings or []), out, as_json)
 
 
 def _summary(recipe: Any) -> dict[str, Any]:

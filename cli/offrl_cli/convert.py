@@ -1,0 +1,147 @@
+"""`offrl convert`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
+from offrl_cli.reporting import WORK_FAILED, command
+
+if TYPE_CHECKING:
+    from offrl.data.convert import ConversionReport
+
+
+class Timeouts(StrEnum):
+    """What becomes of a transition that a time limit cut."""
+
+    keep = "keep"
+    drop = "drop"
+    terminal = "terminal"
+
+
+class OutOfBounds(StrEnum):
+    """What becomes of actions outside their bounds."""
+
+    error = "error"
+    clip = "clip"
+    keep = "keep"
+
+
+@command
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A file or folder, or d4rl:ID or minari:ID, which may be fetched.")
+    ],
+    destination: Annotated[
+        str | None, typer.Argument(metavar="DEST", help="The new dataset: a bare name goes to your local datasets.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--from", metavar="FORMAT", help="The source's format, where it isn't recognised.")
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Where a field is, such as observation=x,y or reward=r."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what was understood, and write nothing.")
+    ] = False,
+    timeouts: Annotated[
+        Timeouts, typer.Option(help="What becomes of a transition that is marked as cut by a time limit.")
+    ] = Timeouts.keep,
+    time_limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Episodes were cut after N steps, where the source doesn't say so.")
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(metavar="ID", help="Gymnasium id: its spaces are taken, and it is recorded.")
+    ] = None,
+    action_bounds: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Bounds of every action, where none are known.")
+    ] = None,
+    out_of_bounds: Annotated[
+        OutOfBounds, typer.Option(help="What becomes of actions outside their bounds.")
+    ] = OutOfBounds.error,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pickles: only of authors whom you'd let run code here.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a dataset at DEST, once the new one is whole.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert logged data to a dataset, checked on the way.
+
+    FIELD is observation, action, reward, terminated, truncated, episode, step,
+    next_observation, behavior_log_prob, behavior_prob, action_mask or
+    info.KEY. Several columns (a,b,c) or a prefix (obs_*) make a vector.
+
+    Example: offrl convert logs.csv my-logs --map observation=x,y --dry-run
+    """
+    with working("Reading" if dry_run else "Converting"):
+        from offrl.data.convert import ConvertOptions, parse_mapping, plan_conversion
+        from offrl.data.convert import convert as convert_source
+        from offrl.errors import RequestError
+
+        options = ConvertOptions(
+            mapping=parse_mapping(mapping or []),
+            timeouts=timeouts.value,
+            time_limit=time_limit,
+            environment=env,
+            action_bounds=action_bounds,
+            out_of_bounds=out_of_bounds.value,
+            allow_pickle=allow_pickle,
+        )
+        if dry_run:
+            report = plan_conversion(source, format=format, options=options)
+        elif destination is None:
+            raise RequestError("no destination is named", mend="write offrl convert SOURCE DEST, or add --dry-run")
+        else:
+            report = convert_source(
+                source, store_path(destination), format=format, options=options, overwrite=overwrite
+            )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print(report)
+    if report.problems:
+        raise typer.Exit(WORK_FAILED)
+
+
+def _print(report: ConversionReport) -> None:
+    shortest, median, longest = report.lengths
+    ends = f"{report.terminated:,} terminated, {report.truncated:,} truncated"
+    if report.cut:
+        ends += f" ({report.cut:,} of these only because the source ends)"
+    print_pairs(
+        {
+            "source": report.source,
+            "format": report.format,
+            "rows": f"{report.rows:,}",
+            "episodes": f"{report.episodes:,}",
+            "transitions": f"{report.steps:,}",
+            "lengths": f"{shortest:,} to {longest:,}, median {median:,g}",
+            "endings": ends,
+            "observation space": report.spec.observation_space,
+            "action space": report.spec.action_space,
+            "environment": report.environment or "not named",
+        }
+    )
+    print_table(
+        ["column", "type", "shape"],
+        [[name, dtype, " × ".join(map(str, shape)) or "scalar"] for name, (dtype, shape) in report.columns.items()],
+    )
+    for item in report.dropped:
+        counts = [f"{item.steps:,} transitions"] * bool(item.steps) + [f"{item.episodes:,} episodes"] * bool(item.episodes)
+        typer.echo(f"dropped: {item.reason}" + (f" ({', '.join(counts)})" if counts else ""))
+    for text in report.notes:
+        typer.echo(f"note: {text}")
+    for text in report.warnings:
+        typer.echo(f"warning: {text}")
+    for problem in report.problems:
+        typer.echo(f"problem: {problem.what}\n  where: {problem.where}\n  mend:  {problem.mend}")
+    if report.written is None:
+        note("Nothing was written: this was a dry run.")
+    else:
+        print_pairs({"written": report.written})

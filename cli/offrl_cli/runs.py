@@ -1,0 +1,138 @@
+"""Commands that read a run: `offrl evaluate`, `offrl collect` and `offrl plot`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offrl_cli.output import AsJson, print_json, print_pairs, print_table, working
+from offrl_cli.reporting import command
+from offrl_cli.scores import print_scores
+
+
+class Kind(StrEnum):
+    """Which checkpoint of a run."""
+
+    last = "last"
+    best = "best"
+
+
+class Horizontal(StrEnum):
+    """The horizontal axis of learning curves."""
+
+    step = "step"
+    minutes = "minutes"
+
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that offrl train left.")]
+Environment = Annotated[
+    str | None, typer.Option(metavar="ID", help="Gymnasium id in place of the run's own environment.")
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes' initial states.")]
+
+
+@command
+def evaluate(
+    run: RunPath,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 20,
+    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to load.")] = Kind.last,
+    video: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Film one episode per seed as MP4 (pip install 'offrl[video]').")
+    ] = None,
+    seed: Seed = 0,
+    env: Environment = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a trained policy's greedy actions and report its returns.
+
+    Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --episodes 100
+    """
+    with working("Evaluating"):
+        from offrl.train.run import Run
+        from offrl.train.session import evaluate_run
+
+        opened = Run.open(run)
+        scores = evaluate_run(opened, episodes=episodes, checkpoint=checkpoint.value, seed=seed, env=env, video=video)
+    if as_json:
+        print_json({"run": run, "checkpoint": checkpoint.value, **scores})
+        return
+    print_scores(scores)
+    print_pairs({"checkpoint": checkpoint.value, "videos": "\n".join(scores.get("videos", [])) or None})
+
+
+@command
+def collect(
+    run: RunPath,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes in all, shared among the run's seeds.")],
+    out: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="The dataset: a bare name goes to your local datasets.")
+    ],
+    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to load.")] = Kind.best,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Sample actions in place of the greedy ones, and log their density.")
+    ] = False,
+    reference_scores: Annotated[
+        bool,
+        typer.Option("--reference-scores", help="Measure a random policy too, and store both returns as references."),
+    ] = False,
+    seed: Seed = 0,
+    env: Environment = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record a trained policy's episodes as a dataset.
+
+    Example: offrl collect runs/td3-Hopper-v5-20250101-120000 --episodes 100 --out my-hopper
+    """
+    with working("Collecting"):
+        from offrl.train.collect import collect as collect_episodes
+        from offrl.train.run import Run
+
+        report = collect_episodes(
+            Run.open(run),
+            episodes=episodes,
+            destination=store_path(out),
+            checkpoint=checkpoint.value,
+            seed=seed,
+            env=env,
+            stochastic=stochastic,
+            reference_scores=reference_scores,
+        )
+    if as_json:
+        print_json(report)
+    else:
+        print_pairs(report)
+
+
+@command
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories that offrl train left.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="The picture. Default: plots/METRIC.png in the first run.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="evaluation (mean return), or a metric of the runs, such as loss.")
+    ] = "evaluation",
+    x: Annotated[Horizontal, typer.Option(help="The horizontal axis.")] = Horizontal.step,
+    as_json: AsJson = False,
+) -> None:
+    """Draw learning curves: the mean over seeds, with a band of one standard error.
+
+    Runs whose recipes differ in their seeds only make one curve.
+
+    Example: offrl plot runs/bc-* --out curves.png
+    """
+    with working("Drawing"):
+        from offrl.train.plots import plot_runs
+        from offrl.train.run import Run
+
+        destination = out or runs[0] / "plots" / f"{metric}.png"
+        curves = plot_runs([Run.open(run) for run in runs], destination, metric=metric, x=x.value)
+    if as_json:
+        print_json({"picture": destination, "curves": [vars(curve) for curve in curves]})
+        return
+    rows = [[curve.label, curve.seeds, len(curve.x), float(curve.mean[-1])] for curve in curves]
+    print_table(["curve", "seeds", "points", "last"], rows)
+    print_pairs({"picture": destination})

@@ -1,0 +1,136 @@
+"""`offrl train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from offrl.errors import RequestError
+from offrl_cli.output import AsJson
+from offrl_cli.reporting import command
+from offrl_cli.training import choose_recipe, continue_run, start_run
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe, such as agent.learning_rate=1e-4."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The run directory. Default: runs/ALGO-TASK-TIME.")]
+
+
+class Penalty(StrEnum):
+    """Whose coefficient cross-validation chooses."""
+
+    l1 = "l1"
+    l2 = "l2"
+
+
+class TrainCommand(TyperCommand):
+    """Reads a bare --cross-validate as --cross-validate l2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write out the penalty, then parse as ever."""
+        written: list[str] = []
+        for arg, following in zip(args, [*args[1:], ""], strict=True):
+            bare = arg == "--cross-validate" and following not in list(Penalty)
+            written += [arg, Penalty.l2] if bare else [arg]
+        return super().parse_args(ctx, written)
+
+
+@command
+def train(
+    algo: Annotated[str | None, typer.Argument(metavar="ALGO", help="The algorithm: bc or td3.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option(metavar="ID", help="Gymnasium id to evaluate in, or without a dataset to learn in.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Gradient steps with a dataset, environment steps without.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, metavar="S", help="Train S seeds side by side.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="K", help="The first, or only, seed. Default: 0.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="B", help="Transitions per seed and gradient step.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = None,
+    top_fraction: Annotated[
+        float | None, typer.Option(metavar="X", help="Learn from this share of the episodes, those of highest return.")
+    ] = None,
+    cross_validate: Annotated[
+        Penalty | None,
+        typer.Option(
+            metavar="[l1|l2]", help="Choose that penalty's coefficient (l2 unless named) by cross-validation."
+        ),
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Steps between evaluations; 0: at the end only.")
+    ] = None,
+    eval_episodes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Episodes per seed in each evaluation.")
+    ] = None,
+    writers: Annotated[
+        str | None, typer.Option(metavar="LIST", help="csv, tensorboard or both (with a comma), beside metrics.jsonl.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Start from this recipe in place of the one that matches.")
+    ] = None,
+    settings: Settings = None,
+    out: Out = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Continue a run by its own recipe; only --steps may change it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy, evaluate it, and leave a run directory.
+
+    The options change the bundled recipe of ALGO whose dataset is --dataset or,
+    without one, whose environment is --env. Where none matches, they change
+    ALGO's defaults. Ctrl-C saves first.
+
+    Example: offrl train bc --dataset hopper-expert --seeds 5
+    """
+    flags = {
+        "dataset": dataset,
+        "env": env,
+        "steps": steps,
+        "seeds": _seeds(seeds, seed),
+        "batch_size": batch_size,
+        "device": device,
+        "data.top_fraction": top_fraction,
+        "cross_validation.kind": cross_validate,
+        "evaluation.every": eval_every,
+        "evaluation.episodes": eval_episodes,
+        "evaluation.final_episodes": eval_episodes,
+        "writers": None if writers is None else [name.strip() for name in writers.split(",")],
+    }
+    if resume is not None:
+        _refuse_others({"ALGO": algo, "--recipe": recipe, "--set": settings, "--out": out, **flags, "steps": None})
+        continue_run(resume, steps, as_json)
+    elif algo is None:
+        raise RequestError("no algorithm is named", mend="write offrl train ALGO, such as offrl train bc")
+    else:
+        start_run(choose_recipe(algo, recipe, flags, settings or []), out, as_json)
+
+
+def _seeds(count: int | None, first: int | None) -> list[int] | None:
+    if count is None and first is None:
+        return None
+    start = first or 0
+    return list(range(start, start + (count or 1)))
+
+
+def _refuse_others(options: Mapping[str, Any]) -> None:
+    """A run goes on by its own recipe: raises RequestError where the command line says more."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise RequestError(
+            f"a run continues by its own recipe, so --resume doesn't go with {', '.join(given)}",
+            mend="leave these out, or start a new run",
+        )
