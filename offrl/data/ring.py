@@ -86,9 +86,10 @@ class OnlineRing:
 
     def cut(self) -> None:
         """End every running episode where it stands: truncated, so it still bootstraps; follow with `begin`."""
-        (started,) = np.nonzero(self.previous >= 0)
-        self.rows[started, self.previous[started], self.layout.slices[schema.TRUNCATED].start] = 1.0
-        self._mirror(started, self.previous[started])
+        if (self.previous < 0).all():
+            return
+        self.rows[self._all_streams, self.previous, self.layout.slices[schema.TRUNCATED].start] = 1.0
+        self._mirror(self._all_streams, self.previous)
         self._advance(self._all_streams)
         self.previous[:] = -1
 

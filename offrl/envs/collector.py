@@ -51,8 +51,7 @@ class Collector:
         Gymnasium can't save an environment's state. Cutting the running episodes at every checkpoint, and going on from
         a reset that only depends on the step, is what makes a resumed run equal one that was never stopped.
         """
-        if self.observation is not None:
-            self.ring.cut()
+        self.ring.cut()
         sequences = [np.random.SeedSequence([COLLECTION_STREAM, seed, step]) for seed in self.seeds]
         reset_seeds = np.concatenate([sequence.generate_state(self.per_seed) for sequence in sequences])
         self.observation, _ = self.environments.reset(seed=reset_seeds.tolist())

@@ -1,0 +1,52 @@
+"""Rounds of updates: how many environment steps and updates each holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from offrl.train.feeds import OnlineFeed
+from offrl.train.run import Run
+from offrl.train.session import SilentListener, Task, build_loop
+from tests.train.runs import td3_recipe
+
+
+@pytest.mark.parametrize(
+    ("environments", "updates_per_step", "vector_steps", "updates"),
+    [(1, 1.0, 2, 1), (2, 1.0, 1, 1), (4, 1.0, 1, 2), (1, 0.5, 4, 1), (3, 1.0, 2, 3), (1, 4.0, 1, 2)],
+)
+def test_a_round_keeps_the_ratio_of_updates_to_steps(
+    environments: int, updates_per_step: float, vector_steps: int, updates: int, tmp_path: Path
+) -> None:
+    """TD3 takes two gradient steps per update: 2 · updates = updates_per_step · vector_steps · environments."""
+    feed = _feed(tmp_path, environments, updates_per_step, warmup_steps=0)
+
+    assert (feed.vector_steps, feed.updates) == (vector_steps, updates)
+    feed.at_checkpoint(0)
+    cycles = list(feed.rounds(3))
+    assert len(cycles) == 3 * updates
+    assert int(feed.steps_taken) == 3 * feed.steps_per_round == 3 * vector_steps * environments
+    assert all(len(batches) == 2 for batches, _ in cycles)
+
+
+def test_the_warm_up_collects_without_learning(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, environments=1, updates_per_step=1.0, warmup_steps=7)
+    feed.at_checkpoint(0)
+
+    assert [len(list(feed.rounds(1))) for _ in range(5)] == [0, 0, 0, 1, 1]
+    actions = feed.ring.rows[0, :6, 3]
+    assert (abs(actions) < 1.0).all()
+    assert actions.std() > 0.1
+
+
+def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> OnlineFeed:
+    recipe = td3_recipe(seeds=[0])
+    online = dataclasses.replace(
+        recipe.online, environments=environments, updates_per_step=updates_per_step, warmup_steps=warmup_steps
+    )
+    recipe = dataclasses.replace(recipe, online=online)
+    loop = build_loop(Run.create(path / "run", recipe), Task.of(recipe), SilentListener())
+    assert isinstance(loop.feed, OnlineFeed)
+    return loop.feed

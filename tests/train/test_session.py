@@ -1,0 +1,258 @@
+"""Whole runs: what they write, and that stopping and resuming changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from offrl.agents.bc import BC
+from offrl.errors import DivergenceError, RecipeError, RunError, RunInUseError, SpaceMismatchError
+from offrl.recipes import Recipe, to_toml
+from offrl.train.checkpoint import state_tensors
+from offrl.train.run import Run
+from offrl.train.session import evaluate_run, load_policy, resolve_device, resume, train
+from tests.train.runs import assert_same_tensors, bc_recipe, last_tensors, make_demonstrations, start_python, td3_recipe
+
+TRAIN = """
+import sys, tomllib, torch
+from pathlib import Path
+from offrl.recipes import recipe_from_dict
+from offrl.train.loop import Interrupted
+from offrl.train.session import resume, train
+torch.set_num_threads(1)
+
+class Announce:
+    def progress(self, step, steps, metrics):
+        print(f"step {step}")
+    def evaluated(self, step, scores):
+        pass
+
+recipe, path = recipe_from_dict(tomllib.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
+try:
+    resume(path, Announce()) if (path / "recipe.toml").exists() else train(recipe, path, Announce())
+except Interrupted as stop:
+    print(f"saved {stop.step}")
+"""
+
+
+@pytest.fixture
+def demonstrations(tmp_path: Path) -> Path:
+    make_demonstrations(tmp_path / "demonstrations")
+    return tmp_path / "demonstrations"
+
+
+def test_a_run_holds_all_that_later_commands_read(demonstrations: Path, tmp_path: Path) -> None:
+    run = train(bc_recipe(demonstrations), tmp_path / "run")
+
+    assert Run.open(run.path).recipe == dataclasses.replace(bc_recipe(demonstrations), env="Pendulum-v1")
+    steps = [line["step"] for line in run.lines("metrics.jsonl") if "imitation_loss" in line]
+    assert steps == [20, 40, 60, 80, 100, 120]
+    (final,) = run.lines("evaluations.jsonl")
+    assert final["final"]
+    assert np.shape(final["returns"]) == (2, 2)
+    assert final["mean_return"] == pytest.approx(np.mean(final["returns"]))
+    assert sorted(os.listdir(run.path / "checkpoints")) == ["best-step-120", "index.json", "step-120"]
+
+
+def test_the_recipe_of_a_run_replays_it(demonstrations: Path, tmp_path: Path) -> None:
+    one = train(bc_recipe(demonstrations), tmp_path / "one")
+    other = train(Run.open(one.path).recipe, tmp_path / "other")
+
+    assert_same_tensors(one, other)
+
+
+@pytest.mark.parametrize("algo", ["bc", "td3"])
+def test_training_on_equals_training_through(algo: str, demonstrations: Path, tmp_path: Path) -> None:
+    """N steps, then resume to 2N, equals 2N: agent, generators, ring and scores, bit for bit."""
+    recipe = bc_recipe(demonstrations) if algo == "bc" else td3_recipe()
+    through = train(recipe, tmp_path / "through")
+
+    half = (recipe.steps // 2 // recipe.checkpoint_every) * recipe.checkpoint_every
+    train(dataclasses.replace(recipe, steps=half), tmp_path / "halves")
+    halves = resume(tmp_path / "halves", steps=recipe.steps)
+
+    assert_same_tensors(through, halves)
+    assert _without_rates(through) == _without_rates(halves)
+
+
+@pytest.mark.parametrize("algo", ["bc", "td3"])
+def test_a_killed_run_ends_as_if_it_had_not_been(algo: str, demonstrations: Path, tmp_path: Path) -> None:
+    recipe = bc_recipe(demonstrations) if algo == "bc" else td3_recipe()
+    through = train(recipe, tmp_path / "through")
+
+    _kill_after(recipe, tmp_path / "killed", step=recipe.checkpoint_every + recipe.log_every)
+    killed = resume(tmp_path / "killed")
+
+    assert_same_tensors(through, killed)
+    assert _without_rates(through) == _without_rates(killed)
+
+
+def test_ctrl_c_saves_and_resuming_goes_on_as_if_nothing_had_been(demonstrations: Path, tmp_path: Path) -> None:
+    recipe = bc_recipe(demonstrations, steps=3_000, log_every=100, checkpoint_every=2_000)
+    through = train(recipe, tmp_path / "through")
+
+    process = _start(recipe, tmp_path / "stopped")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            process.send_signal(signal.SIGINT)
+            break
+    output = process.stdout.read()
+    assert process.wait(60) == 0, output
+    assert "saved" in output
+    stopped = resume(tmp_path / "stopped")
+
+    assert_same_tensors(through, stopped)
+
+
+@pytest.mark.parametrize("algo", ["bc", "td3"])
+def test_two_seeds_at_once_equal_each_alone(algo: str, demonstrations: Path, tmp_path: Path) -> None:
+    def recipe(seeds: tuple[int, ...]) -> Recipe:
+        made = bc_recipe(demonstrations) if algo == "bc" else td3_recipe()
+        return dataclasses.replace(made, seeds=seeds)
+
+    together = _state(train(recipe((3, 5)), tmp_path / "together"))
+    for position, seed in enumerate((3, 5)):
+        alone = _state(train(recipe((seed,)), tmp_path / f"alone-{seed}"))
+        for name, tensor in alone.items():
+            other = together[name][position : position + 1] if tensor.dim() else together[name]
+            torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-5, msg=f"seed {seed}: {name}")
+
+
+def test_early_stopping_keeps_each_seed_where_it_was_best(demonstrations: Path, tmp_path: Path) -> None:
+    """Fitting noise only gets worse on held-out episodes, so patience runs out long before the last step."""
+    make_demonstrations(tmp_path / "noise", shuffled=True)
+    recipe = bc_recipe(
+        tmp_path / "noise",
+        steps=20_000,
+        agent={"hidden": [64, 64], "learning_rate": 1e-2},
+        early_stopping={"every": 20, "patience": 3},
+    )
+    run = train(recipe, tmp_path / "run")
+
+    losses = np.array([line["validation_loss"] for line in run.lines("metrics.jsonl") if "validation_loss" in line])
+    assert len(losses) < 100
+    (final,) = run.lines("evaluations.jsonl")
+    assert final["checkpoint"] == "best"
+    scores = last_tensors(run)["progress/best_scores"].numpy()
+    np.testing.assert_allclose(scores, -losses.min(axis=0), rtol=1e-5)
+
+
+def test_top_episodes_only(demonstrations: Path, tmp_path: Path) -> None:
+    """The store's episodes differ in return; a quarter of eight leaves the two best, one of them held out."""
+    recipe = bc_recipe(demonstrations, data={"top_fraction": 0.25, "validation_fraction": 0.5})
+    run = train(recipe, tmp_path / "run")
+
+    assert run.has_checkpoint("last")
+    whole = train(bc_recipe(demonstrations), tmp_path / "whole")
+    normalizers = [last_tensors(each)["normalizer/mean."] for each in (run, whole)]
+    assert not torch.equal(*normalizers)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy, calls = BC.update, iter(range(10_000))
+
+    def update(self: BC, *arguments: Any) -> dict[str, torch.Tensor]:
+        metrics = healthy(self, *arguments)
+        return {name: value * float("nan") for name, value in metrics.items()} if next(calls) >= 70 else metrics
+
+    monkeypatch.setattr(BC, "update", update)
+    with pytest.raises(DivergenceError, match="'imitation_loss' became nan for seed 0 by step 80"):
+        train(bc_recipe(demonstrations), tmp_path / "run")
+    assert Run.open(tmp_path / "run").checkpoint("last").name == "step-40"
+
+
+def test_an_environment_with_other_spaces_is_refused_before_anything_is_written(
+    demonstrations: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SpaceMismatchError, match="CartPole-v1"):
+        train(bc_recipe(demonstrations, env="CartPole-v1"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_requests_that_can_not_be_met(demonstrations: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="learns from a dataset"):
+        train(dataclasses.replace(bc_recipe(demonstrations), dataset=None), tmp_path / "run")
+    with pytest.raises(RecipeError, match="neither a dataset nor an environment"):
+        train(td3_recipe(env=None), tmp_path / "run")
+    with pytest.raises(RecipeError, match="no device 'abacus'"):
+        resolve_device("abacus")
+    with pytest.raises(RunError, match="no run in this directory"):
+        resume(tmp_path / "nowhere")
+
+
+def test_a_run_in_use_is_left_alone(demonstrations: Path, tmp_path: Path) -> None:
+    run = train(bc_recipe(demonstrations), tmp_path / "run")
+    with run.lock(), pytest.raises(RunInUseError, match="another process"):
+        resume(run.path)
+    with pytest.raises(RunError, match="a run in this directory already"):
+        train(bc_recipe(demonstrations), run.path)
+
+
+def test_evaluation_is_the_policy_in_the_environment(demonstrations: Path, tmp_path: Path) -> None:
+    """The returns reported are those of stepping the environment by hand with the loaded policy."""
+    run = train(bc_recipe(demonstrations), tmp_path / "run")
+    scores = evaluate_run(run, episodes=1, seed=3)
+
+    policy, _ = load_policy(run, "last")
+    from offrl.envs.evaluator import evaluation_seeds
+
+    for position in range(2):
+        env = gym.make("Pendulum-v1")
+        observation, _ = env.reset(seed=evaluation_seeds(3, 1)[0])
+        total, done = 0.0, False
+        while not done:
+            action = policy.act_greedily(np.stack([observation, observation]))[position]
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, done = total + float(reward), terminated or truncated
+        assert scores["returns"][position][0] == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.learning
+def test_cloning_needs_the_pairing_of_observations_and_actions(tmp_path: Path) -> None:
+    """The held-out loss after training on demonstrations is far below that after training on shuffled ones."""
+    losses = []
+    for shuffled in (False, True):
+        data = tmp_path / f"data-{shuffled}"
+        make_demonstrations(data, episodes=20, shuffled=shuffled)
+        recipe = bc_recipe(data, steps=2_000, agent={"hidden": [64, 64]}, early_stopping={"every": 500})
+        run = train(recipe, tmp_path / f"run-{shuffled}")
+        losses.append([line["validation_loss"] for line in run.lines("metrics.jsonl") if "validation_loss" in line][-1])
+    assert max(losses[0]) < 0.01
+    assert min(losses[1]) > 0.1
+
+
+def _state(run: Run) -> dict[str, torch.Tensor]:
+    return state_tensors(load_policy(run, "last")[0].state)
+
+
+def _without_rates(run: Run) -> list[dict[str, Any]]:
+    lines = run.lines("metrics.jsonl") + run.lines("evaluations.jsonl")
+    return [{key: value for key, value in line.items() if key != "steps_per_second"} for line in lines]
+
+
+def _start(recipe: Recipe, path: Path) -> Any:
+    recipe_file = path.with_suffix(".toml")
+    recipe_file.write_text(to_toml(recipe))
+    return start_python(TRAIN, str(recipe_file), str(path))
+
+
+def _kill_after(recipe: Recipe, path: Path, step: int) -> None:
+    process = _start(recipe, path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == f"step {step}":
+            break
+    process.kill()
+    process.wait(60)
+    assert Run.open(path).has_checkpoint("last")
