@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.errors import SpaceMismatchError
+from offrl.agents.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.distributions import (
     categorical_entropy,
@@ -28,8 +29,6 @@ from offrl.nn.distributions import (
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ class BCConfig:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     policy: PolicyKind = "auto"
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256)
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    hidden: Widths = (256, 256)
+    learning_rate: Positive = 1e-3
     l1: NonNegative = 0.0
     l2: NonNegative = 0.0
     entropy_bonus: NonNegative = 0.0
-    ema: Fraction = 0.0
+    ema: ProbabilityBelowOne = 0.0
     layer_norm: bool = False
-    dropout: Fraction = 0.0
-    activation: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+    dropout: ProbabilityBelowOne = 0.0
+    activation: Activation = "relu"
 
 
 @dataclass
@@ -80,6 +79,7 @@ class BC:
 
     Raises:
         SpaceMismatchError: the policy kind doesn't fit the action space.
+        RecipeError: an entropy bonus is asked for, and the policy is deterministic.
     """
 
     batches_per_update = 1
@@ -87,6 +87,11 @@ class BC:
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.kind = policy_kind(config.policy, spec)
+        if config.entropy_bonus and self.kind == "deterministic":
+            raise RecipeError(
+                f"a deterministic policy has no entropy, but agent.entropy_bonus is {config.entropy_bonus}",
+                mend="set agent.policy=gaussian, or agent.entropy_bonus=0",
+            )
         self.choices, self.first_choice = _choices(spec.action_space)
         self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
         self.flat_observation = FlatObservation(spec.observation_space)

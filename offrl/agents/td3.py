@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl.agents.options import Count, NonNegative, Positive, PositiveFraction, Probability, Widths
 from offrl.agents.requirements import require_bounded_box
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
@@ -29,15 +31,17 @@ class TD3Config:
         layer_norm: normalise the critics' hidden layers (not in the paper; steadies long runs).
     """
 
-    hidden: tuple[int, ...] = (256, 256)
-    actor_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    discount: float = 0.99
-    target_rate: float = 0.005
-    policy_delay: int = 2
-    target_noise: float = 0.2
-    target_noise_clip: float = 0.5
-    exploration_noise: float = 0.1
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    hidden: Widths = (256, 256)
+    actor_learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 3e-4
+    discount: Probability = 0.99
+    target_rate: PositiveFraction = 0.005
+    policy_delay: Count = 2
+    target_noise: NonNegative = 0.2
+    target_noise_clip: NonNegative = 0.5
+    exploration_noise: NonNegative = 0.1
     layer_norm: bool = False
 
 

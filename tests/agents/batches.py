@@ -1,0 +1,90 @@
+"""Random batches and draws for an agent, and one seed's part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from offrl.types import Agent, Batch, Noise, Spec
+
+CPU = torch.device("cpu")
+
+
+def continuous(observations: int = 3, actions: int = 2) -> Spec:
+    return Spec(
+        gym.spaces.Box(-np.inf, np.inf, (observations,), np.float32), gym.spaces.Box(-1.0, 1.0, (actions,), np.float32)
+    )
+
+
+def unbounded(observations: int = 3, actions: int = 2) -> Spec:
+    spec = continuous(observations, actions)
+    return Spec(spec.observation_space, gym.spaces.Box(-np.inf, np.inf, (actions,), np.float32))
+
+
+def discrete(observations: int = 3, actions: int = 4, start: int = 0) -> Spec:
+    return Spec(continuous(observations).observation_space, gym.spaces.Discrete(actions, start=start))
+
+
+def multi_discrete(observations: int = 3, choices: Sequence[int] = (3, 2)) -> Spec:
+    return Spec(continuous(observations).observation_space, gym.spaces.MultiDiscrete(list(choices)))
+
+
+def random_batches(spec: Spec, count: int, seeds: int, batch_size: int = 8) -> list[Batch]:
+    """Batches [S, B, …] of transitions, a quarter of which terminate; every seed has its own."""
+    rng = np.random.default_rng(7)
+    shape = (count, seeds, batch_size)
+    width = spec.observation_space.shape or (1,)
+
+    def normal(*size: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(size).astype(np.float32))
+
+    terminated = torch.from_numpy((rng.random(shape) < 0.25).astype(np.float32))
+    return Batch(
+        observation=normal(*shape, *width),
+        action=_actions(spec.action_space, rng, shape),
+        reward=normal(*shape),
+        discount=0.9 * (1.0 - terminated),
+        next_observation=normal(*shape, *width),
+        terminated=terminated,
+    ).unbind()
+
+
+def _actions(space: gym.Space[Any], rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+    if isinstance(space, gym.spaces.Box):
+        return torch.from_numpy(rng.uniform(-0.95, 0.95, (*shape, *space.shape)).astype(np.float32))
+    if isinstance(space, gym.spaces.Discrete):
+        return torch.from_numpy(rng.integers(space.start, space.start + space.n, shape))
+    assert isinstance(space, gym.spaces.MultiDiscrete)
+    return torch.from_numpy(rng.integers(0, space.nvec, (*shape, len(space.nvec))))
+
+
+def random_noise(agent: Agent[Any], updates: int, seeds: int, batch_size: int = 8) -> list[Noise]:
+    """Draws for several updates."""
+    generator = torch.Generator().manual_seed(13)
+    shapes = agent.noise_shapes(batch_size)
+    return [
+        {name: torch.randn(seeds, *shape, generator=generator) for name, shape in shapes.items()}
+        for _ in range(updates)
+    ]
+
+
+def of_seed(batch: Batch, seed: int) -> Batch:
+    """One seed's part of a batch, its axis kept."""
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: part[seed : seed + 1] for name, part in parts.items() if isinstance(part, Tensor)})
+
+
+def noise_of_seed(noise: Noise, seed: int) -> Noise:
+    return {name: draws[seed : seed + 1] for name, draws in noise.items()}
+
+
+def run_updates(agent: Agent[Any], state: Any, batches: Sequence[Batch], noise: Sequence[Noise]) -> list[Any]:
+    """One update for each element of `noise`; returns the metrics of each."""
+    size = agent.batches_per_update
+    return [agent.update(state, batches[i * size : (i + 1) * size], draws) for i, draws in enumerate(noise)]
