@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,10 +15,15 @@ from measuring import (
     ACTION_DIM,
     BATCH_SIZE,
     BLOCK,
+    DEMONSTRATIONS,
+    ENDLESS,
     EPISODE_LENGTH,
+    HIDDEN,
     OBSERVATION_DIM,
+    ONLINE_WARM_UP_STEPS,
     SAMPLING_EPISODES,
     Window,
+    WindowOver,
     main,
     process_seconds,
     steadily,
@@ -27,10 +33,12 @@ from measuring import (
 from offrl.data.block import EpisodeBlock
 from offrl.data.sampler import ReplaySampler
 from offrl.data.store import StoreWriter, TrajectoryStore
+from offrl.recipes import recipe_from_dict
+from offrl.train.session import train
 from offrl.types import Spec
 
 
-@contextmanager
+@contextlib.contextmanager
 def store(episodes: int) -> Iterator[TrajectoryStore]:
     """The synthetic episodes as a store on disk."""
     data = synthetic_episodes(episodes)
@@ -73,10 +81,74 @@ def sampling_blocks(window: Window) -> float:
     return sampling(window, BLOCK)
 
 
+class Ticks:
+    """Ticks with each line of metrics, and leaves the training loop when the window is over.
+
+    Args:
+        window: what to tick.
+        first_step: steps up to this one are warm-up, which trains nothing.
+    """
+
+    def __init__(self, window: Window, first_step: int = 0) -> None:
+        self.window, self.step = window, first_step
+
+    def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
+        if step <= self.step:
+            return
+        done, self.step = step - self.step, step
+        if not self.window.tick(done):
+            raise WindowOver
+
+    def evaluated(self, step: int, scores: dict[str, Any]) -> None:
+        """There is no evaluation here."""
+
+
+def train_until_over(ticks: Ticks, **settings: Any) -> float:
+    """`offrl train` in a run directory of its own, with metrics but without evaluations and checkpoints."""
+    values = {
+        "steps": ENDLESS,
+        "checkpoint_every": ENDLESS,
+        "log_every": BLOCK,
+        "batch_size": BATCH_SIZE,
+        "device": "cpu",
+        "evaluation": {"every": 0},
+    }
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(WindowOver):
+        train(recipe_from_dict(values | settings), Path(folder) / "run", ticks)
+    return ticks.window.rate
+
+
+def bc(window: Window, policy: str = "deterministic") -> float:
+    agent = {"hidden": HIDDEN, "policy": policy}
+    with store(DEMONSTRATIONS) as dataset:
+        data = {"validation_fraction": 0.0}
+        return train_until_over(Ticks(window), algo="bc", dataset=str(dataset.path), agent=agent, data=data)
+
+
+def bc_likelihood(window: Window) -> float:
+    """Likelihood of a Gaussian policy."""
+    return bc(window, "gaussian")
+
+
+def td3_online(window: Window) -> float:
+    online = {"warmup_steps": ONLINE_WARM_UP_STEPS, "environments": 1, "updates_per_step": 1.0}
+    agent = {"hidden": HIDDEN, "policy_delay": 2}
+    ticks = Ticks(window, ONLINE_WARM_UP_STEPS)
+    return train_until_over(ticks, algo="td3", env="Hopper-v5", agent=agent, online=online)
+
+
 def show_help(window: Window) -> float:
     """`offrl --help`, as the shell starts it."""
     return process_seconds(window, [str(Path(sys.executable).with_name("offrl")), "--help"])
 
 
 if __name__ == "__main__":
-    main({"sampling": sampling, "sampling-blocks": sampling_blocks, "help": show_help}, "offrl")
+    rows = {
+        "sampling": sampling,
+        "sampling-blocks": sampling_blocks,
+        "bc": bc,
+        "bc-likelihood": bc_likelihood,
+        "td3-online": td3_online,
+        "help": show_help,
+    }
+    main(rows, "offrl")
