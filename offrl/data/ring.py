@@ -11,6 +11,10 @@ from torch import Tensor
 
 from offrl.data import schema
 from offrl.data.layout import RowLayout
+from offrl.errors import RequestError
+
+MIN_ROWS = 3
+"""Of an environment: a transition, the final observation behind it, and the first one of the next episode."""
 
 Streams = NDArray[np.int64]
 Columns = Mapping[str, NDArray[np.generic]]
@@ -28,10 +32,18 @@ class OnlineRing:
         seeds: S.
         environments: E, environments per seed; a vector environment's n-th copy belongs to seed n // E.
         capacity: rows per seed, shared evenly among its environments.
+
+    Raises:
+        RequestError: the capacity leaves an environment fewer rows than the step that ends an episode writes.
     """
 
     def __init__(self, layout: RowLayout, seeds: int, environments: int, capacity: int) -> None:
         self.layout, self.environments, self.length = layout, environments, capacity // environments
+        if self.length < MIN_ROWS:
+            raise RequestError(
+                f"a replay ring of {capacity} rows is too small for {environments} environments per seed",
+                mend=f"raise online.capacity to at least {MIN_ROWS} per environment; a million is usual",
+            )
         streams = seeds * environments
         # One row more than the length: it mirrors row 0, so that each row's successor is the one behind it in memory.
         self.rows = np.zeros((streams, self.length + 1, layout.width), np.float32)
