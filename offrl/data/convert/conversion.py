@@ -1,0 +1,209 @@
+"""The conversion itself: understand a source, pass its episodes by the checks, write them to a store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import offrl
+from offrl.data.convert.checks import Checker
+from offrl.data.convert.options import ConvertOptions, check_fields
+from offrl.data.convert.registry import FORMATS, detect
+from offrl.data.convert.remote import Located, locate
+from offrl.data.convert.report import Chunk, ConversionReport, Log, Tally
+from offrl.data.convert.source import Source
+from offrl.data.shard import sync_directory
+from offrl.data.store import METADATA_FILE, StoreWriter
+from offrl.errors import RequestError, StoreError
+
+
+def plan_conversion(
+    source: str | os.PathLike[str], *, format: str | None = None, options: ConvertOptions | None = None
+) -> ConversionReport:
+    """Read a source and say exactly what converting it would do; nothing is written.
+
+    Args:
+        source: a path, or `minari:<id>` or `d4rl:<id>`.
+        format: one of `FORMATS`; found out from the source unless given.
+        options: what the source leaves open.
+
+    Raises:
+        DatasetNotFoundError: there is no such source, and none could be fetched.
+        SourceError: it can't be read as its format.
+        RequestError: it leaves something open that must be said. Wrong values are listed as problems instead.
+    """
+    return _run(source, None, format, options or ConvertOptions(), overwrite=False)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    dry_run: bool = False,
+    options: ConvertOptions | None = None,
+    overwrite: bool = False,
+) -> ConversionReport:
+    """Convert a source to a store.
+
+    The store is written under a temporary name beside `dest` and renamed at the end, so `dest` is either whole or not
+    there, whenever the conversion is killed. What an earlier, killed one left is removed.
+
+    Args:
+        source: a path, or `minari:<id>` or `d4rl:<id>`.
+        dest: the store's folder.
+        format: one of `FORMATS`; found out from the source unless given.
+        dry_run: only plan: the report is that of `plan_conversion`.
+        options: what the source leaves open.
+        overwrite: replace a store at `dest`, once the new one is whole.
+
+    Raises:
+        DatasetNotFoundError: there is no such source, and none could be fetched.
+        SourceError: it can't be read as its format.
+        DataError: its values are wrong.
+        RequestError: it leaves something open that must be said, or `dest` exists.
+        StoreError: the store can't be written.
+    """
+    return _run(source, None if dry_run else Path(dest), format, options or ConvertOptions(), overwrite)
+
+
+def _run(
+    source: str | os.PathLike[str], dest: Path | None, format: str | None, options: ConvertOptions, overwrite: bool
+) -> ConversionReport:
+    check_fields(options.mapping)
+    if dest is not None:
+        _check_destination(dest, overwrite)
+    located = locate(source)
+    name = _choose_format(format or located.format or detect(located.path))
+    log, tally = Log(dry_run=dest is None), Tally()
+    for note in located.notes:
+        log.note(note)
+    opened = FORMATS[name].open(located.path, options, log)
+    opened = replace(opened, reference_scores=located.reference_scores or opened.reference_scores)
+    chunks = _checked(opened, options, located.path.name, tally, log)
+    if dest is None:
+        for _ in chunks:
+            pass
+    else:
+        with _replacing(dest, overwrite) as folder:
+            _write(folder, dest.name, opened, chunks, _provenance(located, name, options, opened))
+    return tally.report(
+        source=located.label,
+        format=name,
+        written=None if dest is None else str(dest),
+        rows=opened.rows,
+        log=log,
+        spec=opened.spec,
+        environment=opened.environment,
+        reference_scores=opened.reference_scores,
+    )
+
+
+def _choose_format(name: str) -> str:
+    if name not in FORMATS:
+        raise RequestError(f"there is no format '{name}'", mend=f"formats are {', '.join(FORMATS)}")
+    return name
+
+
+def _checked(source: Source, options: ConvertOptions, label: str, tally: Tally, log: Log) -> Iterator[Chunk]:
+    checker = Checker(source.spec, options.out_of_bounds, label, log)
+    steps = 0
+    for chunk in source.chunks():
+        checked = checker.check(chunk)
+        tally.add(checked)
+        steps += int(checked.block.lengths.sum())
+        yield checked
+    if steps == 0:
+        log.problem("no transition remains", where=label, mend="see what is dropped and why with --dry-run")
+
+
+def _write(folder: Path, name: str, source: Source, chunks: Iterator[Chunk], provenance: dict[str, Any]) -> None:
+    with StoreWriter(
+        folder,
+        source.spec,
+        environment=source.environment,
+        provenance=provenance,
+        reference_scores=source.reference_scores,
+        name=name,
+    ) as writer:
+        for chunk in chunks:
+            writer.append(chunk.block)
+
+
+def _provenance(located: Located, format: str, options: ConvertOptions, source: Source) -> dict[str, Any]:
+    defaults = asdict(ConvertOptions())
+    given = {key: value for key, value in asdict(options).items() if value != defaults[key]}
+    return {
+        "converted_from": located.label,
+        "format": format,
+        "options": given,
+        "offrl_version": offrl.__version__,
+        **source.provenance,
+    }
+
+
+def _check_destination(dest: Path, overwrite: bool) -> None:
+    if not dest.exists() and not dest.is_symlink():
+        return
+    if not overwrite:
+        raise RequestError("the destination exists", where=str(dest), mend="give another name, or say --overwrite")
+    if not (dest / METADATA_FILE).is_file():
+        raise RequestError(
+            "only a store is overwritten, and this isn't one",
+            where=str(dest),
+            mend="give another name, or move it away",
+        )
+
+
+@contextmanager
+def _replacing(dest: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `dest` that takes its name when the block ends well, and is removed otherwise."""
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(dest)
+    except OSError as error:
+        raise StoreError(f"the destination can't be written ({error.strerror})", where=str(dest.parent)) from error
+    temporary = dest.with_name(f".{dest.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
+    replaced = temporary.with_name(temporary.name.replace(".partial-", ".replaced-"))
+    try:
+        yield temporary
+        if overwrite and dest.exists():
+            os.rename(dest, replaced)
+        os.rename(temporary, dest)
+        sync_directory(dest.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not dest.exists():
+            os.rename(replaced, dest)
+        if isinstance(error, OSError):
+            raise StoreError(f"the store can't take its name ({error.strerror})", where=str(dest)) from error
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove_leftovers(dest: Path) -> None:
+    """Remove what conversions to this name left that were killed; give back a store that was being replaced."""
+    for path in dest.parent.glob(f".{dest.name}.*-*-*"):
+        kind, _, rest = path.name.removeprefix(f".{dest.name}.").partition("-")
+        if kind not in ("partial", "replaced") or _is_running(rest.partition("-")[0]):
+            continue
+        if kind == "replaced" and not dest.exists():
+            os.rename(path, dest)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
