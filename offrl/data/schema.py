@@ -173,7 +173,7 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
             nvec, start = space.nvec.tolist(), space.start.tolist()
             return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": str(space.dtype)}
         case spaces.MultiBinary():
-            return {"type": "MultiBinary", "shape": list(space.shape)}
+            return {"type": "MultiBinary", "n": np.asarray(space.n).tolist()}
         case spaces.Dict():
             return {"type": "Dict", "spaces": {key: space_to_json(item) for key, item in space.spaces.items()}}
         case spaces.Tuple():
@@ -196,7 +196,7 @@ def space_from_json(value: Mapping[str, Any]) -> gym.Space[Any]:
         case "MultiDiscrete":
             return spaces.MultiDiscrete(value["nvec"], dtype=np.dtype(value["dtype"]).type, start=value["start"])
         case "MultiBinary":
-            return spaces.MultiBinary(value["shape"])
+            return spaces.MultiBinary(value["n"])
         case "Dict":
             return spaces.Dict([(key, space_from_json(item)) for key, item in value["spaces"].items()])
         case "Tuple":
