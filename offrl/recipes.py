@@ -9,14 +9,26 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from offrl.agents import AGENTS
+from offrl.agents.options import Count, NonNegative, PositiveFraction, ProbabilityBelowOne
 from offrl.errors import RecipeError
 
 STRICT = ConfigDict(extra="forbid")
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is named twice")
+    return seeds
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(_distinct)]
+UpdateRatio = Annotated[float, Field(ge=1 / 64, le=1_000.0)]
+"""Update rounds are whole numbers of environment steps and updates; 64 steps are the longest round."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +46,12 @@ class DataConfig:
 
     __pydantic_config__ = STRICT
 
-    top_fraction: float = 1.0
-    validation_fraction: float = 0.1
+    top_fraction: PositiveFraction = 1.0
+    validation_fraction: ProbabilityBelowOne = 0.1
     normalize_observation: bool = True
-    reward_scale: float = 1.0
-    n_step: int = 1
-    memory_budget: int = 512 * 2**20
+    reward_scale: FiniteFloat = 1.0
+    n_step: Count = 1
+    memory_budget: NonNegativeInt = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,10 @@ class OnlineConfig:
 
     __pydantic_config__ = STRICT
 
-    environments: int = 1
-    capacity: int = 1_000_000
-    warmup_steps: int = 10_000
-    updates_per_step: float = 1.0
+    environments: Count = 1
+    capacity: Count = 1_000_000
+    warmup_steps: NonNegativeInt = 10_000
+    updates_per_step: UpdateRatio = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,9 +85,9 @@ class EvaluationConfig:
 
     __pydantic_config__ = STRICT
 
-    every: int = 5_000
-    episodes: int = 10
-    final_episodes: int = 20
+    every: NonNegativeInt = 5_000
+    episodes: Count = 10
+    final_episodes: Count = 20
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,8 @@ class EarlyStopping:
 
     __pydantic_config__ = STRICT
 
-    every: int = 500
-    patience: int = 0
+    every: Count = 500
+    patience: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -107,9 +119,9 @@ class CrossValidation:
     __pydantic_config__ = STRICT
 
     kind: Literal["none", "l1", "l2"] = "none"
-    coefficients: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
-    folds: int = 5
-    steps: int = 2_000
+    coefficients: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    folds: Annotated[int, Field(ge=2)] = 5
+    steps: Count = 2_000
 
 
 @dataclass(frozen=True)
@@ -136,12 +148,12 @@ class Recipe:
     agent: Any
     dataset: str | None = None
     env: str | None = None
-    steps: int = 20_000
-    batch_size: int = 256
-    seeds: tuple[int, ...] = (0,)
+    steps: Count = 20_000
+    batch_size: Count = 256
+    seeds: Seeds = (0,)
     device: str = "auto"
-    checkpoint_every: int = 5_000
-    log_every: int = 500
+    checkpoint_every: Count = 5_000
+    log_every: Count = 500
     writers: tuple[Literal["csv", "tensorboard"], ...] = ()
     data: DataConfig = field(default_factory=DataConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
@@ -161,12 +173,12 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
         RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
     """
     algo = values.get("algo")
-    if algo not in AGENTS:
+    if not isinstance(algo, str) or algo not in AGENTS:
         raise RecipeError(
             f"there is no algorithm {algo!r}", where=where, mend=f"choose one of: {', '.join(sorted(AGENTS))}"
         )
-    agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, "agent.")
-    recipe: Recipe = _validate(Recipe, {**values, "agent": None}, where, "")
+    agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, ("agent",))
+    recipe: Recipe = _validate(Recipe, {**values, "agent": None}, where, ())
     return dataclasses.replace(recipe, agent=agent)
 
 
@@ -186,7 +198,7 @@ def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, A
     """Recipe values changed by `key=value` settings; keys are dotted (`agent.tau=0.01`), values are TOML or bare text.
 
     Raises:
-        RecipeError: a setting has no `=`.
+        RecipeError: a setting has no `=`, or is below something that isn't a table.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(values))
     for setting in settings:
@@ -197,6 +209,11 @@ def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, A
         table = changed
         for section in sections:
             table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise RecipeError(
+                    f"'{key.strip()}' can't be set: '{section}' is {table!r}, not a table of options",
+                    mend="offrl recipes show prints every key of a recipe with its value",
+                )
         table[name] = _parse_value(text.strip())
     return changed
 
@@ -211,7 +228,7 @@ def to_toml(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _validate(kind: type[Any], values: Any, where: str, prefix: str) -> Any:
+def _validate(kind: type[Any], values: Any, where: str, prefix: tuple[str, ...]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -221,9 +238,11 @@ def _validate(kind: type[Any], values: Any, where: str, prefix: str) -> Any:
         ) from error
 
 
-def _problem(kind: type[Any], prefix: str, detail: Any) -> str:
-    key = prefix + ".".join(str(part) for part in detail["loc"])
-    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+def _problem(kind: type[Any], prefix: tuple[str, ...], detail: Any) -> str:
+    key = ".".join(str(part) for part in (*prefix, *detail["loc"]))
+    if detail["type"] == "unexpected_keyword_argument":
+        for section in detail["loc"][:-1]:
+            kind = get_type_hints(kind)[section]
         known = ", ".join(f.name for f in dataclasses.fields(kind))
         return f"unknown key '{key}' (known here: {known})"
     return f"'{key}': {detail['msg']}, got {detail['input']!r}"
@@ -242,7 +261,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, str):
-        return json.dumps(value)
+        # JSON's escapes are TOML's, but JSON leaves DEL bare, and writes what is beyond 16 bits as two halves.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 
 
