@@ -112,7 +112,7 @@ class OnlineFeed:
                 self._act()
             if self.steps_taken < self.warmup_steps:
                 continue
-            batches = self.sampler.sample(self.updates * size).unbind()
+            batches = self.sampler.sample(self.updates * size).to(self.collector.policy.device).unbind()
             noise = self.noise.draw_updates(self.shapes, self.updates)
             for i in range(self.updates):
                 yield batches[i * size : (i + 1) * size], noise[i]

@@ -342,7 +342,6 @@ def _online_feed(recipe: Recipe, policy: Policy) -> OnlineFeed:
         seeds=seeds,
         n_step=recipe.data.n_step,
         discount=recipe.agent.discount,
-        device=policy.device,
     )
     return OnlineFeed(
         agent=policy.agent,
