@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class RowLayout:
         return cls(
             columns=(
                 *((name, tuple(leaf.shape or ())) for name, leaf in leaves.items() if name not in images),
-                (schema.ACTION, _flat_shape(spec.action_space.shape or ())),
+                (schema.ACTION, _action_shape(spec.action_space)),
                 *((name, extras[name]) for name in OPTIONAL if name in extras),
                 (schema.REWARD, ()),
                 (schema.TERMINATED, ()),
@@ -117,8 +118,10 @@ class RowLayout:
         return parts[""] if set(parts) == {""} else parts
 
 
-def _flat_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (int(np.prod(shape)),) if shape else ()
+def _action_shape(space: gym.Space[Any]) -> tuple[int, ...]:
+    """Flat vectors, also of a Box that holds a single number; nothing for a Discrete action."""
+    size = int(np.prod(space.shape or ()))
+    return (size,) if space.shape or isinstance(space, spaces.Box) else ()
 
 
 def _shaped(values: Tensor, shape: tuple[int, ...]) -> Tensor:

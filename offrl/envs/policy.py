@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.data.normalization import ActionMap, ObservationNormalizer
+from offrl.data.normalization import ActionMap, ObservationNormalizer, observation_key
 from offrl.data.schema import OBSERVATION, flatten_value
 from offrl.types import Agent, Observation
 
@@ -38,8 +38,8 @@ class Policy:
     def observe(self, observation: Any) -> Observation:
         """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""
         columns = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
-        parts = {name.removeprefix(f"{OBSERVATION}."): self._to_seed_axis(value) for name, value in columns.items()}
-        flat: Observation = parts[OBSERVATION] if set(parts) == {OBSERVATION} else parts
+        parts = {observation_key(name): self._to_seed_axis(value) for name, value in columns.items()}
+        flat: Observation = parts[""] if set(parts) == {""} else parts
         if self.normalizer is None:
             return flat
         normalized: Observation = self.normalizer.normalize(flat)
@@ -57,9 +57,8 @@ class Policy:
     def to_environment(self, action: Tensor) -> NDArray[Any]:
         """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""
         flat = action.flatten(0, 1).cpu().numpy()
-        if self.action_map is None:
-            return flat
-        return self.action_map.from_unit(flat).reshape(len(flat), *(self.agent.spec.action_space.shape or ()))
+        raw = flat if self.action_map is None else self.action_map.from_unit(flat)
+        return raw.reshape(len(raw), *(self.agent.spec.action_space.shape or ()))
 
     def _to_seed_axis(self, value: NDArray[Any]) -> Tensor:
         tensor: Tensor = torch.from_numpy(np.ascontiguousarray(value))

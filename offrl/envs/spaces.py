@@ -44,9 +44,9 @@ def same_kind(one: object, other: object) -> bool:
     if hasattr(one, "spaces"):
         a, b = _children(one), _children(other)
         return a.keys() == b.keys() and all(same_kind(a[key], b[key]) for key in a)
-    if getattr(one, "nvec", None) is not None or getattr(one, "n", None) is not None:
-        return one == other
-    return getattr(one, "shape", None) == getattr(other, "shape", None)
+    if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
+        return one.shape == other.shape and one.dtype.kind == other.dtype.kind
+    return one == other
 
 
 def _children(space: object) -> dict[object, object]:

@@ -35,7 +35,7 @@ class FlatModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moving to a device or dtype gives every parameter storage of its own, so the views are made anew."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.flatten()
         return self
 

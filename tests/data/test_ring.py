@@ -261,3 +261,12 @@ def test_nested_observations_images_and_discrete_actions_come_back() -> None:
 def test_too_few_rows_are_refused(environments: int, capacity: int) -> None:
     with pytest.raises(RequestError, match="rows"):
         OnlineRing(RowLayout.of(SPEC), 1, environments, capacity)
+
+
+def test_a_box_of_one_number_is_a_vector_of_one_action() -> None:
+    spec = Spec(SPEC.observation_space, gym.spaces.Box(-1.0, 1.0, (), np.float32))
+    ring = OnlineRing(RowLayout.of(spec), seeds=1, environments=1, capacity=5)
+    observation, no = {"observation": np.zeros((1, 2), np.float32)}, np.zeros(1, np.bool_)
+    ring.begin(observation)
+    ring.append(np.array([[0.5]]), np.zeros(1), no, no, observation, observation)
+    assert ReplaySampler([ring], batch_size=3, seeds=[0]).sample(2).action.shape == (2, 1, 3, 1)
