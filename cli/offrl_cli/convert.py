@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offrl.errors import RequestError
 from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
+from offrl_cli.places import store_path
 from offrl_cli.reporting import WORK_FAILED, command
 
 if TYPE_CHECKING:
@@ -45,9 +47,7 @@ def convert(
         list[str] | None,
         typer.Option("--map", metavar="FIELD=COLUMN", help="Where a field is, such as observation=x,y or reward=r."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what was understood, and write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what was understood, and write nothing.")] = False,
     timeouts: Annotated[
         Timeouts, typer.Option(help="What becomes of a transition that is marked as cut by a time limit.")
     ] = Timeouts.keep,
@@ -58,7 +58,7 @@ def convert(
         str | None, typer.Option(metavar="ID", help="Gymnasium id: its spaces are taken, and it is recorded.")
     ] = None,
     action_bounds: Annotated[
-        tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Bounds of every action, where none are known.")
+        str | None, typer.Option(metavar="LOW,HIGH", help="Bounds of every action, where none are known.")
     ] = None,
     out_of_bounds: Annotated[
         OutOfBounds, typer.Option(help="What becomes of actions outside their bounds.")
@@ -82,14 +82,13 @@ def convert(
     with working("Reading" if dry_run else "Converting"):
         from offrl.data.convert import ConvertOptions, parse_mapping, plan_conversion
         from offrl.data.convert import convert as convert_source
-        from offrl.errors import RequestError
 
         options = ConvertOptions(
             mapping=parse_mapping(mapping or []),
             timeouts=timeouts.value,
             time_limit=time_limit,
             environment=env,
-            action_bounds=action_bounds,
+            action_bounds=None if action_bounds is None else _bounds(action_bounds),
             out_of_bounds=out_of_bounds.value,
             allow_pickle=allow_pickle,
         )
@@ -107,6 +106,14 @@ def convert(
         _print(report)
     if report.problems:
         raise typer.Exit(WORK_FAILED)
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise RequestError(f"'{text}' is not a pair of bounds", mend="write --action-bounds LOW,HIGH: -1,1") from None
+    return low, high
 
 
 def _print(report: ConversionReport) -> None:
@@ -128,12 +135,16 @@ def _print(report: ConversionReport) -> None:
             "environment": report.environment or "not named",
         }
     )
+    typer.echo()
     print_table(
         ["column", "type", "shape"],
         [[name, dtype, " × ".join(map(str, shape)) or "scalar"] for name, (dtype, shape) in report.columns.items()],
     )
+    typer.echo()
     for item in report.dropped:
-        counts = [f"{item.steps:,} transitions"] * bool(item.steps) + [f"{item.episodes:,} episodes"] * bool(item.episodes)
+        counts = [f"{item.steps:,} transitions"] * bool(item.steps) + [f"{item.episodes:,} episodes"] * bool(
+            item.episodes
+        )
         typer.echo(f"dropped: {item.reason}" + (f" ({', '.join(counts)})" if counts else ""))
     for text in report.notes:
         typer.echo(f"note: {text}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 import offrl
 from offrl_cli import recipes
+from offrl_cli.convert import convert
 from offrl_cli.reporting import show_tracebacks
-from offrl_cli.runs import evaluate, plot
+from offrl_cli.runs import collect, evaluate, plot
 from offrl_cli.train import TrainCommand, train
 
 HELP = """Offline and imitation learning: from logs or demonstrations to a running policy.
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 app.command(cls=TrainCommand)(train)
 app.command()(evaluate)
+app.command()(collect)
+app.command()(convert)
 app.command()(plot)
 app.add_typer(recipes.app, name="recipes")
 
@@ -49,6 +53,6 @@ def root(
     show_tracebacks(debug)
 
 
-def main() -> None:
-    """The console script's entry point."""
-    app()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script's entry point; without arguments it takes those of the process."""
+    app(args=arguments, prog_name="offrl")

@@ -22,7 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 def print_json(values: Mapping[str, Any]) -> None:
     """One object on stdout; what JSON has no number for becomes null."""
-    typer.echo(json.dumps(plain(values), indent=2, allow_nan=False))
+    typer.echo(json.dumps(plain(values), ensure_ascii=False, allow_nan=False))
 
 
 def plain(value: Any) -> Any:

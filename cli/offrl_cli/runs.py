@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from offrl_cli.output import AsJson, print_json, print_pairs, print_table, working
+from offrl_cli.places import store_path
 from offrl_cli.reporting import command
 from offrl_cli.scores import print_scores
 

@@ -1,0 +1,78 @@
+"""The command as such: help, version, speed of starting."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+import offrl as library
+from offrl.agents import AGENTS
+from tests.cli.conftest import Offrl
+
+COMMANDS = ("train", "evaluate", "collect", "convert", "plot", "datasets", "recipes")
+HEAVY = {"torch", "numpy", "pandas", "pyarrow", "matplotlib", "pydantic", "gymnasium", "minari", "h5py", "rich"}
+
+
+def test_help_names_every_command(offrl: Offrl) -> None:
+    result = offrl("--help")
+    assert result.code == 0
+    listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
+    assert set(COMMANDS) <= set(listed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *((name,) for name in COMMANDS if name not in ("datasets", "recipes")),
+        *(("recipes", name) for name in ("list", "show", "run")),
+        *(("datasets", name) for name in ("list", "info", "validate", "export", "pull")),
+    ],
+    ids=" ".join,
+)
+def test_each_command_explains_itself_with_an_example(offrl: Offrl, arguments: tuple[str, ...]) -> None:
+    result = offrl(*arguments, "--help")
+    assert result.code == 0
+    assert f"Example: offrl {' '.join(arguments)}" in result.stdout
+    assert "--json" in result.stdout
+
+
+def test_the_help_of_train_names_every_algorithm(offrl: Offrl) -> None:
+    (line,) = [line for line in offrl("train", "--help").stdout.splitlines() if "The algorithm:" in line]
+    assert all(name in line for name in AGENTS)
+
+
+def test_version(offrl: Offrl) -> None:
+    assert offrl("--version").stdout == f"offrl {library.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nosuch"], ["train", "--nosuch"], ["evaluate"], ["train", "bc", "--steps", "x"]]
+)
+def test_a_wrong_command_line_exits_with_2(offrl: Offrl, arguments: list[str]) -> None:
+    result = offrl(*arguments)
+    assert (result.code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, offrl_cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert HEAVY & set(printed.split()) == set()
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_takes_less_than_a_third_of_a_second(arguments: list[str]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", "from offrl_cli.main import main; main()", *arguments], stdout=-3, check=True
+        )
+        return time.perf_counter() - start
+
+    assert statistics.median(seconds() for _ in range(5)) < 0.3

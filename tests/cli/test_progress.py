@@ -1,0 +1,66 @@
+"""Progress of training: plain lines where there is no terminal, a bar where there is one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from offrl_cli.progress import TrainingProgress
+
+SCORES: dict[str, Any] = {"mean_return": 1234.56, "standard_error": 7.04, "normalized_score": 98.76}
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the clock, in seconds."""
+    now = [0.0]
+    monkeypatch.setattr("offrl_cli.progress.time.monotonic", lambda: now[0])
+
+    def set_clock(seconds: float) -> None:
+        now[0] = seconds
+
+    return set_clock
+
+
+def test_lines_come_every_ten_seconds_and_at_the_end(
+    capsys: pytest.CaptureFixture[str], at: Callable[[float], None]
+) -> None:
+    with TrainingProgress() as progress:
+        for seconds, step in ((4.0, 100), (9.0, 600), (12.0, 900), (13.0, 1000), (14.0, 10_000)):
+            at(seconds)
+            progress.progress(step, 10_000, {"loss": [0.5, 1.0], "return": [None, None]})
+    out, err = capsys.readouterr()
+    assert out == ""
+    # From the first report on: 800 steps in 8 s, with 9100 to go.
+    assert err.splitlines() == [
+        "step 900 of 10,000, 100 steps/s, 0:01:31 left, loss 0.75",
+        "step 10,000 of 10,000, 990 steps/s, 0:00:00 left, loss 0.75",
+    ]
+
+
+def test_evaluations_are_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress() as progress:
+        progress.evaluated(5000, SCORES)
+        progress.evaluated(6000, SCORES | {"standard_error": None, "normalized_score": None})
+    assert capsys.readouterr().err.splitlines() == [
+        "step 5,000: return 1,234.6 ± 7.0, normalised score 98.8",
+        "step 6,000: return 1,234.6",
+    ]
+
+
+def test_a_terminal_gets_a_bar_with_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, highlight=False)
+    monkeypatch.setattr("offrl_cli.progress.stderr_console", lambda: console)
+    with TrainingProgress() as progress:
+        progress.progress(120, 200, {"loss": [0.25, 0.75]})
+        progress.evaluated(120, SCORES)
+        progress.progress(200, 200, {"loss": [0.125]})
+    shown = screen.getvalue()
+    assert "200/200" in shown
+    assert "loss 0.125" in shown
+    assert "step 120: return 1,234.6 ± 7.0" in shown

@@ -1,0 +1,89 @@
+"""`offrl recipes`: what is listed and shown, and that it can be read back."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from offrl.recipe_catalog import RecipeFile, bundled_recipes, find_recipe, matching_recipe
+from offrl.recipes import recipe_from_dict
+from tests.cli.conftest import Offrl
+
+
+def test_list_names_each_recipe_with_its_purpose(offrl: Offrl) -> None:
+    table, recipes = offrl("recipes", "list").stdout, offrl("recipes", "list", "--json").json["recipes"]
+    names = {recipe["name"]: recipe for recipe in recipes}
+    assert {"bc/hopper", "td3/hopper"} <= set(names)
+    assert all(name in table for name in names)
+    assert names["bc/hopper"]["dataset"] == "hopper-expert"
+    assert names["td3/hopper"]["env"] == "Hopper-v5"
+    assert all(recipe["purpose"] and Path(recipe["path"]).is_file() for recipe in recipes)
+
+
+@pytest.mark.parametrize("recipe", bundled_recipes(), ids=lambda recipe: recipe.name)
+def test_every_bundled_recipe_is_valid_and_shown_with_every_key(offrl: Offrl, recipe: RecipeFile) -> None:
+    shown = tomllib.loads(offrl("recipes", "show", recipe.name).stdout)
+    assert recipe_from_dict(shown) == recipe_from_dict(recipe.values)
+    assert recipe.path.parent.name == recipe.values["algo"]
+    assert {"learning_rate", "actor_learning_rate"} & set(shown["agent"])
+    assert shown["data"]["top_fraction"] == 1.0
+
+
+def test_show_prints_an_algorithm_s_defaults(offrl: Offrl) -> None:
+    shown = tomllib.loads(offrl("recipes", "show", "bc").stdout)
+    assert recipe_from_dict(shown) == recipe_from_dict({"algo": "bc"})
+    as_json = offrl("recipes", "show", "bc", "--json").json
+    assert as_json["recipe"] == shown
+
+
+def test_show_reads_a_file_of_one_s_own(offrl: Offrl, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('algo = "bc"\nsteps = 7\n')
+    assert tomllib.loads(offrl("recipes", "show", path).stdout)["steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("algo = 'bc'\nstepps = 7\n", "unknown key 'stepps'"),
+        ("algo = 'bc'\nsteps = 'many'\n", "'steps'"),
+        ("algo = 'bc'\n[agent]\nhiden = [1]\n", "unknown key 'agent.hiden'"),
+        ("algo = bc\n", "can't be read"),
+        ("algo = 'magic'\n", "no algorithm 'magic'"),
+    ],
+)
+def test_a_recipe_that_is_wrong_is_refused_by_name(offrl: Offrl, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    result = offrl("recipes", "show", path)
+    assert (result.code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert str(path) in result.stderr
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are(offrl: Offrl) -> None:
+    result = offrl("recipes", "show", "bc/hoppper")
+    assert result.code == 2
+    assert "bc/hopper" in result.stderr.partition("mend")[2]
+
+
+def test_a_recipe_matches_by_dataset_and_without_one_by_environment() -> None:
+    def name(algo: str, dataset: str | None, env: str | None) -> str | None:
+        found = matching_recipe(algo, dataset, env)
+        return found.name if found else None
+
+    assert name("bc", "hopper-expert", None) == "bc/hopper"
+    assert name("bc", "hopper-expert", "Other-v0") == "bc/hopper"
+    assert name("bc", None, "Hopper-v5") is None
+    assert name("td3", None, "Hopper-v5") == "td3/hopper"
+    assert name("td3", "hopper-expert", "Hopper-v5") is None
+    assert name("td3", None, None) is None
+
+
+def test_a_path_wins_where_no_bundled_recipe_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bc").mkdir()
+    (tmp_path / "bc" / "own.toml").write_text("algo = 'bc'\n")
+    assert find_recipe("bc/own.toml").path == Path("bc/own.toml")
