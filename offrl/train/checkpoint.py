@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from offrl.errors import DiskFullError, RunError
+from offrl.errors import DiskFullError, OffrlError, RunError
 from offrl.nn import Adam
 
 
@@ -53,6 +54,7 @@ def restore_tensors(targets: Mapping[str, Tensor], saved: Mapping[str, Tensor], 
             target.copy_(saved[name])
 
 
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RETRAIN = "use the recipe that the run was made with, or train anew"
 
 
@@ -61,6 +63,7 @@ def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]],
 
     Raises:
         DiskFullError: there was no room; what was there before is untouched.
+        RunError: the directory can't be written for another reason.
     """
     temporary = directory.with_name(directory.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -70,18 +73,29 @@ def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]],
             contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             save_file(contiguous, temporary / f"{name}.safetensors")
         (temporary / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        for file in temporary.iterdir():
-            _sync(file)
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(temporary, directory)
+        _sync(directory.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise DiskFullError(
+        raise _write_error(error, directory) from error
+
+
+def _write_error(error: OSError | SafetensorError, directory: Path) -> OffrlError:
+    # safetensors keeps the number of the error to itself; by then the directory has been made, so it is the room.
+    if isinstance(error, OSError) and error.errno not in _DISK_FULL:
+        return RunError(
             f"the checkpoint can't be written: {error}",
             where=str(directory),
-            mend="free some space, then continue with --resume; the checkpoint before is intact",
-        ) from error
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
-    _sync(directory.parent)
+            mend="check who may write there, then continue with --resume",
+        )
+    return DiskFullError(
+        f"the checkpoint can't be written: {error}",
+        where=str(directory),
+        mend="free some space, then continue with --resume; the checkpoint before is intact",
+    )
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -115,6 +129,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.write_text(text, encoding="utf-8")
     _sync(temporary)
     os.replace(temporary, path)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

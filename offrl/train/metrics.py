@@ -41,7 +41,7 @@ class CsvWriter:
 
     def _append(self, rows: Any) -> None:
         with open(self.path, "a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(rows)
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 class TensorBoardWriter:

@@ -115,24 +115,34 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run is about to repeat."""
         for file in ("metrics.jsonl", "evaluations.jsonl"):
-            kept = [line for line in self.lines(file) if line["step"] <= step and not line.get("final")]
             if (self.path / file).exists():
+                kept = [line for line in self.lines(file) if line["step"] <= step and not line.get("final")]
                 write_atomically(self.path / file, "".join(json.dumps(line) + "\n" for line in kept))
+        table = self.path / "metrics.csv"
+        if table.exists():
+            header, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A kill may have cut the last row short.
+            whole = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
+            write_atomically(table, "".join([header, *whole]))
 
     def save_checkpoint(
         self, kind: str, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> Path:
-        """Write a checkpoint as the new `last` or `best`, then remove the one it replaces."""
+        """Write a checkpoint as the new `last` or `best`, then remove what is not named any more."""
         name = f"step-{step}" if kind == "last" else f"{kind}-step-{step}"
-        directory = self.path / "checkpoints" / name
-        if self._index().get(kind) == name and kind == "last":
-            return directory
-        write_checkpoint(directory, parts, facts)
-        replaced = self._index().get(kind)
-        write_atomically(self.path / "checkpoints" / "index.json", json.dumps(self._index() | {kind: name}))
-        if replaced and replaced != name:
-            shutil.rmtree(self.path / "checkpoints" / replaced, ignore_errors=True)
-        return directory
+        index = self._index()
+        if kind == "last" and index.get(kind) == name:
+            return self._checkpoints / name
+        if index.get(kind) == name:
+            # A resumed run is back where it was: what the index names stays whole until the index names another.
+            name += "-again"
+        write_checkpoint(self._checkpoints / name, parts, facts)
+        index[kind] = name
+        write_atomically(self._checkpoints / "index.json", json.dumps(index))
+        for path in self._checkpoints.iterdir():
+            if path.is_dir() and path.name not in index.values():
+                shutil.rmtree(path, ignore_errors=True)
+        return self._checkpoints / name
 
     def checkpoint(self, kind: str) -> Path:
         """The directory of the `last` or `best` checkpoint.
@@ -147,15 +157,26 @@ class Run:
                 where=str(self.path),
                 mend="let it train longer, or ask for the other kind (--checkpoint last|best)",
             )
-        return self.path / "checkpoints" / name
+        return self._checkpoints / name
 
     def has_checkpoint(self, kind: str) -> bool:
         """Whether there is such a checkpoint."""
         return kind in self._index()
 
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
     def _index(self) -> dict[str, str]:
-        path = self.path / "checkpoints" / "index.json"
+        path = self._checkpoints / "index.json"
         if not path.exists():
             return {}
-        index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(
+                "the list of checkpoints is damaged",
+                where=str(path),
+                mend='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
+            ) from error
         return index
