@@ -197,19 +197,22 @@ class MappedRows:
         self.store, self.layout, self.transforms, self.device = store, layout, transforms, device
 
     def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
-        positions = rows.cpu().numpy().astype(np.int64)
-        out = np.empty((len(positions), stop - start), np.float32)
+        # In the order that they have on disk, rows next to each other share pages.
+        positions, order = np.unique(rows.cpu().numpy().astype(np.int64), return_inverse=True)
+        ordered = np.empty((len(positions), stop - start), np.float32)
         for step, shift in ((0, 0), (1, self.layout.width)):
-            for name, place in self.layout.slices.items():
-                low, high = place.start + shift, place.stop + shift
-                if start <= low and high <= stop:
-                    values = self.store.gather(name, positions + step)
-                    out[:, low - start : high - start] = self.transforms.apply(name, values)
-        return torch.from_numpy(out).to(self.device)
+            places = {
+                name: slice(place.start + shift - start, place.stop + shift - start)
+                for name, place in self.layout.slices.items()
+                if start <= place.start + shift and place.stop + shift <= stop
+            }
+            for name, values in self.store.gather_columns(list(places), positions + step).items():
+                ordered[:, places[name]] = self.transforms.apply(name, values)
+        return torch.from_numpy(ordered.take(order, axis=0)).to(self.device)
 
     def take_images(self, rows: Tensor) -> dict[str, Tensor]:
-        positions = rows.cpu().numpy().astype(np.int64)
-        gathered = {name: self.store.gather(name, positions) for name, _ in self.layout.images}
+        names = [name for name, _ in self.layout.images]
+        gathered = self.store.gather_columns(names, rows.cpu().numpy().astype(np.int64)) if names else {}
         return {name: torch.from_numpy(image).to(self.device) for name, image in gathered.items()}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -115,16 +116,18 @@ class TrajectoryStore(Trajectories):
             pieces.append(self.shard(shard)[column][max(0, start - first) : stop - first])
         return _joined(pieces, spec)
 
-    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        spec = self._column(column)
+    def gather_columns(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        specs = [self._column(name) for name in columns]
         check_rows(rows, self.num_rows, "row")
-        if len(self.metadata.shards) == 1:
-            return np.asarray(self.shard(0)[column][rows])
-        out = np.empty((len(rows), *spec.shape), spec.dtype)
-        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            out[here] = self.shard(int(shard))[column][rows[here] - self._first_rows[shard]]
+        out = {spec.name: np.empty((len(rows), *spec.shape), spec.dtype) for spec in specs}
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        bounds = np.searchsorted(ordered, self._first_rows)
+        for shard in np.flatnonzero(np.diff(bounds)):
+            part = slice(bounds[shard], bounds[shard + 1])
+            arrays, local = self.shard(int(shard)), ordered[part] - self._first_rows[shard]
+            for name, values in out.items():
+                values[order[part]] = arrays[name].take(local, axis=0)
         return out
 
     def shard(self, index: int) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -115,12 +115,16 @@ class Trajectories(ABC):
         """
 
     @abstractmethod
-    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows named by an int64 array [n] of a column: [n, ...]; only their pages are touched.
+    def gather_columns(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The rows named by an int64 array [n] of several columns, each [n, ...]; only their pages are touched.
 
         Raises:
             RequestError: there is no such column, or no such row.
         """
+
+    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """`gather_columns` for a single column."""
+        return self.gather_columns([column], rows)[column]
 
     @property
     def spec(self) -> Spec:
@@ -255,8 +259,8 @@ class StoreView(Trajectories):
                 break
         return pieces[0] if len(pieces) == 1 else np.concatenate([self.parent.read(column, 0, 0), *pieces])
 
-    def gather(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return self.parent.gather(column, self.parent_rows(check_rows(rows, self.num_rows, "row")))
+    def gather_columns(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        return self.parent.gather_columns(columns, self.parent_rows(check_rows(rows, self.num_rows, "row")))
 
     def parent_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same rows as the parent numbers them."""

@@ -39,6 +39,9 @@ def assert_is_selection(view: Trajectories, store: TrajectoryStore, chosen: list
     if view.num_rows:
         rows = rng.integers(0, view.num_rows, 30)
         np.testing.assert_array_equal(view.gather("observation", rows), observations[rows])
+        several = view.gather_columns(["reward", "observation"], rows)
+        np.testing.assert_array_equal(several["observation"], observations[rows])
+        np.testing.assert_array_equal(several["reward"], view.gather("reward", rows))
     for start, stop in np.sort(rng.integers(0, view.num_rows + 1, (15, 2)), axis=1).tolist():
         np.testing.assert_array_equal(view.read("observation", start, stop), observations[start:stop])
 
