@@ -1,0 +1,73 @@
+"""What twenty updates from fixed seeds come to, in a few numbers for each network.
+
+After a change that means to change them, `python -m tests.golden.learning > tests/golden/learning.json` writes them
+anew.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offrl.agents.bc import BC, BCConfig
+from offrl.agents.td3 import TD3, TD3Config
+from offrl.train.noise import NoiseSource
+from offrl.types import Agent, Batch, Spec
+from tests.agents.batches import CPU, continuous, discrete
+
+SEEDS, BATCH, UPDATES = (0, 7), 16, 20
+STORED = Path(__file__).with_name("learning.json")
+
+AGENTS: dict[str, Agent[Any]] = {
+    "td3": TD3(TD3Config(hidden=(24, 24)), continuous()),
+    "td3 with layer norm": TD3(TD3Config(hidden=(24, 24), layer_norm=True, policy_delay=1), continuous()),
+    "bc deterministic": BC(BCConfig(hidden=(24, 24), ema=0.9, l1=1e-3), continuous()),
+    "bc squashed": BC(BCConfig(policy="squashed_gaussian", hidden=(24, 24), entropy_bonus=0.1), continuous()),
+    "bc gaussian": BC(BCConfig(policy="gaussian", hidden=(24, 24), dropout=0.2, layer_norm=True), continuous()),
+    "bc categorical": BC(BCConfig(hidden=(24, 24), activation="tanh", l2=1e-2), discrete()),
+}
+
+
+def waves(phase: float, *shape: int) -> Tensor:
+    """Numbers in [-1, 1] that need no random generator."""
+    count = torch.Size(shape).numel()
+    return (torch.arange(count, dtype=torch.float64) * 0.7390851 + phase).sin().float().reshape(shape)
+
+
+def make_batches(spec: Spec, count: int) -> list[Batch]:
+    shape = (count, len(SEEDS), BATCH)
+    terminated = (waves(0.1, *shape) > 0.8).float()
+    action = waves(0.2, *shape, spec.action_dim)
+    return Batch(
+        observation=2.0 * waves(0.3, *shape, 3),
+        action=0.9 * action if spec.is_continuous else action.argmax(dim=-1),
+        reward=waves(0.4, *shape),
+        discount=0.99 * (1.0 - terminated),
+        next_observation=2.0 * waves(0.5, *shape, 3),
+        terminated=terminated,
+    ).unbind()
+
+
+def summarise(agent: Agent[Any]) -> dict[str, list[list[float]]]:
+    """For each network and seed: the sum and the absolute sum of its parameters after training."""
+    state = agent.init(SEEDS, CPU)
+    size = agent.batches_per_update
+    batches = make_batches(agent.spec, UPDATES * size)
+    draws = NoiseSource(SEEDS, CPU, 1).draw_updates(agent.noise_shapes(BATCH), UPDATES)
+    for i, noise in enumerate(draws):
+        agent.update(state, batches[i * size : (i + 1) * size], noise)
+    networks = {name: part for name, part in vars(state).items() if isinstance(part, nn.Module)}
+    return {name: [_sums(network, position) for position in range(len(SEEDS))] for name, network in networks.items()}
+
+
+def _sums(network: nn.Module, position: int) -> list[float]:
+    values = torch.cat([parameter.detach()[position].flatten() for parameter in network.parameters()]).double()
+    return [round(values.sum().item(), 6), round(values.abs().sum().item(), 6)]
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: summarise(agent) for name, agent in AGENTS.items()}, indent=1))

@@ -1,0 +1,77 @@
+"""The import direction of the design, over the syntax trees; and what importing the packages costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.source import imported_modules, syntax_trees
+
+# Each part of the library, and the parts that it may import.
+LEAVES = {"types", "errors", "bundled"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "types": set(),
+    "errors": set(),
+    "bundled": set(),
+    "ops": {"types", "errors"},
+    "nn": {"types", "errors", "ops"},
+    "agents": {"types", "errors", "ops", "nn"},
+    "data": LEAVES,
+    "ope": {"types", "errors", "ops", "data"},
+    "envs": {"types", "errors", "data"},
+    "recipes": {"errors", "agents"},
+    "recipe_catalog": {"errors", "bundled", "recipes"},
+    "train": {"types", "errors", "ops", "nn", "agents", "data", "envs", "recipes"},
+}
+HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}
+
+TREES = syntax_trees()
+IMPORTS = {module: imported_modules(tree, set(TREES)) for module, tree in TREES.items()}
+LIBRARY = sorted(module for module in TREES if module.startswith("offrl."))
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_the_source_is_found() -> None:
+    assert {"offrl.types", "offrl.agents.bc", "offrl.data.store", "offrl_cli.main"} <= TREES.keys()
+    assert "offrl.nn" in IMPORTS["offrl.agents.td3"]
+    assert "offrl.agents.td3" in IMPORTS["offrl.agents"]
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_imports_go_down(module: str) -> None:
+    part = part_of(module)
+    assert part in MAY_IMPORT, f"say in this test what offrl.{part} may import"
+    others = {part_of(name) for name in IMPORTS[module] if name != "offrl"} - {part}
+    assert others <= MAY_IMPORT[part], f"{module} imports {sorted(others - MAY_IMPORT[part])}"
+
+
+def test_the_table_has_no_cycle() -> None:
+    left = dict(MAY_IMPORT)
+    while left:
+        free = {part for part, needed in left.items() if not needed & left.keys()}
+        assert free, f"these import each other: {sorted(left)}"
+        left = {part: needed for part, needed in left.items() if part not in free}
+
+
+def test_nothing_in_the_library_imports_the_command_line() -> None:
+    for module in ("offrl", *LIBRARY):
+        assert not [name for name in IMPORTS[module] if name.startswith("offrl_cli")], module
+
+
+def test_agents_do_not_import_each_other() -> None:
+    algorithms = {name for name in IMPORTS["offrl.agents"] if name.startswith("offrl.agents.")}
+    assert algorithms >= {"offrl.agents.bc", "offrl.agents.td3"}
+    for module in (name for name in LIBRARY if name.startswith("offrl.agents.")):
+        assert not IMPORTS[module] & (algorithms | {"offrl.agents"}), module
+
+
+@pytest.mark.parametrize("package", ["offrl", "offrl_cli.main", "offrl.errors"])
+def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
+    code = f"import sys, {package}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == []
