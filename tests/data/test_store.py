@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
+import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -347,24 +347,22 @@ def test_a_full_disk_loses_nothing_committed(
     assert TrajectoryStore.open(tmp_path / "s").episodes.length.tolist() == [3, 4]
 
 
+def write_beyond_a_limit(path: Path) -> None:
+    with StoreWriter(path, SPEC) as writer:
+        writer.append(make_block([3]))
+        writer.commit()
+        writer.append(make_block([5000]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        with pytest.raises(DiskFullError, match=r"00001\.arrow"):
+            writer.commit()
+        os._exit(0)
+
+
 def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
-    script = f"""
-import resource
-from offrl.data.store import StoreWriter, TrajectoryStore
-from offrl.errors import DiskFullError
-from tests.data.stores import SPEC, make_block
-writer = StoreWriter({str(tmp_path / "s")!r}, SPEC)
-writer.append(make_block([3]))
-writer.commit()
-writer.append(make_block([5000]))
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-try:
-    writer.commit()
-except DiskFullError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "00001.arrow" in done.stdout
+    process = multiprocessing.get_context("fork").Process(target=write_beyond_a_limit, args=(tmp_path / "s",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     assert not list(tmp_path.rglob("*.tmp"))
     assert TrajectoryStore.open(tmp_path / "s").episodes.length.tolist() == [3]
 
