@@ -1,0 +1,172 @@
+"""Datasets by name: bundled, local, a path, or `minari:<id>` and `d4rl:<id>`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from offrl.bundled import bundled_root
+from offrl.data.convert import convert
+from offrl.data.convert.remote import is_remote, locate
+from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet
+from offrl.data.store import METADATA_FILE, TrajectoryStore
+from offrl.errors import DatasetNotFoundError, OffrlError
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What `offrl datasets list` says of a dataset.
+
+    Attributes:
+        name: as `open_dataset` takes it.
+        kind: "bundled" or "local".
+        path: the folder of Parquet files, or of the store.
+        environment: the Gymnasium id, if there is one.
+        episodes, steps: how many.
+        card: the bundled dataset's `card.toml`; empty for local ones.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    environment: str | None
+    episodes: int
+    steps: int
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def home() -> Path:
+    """Where offrl keeps what it makes by name: `$OFFRL_HOME`, or `~/.cache/offrl`."""
+    return Path(os.environ.get("OFFRL_HOME") or Path.home() / ".cache" / "offrl")
+
+
+def local_path(name: str) -> Path:
+    """Where the local dataset of that name is, or would be."""
+    return home() / "stores" / name
+
+
+def open_dataset(name: str | os.PathLike[str]) -> TrajectoryStore:
+    """Open a dataset, unpacking or converting it first where it isn't a store yet.
+
+    A path is taken as it is: a store, a folder that `offrl datasets export --format parquet` wrote, or a source that
+    converts without questions. A bare name is a local dataset or else a bundled one. What is unpacked or converted is
+    kept in the cache, under the content's or the file's identity, and made once.
+
+    Args:
+        name: a name, a path, `minari:<id>` or `d4rl:<id>`.
+
+    Raises:
+        DatasetNotFoundError: nothing goes by that name, and nothing could be fetched.
+        OffrlError: it can't be opened, unpacked or converted; see the message.
+    """
+    text = os.fspath(name)
+    if is_remote(text):
+        located = locate(text)
+        return _cached(_file_identity(located.path), lambda destination: _convert(text, destination))
+    for path in (Path(text).expanduser(), local_path(text)):
+        if (path / METADATA_FILE).is_file():
+            return TrajectoryStore.open(path)
+    bundled = bundled_root() / "datasets" / text
+    path = Path(text).expanduser()
+    parquet = next((folder for folder in (path, bundled) if _is_parquet_dataset(folder)), None)
+    if parquet is not None:
+        return _cached(_content_identity(parquet), lambda destination: unpack_parquet(parquet, destination))
+    if path.exists() and text:
+        return _cached(_file_identity(path), lambda destination: _convert(text, destination))
+    raise _not_found(text)
+
+
+def list_datasets() -> list[DatasetEntry]:
+    """Bundled datasets, then local ones, each by name; nothing is unpacked, and stores that don't open are left out."""
+    bundled = [folder for folder in _folders(bundled_root() / "datasets") if _is_parquet_dataset(folder)]
+    return [
+        *(_bundled_entry(folder) for folder in bundled),
+        *(entry for folder in _folders(home() / "stores") if (entry := _local_entry(folder)) is not None),
+    ]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The `card.toml` of a bundled dataset; empty where there is none."""
+    path = folder / "card.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _bundled_entry(folder: Path) -> DatasetEntry:
+    episodes, steps = count_rows(folder)
+    metadata = read_metadata(folder)
+    return DatasetEntry(folder.name, "bundled", folder, metadata.environment, episodes, steps, read_card(folder))
+
+
+def _local_entry(folder: Path) -> DatasetEntry | None:
+    try:
+        store = TrajectoryStore.open(folder)
+    except OffrlError:
+        return None
+    return DatasetEntry(folder.name, "local", folder, store.metadata.environment, store.num_episodes, store.num_steps)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _is_parquet_dataset(folder: Path) -> bool:
+    return (folder / STEPS_FILE).is_file() and (folder / EPISODES_FILE).is_file()
+
+
+def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
+    """The store of that identity in the cache, made whole under a temporary name if it isn't there yet."""
+    destination = home() / "datasets" / identity
+    if not (destination / METADATA_FILE).is_file():
+        partial = destination.with_name(f"{identity}.{uuid4().hex[:8]}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            make(partial)
+            _rename(partial, destination)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return TrajectoryStore.open(destination)
+
+
+def _rename(partial: Path, destination: Path) -> None:
+    """Move a finished store into place, unless another process was first."""
+    try:
+        os.replace(partial, destination)
+    except OSError:
+        if not (destination / METADATA_FILE).is_file():
+            raise
+
+
+def _convert(source: str, destination: Path) -> None:
+    convert(source, destination)
+
+
+def _content_identity(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (STEPS_FILE, EPISODES_FILE):
+        digest.update((folder / name).read_bytes())
+    return f"{folder.name}-{digest.hexdigest()[:16]}"
+
+
+def _file_identity(path: Path) -> str:
+    """Of a file or folder by where it is, how large it is and when it was last changed."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return f"{path.stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+
+
+def _not_found(name: str) -> DatasetNotFoundError:
+    known = [entry.name for entry in list_datasets()]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return DatasetNotFoundError(
+        f"there is no dataset '{name}'",
+        mend=f"{meant}offrl datasets list shows the names; a path, minari:<id> or d4rl:<id> will do as well",
+    )
