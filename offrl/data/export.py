@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from offrl.data import schema
@@ -33,7 +34,7 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
         import minari
     except ImportError as error:
         raise RequestError("writing Minari datasets needs its writer", mend="pip install 'minari[create]'") from error
-    scores = store.metadata.reference_scores
+    environment, scores = store.metadata.environment, store.metadata.reference_scores
     dataset = None
     for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
         stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
@@ -45,7 +46,7 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
             dataset = minari.create_dataset_from_buffers(
                 dataset_id,
                 buffers,
-                env=store.metadata.environment,
+                env=environment if environment in gym.registry else None,
                 observation_space=store.spec.observation_space,
                 action_space=store.spec.action_space,
                 ref_min_score=scores.get("random"),

@@ -96,7 +96,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(algo: str, demonstrations: Path
 
 
 def test_ctrl_c_saves_and_resuming_goes_on_as_if_nothing_had_been(demonstrations: Path, tmp_path: Path) -> None:
-    recipe = bc_recipe(demonstrations, steps=3_000, log_every=100, checkpoint_every=2_000)
+    recipe = bc_recipe(demonstrations, steps=1_000, log_every=20, checkpoint_every=800)
     through = train(recipe, tmp_path / "through")
 
     process = _start(recipe, tmp_path / "stopped")
