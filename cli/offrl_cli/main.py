@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import offrl
-from offrl_cli import recipes
+from offrl_cli import datasets, recipes
 from offrl_cli.convert import convert
 from offrl_cli.reporting import show_tracebacks
 from offrl_cli.runs import collect, evaluate, plot
@@ -33,6 +33,7 @@ app.command()(evaluate)
 app.command()(collect)
 app.command()(convert)
 app.command()(plot)
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -59,20 +59,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(number(cell) for cell in row))
-    console = _console(sys.stdout)
-    console.print(table)
+    _console(sys.stdout).print(table)
 
 
 def number(value: Any) -> str:
-    """A cell's text: floats with as many digits as help."""
+    """A cell's text: floats with four digits, or one behind the point if that is more."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 1 or size == 0 else f"{value:.4g}"
+    return f"{value:.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def note(text: str) -> None:
@@ -83,7 +79,7 @@ def note(text: str) -> None:
 @contextmanager
 def working(doing: str) -> Iterator[None]:
     """Say on stderr what takes a while; what libraries print meanwhile goes there too, for stdout is for results."""
-    console = _console(sys.stderr)
+    console = stderr_console()
     with redirect_stdout(sys.stderr):
         if not console.is_terminal:
             yield
@@ -92,15 +88,13 @@ def working(doing: str) -> Iterator[None]:
             yield
 
 
-def _console(file: Any) -> Console:
-    from rich.console import Console
-
-    console = Console(file=file, markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=file, markup=False, highlight=False, width=PIPE_WIDTH)
-    return console
-
-
 def stderr_console() -> Console:
     """Where progress is shown."""
     return _console(sys.stderr)
+
+
+def _console(file: TextIO) -> Console:
+    from rich.console import Console
+
+    terminal = Console(file=file, markup=False, highlight=False)
+    return terminal if terminal.is_terminal else Console(file=file, markup=False, highlight=False, width=PIPE_WIDTH)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from offrl.errors import RequestError
+
 
 def store_path(name: str) -> Path:
     """A bare name's folder among the local datasets; a path (with a separator in it) as it is."""
@@ -13,3 +15,15 @@ def store_path(name: str) -> Path:
     from offrl.data.catalog import local_path
 
     return local_path(name)
+
+
+def new_store_path(name: str) -> Path:
+    """The same, where nothing must be yet.
+
+    Raises:
+        RequestError: something is there.
+    """
+    path = store_path(name)
+    if path.exists():
+        raise RequestError("there is something at the destination", where=str(path), mend="choose another --out")
+    return path

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from offrl_cli.output import AsJson, print_json, print_pairs, print_table, working
-from offrl_cli.places import store_path
+from offrl_cli.places import new_store_path
 from offrl_cli.reporting import command
 from offrl_cli.scores import print_scores
 
@@ -71,7 +71,9 @@ def collect(
     out: Annotated[
         str, typer.Option(metavar="NAME|PATH", help="The dataset: a bare name goes to your local datasets.")
     ],
-    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to load.")] = Kind.best,
+    checkpoint: Annotated[
+        Kind | None, typer.Option(help="Which checkpoint to load. Default: best, or last where none is marked best.")
+    ] = None,
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions in place of the greedy ones, and log their density.")
     ] = False,
@@ -91,11 +93,13 @@ def collect(
         from offrl.train.collect import collect as collect_episodes
         from offrl.train.run import Run
 
+        opened = Run.open(run)
+        best_known = Kind.best if opened.has_checkpoint(Kind.best) else Kind.last
         report = collect_episodes(
-            Run.open(run),
+            opened,
             episodes=episodes,
-            destination=store_path(out),
-            checkpoint=checkpoint.value,
+            destination=new_store_path(out),
+            checkpoint=(checkpoint or best_known).value,
             seed=seed,
             env=env,
             stochastic=stochastic,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import typer
+
 from offrl_cli.output import print_pairs, print_table
 
 
@@ -18,9 +20,9 @@ def print_scores(scores: Mapping[str, Any]) -> None:
         )
     ]
     columns = ["seed", "episodes", "mean return", "least", "greatest", "mean length", "normalised score"]
-    print_table(
-        columns if scores["normalized_score"] is not None else columns[:-1], [row[: len(columns)] for row in rows]
-    )
+    shown = len(columns) if scores["normalized_score_per_seed"] else len(columns) - 1
+    print_table(columns[:shown], [row[:shown] for row in rows])
+    typer.echo()
     print_pairs(_together(scores))
 
 

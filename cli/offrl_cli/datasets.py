@@ -1,0 +1,170 @@
+"""`offrl datasets`: list, info, validate, export and pull."""
+
+from __future__ import annotations
+
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from offrl_cli.dataset_info import describe, print_info
+from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
+from offrl_cli.reporting import WORK_FAILED, command
+
+if TYPE_CHECKING:
+    from offrl.data.store import TrajectoryStore
+    from offrl.data.validate import Finding
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Datasets: those that come with offrl, and yours.")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name that offrl datasets list prints, a path, minari:ID or d4rl:ID.")
+]
+
+
+class ExportFormat(StrEnum):
+    """What a dataset can be exported as."""
+
+    minari = "minari"
+    parquet = "parquet"
+
+
+@app.command("list")
+@command
+def list_all(as_json: AsJson = False) -> None:
+    """List the datasets that have a name: bundled ones and your local ones.
+
+    Example: offrl datasets list
+    """
+    from offrl.data.catalog import list_datasets
+
+    entries = list_datasets()
+    if as_json:
+        print_json({"datasets": [vars(entry) for entry in entries]})
+        return
+    print_table(
+        ["dataset", "kind", "environment", "episodes", "transitions", "description"],
+        [[e.name, e.kind, e.environment, e.episodes, e.steps, e.card.get("description", "")] for e in entries],
+    )
+
+
+@app.command()
+@command
+def info(name: Name, as_json: AsJson = False) -> None:
+    """Show a dataset's size, spaces, statistics, returns and origin.
+
+    Example: offrl datasets info hopper-expert
+    """
+    store = _open(name)
+    card = _card(name)
+    if as_json:
+        print_json({**describe(store), "card": card})
+        return
+    print_info(store)
+    if card:
+        typer.echo("\ncard")
+        print_pairs({f"  {key}": value for key, value in card.items()})
+
+
+@app.command()
+@command
+def validate(name: Name, as_json: AsJson = False) -> None:
+    """Check a dataset: checksums, alignment, flags, NaN and infinity, bounds.
+
+    Exits with 1 where something is wrong, and says where.
+
+    Example: offrl datasets validate hopper-expert
+    """
+    store = _open(name)
+    with working("Validating"):
+        from offrl.data.validate import validate as find_problems
+
+        findings = find_problems(store)
+    valid = all(finding.severity != "error" for finding in findings)
+    if as_json:
+        listed = [{**vars(finding), "where": finding.where} for finding in findings]
+        print_json({"name": name, "path": store.path, "valid": valid, "findings": listed})
+    else:
+        _print_findings(store, findings)
+    if not valid:
+        raise typer.Exit(WORK_FAILED)
+
+
+@app.command()
+@command
+def export(
+    name: Name,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="A new folder for Parquet; an id such as hopper/expert-v0 for Minari.")
+    ],
+    format: Annotated[ExportFormat, typer.Option(help="What to write.")] = ExportFormat.parquet,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset for others to read: as Parquet files or a local Minari dataset.
+
+    Example: offrl datasets export hopper-expert hopper/expert-v0 --format minari
+    """
+    store = _open(name)
+    with working("Exporting"):
+        path = _export(store, destination, format)
+    result = {"name": name, "format": format.value, "path": path, "episodes": store.num_episodes}
+    if as_json:
+        print_json(result)
+    else:
+        print_pairs(result)
+
+
+@app.command()
+@command
+def pull(name: Name, as_json: AsJson = False) -> None:
+    """Fetch a dataset and convert it now, so that later commands find it at once.
+
+    Example: offrl datasets pull minari:mujoco/hopper/expert-v0
+    """
+    store = _open(name)
+    result = {"name": name, "path": store.path, "episodes": store.num_episodes, "transitions": store.num_steps}
+    if as_json:
+        print_json(result)
+    else:
+        print_pairs(result)
+
+
+def _open(name: str) -> TrajectoryStore:
+    with working(f"Opening {name}"):
+        from offrl.data.catalog import open_dataset
+
+        return open_dataset(name)
+
+
+def _card(name: str) -> dict[str, Any]:
+    from offrl.data.catalog import list_datasets
+
+    return next((entry.card for entry in list_datasets() if entry.name == name), {})
+
+
+def _print_findings(store: TrajectoryStore, findings: list[Finding]) -> None:
+    if findings:
+        rows = [[finding.severity, finding.message, finding.where, finding.count] for finding in findings]
+        print_table(["", "what", "first at", "count"], rows)
+    else:
+        typer.echo(f"Nothing is wrong with the {store.num_episodes:,} episodes.")
+    note(f"Checked: {store.path}")
+
+
+def _export(store: TrajectoryStore, destination: str, format: ExportFormat) -> Path:
+    if format is ExportFormat.parquet:
+        from offrl.data.parquet import write_parquet
+
+        folder = Path(destination).expanduser()
+        write_parquet(store, folder)
+        return folder
+    from offrl.data.convert.remote import minari_folder
+    from offrl.data.export import export_minari
+
+    with warnings.catch_warnings():
+        # Minari asks for permalinks, e-mail addresses and the like, one warning each.
+        warnings.simplefilter("ignore")
+        export_minari(store, destination)
+    return minari_folder() / destination
