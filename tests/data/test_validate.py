@@ -105,6 +105,11 @@ def test_final_rows_that_are_not_zero(store: TrajectoryStore) -> None:
     assert (finding.code, finding.column, finding.row, finding.episode, finding.step) == ("padding", "action", 8, 1, 4)
 
 
+def test_a_flag_in_a_final_row_is_padding_that_is_not_zero(store: TrajectoryStore) -> None:
+    damage(store, "shards/00000.arrow", "truncated", 8, True)
+    assert list(found(store)) == [("padding", "truncated")]
+
+
 def test_flags_inside_an_episode(store: TrajectoryStore) -> None:
     damage(store, "shards/00000.arrow", "terminated", 12, True)
     (finding,) = found(store).values()
