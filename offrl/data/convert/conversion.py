@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -132,8 +133,19 @@ def _write(folder: Path, name: str, source: Source, chunks: Iterator[Chunk], pro
         reference_scores=source.reference_scores,
         name=name,
     ) as writer:
+        _append_all(writer, chunks)
+
+
+def _append_all(writer: StoreWriter, chunks: Iterator[Chunk]) -> None:
+    """Write each chunk while the next one is read."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        pending: Future[None] | None = None
         for chunk in chunks:
-            writer.append(chunk.block)
+            if pending is not None:
+                pending.result()
+            pending = thread.submit(writer.append, chunk.block)
+        if pending is not None:
+            pending.result()
 
 
 def _provenance(located: Located, format: str, options: ConvertOptions, source: Source) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A block under construction: episodes are read straight into arrays that are used again for the next block."""
+"""A block under construction: episodes are read straight into arrays that are used again for later blocks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class BlockBuilder:
         self._label = label
         self._capacity = max(1, BLOCK_BYTES // sum(info.row_bytes for info in columns.values()))
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._spare: dict[str, NDArray[Any]] = {}
         self._lengths: list[int] = []
         self._seeds: list[int] = []
         self._numbers: list[int] = []
@@ -57,7 +58,7 @@ class BlockBuilder:
         }
 
     def take(self) -> Chunk:
-        """What was collected. Its arrays are good until the next episode begins.
+        """What was collected. Its arrays are good until the next block is taken: two sets take turns.
 
         Padding is zeroed, and an episode without a flag at its end is marked truncated.
         """
@@ -73,6 +74,7 @@ class BlockBuilder:
         sources = [f"{self._label}#{number}" for number in numbers]
         block = EpisodeBlock(columns, lengths, np.array(self._seeds, np.int64), sources)
         self._lengths, self._seeds, self._numbers, self._rows = [], [], [], 0
+        self._arrays, self._spare = self._spare, self._arrays
 
         def locate(row: int) -> str:
             index = int(np.searchsorted(final, row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def _values(array: pa.Array, leaf: Leaf, episode: Path) -> NDArray[Any]:
     flat = array
     while pa.types.is_fixed_size_list(flat.type) or pa.types.is_list(flat.type):
         flat = flat.flatten()
-    expected = len(array) * int(np.prod(leaf.info.shape, dtype=np.int64))
+    expected = len(array) * math.prod(leaf.info.shape)
     found = _numpy_dtype(flat.type)
     if flat.null_count or len(flat) != expected or not can_hold(leaf.info.dtype, found):
         raise DataError(

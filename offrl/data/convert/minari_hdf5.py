@@ -1,4 +1,4 @@
-"""Minari's HDF5 files: a group per episode, read through HDF5's own calls (h5py's objects cost more than the data)."""
+"""Minari's HDF5 files: a group for each episode."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5s, h5t
+from h5py import h5o
 from numpy.typing import NDArray
 
 from offrl.data.convert.episodes import BlockBuilder
 from offrl.data.convert.hdf5 import open_hdf5
+from offrl.data.convert.hdf5_direct import DirectFile, UnusualLayout
 from offrl.data.convert.minari_parts import Layout, Leaf, Part, can_hold, decode_image, fill_missing, info_leaf, leaf_of
 from offrl.data.convert.report import Chunk, Log
 from offrl.errors import DataError, SourceError
@@ -86,114 +87,130 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
     """
     path = _file(folder)
     builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label)
-    with open_hdf5(path) as file:
-        reader = _Reader(file, layout, path, log)
+    with open_hdf5(path) as file, DirectFile(path) as direct:
+        reader = _Reader(file, direct, layout, path, log)
         for number in layout.numbers:
-            steps, seed = reader.begin(number)
-            if not builder.has_room(steps):
+            episode = reader.open(number)
+            if not builder.has_room(episode.steps):
                 yield builder.take()
-            reader.read(builder.begin(number, steps, seed))
+            reader.read(episode, builder.begin(number, episode.steps, episode.seed))
         yield builder.take()
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """A leaf with the handles that HDF5 needs, made once."""
+class _Episode:
+    """An episode that is about to be read: `addresses` holds those of its arrays that are known without the library."""
 
-    leaf: Leaf
-    path: bytes
-    memory_type: h5t.TypeID
+    number: int
+    steps: int
+    seed: int
+    addresses: dict[str, int]
 
 
 class _Reader:
-    """Reads one episode after the other into rows that are given."""
+    """Reads one episode after the other into rows that are given.
 
-    def __init__(self, file: h5py.File, layout: Layout, path: Path, log: Log) -> None:
-        self._root = file.id
+    Arrays are copied straight out of the file where its layout is the usual one and their type is exactly the
+    column's. The library reads the others: other layouts, types and lengths, compressed images.
+    """
+
+    def __init__(self, file: h5py.File, direct: DirectFile, layout: Layout, path: Path, log: Log) -> None:
+        self._file = file
+        self._direct = direct
+        self._leaves = layout.leaves
+        self._groups = _groups(layout.leaves)
         self._path = path
         self._log = log
-        self._stored = [_Stored(leaf, leaf.name.encode(), h5t.py_create(leaf.info.dtype)) for leaf in layout.leaves]
-        self._types: dict[bytes, h5t.TypeID] = {}
-        self._spaces: dict[tuple[int, ...], h5s.SpaceID] = {}
-        self._seed_type = h5t.py_create(np.dtype(np.uint64))
-        self._number = -1
+        self._datatypes: dict[str, bytes] = {}
 
-    def begin(self, number: int) -> tuple[int, int]:
-        """Open an episode; returns its steps and its seed."""
-        self._number = number
-        self._group = h5g.open(self._root, b"episode_%d" % number)
-        steps = int(h5d.open(self._group, b"rewards").get_space().get_simple_extent_npoints())
-        if steps < 1:
-            raise DataError("the episode has no steps", where=self._where(), mend=_MEND)
-        return steps, self._seed()
+    def open(self, number: int) -> _Episode:
+        """Find an episode's length, seed and arrays."""
+        address = h5o.get_info(self._file.id, b"episode_%d" % number).addr
+        try:
+            addresses = self._members(address)
+            seed = self._direct.integer_attribute(address, "seed")
+            steps = self._direct.array(addresses["rewards"]).shape[0]
+        except (UnusualLayout, KeyError):
+            return self._open_slowly(number)
+        return self._episode(number, steps, seed, addresses)
 
-    def read(self, rows: dict[str, NDArray[Any]]) -> None:
+    def read(self, episode: _Episode, rows: dict[str, NDArray[Any]]) -> None:
         """Fill these rows with the episode's arrays."""
-        for stored in self._stored:
-            out = rows[stored.leaf.column]
-            try:
-                dataset = h5d.open(self._group, stored.path)
-            except KeyError:
-                self._miss(stored.leaf, out)
-                continue
-            if stored.leaf.jpeg:
-                self._read_images(dataset, stored.leaf, out)
-            else:
-                self._read_numbers(dataset, stored, out)
+        for leaf in self._leaves:
+            out = rows[leaf.column]
+            if leaf.jpeg or not self._read_directly(episode, leaf, out):
+                self._read_slowly(episode, leaf, out)
 
-    def _read_numbers(self, dataset: h5d.DatasetID, stored: _Stored, out: NDArray[Any]) -> None:
-        if dataset.get_space().get_simple_extent_npoints() != out.size:
-            self._refuse_shape(dataset, stored.leaf, len(out))
-        if self._types.get(stored.path) is None or not dataset.get_type().equal(self._types[stored.path]):
-            self._check_type(dataset, stored)
-            if stored.leaf.info.dtype == np.bool_:  # HDF5 itself doesn't turn whole numbers into flags
-                out[...] = h5py.Dataset(dataset)[()].reshape(out.shape) != 0
-                return
-        if out.shape not in self._spaces:
-            self._spaces[out.shape] = h5s.create_simple(out.shape)
-        dataset.read(self._spaces[out.shape], h5s.ALL, out, stored.memory_type)
+    def _members(self, address: int) -> dict[str, int]:
+        """The addresses of an episode's arrays and groups, those in nested groups among them."""
+        found = self._direct.members(address)
+        for group in self._groups:
+            if group in found:
+                found.update({f"{group}/{name}": item for name, item in self._direct.members(found[group]).items()})
+        return found
 
-    def _refuse_shape(self, dataset: h5d.DatasetID, leaf: Leaf, rows: int) -> None:
-        raise DataError(
-            f"'{leaf.name}' has the shape {dataset.shape}, {rows} rows of {leaf.info.shape} are expected",
-            where=self._where(),
-            mend=f"leave it out with --map {leaf.column}=" if leaf.optional else _MEND,
-        )
-
-    def _check_type(self, dataset: h5d.DatasetID, stored: _Stored) -> None:
-        """Numbers must keep their values: HDF5 would shorten them without a word."""
-        found, wanted = dataset.dtype, stored.leaf.info.dtype
-        if not can_hold(wanted, found):
-            raise DataError(
-                f"'{stored.leaf.name}' holds {found}, earlier episodes {wanted}", where=self._where(), mend=_MEND
-            )
-        if wanted != np.bool_ or found == np.bool_:
-            self._types[stored.path] = dataset.get_type()
-
-    def _read_images(self, dataset: h5d.DatasetID, leaf: Leaf, out: NDArray[Any]) -> None:
-        encoded = h5py.Dataset(dataset)[()]
-        if len(encoded) != len(out):
-            raise DataError(
-                f"'{leaf.name}' has {len(encoded)} images, {len(out)} are expected", where=self._where(), mend=_MEND
-            )
-        for row, data in enumerate(encoded):
-            out[row] = decode_image(data.tobytes()).reshape(leaf.info.shape)
-
-    def _miss(self, leaf: Leaf, out: NDArray[Any]) -> None:
-        if not leaf.optional:
-            raise SourceError(f"the episode has no '{leaf.name}'", where=self._where(), mend=_MEND)
-        fill_missing(out)
-        self._log.warn(f"episodes without '{leaf.name}' get NaN, or 0 where it holds whole numbers", 1, self._where())
-
-    def _seed(self) -> int:
-        if not h5a.exists(self._group, b"seed"):
-            return -1
-        value = np.empty((), np.uint64)
-        h5a.open(self._group, b"seed").read(value, self._seed_type)
-        if value > np.iinfo(np.int64).max:
+    def _episode(self, number: int, steps: int, seed: int | None, addresses: dict[str, int]) -> _Episode:
+        if steps < 1:
+            raise DataError("the episode has no steps", where=self._where(number), mend=_MEND)
+        if seed is not None and seed > np.iinfo(np.int64).max:
             self._log.note("seeds of 2^63 and more can't be recorded: they are marked unknown")
-            return -1
-        return int(value)
+            seed = None
+        return _Episode(number, steps, -1 if seed is None else seed, addresses)
 
-    def _where(self) -> str:
-        return f"{self._path}, episode {self._number}"
+    def _open_slowly(self, number: int) -> _Episode:
+        group = self._file[f"episode_{number}"]
+        if not isinstance(group.get("rewards"), h5py.Dataset):
+            raise SourceError("the episode has no 'rewards'", where=self._where(number), mend=_MEND)
+        seed = group.attrs.get("seed")
+        return self._episode(number, len(group["rewards"]), seed if seed is None else int(seed), {})
+
+    def _read_directly(self, episode: _Episode, leaf: Leaf, out: NDArray[Any]) -> bool:
+        """Whether the array could be copied out of the file."""
+        address = episode.addresses.get(leaf.name)
+        if address is None:
+            return False
+        try:
+            array = self._direct.array(address)
+        except UnusualLayout:
+            return False
+        if leaf.name not in self._datatypes:
+            stored = self._file[f"episode_{episode.number}/{leaf.name}"].dtype
+            self._datatypes[leaf.name] = array.datatype if stored == leaf.info.dtype else b""
+        if array.shape != out.shape or array.datatype != self._datatypes[leaf.name]:
+            return False
+        self._direct.read(array, out)
+        return True
+
+    def _read_slowly(self, episode: _Episode, leaf: Leaf, out: NDArray[Any]) -> None:
+        where = self._where(episode.number)
+        dataset = self._file[f"episode_{episode.number}"].get(leaf.name)
+        if not isinstance(dataset, h5py.Dataset):
+            if not leaf.optional:
+                raise SourceError(f"the episode has no '{leaf.name}'", where=where, mend=_MEND)
+            fill_missing(out)
+            self._log.warn(f"episodes without '{leaf.name}' get NaN, or 0 where it holds whole numbers", 1, where)
+            return
+        if dataset.shape[0] != len(out) or (dataset.size != out.size and not leaf.jpeg):
+            raise DataError(
+                f"'{leaf.name}' has the shape {dataset.shape}, {len(out)} rows of {leaf.info.shape} are expected",
+                where=where,
+                mend=f"leave it out with --map {leaf.column}=" if leaf.optional else _MEND,
+            )
+        if leaf.jpeg:
+            for row, data in enumerate(dataset[()]):
+                out[row] = decode_image(data.tobytes()).reshape(leaf.info.shape)
+            return
+        if not can_hold(leaf.info.dtype, dataset.dtype):
+            raise DataError(
+                f"'{leaf.name}' holds {dataset.dtype}, earlier episodes {leaf.info.dtype}", where=where, mend=_MEND
+            )
+        out[...] = dataset[()].reshape(out.shape)
+
+    def _where(self, number: int) -> str:
+        return f"{self._path}, episode {number}"
+
+
+def _groups(leaves: list[Leaf]) -> list[str]:
+    """The groups that leaves lie in, outer ones first."""
+    prefixes = {"/".join(leaf.keys[:depth]) for leaf in leaves for depth in range(1, len(leaf.keys))}
+    return sorted(prefixes, key=lambda group: group.count("/"))

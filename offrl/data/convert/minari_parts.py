@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -55,7 +56,7 @@ class Leaf:
     jpeg: bool = False
     optional: bool = False
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its name in messages."""
         return "/".join(self.keys)

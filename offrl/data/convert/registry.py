@@ -46,7 +46,6 @@ FORMATS: dict[str, Format] = {
     "parquet": Format("table, one row per step", "table:open_parquet", (".parquet", ".pq")),
     "jsonl": Format("table, one JSON object per line and step", "table:open_jsonl", (".jsonl", ".ndjson")),
     "paths": Format("pickled list of path dictionaries", "paths:open_paths", (".pkl", ".pickle")),
-    "bundle": Format("Parquet that offrl exported", "bundle:open_bundle"),
 }
 
 
@@ -76,7 +75,9 @@ def _detect_folder(path: Path) -> str | None:
     if "schema_version" in _json_keys(path / "metadata.json"):
         raise RequestError("this is a trajectory store already", where=str(path), mend="use it as it is")
     if (path / "steps.parquet").is_file():
-        return "bundle"
+        raise RequestError(
+            "this is a dataset that offrl exported", where=str(path), mend="open it by its path, as it is"
+        )
     return None
 
 

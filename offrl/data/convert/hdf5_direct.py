@@ -1,0 +1,217 @@
+"""Where an HDF5 file keeps the bytes of its arrays, found without the library.
+
+Opening a dataset costs the library more than reading one of Minari's short ones, and there are thousands. This reads
+the structures that it writes by default (HDF5 File Format Specification 3.0: version 1 object headers and B-trees,
+symbol-table groups, uncompressed chunks). Whatever looks different raises `UnusualLayout`, and the library reads it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SUPERBLOCK = Struct("<8sB4xBB9xQ")
+_HEADER = Struct("<BxHII4x")
+_MESSAGE = Struct("<HH4x")
+_NODE = Struct("<4sBBH16x")
+_HEAP = Struct("<4s20xQ")
+_SYMBOL_NODE = Struct("<4sBxH")
+_SYMBOL = Struct("<QQ24x")
+_TWO_ADDRESSES = Struct("<QQ")
+_ATTRIBUTE_SIZES = Struct("<BxHHH")
+
+_DATASPACE, _DATATYPE, _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 1, 3, 8, 11, 12, 16, 17
+_CHUNKED = 2
+_SIGNED = 8
+
+
+class UnusualLayout(Exception):
+    """The file holds a structure that this module doesn't read."""
+
+
+_BROKEN = (struct.error, IndexError, KeyError, ValueError)
+"""What a damaged file leads to. It is left to the library, which can say what is wrong."""
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in the file.
+
+    Attributes:
+        shape: its shape.
+        datatype: its datatype as the file spells it: equal bytes mean equal types.
+        chunk: the shape of one chunk.
+        pieces: the index of each chunk's first element, and where in the file it starts.
+    """
+
+    shape: tuple[int, ...]
+    datatype: bytes
+    chunk: tuple[int, ...]
+    pieces: list[tuple[tuple[int, ...], int]]
+
+
+class DirectFile:
+    """A memory map of an HDF5 file. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _, *layout = _SUPERBLOCK.unpack_from(self._map, 0)
+        self._is_usual = layout == [0, 8, 8, 0]  # version, bytes per address and per length, start of the file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._map.close()
+
+    def members(self, address: int) -> dict[str, int]:
+        """Name to address, for the members of the group at `address`.
+
+        Raises:
+            UnusualLayout: it is no symbol-table group.
+        """
+        try:
+            for kind, start, _ in self._messages(address):
+                if kind == _SYMBOL_TABLE:
+                    tree, heap = _TWO_ADDRESSES.unpack_from(self._map, start)
+                    signature, names = _HEAP.unpack_from(self._map, heap)
+                    _expect(signature == b"HEAP")
+                    return {self._text(names + offset): item for offset, item in self._symbols(tree)}
+        except _BROKEN as error:
+            raise UnusualLayout from error
+        raise UnusualLayout
+
+    def integer_attribute(self, address: int, name: str) -> int | None:
+        """A whole number among the attributes of the object at `address`; None where there is none of that name.
+
+        Raises:
+            UnusualLayout: it is no integer of 8 bytes.
+        """
+        try:
+            for kind, start, _ in self._messages(address):
+                if kind != _ATTRIBUTE:
+                    continue
+                version, *sizes = _ATTRIBUTE_SIZES.unpack_from(self._map, start)
+                _expect(version == 1)
+                at = start + _ATTRIBUTE_SIZES.size
+                if self._text(at) == name:
+                    datatype, _, value = (at := at + -(-size // 8) * 8 for size in sizes)
+                    _expect(self._map[datatype] == 0x10 and self._map[datatype + 4] == 8)
+                    signed = bool(self._map[datatype + 1] & _SIGNED)
+                    return int.from_bytes(self._map[value : value + 8], "little", signed=signed)
+        except _BROKEN as error:
+            raise UnusualLayout from error
+        return None
+
+    def array(self, address: int) -> StoredArray:
+        """The array at `address`.
+
+        Raises:
+            UnusualLayout: it is compressed, or not stored in chunks, or some were never written.
+        """
+        try:
+            found = {kind: (start, size) for kind, start, size in self._messages(address)}
+            _expect(_FILTERS not in found)
+            shape = self._shape(found[_DATASPACE][0])
+            start, size = found[_DATATYPE]
+            datatype = self._map[start : start + size]
+            chunk, tree = self._chunks(found[_LAYOUT][0], len(shape))
+            pieces = self._pieces(tree, len(shape))
+            _expect(len(pieces) == math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True)))
+        except _BROKEN as error:
+            raise UnusualLayout from error
+        return StoredArray(shape, datatype, chunk, pieces)
+
+    def read(self, array: StoredArray, out: NDArray[Any]) -> None:
+        """Copy an array of the same shape and dtype out of the map."""
+        for index, address in array.pieces:
+            part = np.ndarray(array.chunk, out.dtype, self._map, address)
+            if array.chunk == array.shape:
+                out[...] = part
+                return
+            target = out[tuple([slice(i, i + n) for i, n in zip(index, array.chunk, strict=True)])]
+            target[...] = part[tuple([slice(n) for n in target.shape])]
+
+    def _messages(self, address: int) -> list[tuple[int, int, int]]:
+        """Kind, start and size of the messages of an object header."""
+        _expect(self._is_usual)
+        version, count, _, size = _HEADER.unpack_from(self._map, address)
+        _expect(version == 1)
+        blocks = [(address + _HEADER.size, size)]
+        found: list[tuple[int, int, int]] = []
+        for start, length in blocks:
+            at, end = start, start + length
+            while at < end and len(found) < count:
+                kind, size = _MESSAGE.unpack_from(self._map, at)
+                at += _MESSAGE.size
+                found.append((kind, at, size))
+                if kind == _CONTINUATION:
+                    blocks.append(_TWO_ADDRESSES.unpack_from(self._map, at))
+                at += size
+        return found
+
+    def _node(self, address: int, kind: int) -> tuple[int, int]:
+        """Level and number of children of a B-tree's node."""
+        signature, found, level, count = _NODE.unpack_from(self._map, address)
+        _expect(signature == b"TREE" and found == kind)
+        return level, count
+
+    def _symbols(self, address: int) -> Iterator[tuple[int, int]]:
+        """Offset of the name and address of the object, for everything below a group's B-tree node."""
+        level, count = self._node(address, 0)
+        for i in range(count):
+            (child,) = struct.unpack_from("<Q", self._map, address + _NODE.size + 8 + 16 * i)
+            if level:
+                yield from self._symbols(child)
+                continue
+            signature, _, entries = _SYMBOL_NODE.unpack_from(self._map, child)
+            _expect(signature == b"SNOD")
+            start = child + _SYMBOL_NODE.size
+            yield from _SYMBOL.iter_unpack(self._map[start : start + entries * _SYMBOL.size])
+
+    def _text(self, address: int) -> str:
+        return self._map[address : self._map.find(b"\0", address)].decode()
+
+    def _shape(self, start: int) -> tuple[int, ...]:
+        version, rank = self._map[start], self._map[start + 1]
+        _expect(version == 1 and rank > 0)
+        return struct.unpack_from(f"<{rank}Q", self._map, start + 8)
+
+    def _chunks(self, start: int, rank: int) -> tuple[tuple[int, ...], int]:
+        """The shape of a chunk, and the B-tree that finds them all."""
+        version, kind, extent = self._map[start : start + 3]
+        _expect(version == 3 and kind == _CHUNKED and extent == rank + 1)
+        tree, *chunk = struct.unpack_from(f"<Q{rank}I", self._map, start + 3)
+        return tuple(chunk), tree
+
+    def _pieces(self, address: int, rank: int) -> list[tuple[tuple[int, ...], int]]:
+        """Index and address of each chunk below a B-tree's node."""
+        level, count = self._node(address, 1)
+        entry = _CHUNK[rank]
+        start = address + _NODE.size
+        entries = entry.iter_unpack(self._map[start : start + count * entry.size])
+        if level:
+            return [piece for item in entries for piece in self._pieces(item[-1], rank)]
+        return [(item[:-1], item[-1]) for item in entries]
+
+
+_CHUNK = [Struct(f"<8x{rank}Q8xQ") for rank in range(33)]
+"""By rank, an entry of a chunks' B-tree: size and filters, its index (the last is within an element), its address."""
+
+
+def _expect(condition: bool) -> None:
+    if not condition:
+        raise UnusualLayout
