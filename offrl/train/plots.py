@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,10 @@ GREY = "#606060"
 MARKED_POINTS = 25
 """Curves of up to so many points show each of them."""
 
+SUBJECT = ("algo", "dataset", "env")
+BOOKKEEPING = ("seeds", "device", "log_every", "checkpoint_every", "writers", "evaluation", "cross_validation")
+"""What runs of one curve may differ in."""
+
 Axis = Literal["step", "minutes"]
 Points = dict[int, float]
 """Step to value: one seed's curve."""
@@ -33,7 +36,7 @@ Points = dict[int, float]
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of the picture: runs whose recipes differ in their seeds only.
+    """One line of the picture: runs that differ in their seeds only, as far as the policies go.
 
     Attributes:
         label: what tells it from the others.
@@ -53,7 +56,7 @@ class Curve:
 def plot_runs(runs: Sequence[Run], destination: Path, *, metric: str = EVALUATION, x: Axis = "step") -> list[Curve]:
     """Draw one curve for each group of runs, with a band of one standard error over its seeds.
 
-    Runs whose recipes differ in their seeds only are one group.
+    Runs whose recipes differ in their seeds only are one group (device, evaluation and logging don't count).
 
     Args:
         runs: at least one.
@@ -83,12 +86,12 @@ def plot_runs(runs: Sequence[Run], destination: Path, *, metric: str = EVALUATIO
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    groups: list[tuple[Recipe, list[Run]]] = []
+    groups: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
-        alike = dataclasses.replace(run.recipe, seeds=())
-        members = next((members for recipe, members in groups if recipe == alike), None)
+        settings = _settings(run.recipe)
+        members = next((members for known, members in groups if known == settings), None)
         if members is None:
-            groups.append((alike, [run]))
+            groups.append((settings, [run]))
         else:
             members.append(run)
     return [members for _, members in groups]
@@ -96,19 +99,20 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _labels(recipes: Sequence[Recipe]) -> list[str]:
     """Algorithm and task, and the settings in which recipes that share both differ."""
-    flat = [_flatten(recipe.to_dict()) for recipe in recipes]
+    settings = [_settings(recipe) for recipe in recipes]
     labels = []
-    for recipe, values in zip(recipes, flat, strict=True):
-        rivals = [other for other in flat if _subject(other) == _subject(values)]
-        keys = [key for key in values if key != "seeds" and any(other.get(key) != values[key] for other in rivals)]
-        settings = ", ".join(f"{key} {values[key]}" for key in keys)
+    for recipe, values in zip(recipes, settings, strict=True):
+        rivals = [other for other in settings if all(other.get(key) == values.get(key) for key in SUBJECT)]
+        keys = [key for key in values if any(other.get(key) != values[key] for other in rivals)]
+        differing = ", ".join(f"{key} {values[key]}" for key in keys)
         label = f"{recipe.algo}, {recipe.dataset or recipe.env}"
-        labels.append(f"{label} ({settings})" if settings else label)
+        labels.append(f"{label} ({differing})" if differing else label)
     return labels
 
 
-def _subject(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(values.get(key) for key in ("algo", "dataset", "env"))
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key to value, of everything that the policy depends on."""
+    return _flatten({key: value for key, value in recipe.to_dict().items() if key not in BOOKKEEPING})
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

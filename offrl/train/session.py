@@ -67,6 +67,9 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
         Interrupted: Ctrl-C; continue with `resume`.
     """
     task = Task.of(recipe)
+    # What can't be built must not leave a run directory behind.
+    resolve_device(recipe.device)
+    AGENTS[recipe.algo].build(recipe.agent, task.spec)
     run = Run.create(path or Run.default_path(recipe, datetime.now()), task.recipe)
     with run.lock():
         if recipe.cross_validation.kind != "none":

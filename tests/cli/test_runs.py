@@ -1,0 +1,134 @@
+"""`offrl evaluate`, `offrl collect` and `offrl plot`: what they make of a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offrl.data.catalog import local_path
+from offrl.data.store import TrajectoryStore
+from offrl.train.run import Run
+from offrl.train.session import train
+from tests.cli.conftest import Offrl
+from tests.train.runs import bc_recipe, make_demonstrations
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two seeds with both checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    demos = make_demonstrations(folder / "demos", episodes=6, length=20).path
+    recipe = bc_recipe(demos, steps=40, evaluation={"every": 20, "episodes": 2, "final_episodes": 2})
+    return train(recipe, folder / "run").path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_evaluate_reports_every_episode(offrl: Offrl, run: Path) -> None:
+    result = offrl("evaluate", run, "--episodes", 3, "--seed", 5, "--json")
+    assert result.code == 0, result.stderr
+    scores = result.json
+    assert (scores["checkpoint"], scores["seeds"]) == ("last", [0, 1])
+    assert np.shape(scores["returns"]) == (2, 3)
+    assert scores["mean_return"] == pytest.approx(np.mean(scores["returns"]))
+    assert offrl("evaluate", run, "--episodes", 3, "--seed", 5, "--json").json["returns"] == scores["returns"]
+    assert offrl("evaluate", run, "--episodes", 3, "--seed", 6, "--json").json["returns"] != scores["returns"]
+
+
+def test_evaluate_prints_a_row_for_each_seed(offrl: Offrl, run: Path) -> None:
+    result = offrl("evaluate", run, "--episodes", 2, "--checkpoint", "best")
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [["0", "2"], ["1", "2"]]
+    assert lines[-1] == "checkpoint  best"
+    assert "(standard error over seeds)" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plot", "collect"])
+def test_a_directory_without_a_run_is_refused(offrl: Offrl, tmp_path: Path, command: str) -> None:
+    more = ("--episodes", "2", "--out", "x") if command == "collect" else ()
+    result = offrl(command, tmp_path / "nothing", *more)
+    assert (result.code, result.stdout) == (1, "")
+    assert str(tmp_path / "nothing") in result.stderr
+
+
+def test_a_missing_checkpoint_is_named(offrl: Offrl, run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    result = offrl("evaluate", run)
+    assert result.code == 1
+    assert "'last' checkpoint" in result.stderr
+
+
+def test_a_damaged_checkpoint_is_named(offrl: Offrl, run: Path) -> None:
+    (state,) = Run.open(run).checkpoint("last").glob("state*")
+    state.write_bytes(state.read_bytes()[:20])
+    result = offrl("evaluate", run)
+    assert (result.code, result.stdout) == (1, "")
+    assert str(run) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_another_environment_s_spaces_are_refused(offrl: Offrl, run: Path) -> None:
+    result = offrl("evaluate", run, "--env", "CartPole-v1")
+    assert result.code == 2
+    assert "CartPole-v1" in result.stderr
+
+
+def test_collect_makes_a_dataset_by_name_that_other_commands_know(offrl: Offrl, run: Path) -> None:
+    result = offrl("collect", run, "--episodes", 4, "--out", "mine", "--json")
+    assert result.code == 0, result.stderr
+    store = TrajectoryStore.open(local_path("mine"))
+    assert result.json["path"] == str(store.path)
+    assert (store.num_episodes, store.num_steps) == (4, 800)
+    assert result.json["mean_return"] == pytest.approx(store.episodes.return_.mean())
+    assert [e["name"] for e in offrl("datasets", "list", "--json").json["datasets"] if e["kind"] == "local"] == ["mine"]
+    assert offrl("datasets", "validate", "mine").code == 0
+    fingerprint = store.fingerprint
+    again = offrl("collect", run, "--episodes", 4, "--out", "mine")
+    assert again.code == 2
+    assert str(store.path) in again.stderr
+    assert TrajectoryStore.open(store.path).fingerprint == fingerprint
+
+
+def test_collect_takes_a_path_and_the_best_or_else_the_last_checkpoint(offrl: Offrl, run: Path) -> None:
+    for out, options in (("./best", ()), ("./last", ("--checkpoint", "last"))):
+        assert offrl("collect", run, "--episodes", 2, "--out", out, *options).code == 0
+    (run / "checkpoints" / "index.json").write_text(f'{{"last": "{Run.open(run).checkpoint("last").name}"}}')
+    assert offrl("collect", run, "--episodes", 2, "--out", "./else").code == 0
+    checkpoints = [TrajectoryStore.open(name).metadata.provenance["checkpoint"] for name in ("best", "last", "else")]
+    assert checkpoints[1] == checkpoints[2] != checkpoints[0]
+
+
+def test_episodes_are_shared_evenly_or_refused(offrl: Offrl, run: Path) -> None:
+    result = offrl("collect", run, "--episodes", 3, "--out", "./odd")
+    assert result.code == 2
+    assert not Path("odd").exists()
+
+
+def test_plot_leaves_a_picture_in_the_run(offrl: Offrl, run: Path) -> None:
+    result = offrl("plot", run, "--json")
+    assert result.code == 0, result.stderr
+    assert result.json["picture"] == str(run / "plots" / "evaluation.png")
+    assert (run / "plots" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    (curve,) = result.json["curves"]
+    assert (curve["seeds"], curve["x"]) == (2, [20.0, 40.0])
+
+
+def test_plot_of_a_metric_over_time_goes_where_it_is_told(offrl: Offrl, run: Path) -> None:
+    result = offrl("plot", run, "--metric", "validation_loss", "--x", "minutes", "--out", "pictures/loss.png")
+    assert result.code == 0, result.stderr
+    assert "picture  pictures/loss.png" in result.stdout
+    assert Path("pictures/loss.png").is_file()
+
+
+def test_plot_refuses_a_metric_that_is_not_there(offrl: Offrl, run: Path) -> None:
+    result = offrl("plot", run, "--metric", "nosuch")
+    assert result.code == 2
+    assert "'nosuch'" in result.stderr
+    assert "validation_loss" in result.stderr
