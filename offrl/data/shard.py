@@ -187,8 +187,9 @@ def _reading(path: Path) -> Iterator[None]:
 def _map_batch(path: Path, schema: pa.Schema, rows: int) -> pa.RecordBatch:
     with pa.memory_map(str(path)) as source:
         batch = pa.ipc.open_file(source).get_batch(0)
-    if batch.num_rows != rows or not batch.schema.equals(schema):
-        raise ValueError(f"it has {batch.num_rows} rows of {batch.schema.names}, {rows} of {schema.names} are expected")
+    found, wanted = ([f"{field.name}: {field.type}" for field in each] for each in (batch.schema, schema))
+    if batch.num_rows != rows or found != wanted:
+        raise ValueError(f"it has {batch.num_rows} rows of {found}, {rows} of {wanted} are expected")
     return batch
 
 
