@@ -97,12 +97,12 @@ def measure(row: Row, *, repeats: int, seconds: float, root: Path) -> Result:
 
 
 def machine() -> str:
-    """The processor, its cores and the versions that every figure depends on."""
+    """The processor, its cores, how busy they are, and the versions that every figure depends on."""
     names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     return (
         f"{name}, {os.cpu_count()} cores, {THREADS} threads, Python {platform.python_version()}, "
-        f"PyTorch {version('torch')}"
+        f"PyTorch {version('torch')}, load average {os.getloadavg()[0]:.1f} before"
     )
 
 
@@ -157,7 +157,7 @@ def _with_version(result: Result, subject: Subject) -> str:
     return f"{package} {next(iter(result.versions[subject].values()))}{comma}{detail}"
 
 
-def as_json(results: Iterable[Result]) -> str:
+def as_json(results: Iterable[Result], where: str) -> str:
     """Every figure of every turn."""
     rows = {
         result.row.name: {
@@ -168,7 +168,7 @@ def as_json(results: Iterable[Result]) -> str:
         }
         for result in results
     }
-    return json.dumps({"machine": machine(), "rows": rows})
+    return json.dumps({"machine": where, "rows": rows})
 
 
 def main() -> None:
@@ -179,13 +179,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=default_root(), help="the peers' environments (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print every figure as one JSON object")
     arguments = parser.parse_args()
+    where = machine()
     results = [
         measure(ROWS[name], repeats=arguments.repeats, seconds=arguments.seconds, root=arguments.root)
         for name in arguments.rows
     ]
     for reason in dict.fromkeys(reason for result in results for reason in result.skipped.values()):
         print(f"left out: {reason}", file=sys.stderr)
-    print(as_json(results) if arguments.json else f"{machine()}\n\n{markdown(results)}")
+    print(as_json(results, where) if arguments.json else f"{where}\n\n{markdown(results)}")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_a_limit_stands_where_no_ratio_is_set() -> None:
 
 
 def test_json_holds_every_figure() -> None:
-    rows = json.loads(run.as_json([result()]))["rows"]
+    rows = json.loads(run.as_json([result()], "here"))["rows"]
     assert rows["row"]["figures"]["ours"] == [10.0, 30.0, 24.0]
     assert rows["row"]["versions"]["theirs, fast"] == {"theirs": "1.2", "torch": "2.0"}
 
