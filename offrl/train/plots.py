@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3
 GREY = "#606060"
 MARKED_POINTS = 25
 """Curves of up to so many points show each of them."""
+LABEL_WIDTH = 85
+"""Characters of a label that fit beside each other."""
 
 SUBJECT = ("algo", "dataset", "env")
 BOOKKEEPING = ("seeds", "device", "log_every", "checkpoint_every", "writers", "evaluation", "cross_validation")
@@ -199,21 +202,24 @@ def _x_label(runs: Iterable[Run], x: Axis) -> str:
 def _draw(curves: Sequence[Curve], y: str, x: str, references: tuple[float, float] | None) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 4.2 + 0.2 * len(curves)), layout="constrained")
+    labels = [f"{curve.label}: {curve.seeds} seed{'s' if curve.seeds > 1 else ''}" for curve in curves]
+    labels = [textwrap.fill(label, LABEL_WIDTH, break_long_words=False) for label in labels]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure = Figure(figsize=(7.0, 4.2 + 0.18 * lines), layout="constrained")
     axes = figure.add_subplot()
-    for index, curve in enumerate(curves):
-        _draw_curve(axes, curve, COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--")
+    for index, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        _draw_curve(axes, curve, label, COLOURS[index % len(COLOURS)], "-" if index < len(COLOURS) else "--")
     _style(axes, x, y)
     if references is not None:
         _draw_references(axes, *references)
-    columns = 1 if max(len(curve.label) for curve in curves) > 35 else 2
     explanation = _explain(curves, references is not None)
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, title=explanation, title_fontsize="small")
+    figure.legend(
+        loc="outside lower center", frameon=False, fontsize="small", title=explanation, title_fontsize="small"
+    )
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, style: str) -> None:
-    label = f"{curve.label}: {curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
+def _draw_curve(axes: Axes, curve: Curve, label: str, colour: str, style: str) -> None:
     marker = "o" if len(curve.x) <= MARKED_POINTS else None
     axes.plot(curve.x, curve.mean, style, color=colour, linewidth=1.8, marker=marker, markersize=3.5, label=label)
     axes.fill_between(
