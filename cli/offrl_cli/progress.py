@@ -14,6 +14,8 @@ from offrl_cli.output import note, number, stderr_console
 
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = 2
+REFRESHES_PER_SECOND = 2.0
+"""Few: drawing takes time from training."""
 SPEED_WINDOW = 600.0
 """Seconds that rate and remaining time are estimated from; metrics of slow runs come minutes apart."""
 
@@ -33,6 +35,7 @@ class TrainingProgress:
                 TimeRemainingColumn(),
                 TextColumn("left  {task.fields[metrics]}"),
                 console=console,
+                refresh_per_second=REFRESHES_PER_SECOND,
                 speed_estimate_period=SPEED_WINDOW,
             )
             self._task = self._bar.add_task("training", total=None, start=False, visible=False, metrics="")

@@ -56,7 +56,7 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
                 description=description or f"Exported from the offrl dataset '{store.metadata.name}'.",
                 jpeg_encoding=False,
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # Minari meets an id without a version with a TypeError
             raise RequestError(
                 f"Minari can't create '{dataset_id}': {error}",
                 mend="use an id that isn't taken, such as hopper/expert-v0",

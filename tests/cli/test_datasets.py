@@ -172,3 +172,15 @@ def test_minari_reads_what_is_exported(offrl: Offrl, tmp_path: Path, monkeypatch
     dataset = minari.load_dataset("toy/plain-v0")
     assert dataset.total_episodes == 3
     np.testing.assert_array_equal(dataset[1].rewards, [2.0, 2.0])
+
+
+@pytest.mark.parametrize("identifier", ["bad", "toy/plain"])
+def test_an_id_that_minari_does_not_take_is_refused(
+    offrl: Offrl, toy: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identifier: str
+) -> None:
+    pytest.importorskip("jax")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    result = offrl("datasets", "export", "toy", identifier, "--format", "minari")
+    assert result.code == 2, result.stderr
+    assert f"'{identifier}'" in result.stderr
+    assert "hopper/expert-v0" in result.stderr

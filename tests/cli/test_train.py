@@ -217,3 +217,13 @@ def test_a_run_in_use_is_refused(offrl: Offrl, demos: Path) -> None:
     assert result.code == 2
     assert "another process" in result.stderr
     assert Run.open(Path("run")).recipe.steps == 20
+
+
+def test_a_recipe_of_one_s_own_runs_by_its_path(offrl: Offrl, demos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'algo = "bc"\ndataset = "{demos}"\nsteps = 20\n[evaluation]\nfinal_episodes = 1\n')
+    result = offrl("recipes", "run", path, *SMALL, "--set", "batch_size=8", "--out", "run", "--json")
+    assert result.code == 0, result.stderr
+    assert result.json["step"] == 20
+    recipe = Run.open(Path("run")).recipe
+    assert (recipe.batch_size, recipe.evaluation.final_episodes, recipe.agent.hidden) == (8, 1, (8,))
