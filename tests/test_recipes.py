@@ -87,6 +87,16 @@ def test_a_recipe_written_is_the_recipe_read(tmp_path_factory: pytest.TempPathFa
             assert _listed(held) == value
 
 
+@pytest.mark.parametrize(
+    "text", ["", 'quo"te\\', "line\nbreak\ttab", "\x00\x1f\x7f\x80", "ünï😀", "\u2028", "[a] # = 'b'"]
+)
+def test_awkward_text_survives_toml(text: str, tmp_path: Path) -> None:
+    recipe = recipe_from_dict({"algo": "bc", "dataset": text})
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert load_recipe(path)["dataset"] == text
+
+
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
