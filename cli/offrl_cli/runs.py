@@ -123,7 +123,9 @@ def plot(
     x: Annotated[Horizontal, typer.Option(help="The horizontal axis.")] = Horizontal.step,
     as_json: AsJson = False,
 ) -> None:
-    """Draw learning curves: the mean over seeds, with a band of one standard error.
+    """Draw learning curves with bands over seeds, as a PNG.
+
+    Lines are means over seeds, bands one standard error.
 
     Runs whose recipes differ in their seeds only make one curve.
 
