@@ -45,7 +45,7 @@ def open_d4rl(path: Path, options: ConvertOptions, log: Log) -> Source:
 
 def _provenance(file: h5py.File, log: Log) -> dict[str, Any]:
     """What stands under `metadata`: texts and numbers as they are, arrays (the policy's weights) by name only."""
-    if _METADATA not in file:
+    if not isinstance(file.get(_METADATA), h5py.Group):
         return {}
     said: dict[str, Any] = {}
     arrays: list[str] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from offrl.data import schema
 from offrl.data.convert.report import Log
 from offrl.data.convert.source import ColumnInfo
@@ -23,6 +25,7 @@ _KEYS = {
 }
 """The keys that a column goes by, the first that is there. `dones` is none: it may mean either flag."""
 
+_SCALARS = (schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB)
 _TABLE_ONLY = {"episode", "step", "behavior_prob"}
 
 
@@ -40,7 +43,7 @@ def assign_fields(
     """Match a source's arrays with the store's columns: column to key, and the number of rows that all have.
 
     Args:
-        available: key ("infos/qpos") to what it holds; None where it holds no numbers.
+        available: key ("infos/qpos") to what it holds; None where it holds no numbers for each step.
         lengths: key to number of rows.
         mapping: field to key, as the user gave it; the empty text for none.
         where: the file.
@@ -51,7 +54,7 @@ def assign_fields(
     Raises:
         SourceError: a column that is needed, or a key that was asked for, is not there.
         RequestError: a field is mapped that only tables have.
-        DataError: the arrays have different lengths.
+        DataError: the arrays have different lengths, or a row has several rewards or flags.
     """
     for name in _TABLE_ONLY & set(mapping):
         raise RequestError(f"'{name}' can be mapped for a table only", where=where, mend=f"leave --map {name}= out")
@@ -64,8 +67,21 @@ def assign_fields(
     _check_required(keys, mapping, required, available, where)
     rows = lengths[next(key for name, key in keys.items() if name.split(".")[0] == schema.OBSERVATION)]
     _check_lengths(keys, lengths, rows, where)
+    for name, key in keys.items():
+        if info := available[key]:
+            check_scalar(name, key, info, where)
     _add_infos(keys, available, lengths, mapping, ignored, keep_others, log)
     return keys, rows
+
+
+def check_scalar(name: str, key: str, info: ColumnInfo, where: str) -> None:
+    """Raises DataError where a column that has one number per step has several."""
+    if name in _SCALARS and np.prod(info.shape, dtype=np.int64) != 1:
+        raise DataError(
+            f"rows of '{key}' have the shape {info.shape}, but there is one {name} for each step",
+            where=where,
+            mend=f"write one number per row, or say where it is with --map {name}=KEY",
+        )
 
 
 def _find(
@@ -111,7 +127,11 @@ def _check_required(
             )
     for name, key in keys.items():
         if available[key] is None:
-            raise SourceError(f"'{key}' holds no numbers, it can't be the {name}", where=where)
+            raise SourceError(
+                f"'{key}' holds no numbers for each step, it can't be the {name}",
+                where=where,
+                mend=f"say which key holds it, with --map {name}=KEY",
+            )
 
 
 def _check_lengths(keys: Mapping[str, str], lengths: Mapping[str, int], rows: int, where: str) -> None:

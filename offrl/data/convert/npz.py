@@ -60,15 +60,15 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
     )
     columns = {name: info for name, key in keys.items() if (info := available[key])}
     rows = NpzRows(path, keys, columns, count)
-    last = np.flatnonzero(read_whole(rows, schema.TERMINATED).reshape(-1) != 0)
-    if not len(last) or last[-1] != count - 1:
+    ends = read_whole(rows, schema.TERMINATED).reshape(-1) != 0
+    last = np.union1d(np.flatnonzero(ends), count - 1)
+    if not ends[-1]:
         log.warn("the last trajectory has no end mark; the file may have been cut")
-        last = np.append(last, count - 1)
     log.note("OGBench marks the end of a trajectory, which is no terminal state: every episode counts as truncated")
     log.note("the last row of each trajectory gives its final observation; its action is invalid and not used")
     _mention_companion(path, log)
-    ends = np.ones(len(last), np.bool_)
-    episodes = replace(episodes_from(last, ~ends, ends), shortened=ends)
+    episodes = episodes_from(last, np.zeros(len(last), np.bool_), ends[last])
+    episodes = replace(episodes, shortened=np.ones(len(last), np.bool_))
     episodes = settle(episodes, has_next=True, timeouts="keep", log=log)
     spec = spec_of(rows, options, where=str(path), log=log)
     return Source(

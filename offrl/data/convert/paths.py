@@ -86,8 +86,15 @@ def _flat(item: Mapping[str, Any], prefix: str = "") -> dict[str, NDArray[Any]]:
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{key}/"))
         else:
-            flat[f"{prefix}{key}"] = np.asarray(value)
+            flat[f"{prefix}{key}"] = _array(value)
     return flat
+
+
+def _array(value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of different lengths: no numbers, to be left out like texts
+        return np.asarray([None] * len(value))
 
 
 def _steps(item: Mapping[str, NDArray[Any]], index: int, path: Path, options: ConvertOptions) -> int:
@@ -111,10 +118,9 @@ def _joined(
     for key in dict.fromkeys(key for item in paths for key in item):
         if key not in common:
             log.leave_out(key, "not in every path")
-    kinds = {key: _kind([item[key] for item in paths]) for key in common}
-    counts = {key: int(sum(len(item[key]) for item in paths)) for key in common if paths[0][key].ndim}
+    available = {key: _kind([item[key] for item in paths]) for key in common}
     total = int(lengths.sum())
-    available = {key: kinds[key] for key in counts}
+    counts = {key: sum(len(item[key]) for item in paths) if kind else total for key, kind in available.items()}
     one_longer = [key for key in counts if counts[key] == total + len(paths)]
     shown = {key: total if key in one_longer else count for key, count in counts.items()}
     keys, _ = assign_fields(
@@ -136,9 +142,9 @@ def _joined(
 
 
 def _kind(parts: list[NDArray[Any]]) -> ColumnInfo | None:
-    """What the arrays have in common; None unless all hold numbers of the same shape per row."""
+    """What the arrays have in common; None unless all hold numbers for each step, of the same shape."""
     shapes = {part.shape[1:] for part in parts}
-    if len(shapes) != 1 or any(part.dtype.kind not in "biuf" for part in parts):
+    if len(shapes) != 1 or any(not part.ndim or part.dtype.kind not in "biuf" for part in parts):
         return None
     return ColumnInfo(np.result_type(*{part.dtype for part in parts}), shapes.pop())
 

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -147,7 +148,7 @@ def _download(url: str, path: Path) -> None:
         if expected and received != expected:
             raise OSError(f"{received} of {expected} bytes arrived")
         os.replace(partial, path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         partial.unlink(missing_ok=True)
         raise DatasetNotFoundError(
             f"{url} could not be fetched ({error})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from offrl.data import schema
-from offrl.data.convert.fields import NEXT_OBSERVATION
+from offrl.data.convert.fields import NEXT_OBSERVATION, check_scalar
 from offrl.data.convert.flagged import has_next, limited_episodes
 from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
@@ -46,7 +47,8 @@ def open_table_source(path: Path, format: str, options: ConvertOptions, log: Log
     """Understand a table.
 
     With an `episode` column, its values tell the episodes apart, and `step` orders their rows. Without one, flags end
-    episodes; without flags too, every row is an episode of one step, as in the log of a contextual bandit.
+    episodes; without flags and next observations too, every row is an episode of one step, as in the log of a
+    contextual bandit.
 
     Raises:
         SourceError: it can't be read, or a column that is needed isn't there.
@@ -55,7 +57,7 @@ def open_table_source(path: Path, format: str, options: ConvertOptions, log: Log
     """
     table = open_table(path, format)
     fields = find_columns(table, options.mapping, where=str(path))
-    _check_required(fields, options.mapping, table.schema.names, str(path))
+    _check_required(fields, options.mapping, table.schema, str(path))
     if format != "parquet":
         table = widen(table, _columns(fields, schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, _PROBABILITY))
     table, keys = _read_keys(table, path, fields, text=format != "parquet")
@@ -79,14 +81,15 @@ def _columns(fields: Mapping[str, list[str]], *roots: str) -> list[str]:
     return [column for field, columns in fields.items() if field.split(".")[0] in roots for column in columns]
 
 
-def _check_required(fields: Mapping[str, list[str]], mapping: Mapping[str, str], names: list[str], where: str) -> None:
+def _check_required(fields: Mapping[str, list[str]], mapping: Mapping[str, str], kinds: pa.Schema, where: str) -> None:
     there = {field.split(".")[0] for field in fields}
     for name in (schema.OBSERVATION, schema.ACTION, schema.REWARD):
         if name not in there and (mapping.get(name) != "" or name != schema.REWARD):
             raise SourceError(
                 f"no column is known to be the {name}",
                 where=where,
-                mend=f"say which, with --map {name}=COLUMN (or a,b,c or prefix_*); the columns are {', '.join(names)}",
+                mend=f"say which, with --map {name}=COLUMN (or a,b,c or prefix_*); "
+                f"the columns are {', '.join(kinds.names)}",
             )
     if {schema.BEHAVIOR_LOG_PROB, _PROBABILITY} <= there:
         raise RequestError(
@@ -96,7 +99,18 @@ def _check_required(fields: Mapping[str, list[str]], mapping: Mapping[str, str],
         )
     for name in ("episode", "step", schema.TERMINATED, schema.TRUNCATED, schema.REWARD):
         if len(fields.get(name, [])) > 1:
-            raise RequestError(f"{name} is one column, not {', '.join(fields[name])}", where=where)
+            raise RequestError(
+                f"{name} is one column, not {', '.join(fields[name])}",
+                where=where,
+                mend=f"map one: --map {name}=COLUMN",
+            )
+        for column in fields.get(name, []):
+            if pa.types.is_nested(kind := kinds.field(column).type):
+                raise SourceError(
+                    f"column '{column}' holds {kind}, but there is one {name} for each step",
+                    where=where,
+                    mend=f"write one value per row, or map another column: --map {name}=COLUMN",
+                )
 
 
 def _read_keys(
@@ -138,8 +152,14 @@ def _info(name: str, head: pa.Table, columns: list[str], where: str) -> ColumnIn
     root = name.split(".")[0]
     if samples[0].ndim > 1:
         if len(samples) > 1:
-            raise RequestError(f"{name} is one column of lists or several of numbers, not both", where=where)
-        return ColumnInfo(kind, samples[0].shape[1:])
+            raise RequestError(
+                f"{name} is one column of lists or several of numbers, not both",
+                where=where,
+                mend=f"map the column of lists alone: --map {name}={columns[0]}",
+            )
+        info = ColumnInfo(kind, samples[0].shape[1:])
+        check_scalar(name, columns[0], info, where)
+        return info
     if root in (schema.OBSERVATION, NEXT_OBSERVATION):
         return ColumnInfo(kind if kind.kind == "f" else np.dtype(np.float64), (len(columns),))
     if root == schema.ACTION and kind.kind != "f":
@@ -157,7 +177,7 @@ def _split(
     truncated = _flags(keys, fields, schema.TRUNCATED, where)
     if "episode" in fields:
         return _split_at_ids(keys, fields, terminated, truncated, where, options, log)
-    if terminated is None and truncated is None:
+    if terminated is None and truncated is None and not _columns(fields, NEXT_OBSERVATION):
         log.note("no episodes and no flags are mapped: each row is an episode of one step, as in a bandit's log")
         last = np.arange(keys.num_rows)
         return episodes_from(last, np.ones(len(last), np.bool_), np.zeros(len(last), np.bool_)), None
@@ -186,7 +206,7 @@ def _split_at_ids(
             mend="say which column does (--map terminated=COLUMN), or that no episode terminates (--map terminated=)",
         )
     codes = _codes(keys.column(fields["episode"][0]), fields["episode"][0], where)
-    steps = numbers(keys.column(fields["step"][0]), fields["step"][0], where) if "step" in fields else None
+    steps = _steps(keys.column(fields["step"][0]), fields["step"][0], where) if "step" in fields else None
     order = _order(codes, steps, log)
     rows = np.arange(len(codes)) if order is None else order
     codes = codes[rows]
@@ -203,6 +223,12 @@ def _split_at_ids(
     return episodes, order
 
 
+def _steps(column: pa.ChunkedArray, name: str, where: str) -> NDArray[Any]:
+    """What orders the rows of an episode: numbers or times, of a kind whose differences can be negative."""
+    steps = numbers(column, name, where)
+    return steps.astype(np.int64) if steps.dtype.kind in "ub" else steps
+
+
 def _codes(column: pa.ChunkedArray, name: str, where: str) -> Ints:
     """Episode identifiers of any type as numbers, in the order in which they first come."""
     if column.null_count:
@@ -212,7 +238,7 @@ def _codes(column: pa.ChunkedArray, name: str, where: str) -> Ints:
     return np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _order(codes: Ints, steps: NDArray[np.float64] | None, log: Log) -> Ints | None:
+def _order(codes: Ints, steps: NDArray[Any] | None, log: Log) -> Ints | None:
     """How rows must be sorted; None where they are in order already."""
     same = codes[1:] == codes[:-1]
     together = int(np.count_nonzero(~same)) == int(codes.max())
@@ -227,7 +253,7 @@ def _order(codes: Ints, steps: NDArray[np.float64] | None, log: Log) -> Ints | N
     return np.lexsort((np.arange(len(codes)) if steps is None else steps, codes))
 
 
-def _check_steps(codes: Ints, steps: NDArray[np.float64], rows: Ints, name: str, where: str, log: Log) -> None:
+def _check_steps(codes: Ints, steps: NDArray[Any], rows: Ints, name: str, where: str, log: Log) -> None:
     strides = np.diff(steps)[codes[1:] == codes[:-1]]
     following = np.flatnonzero(codes[1:] == codes[:-1]) + 1
     twice = np.flatnonzero(strides == 0)

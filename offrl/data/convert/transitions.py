@@ -148,7 +148,8 @@ def stream(
         order: the row of the file that each row of `rows` was, where they were sorted.
 
     Raises:
-        DataError: most next observations in a block disagree with the rows that follow.
+        DataError: most next observations in a block disagree with the rows that follow, or a value isn't one that its
+            space can hold (unless the log only lists problems).
     """
     names = [name for name in rows.columns if name not in (schema.TERMINATED, schema.TRUNCATED)]
     groups = list(_groups(episodes, max(1, BLOCK_BYTES // sum(rows.columns[name].row_bytes for name in names))))
@@ -157,9 +158,10 @@ def stream(
     if schema.REWARD not in names:
         log.warn("the source has no rewards: 0 is written everywhere")
     for group, (start, _), data in zip(groups, bounds, rows.slices(bounds, names), strict=True):
-        conformed = {name: _conform(name, array, spaces) for name, array in data.items()}
-        _check_successors(conformed, group, start, label, log)
         numbers = np.arange(start, start + _length(data)) if order is None else order[start:]
+        conformed = {name: _conform(name, array, spaces) for name, array in data.items()}
+        _check_exact(data, conformed, group, start, label, numbers, log)
+        _check_successors(conformed, group, start, label, numbers, log)
         yield _chunk(conformed, group, start, label, numbers)
 
 
@@ -170,6 +172,41 @@ def _conform(name: str, array: NDArray[Any], spaces: dict[str, gym.Space[Any] | 
     if root == schema.INFO:
         return array
     return conform(array, spaces.get(name.replace(NEXT_OBSERVATION, schema.OBSERVATION, 1)))
+
+
+def _check_exact(
+    before: dict[str, NDArray[Any]],
+    after: dict[str, NDArray[Any]],
+    episodes: Episodes,
+    start: int,
+    label: str,
+    numbers: Ints,
+    log: Log,
+) -> None:
+    """Where numbers became those of a space, none may have changed: 0.5 is no choice, and 300 no byte."""
+    for name, array in before.items():
+        root, count = name.split(".")[0], len(array)
+        if array.dtype == after[name].dtype or root == schema.ACTION_MASK:
+            continue
+        changed = (array.reshape(count, -1) != after[name].reshape(count, -1)).any(axis=1)
+        if root not in (schema.OBSERVATION, NEXT_OBSERVATION):
+            changed &= _kept(episodes, start, count)
+        rows = np.flatnonzero(changed)
+        if len(rows):
+            log.problem(
+                f"the {name} is {array[rows[0]]}, which {after[name].dtype} can't hold ({len(rows)} such rows from "
+                "here on)",
+                where=f"{label}, row {int(numbers[rows[0]])}, column '{name}'",
+                mend=f"give the environment that the data was made in, or correct the {name} in the source",
+            )
+
+
+def _kept(episodes: Episodes, start: int, count: int) -> Bools:
+    """Which of the rows from `start` on are transitions that are kept."""
+    marks = np.zeros(count + 1, np.int8)
+    np.add.at(marks, episodes.first - start, 1)
+    np.subtract.at(marks, episodes.first + episodes.lengths - start, 1)
+    return np.asarray(marks[:-1].cumsum(dtype=np.int8) == 1)
 
 
 def _groups(episodes: Episodes, max_rows: int) -> Iterator[Episodes]:
@@ -193,10 +230,13 @@ def _chunk(data: dict[str, NDArray[Any]], episodes: Episodes, start: int, label:
     following = {name: data.pop(name) for name in list(data) if name.split(".")[0] == NEXT_OBSERVATION}
     in_place = len(source) == _length(data) and bool(episodes.shortened.all())
     columns = {name: array if in_place else array.take(source, 0, mode="clip") for name, array in data.items()}
-    for name, array in columns.items():
-        if name.split(".")[0] != schema.OBSERVATION:
-            array[final] = 0
     known = ~episodes.shortened
+    for name, array in columns.items():
+        match name.split(".")[0]:
+            case schema.INFO | schema.ACTION_MASK:
+                array[final[known]] = 0  # a shortened episode's final row is a row of the source, and has its own
+            case root if root != schema.OBSERVATION:
+                array[final] = 0
     for name, array in following.items():
         columns[name.replace(NEXT_OBSERVATION, schema.OBSERVATION, 1)][final[known]] = array[
             episodes.last[known] - start
@@ -211,7 +251,9 @@ def _chunk(data: dict[str, NDArray[Any]], episodes: Episodes, start: int, label:
     return Chunk(block, lambda row: f"row {int(numbers[source[row]])}", int(np.count_nonzero(episodes.cut)))
 
 
-def _check_successors(data: dict[str, NDArray[Any]], episodes: Episodes, start: int, label: str, log: Log) -> None:
+def _check_successors(
+    data: dict[str, NDArray[Any]], episodes: Episodes, start: int, label: str, numbers: Ints, log: Log
+) -> None:
     """Inside an episode, a stored next observation must be the next row's observation."""
     for name, following in data.items():
         if name.split(".")[0] != NEXT_OBSERVATION or len(following) < 2:
@@ -227,7 +269,7 @@ def _check_successors(data: dict[str, NDArray[Any]], episodes: Episodes, start: 
         wrong = wrong[~_close(following[wrong], observation[wrong + 1])]
         if not len(wrong):
             continue
-        where = f"{label}, row {start + int(wrong[0])}"
+        where = f"{label}, row {int(numbers[wrong[0]])}"
         count = int(np.count_nonzero(inside))
         if len(wrong) > max(1, count // 2):
             raise DataError(
