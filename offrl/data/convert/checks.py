@@ -50,6 +50,7 @@ class Checker:
                 self._warn_of_gaps(chunk, name, array)
             elif root in (schema.ACTION, schema.REWARD, schema.BEHAVIOR_LOG_PROB):
                 self._refuse_gaps(chunk, name, array)
+        self._refuse_impossible(chunk)
         clipped = {name: self._bounded(chunk, name, space) for name, space in self._actions.items()}
         block = chunk.block
         return replace(
@@ -69,6 +70,20 @@ class Checker:
                 f"the {name} is {_shown(array[rows[0]])} ({len(rows)} such rows from here on)",
                 where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{name}'",
                 mend=f"correct the {name} in the source, or leave those episodes out of it",
+            )
+
+    def _refuse_impossible(self, chunk: Chunk) -> None:
+        """The probability of a discrete action is at most 1; a density has no such limit."""
+        logged = chunk.block.columns.get(schema.BEHAVIOR_LOG_PROB)
+        if logged is None or any(isinstance(space, spaces.Box) for space in self._actions.values()):
+            return
+        rows = np.flatnonzero(logged > _ROUNDING)
+        if len(rows):
+            self._log.problem(
+                f"the {schema.BEHAVIOR_LOG_PROB} is {_shown(logged[rows[0]])}, a probability of more than 1 "
+                f"({len(rows)} such rows from here on)",
+                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.BEHAVIOR_LOG_PROB}'",
+                mend="map probabilities as behavior_prob, and their logarithms as behavior_log_prob",
             )
 
     def _bounded(self, chunk: Chunk, name: str, space: gym.Space[Any]) -> NDArray[Any]:

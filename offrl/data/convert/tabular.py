@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pv
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
@@ -45,7 +46,7 @@ def open_table(path: Path, format: str) -> ds.Dataset:
     if path.stat().st_size == 0:
         raise SourceError("the file is empty", where=str(path), mend="give a table with a header and rows")
     with reading(path):
-        parser = ds.CsvFileFormat(pa.csv.ParseOptions(delimiter="\t")) if path.suffix == ".tsv" else format
+        parser = ds.CsvFileFormat(pv.ParseOptions(delimiter="\t")) if path.suffix == ".tsv" else format
         return ds.dataset(str(path), format=parser)
 
 
