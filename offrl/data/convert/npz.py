@@ -70,7 +70,7 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
     episodes = episodes_from(last, np.zeros(len(last), np.bool_), ends[last])
     episodes = replace(episodes, shortened=np.ones(len(last), np.bool_))
     episodes = settle(episodes, has_next=True, timeouts="keep", log=log)
-    spec = spec_of(rows, options, where=str(path), log=log)
+    spec = spec_of(rows, options, where=str(path), log=log, without_action=last if len(episodes) else None)
     return Source(
         spec=spec,
         rows=count,

@@ -22,8 +22,17 @@ from offrl.types import Spec
 _MOST_CHOICES = 100_000
 
 
-def spec_of(rows: Rows, options: ConvertOptions, *, where: str, log: Log) -> Spec:
+def spec_of(
+    rows: Rows, options: ConvertOptions, *, where: str, log: Log, without_action: NDArray[np.int64] | None = None
+) -> Spec:
     """The spaces of row-aligned data, and a note of how they were found.
+
+    Args:
+        rows: the data.
+        options: the user's answers.
+        where: the file.
+        log: is told how the spaces were found.
+        without_action: the rows whose actions mean nothing, ascending.
 
     Raises:
         SpaceMismatchError: the environment's spaces don't fit the columns.
@@ -38,7 +47,7 @@ def spec_of(rows: Rows, options: ConvertOptions, *, where: str, log: Log) -> Spe
     acted = {name: info for name, info in rows.columns.items() if name.split(".")[0] == schema.ACTION}
     wanted = [name for name, info in observed.items() if _is_discrete(info)]
     wanted += [name for name in acted if options.action_bounds is None or acted[name].dtype.kind != "f"]
-    ranges = _ranges(rows, wanted)
+    ranges = _ranges(rows, wanted, np.empty(0, np.int64) if without_action is None else without_action)
     observation = {name: _observation_space(name, info, ranges, where, log) for name, info in observed.items()}
     action = {name: _action_space(name, info, ranges, options, where, log) for name, info in acted.items()}
     return Spec(_nested(observation, schema.OBSERVATION), _nested(action, schema.ACTION))
@@ -108,16 +117,20 @@ class _Range:
     whole: bool
 
 
-def _ranges(rows: Rows, names: list[str]) -> dict[str, _Range]:
-    """Least and greatest value of each component, NaN aside, in one pass."""
+def _ranges(rows: Rows, names: list[str], without_action: NDArray[np.int64]) -> dict[str, _Range]:
+    """Least and greatest value of each component, NaN and actions that mean nothing aside, in one pass."""
     if not names:
         return {}
     step = max(1, BLOCK_BYTES // sum(rows.columns[name].row_bytes for name in names))
     bounds = [(start, min(start + step, rows.count)) for start in range(0, rows.count, step)]
     found: dict[str, _Range] = {}
-    for data in rows.slices(bounds, names):
+    for (start, stop), data in zip(bounds, rows.slices(bounds, names), strict=True):
+        low, high = np.searchsorted(without_action, (start, stop))
         for name, array in data.items():
-            found[name] = _merge(found.get(name), array)
+            if high > low and name.split(".")[0] == schema.ACTION:
+                array = np.delete(array, without_action[low:high] - start, axis=0)
+            if len(array):
+                found[name] = _merge(found.get(name), array)
     return found
 
 
