@@ -50,6 +50,7 @@ class Checker:
                 self._warn_of_gaps(chunk, name, array)
             elif root in (schema.ACTION, schema.REWARD, schema.BEHAVIOR_LOG_PROB):
                 self._refuse_gaps(chunk, name, array)
+        self._refuse_early_ends(chunk)
         self._refuse_impossible(chunk)
         clipped = {name: self._bounded(chunk, name, space) for name, space in self._actions.items()}
         block = chunk.block
@@ -70,6 +71,17 @@ class Checker:
                 f"the {name} is {_shown(array[rows[0]])} ({len(rows)} such rows from here on)",
                 where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{name}'",
                 mend=f"correct the {name} in the source, or leave those episodes out of it",
+            )
+
+    def _refuse_early_ends(self, chunk: Chunk) -> None:
+        block = chunk.block
+        ended = block.columns[schema.TERMINATED] | block.columns[schema.TRUNCATED]
+        if np.count_nonzero(ended) > len(block.lengths):
+            row = int(np.setdiff1d(np.flatnonzero(ended), block.final_rows - 1)[0])
+            self._log.problem(
+                "a step is terminated or truncated, but its episode goes on",
+                where=f"{self._label}, {chunk.locate(row)}",
+                mend="correct the flag, or split the episode there",
             )
 
     def _refuse_impossible(self, chunk: Chunk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def _run(
 ) -> ConversionReport:
     check_fields(options.mapping)
     if dest is not None:
+        _tidy_up(dest)
         _check_destination(dest, overwrite)
     located = locate(source)
     name = _choose_format(format or located.format or detect(located.path))
@@ -178,7 +180,6 @@ def _replacing(dest: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `dest` that takes its name when the block ends well, and is removed otherwise."""
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(dest)
     except OSError as error:
         raise StoreError(f"the destination can't be written ({error.strerror})", where=str(dest.parent)) from error
     temporary = dest.with_name(f".{dest.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
@@ -199,9 +200,9 @@ def _replacing(dest: Path, overwrite: bool) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _remove_leftovers(dest: Path) -> None:
+def _tidy_up(dest: Path) -> None:
     """Remove what conversions to this name left that were killed; give back a store that was being replaced."""
-    for path in dest.parent.glob(f".{dest.name}.*-*-*"):
+    for path in dest.parent.glob(f".{glob.escape(dest.name)}.*-*-*"):
         kind, _, rest = path.name.removeprefix(f".{dest.name}.").partition("-")
         if kind not in ("partial", "replaced") or _is_running(rest.partition("-")[0]):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -283,7 +284,7 @@ def _no_rows(path: Path, log: Log) -> None:
     write_d4rl(path, make_log([1], [""], 0), observations=np.zeros((0, 3)), actions=np.zeros((0, 2)), **_NOTHING)
 
 
-_NOTHING = {key: np.zeros(0) for key in ("rewards", "terminals", "timeouts", "next_observations")}
+_NOTHING: dict[str, Any] = {key: np.zeros(0) for key in ("rewards", "terminals", "timeouts", "next_observations")}
 
 
 def _short_actions(path: Path, log: Log) -> None:
