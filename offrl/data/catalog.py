@@ -145,7 +145,7 @@ def _rename(partial: Path, destination: Path) -> None:
 
 
 def _convert(source: str, destination: Path) -> None:
-    convert(source, destination)
+    convert(source, destination, name=source if is_remote(source) else Path(source).stem)
 
 
 def _content_identity(folder: Path) -> str:

@@ -40,7 +40,7 @@ def plan_conversion(
         SourceError: it can't be read as its format.
         RequestError: it leaves something open that must be said. Wrong values are listed as problems instead.
     """
-    return _run(source, None, format, options or ConvertOptions(), overwrite=False)
+    return _run(source, None, format, options or ConvertOptions())
 
 
 def convert(
@@ -51,6 +51,7 @@ def convert(
     dry_run: bool = False,
     options: ConvertOptions | None = None,
     overwrite: bool = False,
+    name: str | None = None,
 ) -> ConversionReport:
     """Convert a source to a store.
 
@@ -64,6 +65,7 @@ def convert(
         dry_run: only plan: the report is that of `plan_conversion`.
         options: what the source leaves open.
         overwrite: replace a store at `dest`, once the new one is whole.
+        name: what people call the dataset; the name of `dest` unless given.
 
     Raises:
         DatasetNotFoundError: there is no such source, and none could be fetched.
@@ -72,22 +74,27 @@ def convert(
         RequestError: it leaves something open that must be said, or `dest` exists.
         StoreError: the store can't be written.
     """
-    return _run(source, None if dry_run else Path(dest), format, options or ConvertOptions(), overwrite)
+    return _run(source, None if dry_run else Path(dest), format, options or ConvertOptions(), overwrite, name)
 
 
 def _run(
-    source: str | os.PathLike[str], dest: Path | None, format: str | None, options: ConvertOptions, overwrite: bool
+    source: str | os.PathLike[str],
+    dest: Path | None,
+    format: str | None,
+    options: ConvertOptions,
+    overwrite: bool = False,
+    name: str | None = None,
 ) -> ConversionReport:
     check_fields(options.mapping)
     if dest is not None:
         _tidy_up(dest)
         _check_destination(dest, overwrite)
     located = locate(source)
-    name = _choose_format(format or located.format or detect(located.path))
+    chosen = _choose_format(format or located.format or detect(located.path))
     log, tally = Log(dry_run=dest is None), Tally()
     for note in located.notes:
         log.note(note)
-    opened = FORMATS[name].open(located.path, options, log)
+    opened = FORMATS[chosen].open(located.path, options, log)
     opened = replace(opened, reference_scores=located.reference_scores or opened.reference_scores)
     chunks = _checked(opened, options, located.path.name, tally, log)
     if dest is None:
@@ -95,10 +102,10 @@ def _run(
             pass
     else:
         with _replacing(dest, overwrite) as folder:
-            _write(folder, dest.name, opened, chunks, _provenance(located, name, options, opened))
+            _write(folder, name or dest.name, opened, chunks, _provenance(located, chosen, options, opened))
     return tally.report(
         source=located.label,
-        format=name,
+        format=chosen,
         written=None if dest is None else str(dest),
         rows=opened.rows,
         log=log,

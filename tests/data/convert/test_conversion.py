@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from offrl.data.convert import ConvertOptions, conversion, convert, plan_conversion
-from offrl.data.shard import DiskFullError
 from offrl.data.store import StoreWriter, TrajectoryStore
-from offrl.errors import DataError, DatasetNotFoundError, RequestError, SourceError, StoreError
+from offrl.errors import DataError, DatasetNotFoundError, DiskFullError, RequestError, SourceError, StoreError
 from tests.data.convert.logs import make_log, write_d4rl
 
 

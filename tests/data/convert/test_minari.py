@@ -17,8 +17,8 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from offrl.data.convert import ConvertOptions, convert, episodes, minari_hdf5, plan_conversion
-from offrl.data.convert.hdf5_direct import UnusualLayout
+from offrl.data.convert import ConvertOptions, convert, episodes, plan_conversion
+from offrl.data.convert.hdf5_direct import DirectFile, UnusualLayout
 from offrl.data.schema import flatten_value
 from offrl.data.store import TrajectoryStore
 from offrl.errors import DataError, SourceError, SpaceMismatchError
@@ -361,7 +361,7 @@ def test_the_library_reads_what_is_laid_out_otherwise(tmp_path: Path, monkeypatc
 
     for method in ("members", "array"):
         with monkeypatch.context() as patch:
-            patch.setattr(minari_hdf5.DirectFile, method, refuse)
+            patch.setattr(DirectFile, method, refuse)
             convert("minari:toy/other-v0", tmp_path / method)
         assert_same(TrajectoryStore.open(tmp_path / method), dataset)
 

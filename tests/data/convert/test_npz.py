@@ -53,7 +53,13 @@ def test_any_archive_is_read_as_by_hand(
 
 def test_keys_of_ones_own(tmp_path: Path) -> None:
     log = make_log([2, 2], ["terminal", "timeout"], seed=0)
-    keys = {"obs": None, "states": log.observation, "rewards": None, "cost": log.reward, "gripper": np.arange(4.0)}
+    keys: dict[str, Any] = {
+        "obs": None,
+        "states": log.observation,
+        "rewards": None,
+        "cost": log.reward,
+        "gripper": np.arange(4.0),
+    }
     path = write_npz(tmp_path / "log.npz", log, **keys)
     with pytest.raises(SourceError, match="no 'observations'") as raised:
         convert(path, tmp_path / "store")
