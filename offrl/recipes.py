@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
-from offrl.agents import AGENTS
-from offrl.agents.options import Count, NonNegative, PositiveFraction, ProbabilityBelowOne
 from offrl.errors import RecipeError
+from offrl.options import Count, NonNegative, PositiveFraction, ProbabilityBelowOne
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -132,7 +131,8 @@ class Recipe:
         algo: a name in `offrl.agents.AGENTS`.
         agent: that algorithm's options.
         dataset: name, path or prefixed id of the data; None learns online only.
-        env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one.
+        env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one; "none"
+            evaluates nowhere.
         steps: gradient steps offline, environment steps (per seed) online.
         batch_size: transitions per seed and gradient step.
         seeds: one trained agent for each.
@@ -172,6 +172,9 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
     Raises:
         RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
     """
+    # Imported here since listing recipes should not take as long as importing PyTorch.
+    from offrl.agents import AGENTS
+
     algo = values.get("algo")
     if not isinstance(algo, str) or algo not in AGENTS:
         raise RecipeError(

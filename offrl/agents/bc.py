@@ -11,7 +11,6 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.agents.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.distributions import (
@@ -26,6 +25,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
+from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
@@ -155,7 +155,7 @@ class BC:
         if self.kind == "categorical":
             log_probs = split_categoricals(output, self.choices)
             choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
-            action = choice + torch.tensor(self.first_choice, device=choice.device)
+            action = choice + choice.new_tensor(self.first_choice) if any(self.first_choice) else choice
             return action.squeeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
         if self.kind == "deterministic":
             return self._regression(output)
@@ -195,7 +195,9 @@ class BC:
     def _log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         if self.kind == "categorical":
             columns = action.unsqueeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
-            choice = columns.long() - torch.tensor(self.first_choice, device=columns.device)
+            choice = columns.long()
+            if any(self.first_choice):
+                choice = choice - choice.new_tensor(self.first_choice)
             return categorical_log_prob(split_categoricals(output, self.choices), choice)
         if self.kind == "gaussian":
             return gaussian_log_prob(*split_gaussian(output), action)

@@ -9,9 +9,9 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.agents.options import Count, NonNegative, Positive, PositiveFraction, Probability, Widths
 from offrl.agents.requirements import require_bounded_box
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.options import Count, NonNegative, Positive, PositiveFraction, Probability, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 

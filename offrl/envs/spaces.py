@@ -26,14 +26,15 @@ def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
     """Compare the spaces that a policy or a dataset was made for with an environment's.
 
     Raises:
-        SpaceMismatchError: their kinds or shapes differ.
+        SpaceMismatchError: their kinds or shapes differ, or the bounds of their actions, which scale a policy's output.
     """
     for name in ("observation_space", "action_space"):
         want, have = getattr(wanted, name), getattr(found, name)
-        if not same_kind(want, have):
+        if not same_kind(want, have) or (name == "action_space" and not _same_bounds(want, have)):
             raise SpaceMismatchError(
                 f"the {name.replace('_', ' ')} of {environment} is {have}, but the data and policy have {want}",
-                mend="name the environment that the data came from (--env)",
+                mend="name the environment that the data came from (--env), or convert the data with that one's spaces "
+                "(offrl convert --env ID)",
             )
 
 
@@ -47,6 +48,12 @@ def same_kind(one: object, other: object) -> bool:
     if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
         return one.shape == other.shape and one.dtype.kind == other.dtype.kind
     return one == other
+
+
+def _same_bounds(one: object, other: object) -> bool:
+    if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
+        return np.allclose(one.low, other.low) and np.allclose(one.high, other.high)
+    return True
 
 
 def _children(space: object) -> dict[object, object]:

@@ -19,18 +19,26 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+NARROW = 16
+"""Outputs up to which y is computed as (W xᵀ)ᵀ: products with few columns run at a fraction of the speed."""
+
+
 class StackedLinear(nn.Module):
-    """y = x W + b for each of N stacked networks; weights uniform in ±1/√fan_in, as `torch.nn.Linear` has them."""
+    """y = x Wᵀ + b for each of N stacked networks; W is [outputs, inputs] and starts as `torch.nn.Linear`'s does."""
 
     def __init__(self, inputs: int, outputs: int, ensemble: int, generators: list[torch.Generator]) -> None:
         super().__init__()
         bound = inputs**-0.5
-        self.weight = nn.Parameter(uniform_per_seed((ensemble, inputs, outputs), bound, generators))
+        self.narrow = outputs <= NARROW
+        self.weight = nn.Parameter(uniform_per_seed((ensemble, outputs, inputs), bound, generators))
         self.bias = nn.Parameter(uniform_per_seed((ensemble, 1, outputs), bound, generators))
 
     def forward(self, x: Tensor, members: int) -> Tensor:
         """[N, B, inputs] to [N, B, outputs], N = S · members; the members beyond the first ones are left out."""
-        return torch.baddbmm(_stack(self.bias, members), x, _stack(self.weight, members))
+        weight, bias = _stack(self.weight, members), _stack(self.bias, members)
+        if self.narrow:
+            return torch.baddbmm(bias.mT, weight, x.mT).mT
+        return torch.baddbmm(bias, x, weight.mT)
 
 
 class StackedLayerNorm(nn.Module):

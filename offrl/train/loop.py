@@ -110,7 +110,8 @@ class Loop:
         progress = read_part(directory, "progress")
         self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
         if self.run.has_checkpoint("best"):
-            self.best.tensors = read_part(self.run.checkpoint("best"), "state")
+            best = read_part(self.run.checkpoint("best"), "state")
+            self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
         self.step = facts["step"]
         self.run.forget_after(self.step)
 
@@ -127,9 +128,9 @@ class Loop:
             self.feed.at_checkpoint(self.step)
             while self.step < recipe.steps and not self._all_stopped():
                 before, metrics = self.step, self._advance()
-                if self._crossed(before, recipe.log_every) or self.step >= recipe.steps:
+                if self._due(before, recipe.log_every):
                     self._log(metrics, clock.rate(self.step))
-                if self.validate and self._crossed(before, recipe.early_stopping.every):
+                if self.validate and self._due(before, recipe.early_stopping.every):
                     self._validate()
                 if self.evaluate and self._crossed(before, recipe.evaluation.every):
                     self._evaluate()
@@ -164,6 +165,10 @@ class Loop:
         periods = (recipe.log_every, recipe.early_stopping.every, recipe.evaluation.every, recipe.checkpoint_every)
         upcoming = ((self.step // period + 1) * period for period in periods if period)
         return min(recipe.steps, *upcoming)
+
+    def _due(self, before: int, period: int) -> bool:
+        """Whether a period ended, or the run does."""
+        return self._crossed(before, period) or self.step >= self.run.recipe.steps
 
     def _crossed(self, before: int, period: int) -> bool:
         return bool(period) and self.step // period > before // period

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,17 +46,11 @@ class CsvWriter:
 
 
 class TensorBoardWriter:
-    """TensorBoard event files, one sub-directory per seed.
-
-    Raises:
-        RequestError: the `tensorboard` extra isn't installed.
-    """
+    """TensorBoard event files, one sub-directory per seed; needs the `tensorboard` extra."""
 
     def __init__(self, directory: Path, seeds: tuple[int, ...]) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise RequestError("TensorBoard is not installed", mend="pip install 'offrl[tensorboard]'") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self.seeds = seeds
         self.writers = {seed: SummaryWriter(str(directory / f"seed-{seed}")) for seed in seeds}
 
@@ -64,12 +59,14 @@ class TensorBoardWriter:
             self.writers[seed].add_scalar(name, value, line["step"])
 
 
-def make_writers(run: Run) -> list[MetricWriter]:
-    """The writers that the run's recipe asks for.
+def require_tensorboard() -> None:
+    """Raises RequestError unless the `tensorboard` extra is installed."""
+    if find_spec("tensorboard") is None:
+        raise RequestError("TensorBoard is not installed", mend="pip install 'offrl[tensorboard]'")
 
-    Raises:
-        RequestError: TensorBoard is asked for and not installed.
-    """
+
+def make_writers(run: Run) -> list[MetricWriter]:
+    """The writers that the run's recipe asks for."""
     writers: list[MetricWriter] = [JsonLinesWriter(run)]
     if "csv" in run.recipe.writers:
         writers.append(CsvWriter(run.path / "metrics.csv", run.recipe.seeds))

@@ -30,7 +30,7 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> Run:
-        """Start a run in a new or empty directory.
+        """Start a run in a directory that holds none yet; it is made if need be.
 
         Raises:
             RunError: the directory holds something already, or can't be made.
@@ -73,7 +73,8 @@ class Run:
     @staticmethod
     def default_path(recipe: Recipe, now: datetime) -> Path:
         """`runs/<algo>-<dataset or environment>-<time>`."""
-        subject = (recipe.dataset or recipe.env or "").replace(":", "-").replace("/", "-")
+        task = recipe.dataset or recipe.env or ""
+        subject = task.replace(":", "-").replace("/", "-") if ":" in task else Path(task).name
         return Path("runs") / f"{recipe.algo}-{subject}-{now:%Y%m%d-%H%M%S}"
 
     @contextmanager

@@ -33,13 +33,15 @@ from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state
 from offrl.train.cross_validation import cross_validate, with_coefficient
 from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed
 from offrl.train.loop import Listener, Loop
-from offrl.train.metrics import make_writers
+from offrl.train.metrics import make_writers, require_tensorboard
 from offrl.train.noise import NoiseSource
 from offrl.train.run import Run
 from offrl.train.scores import summarise
 from offrl.types import Agent, Spec
 
 UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
+NO_ENVIRONMENT = "none"
+"""As a recipe's `env`: evaluate nowhere, whatever environment the dataset names."""
 VALIDATION_TRANSITIONS = 8_192
 """Held-out transitions that a validation loss is averaged over: a fixed sample of this size."""
 
@@ -67,14 +69,31 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
         Interrupted: Ctrl-C; continue with `resume`.
     """
     task = Task.of(recipe)
-    # What can't be built must not leave a run directory behind.
-    resolve_device(recipe.device)
-    AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    check_buildable(task)
     run = Run.create(path or Run.default_path(recipe, datetime.now()), task.recipe)
     with run.lock():
         if recipe.cross_validation.kind != "none":
             task = choose_coefficient(run, task)
         return _finish(build_loop(run, task, listener or SilentListener()))
+
+
+def check_buildable(task: Task) -> None:
+    """Raise what would go wrong later before a run directory exists.
+
+    Raises:
+        OffrlError: the device, the agent's options, the metric writers or the cross-validation don't fit.
+    """
+    recipe = task.recipe
+    resolve_device(recipe.device)
+    AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    if "tensorboard" in recipe.writers:
+        require_tensorboard()
+    kind = recipe.cross_validation.kind
+    if kind != "none" and (task.data is None or not hasattr(recipe.agent, kind)):
+        raise RecipeError(
+            f"{recipe.algo} has no coefficient '{kind}' to cross-validate on a dataset",
+            mend="cross-validate bc with --dataset NAME",
+        )
 
 
 def resume(path: Path, listener: Listener | None = None, steps: int | None = None) -> Run:
@@ -202,8 +221,9 @@ class Task:
         if recipe.dataset is None:
             return cls._online(recipe)
         store = open_dataset(recipe.dataset)
-        recipe = dataclasses.replace(recipe, env=recipe.env or store.metadata.environment)
-        if recipe.env is not None:
+        environment = store.metadata.environment if recipe.env is None else recipe.env
+        recipe = dataclasses.replace(recipe, env=environment, dataset=_anywhere(recipe.dataset))
+        if recipe.env not in (None, NO_ENVIRONMENT):
             check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
         facts = {
             "dataset": recipe.dataset,
@@ -216,24 +236,16 @@ class Task:
     def _online(cls, recipe: Recipe) -> Task:
         if not AGENTS[recipe.algo].learns_online:
             raise RecipeError(f"{recipe.algo} learns from a dataset, and none is named", mend="add --dataset NAME")
-        if recipe.env is None:
+        if recipe.env in (None, NO_ENVIRONMENT):
             raise RecipeError("the recipe names neither a dataset nor an environment", mend="add --dataset or --env")
         facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
         return cls(recipe, environment_spec(recipe.env), None, facts)
 
 
 def choose_coefficient(run: Run, task: Task) -> Task:
-    """Cross-validate, write `cross_validation.json`, and put the chosen coefficient into the run's recipe.
-
-    Raises:
-        RecipeError: the algorithm has no such coefficient, or the task has no dataset.
-    """
+    """Cross-validate, write `cross_validation.json`, and put the chosen coefficient into the run's recipe."""
     recipe, plan = task.recipe, task.recipe.cross_validation
-    if task.data is None or not hasattr(recipe.agent, plan.kind):
-        raise RecipeError(
-            f"{recipe.algo} has no coefficient '{plan.kind}' to cross-validate on a dataset",
-            mend="cross-validate bc with --dataset NAME",
-        )
+    assert task.data is not None
     # A coefficient above zero tells the agent to compute the penalty; the candidates replace its value.
     options = dataclasses.replace(recipe.agent, **{plan.kind: 1.0})
     positions = (recipe.seeds[0],) * (len(plan.coefficients) * plan.folds)
@@ -265,7 +277,7 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     facts = {
         **task.dataset_facts,
         "algo": recipe.algo,
-        "environment": recipe.env,
+        "environment": None if recipe.env == NO_ENVIRONMENT else recipe.env,
         "observation_space": space_to_json(task.spec.observation_space),
         "action_space": space_to_json(task.spec.action_space),
         "normalized": policy.normalizer is not None,
@@ -276,7 +288,7 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
         feed=feed,
         facts=facts,
         fixed_parts={"normalizer": policy.normalizer.named_tensors()} if policy.normalizer else {},
-        evaluate=_evaluation(recipe, policy, facts) if recipe.env else None,
+        evaluate=_evaluation(recipe, policy, facts) if facts["environment"] else None,
         validate=validate,
         writers=make_writers(run),
         listener=listener,
@@ -287,11 +299,16 @@ def _finish(loop: Loop) -> Run:
     """Train, then evaluate what early stopping, or else the last step, left."""
     loop.train()
     run, recipe = loop.run, loop.run.recipe
-    if recipe.env:
+    if loop.evaluate:
         kind = "best" if loop.validate and recipe.early_stopping.patience else "last"
         scores = evaluate_run(run, episodes=recipe.evaluation.final_episodes, checkpoint=kind)
         run.log("evaluations.jsonl", {"step": loop.step, "final": True, "checkpoint": kind, **scores})
     return run
+
+
+def _anywhere(dataset: str) -> str:
+    """A dataset's name such that it means the same in every working directory: paths become absolute."""
+    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
 
 
 def _fresh_policy(

@@ -196,7 +196,7 @@ def hand_set(policy: str, spec: Spec, weight: list[list[float]], bias: list[floa
     agent = BC(BCConfig(policy=policy, hidden=(), **options), spec)  # type: ignore[arg-type]
     state = agent.init((0,), CPU)
     with torch.no_grad():
-        state.policy.layers[0].weight[0, 0] = torch.tensor(weight)
+        state.policy.layers[0].weight[0, 0] = torch.tensor(weight).T
         state.policy.layers[0].bias[0, 0, 0] = torch.tensor(bias)
     state.average = state.policy.clone()
     return agent, state

@@ -130,7 +130,7 @@ def linear(network: MLP, *members: tuple[list[float], float]) -> None:
     (layer,) = network.layers
     with torch.no_grad():
         for member, (weight, bias) in enumerate(members):
-            layer.weight[0, member, :, 0] = torch.tensor(weight)
+            layer.weight[0, member, 0] = torch.tensor(weight)
             layer.bias[0, member] = bias
 
 

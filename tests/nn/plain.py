@@ -21,9 +21,9 @@ def copy_of_member(network: MLP, seed: int, activation: str = "relu", member: in
     modules: list[nn.Module] = []
     with torch.no_grad():
         for depth, layer in enumerate(network.layers):
-            inputs, outputs = layer.weight.shape[-2:]
+            outputs, inputs = layer.weight.shape[-2:]
             linear = nn.Linear(inputs, outputs)
-            linear.weight.copy_(layer.weight[seed, member].T)
+            linear.weight.copy_(layer.weight[seed, member])
             linear.bias.copy_(layer.bias[seed, member, 0])
             modules.append(linear)
             if depth == len(network.layers) - 1:
@@ -45,7 +45,7 @@ def assert_member_equals(
     norms = [module for module in plain if isinstance(module, nn.LayerNorm)]
     for depth, (layer, linear) in enumerate(zip(network.layers, linears, strict=True)):
         message = f"{what} layer {depth}"
-        torch.testing.assert_close(layer.weight[seed, member], linear.weight.T, rtol=0.0, atol=atol, msg=message)
+        torch.testing.assert_close(layer.weight[seed, member], linear.weight, rtol=0.0, atol=atol, msg=message)
         torch.testing.assert_close(layer.bias[seed, member, 0], linear.bias, rtol=0.0, atol=atol, msg=message)
     for norm, reference in zip(network.norms, norms, strict=True):
         torch.testing.assert_close(norm.gain[seed, member, 0], reference.weight, rtol=0.0, atol=atol)

@@ -51,7 +51,7 @@ def test_no_hidden_layer_is_a_linear_map() -> None:
     network = MLP(3, 2, (), seed_generators([0]))
     weight, bias = network.layers[0].weight, network.layers[0].bias
     x = inputs(1)
-    torch.testing.assert_close(network(x)[0], x[0] @ weight[0, 0] + bias[0, 0])
+    torch.testing.assert_close(network(x)[0], x[0] @ weight[0, 0].T + bias[0, 0])
 
 
 def test_gradients_are_those_of_the_plain_networks() -> None:
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_the_plain_networks() -> None:
         plain(x[seed]).square().mean().backward()
         linears = [layer for layer in plain if isinstance(layer, nn.Linear)]
         for stacked, linear in zip(network.layers, linears, strict=True):
-            torch.testing.assert_close(stacked.weight.grad[seed, 0], linear.weight.grad.T)
+            torch.testing.assert_close(stacked.weight.grad[seed, 0], linear.weight.grad)
             torch.testing.assert_close(stacked.bias.grad[seed, 0, 0], linear.bias.grad)
         norms = [layer for layer in plain if isinstance(layer, nn.LayerNorm)]
         for norm, reference in zip(network.norms, norms, strict=True):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 
 from offrl.errors import RequestError
 from offrl.recipes import recipe_from_dict
-from offrl.train.metrics import CsvWriter, JsonLinesWriter, TensorBoardWriter, make_writers
+from offrl.train.metrics import CsvWriter, JsonLinesWriter, TensorBoardWriter, make_writers, require_tensorboard
 from offrl.train.run import Run
 
 LINE = {"step": 40, "steps_per_second": 12.5, "loss": [0.5, 0.25], "episode_return": [None, 3.0]}
@@ -69,9 +68,10 @@ def test_tensorboard_has_a_directory_for_each_seed(tmp_path: Path) -> None:
 
 
 def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    require_tensorboard()
+    monkeypatch.setattr("offrl.train.metrics.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"offrl\[tensorboard\]"):
-        make_writers(make_run(tmp_path, "tensorboard"))
+        require_tensorboard()
 
 
 def test_a_run_gets_the_writers_of_its_recipe(tmp_path: Path) -> None:

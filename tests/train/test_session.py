@@ -14,12 +14,30 @@ import pytest
 import torch
 
 from offrl.agents.bc import BC
-from offrl.errors import DivergenceError, RecipeError, RunError, RunInUseError, SpaceMismatchError
+from offrl.envs.make import environment_spec
+from offrl.envs.spaces import check_spaces
+from offrl.errors import (
+    DivergenceError,
+    RecipeError,
+    RequestError,
+    RunError,
+    RunInUseError,
+    SpaceMismatchError,
+)
 from offrl.recipes import Recipe, to_toml
 from offrl.train.checkpoint import state_tensors
 from offrl.train.run import Run
 from offrl.train.session import evaluate_run, load_policy, resolve_device, resume, train
-from tests.train.runs import assert_same_tensors, bc_recipe, last_tensors, make_demonstrations, start_python, td3_recipe
+from offrl.types import Spec
+from tests.train.runs import (
+    PENDULUM,
+    assert_same_tensors,
+    bc_recipe,
+    last_tensors,
+    make_demonstrations,
+    start_python,
+    td3_recipe,
+)
 
 TRAIN = """
 import sys, tomllib, torch
@@ -53,6 +71,7 @@ def test_a_run_holds_all_that_later_commands_read(demonstrations: Path, tmp_path
     run = train(bc_recipe(demonstrations), tmp_path / "run")
 
     assert Run.open(run.path).recipe == dataclasses.replace(bc_recipe(demonstrations), env="Pendulum-v1")
+    assert Path(str(run.recipe.dataset)).is_absolute()
     steps = [line["step"] for line in run.lines("metrics.jsonl") if "imitation_loss" in line]
     assert steps == [20, 40, 60, 80, 100, 120]
     (final,) = run.lines("evaluations.jsonl")
@@ -143,7 +162,7 @@ def test_early_stopping_keeps_each_seed_where_it_was_best(demonstrations: Path, 
     (final,) = run.lines("evaluations.jsonl")
     assert final["checkpoint"] == "best"
     scores = last_tensors(run)["progress/best_scores"].numpy()
-    np.testing.assert_allclose(scores, -losses.min(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(scores, [-_least_before_patience_ran_out(seed, 3) for seed in losses.T], rtol=1e-5)
 
 
 def test_top_episodes_only(demonstrations: Path, tmp_path: Path) -> None:
@@ -178,6 +197,28 @@ def test_an_environment_with_other_spaces_is_refused_before_anything_is_written(
     with pytest.raises(SpaceMismatchError, match="CartPole-v1"):
         train(bc_recipe(demonstrations, env="CartPole-v1"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_other_action_bounds_are_another_space() -> None:
+    """A policy's [-1, 1] would be scaled to the wrong torque."""
+    weaker = Spec(PENDULUM.observation_space, gym.spaces.Box(-1.0, 1.0, (1,), np.float32))
+    check_spaces(PENDULUM, environment_spec("Pendulum-v1"), "Pendulum-v1")
+    with pytest.raises(SpaceMismatchError, match="action space of Pendulum-v1"):
+        check_spaces(weaker, environment_spec("Pendulum-v1"), "Pendulum-v1")
+
+
+def test_patience_with_fewer_steps_than_a_validation_takes(demonstrations: Path, tmp_path: Path) -> None:
+    recipe = bc_recipe(demonstrations, steps=10, early_stopping={"every": 500, "patience": 2})
+    (final,) = train(recipe, tmp_path / "run").lines("evaluations.jsonl")
+    assert final["checkpoint"] == "best"
+
+
+def test_no_environment_means_no_evaluation(demonstrations: Path, tmp_path: Path) -> None:
+    run = train(bc_recipe(demonstrations, env="none"), tmp_path / "run")
+    assert run.has_checkpoint("last")
+    assert run.lines("evaluations.jsonl") == []
+    with pytest.raises(RequestError, match="names no environment"):
+        evaluate_run(run, episodes=1)
 
 
 def test_requests_that_can_not_be_met(demonstrations: Path, tmp_path: Path) -> None:
@@ -230,6 +271,16 @@ def test_cloning_needs_the_pairing_of_observations_and_actions(tmp_path: Path) -
         losses.append([line["validation_loss"] for line in run.lines("metrics.jsonl") if "validation_loss" in line][-1])
     assert max(losses[0]) < 0.01
     assert min(losses[1]) > 0.1
+
+
+def _least_before_patience_ran_out(losses: np.ndarray, patience: int) -> float:
+    """The best loss of a seed on its own, even where another seed kept the run going."""
+    best, stale = float("inf"), 0
+    for loss in losses:
+        best, stale = (loss, 0) if loss < best else (best, stale + 1)
+        if stale == patience:
+            break
+    return best
 
 
 def _state(run: Run) -> dict[str, torch.Tensor]:
