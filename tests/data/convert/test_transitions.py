@@ -241,7 +241,7 @@ def convert_rows(folder: Path, options: ConvertOptions | None = None, **changed:
 
 
 NEXT = np.array([[2.0, 3], [4, 5], [6, 7], [-1, -1], [10, 11], [-2, -2]], np.float32)
-"""Next observations of `write_rows`: what follows row 3, the terminal one, and row 5, the timeout, is in no other row."""
+"""Next observations of `write_rows`: those after row 3 (terminal) and row 5 (timeout) are in no other row."""
 
 
 @pytest.mark.parametrize("following", [True, False])
