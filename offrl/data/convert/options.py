@@ -85,8 +85,8 @@ _NESTED = ("observation", "action", "next_observation", "info")
 def check_fields(mapping: Mapping[str, str]) -> None:
     """Raises RequestError where a mapping names a field that doesn't exist."""
     for name in mapping:
-        root, dot, _ = name.partition(".")
-        if name not in _FIELDS and not (dot and root in _NESTED):
+        root, *keys = name.split(".")
+        if name not in _FIELDS and not (root in _NESTED and all(keys)):
             raise RequestError(
                 f"'{name}' is not a field that columns can be mapped to",
                 mend=f"fields are {', '.join(_FIELDS)}, observation.<key>, action.<key> and info.<key>",

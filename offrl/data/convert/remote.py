@@ -136,7 +136,9 @@ def _d4rl_url(match: re.Match[str] | None) -> str | None:
 
 
 def _download(url: str, path: Path) -> None:
-    """Fetch a file whole or not at all."""
+    """Fetch an HDF5 file whole or not at all."""
+    import h5py
+
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,8 @@ def _download(url: str, path: Path) -> None:
                 received += file.write(piece)
         if expected and received != expected:
             raise OSError(f"{received} of {expected} bytes arrived")
+        if not h5py.is_hdf5(partial):
+            raise OSError("what arrived is no HDF5 file: perhaps a page that asks to sign in")
         os.replace(partial, path)
     except (OSError, ValueError, HTTPException) as error:
         partial.unlink(missing_ok=True)

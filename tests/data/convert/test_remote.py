@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import urllib.error
 import urllib.request
@@ -131,6 +132,35 @@ def test_a_download_that_breaks_off_leaves_nothing(folders: Path, monkeypatch: p
     with pytest.raises(DatasetNotFoundError, match="4 of 8 bytes"):
         plan_conversion("d4rl:hopper-medium-v2")
     assert list((folders / "d4rl").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [http.client.BadStatusLine("?"), http.client.IncompleteRead(b""), TimeoutError("slow")]
+)
+def test_a_server_that_answers_nonsense(folders: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def urlopen(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with pytest.raises(DatasetNotFoundError, match="could not be fetched"):
+        plan_conversion("d4rl:hopper-medium-v2")
+    assert list((folders / "d4rl").iterdir()) == []
+
+
+def test_a_page_in_place_of_the_file_is_not_kept(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, b"<html>Sign in to the network</html>")
+    with pytest.raises(DatasetNotFoundError, match="no HDF5 file"):
+        plan_conversion("d4rl:hopper-medium-v2")
+    assert list((folders / "d4rl").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "several"), [("hopper-medium-expert-v2", True), ("ant-full-replay-v2", True), ("hopper-medium-v2", False)]
+)
+def test_two_behaviour_policies_in_one_file_are_pointed_out(folders: Path, name: str, several: bool) -> None:
+    write_d4rl(folders / "d4rl" / f"{name}.hdf5", make_log([2], ["terminal"], seed=0))
+    notes = plan_conversion(f"d4rl:{name}").notes
+    assert any("more than one behaviour policy" in note for note in notes) == several
 
 
 @pytest.mark.parametrize("name", ["d4rl:", "d4rl:../secrets", "minari:/etc/passwd", "minari:a b"])
