@@ -204,7 +204,10 @@ def _replacing(dest: Path, overwrite: bool) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise StoreError(f"the store can't take its name ({error.strerror})", where=str(dest)) from error
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    if replaced.exists():
+        discarded = temporary.with_name(f"{temporary.name}-old")  # from here on it isn't given back any more
+        os.rename(replaced, discarded)
+        shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _tidy_up(dest: Path) -> None:

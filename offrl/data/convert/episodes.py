@@ -30,6 +30,7 @@ class BlockBuilder:
         self._columns = columns
         self._describe = describe
         self._label = label
+        self._longer = {name: name.split(".")[0] in _FILLED_TO_THE_END for name in columns}
         self._capacity = max(1, BLOCK_BYTES // sum(info.row_bytes for info in columns.values()))
         self._arrays: dict[str, NDArray[Any]] = {}
         self._spare: dict[str, NDArray[Any]] = {}
@@ -52,10 +53,7 @@ class BlockBuilder:
         self._seeds.append(seed)
         self._numbers.append(number)
         self._rows = stop + 1
-        return {
-            name: array[start : stop + (name.split(".")[0] in _FILLED_TO_THE_END)]
-            for name, array in self._arrays.items()
-        }
+        return {name: array[start : stop + self._longer[name]] for name, array in self._arrays.items()}
 
     def take(self) -> Chunk:
         """What was collected. Its arrays are good until the next block is taken: two sets take turns.

@@ -15,7 +15,7 @@ from offrl.data.convert.source import ColumnInfo
 from offrl.errors import SourceError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_CACHE_BYTES = 32 * 2**20
+_CACHE_BYTES = 4 * 2**20
 
 
 @contextmanager

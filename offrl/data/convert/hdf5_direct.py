@@ -116,6 +116,20 @@ class DirectFile:
             raise UnusualLayout from error
         return None
 
+    def shape(self, address: int) -> tuple[int, ...]:
+        """The shape of the array at `address`.
+
+        Raises:
+            UnusualLayout: it is no array.
+        """
+        try:
+            for kind, start, _ in self._messages(address):
+                if kind == _DATASPACE:
+                    return self._shape(start)
+        except _BROKEN as error:
+            raise UnusualLayout from error
+        raise UnusualLayout
+
     def array(self, address: int) -> StoredArray:
         """The array at `address`.
 

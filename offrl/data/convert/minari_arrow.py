@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,51 +45,51 @@ def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log
     numbers = sorted(int(item.name) for item in folder.iterdir() if item.is_dir() and item.name.isdigit())
     if not numbers:
         raise SourceError("there are no episodes", where=str(folder), mend="give a dataset with at least one")
-    table = _read_table(folder / str(numbers[0]))
-    leaves = [leaf_of(part, _stored_dtype(table, part.keys, folder)) for part in parts]
-    if "infos" in table.column_names:
-        found = _info_leaves(("infos",), table.schema.field("infos"), table.num_rows - 1, mapping, log)
+    first = _read_episode(f"{folder}/{numbers[0]}")
+    leaves = [leaf_of(part, _stored_dtype(first.schema, part.keys, folder)) for part in parts]
+    if "infos" in first.schema.names:
+        found = _info_leaves(("infos",), first.schema.field("infos"), first.num_rows - 1, mapping, log)
         leaves += [leaf for leaf in found if leaf is not None]
     return Layout(leaves, numbers)
 
 
-def _read_table(folder: Path) -> pa.Table:
+def _read_episode(folder: str) -> pa.RecordBatch:
     """All rows of one episode."""
-    files = sorted((f for f in folder.iterdir() if f.suffix in (".arrow", ".parquet")), key=_part_number)
+    files = sorted((f for f in os.listdir(folder) if f.endswith((".arrow", ".parquet"))), key=_part_number)
     if not files:
-        raise SourceError("the episode has no data file", where=str(folder), mend=_MEND)
+        raise SourceError("the episode has no data file", where=folder, mend=_MEND)
     try:
-        return pa.concat_tables([_read_file(file) for file in files])
+        batches = [batch for file in files for batch in _read_file(f"{folder}/{file}")]
+        return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
-            f"the episode's data can't be read ({str(error).strip().splitlines()[0]})", where=str(folder), mend=_MEND
+            f"the episode's data can't be read ({str(error).strip().splitlines()[0]})", where=folder, mend=_MEND
         ) from error
 
 
-def _part_number(file: Path) -> tuple[int, str]:
-    digits = file.stem.rpartition("-")[2]
-    return (int(digits) if digits.isdigit() else 0, file.name)
+def _part_number(file: str) -> tuple[int, str]:
+    digits = file.rpartition(".")[0].rpartition("-")[2]
+    return (int(digits) if digits.isdigit() else 0, file)
 
 
-def _read_file(file: Path) -> pa.Table:
-    if file.suffix == ".parquet":
-        return pq.ParquetFile(file).read()
-    # Files are small and many: reading one costs less than mapping it.
-    return pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()
+def _read_file(file: str) -> list[pa.RecordBatch]:
+    if file.endswith(".parquet"):
+        return list(pq.ParquetFile(file).iter_batches())
+    with open(file, "rb") as data:  # files are small and many: reading one costs less than mapping it
+        reader = pa.ipc.open_file(pa.py_buffer(data.read()))
+    return [reader.get_batch(index) for index in range(reader.num_record_batches)]
 
 
-def _find(table: pa.Table, keys: tuple[str, ...]) -> pa.Array | None:
-    """The array at the end of nested structs; None where there is none."""
-    if keys[0] not in table.column_names:
-        return None
-    chunked = table.column(keys[0])
-    array = chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks()
-    for key in keys[1:]:
-        index = array.type.get_field_index(key) if pa.types.is_struct(array.type) else -1
+def _route(schema: pa.Schema, keys: tuple[str, ...]) -> tuple[list[int], pa.DataType] | None:
+    """Where an array lies in nested structs, as positions, and its type; None where there is none."""
+    route, kind = [], pa.struct(schema)
+    for key in keys:
+        index = kind.get_field_index(key) if pa.types.is_struct(kind) else -1
         if index < 0:
             return None
-        array = array.field(index)
-    return array
+        route.append(index)
+        kind = kind.field(index).type
+    return route, kind
 
 
 def _scalar_type(kind: pa.DataType) -> pa.DataType:
@@ -104,13 +105,13 @@ def _numpy_dtype(kind: pa.DataType) -> np.dtype[Any]:
     return dtype
 
 
-def _stored_dtype(table: pa.Table, keys: tuple[str, ...], folder: Path) -> np.dtype[Any]:
-    array = _find(table, keys)
-    if array is None:
+def _stored_dtype(schema: pa.Schema, keys: tuple[str, ...], folder: Path) -> np.dtype[Any]:
+    found = _route(schema, keys)
+    if found is None:
         raise SourceError(
             f"the first episode has no '{'/'.join(keys)}', which the spaces call for", where=str(folder), mend=_MEND
         )
-    return _numpy_dtype(array.type)
+    return _numpy_dtype(found[1])
 
 
 def _info_leaves(
@@ -135,53 +136,81 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
         DataError: an array has another length or dtype than it should.
     """
     builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label)
+    reader = _Reader(layout.leaves, log)
     for number in layout.numbers:
-        episode = folder / str(number)
-        table = _read_table(episode)
-        steps = table.num_rows - 1
+        episode = f"{folder}/{number}"
+        batch = _read_episode(episode)
+        steps = batch.num_rows - 1
         if steps < 1:
-            raise DataError("the episode has no steps", where=str(episode), mend=_MEND)
+            raise DataError("the episode has no steps", where=episode, mend=_MEND)
         if not builder.has_room(steps):
             yield builder.take()
-        rows = builder.begin(number, steps, _seed(episode, log))
-        for leaf in layout.leaves:
-            _fill(rows[leaf.column], table, leaf, episode, log)
+        reader.fill(builder.begin(number, steps, _seed(episode, log)), batch, episode)
     yield builder.take()
 
 
-def _fill(out: NDArray[Any], table: pa.Table, leaf: Leaf, episode: Path, log: Log) -> None:
-    array = _find(table, leaf.keys)
-    if array is None:
-        if not leaf.optional:
-            raise SourceError(f"the episode has no '{leaf.name}'", where=str(episode), mend=_MEND)
-        fill_missing(out)
-        log.warn(f"episodes without '{leaf.name}' get NaN, or 0 where it holds whole numbers", 1, str(episode))
-    elif leaf.jpeg:
-        for row in range(len(out)):
-            out[row] = decode_image(array[row].as_py()).reshape(leaf.info.shape)
-    else:
-        out[...] = _values(array, leaf, episode)[: len(out)]
+class _Reader:
+    """Fills rows from record batches; where the arrays lie is found once for each schema."""
+
+    def __init__(self, leaves: list[Leaf], log: Log) -> None:
+        self._leaves = leaves
+        self._log = log
+        self._schema: pa.Schema | None = None
+        self._routes: list[list[int] | None] = []
+
+    def fill(self, rows: dict[str, NDArray[Any]], batch: pa.RecordBatch, episode: str) -> None:
+        """Fill these rows with one episode's arrays."""
+        if self._schema is None or not self._schema.equals(batch.schema):
+            self._routes = [self._find(leaf, batch.schema, episode) for leaf in self._leaves]
+            self._schema = batch.schema
+        for leaf, route in zip(self._leaves, self._routes, strict=True):
+            out = rows[leaf.column]
+            if route is None:
+                fill_missing(out)
+                self._log.warn(f"episodes without '{leaf.name}' get NaN, or 0 where it holds whole numbers", 1, episode)
+                continue
+            array = batch.column(route[0])
+            for index in route[1:]:
+                array = array.field(index)
+            if leaf.jpeg:
+                for row in range(len(out)):
+                    out[row] = decode_image(array[row].as_py()).reshape(leaf.info.shape)
+            else:
+                out[...] = _values(array, leaf, episode)[: len(out)]
+
+    def _find(self, leaf: Leaf, schema: pa.Schema, episode: str) -> list[int] | None:
+        found = _route(schema, leaf.keys)
+        if found is None:
+            if leaf.optional:
+                return None
+            raise SourceError(f"the episode has no '{leaf.name}'", where=episode, mend=_MEND)
+        route, kind = found
+        if not leaf.jpeg and not can_hold(leaf.info.dtype, _numpy_dtype(kind)):
+            raise DataError(
+                f"'{leaf.name}' holds {kind}, earlier episodes {leaf.info.dtype}", where=episode, mend=_MEND
+            )
+        return route
 
 
-def _values(array: pa.Array, leaf: Leaf, episode: Path) -> NDArray[Any]:
+def _values(array: pa.Array, leaf: Leaf, episode: str) -> NDArray[Any]:
     flat = array
-    while pa.types.is_fixed_size_list(flat.type) or pa.types.is_list(flat.type):
-        flat = flat.flatten()
+    while isinstance(flat, pa.FixedSizeListArray | pa.ListArray):
+        flat = flat.values if flat.offset == 0 else flat.flatten()
     expected = len(array) * math.prod(leaf.info.shape)
-    found = _numpy_dtype(flat.type)
-    if flat.null_count or len(flat) != expected or not can_hold(leaf.info.dtype, found):
+    if array.null_count or flat.null_count or len(flat) != expected:
         raise DataError(
-            f"'{leaf.name}' holds {len(flat) - flat.null_count} values of {flat.type}, "
-            f"{expected} of {leaf.info.dtype} are expected",
-            where=str(episode),
+            f"'{leaf.name}' holds {len(flat) - flat.null_count} values, {expected} are expected",
+            where=episode,
             mend=f"leave it out with --map {leaf.column}=" if leaf.optional else _MEND,
         )
-    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), *leaf.info.shape)
+    numbers: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    return numbers.reshape(len(array), *leaf.info.shape)
 
 
-def _seed(episode: Path, log: Log) -> int:
+def _seed(episode: str, log: Log) -> int:
     try:
-        seed = json.loads((episode / "metadata.json").read_text(encoding="utf-8")).get("seed")
+        with open(f"{episode}/metadata.json", "rb") as file:
+            seed = json.loads(file.read()).get("seed")
     except (OSError, ValueError):
         return -1
     if not isinstance(seed, int):

@@ -129,7 +129,7 @@ class _Reader:
         try:
             addresses = self._members(address)
             seed = self._direct.integer_attribute(address, "seed")
-            steps = self._direct.array(addresses["rewards"]).shape[0]
+            (steps, *_) = self._direct.shape(addresses["rewards"])
         except (UnusualLayout, KeyError):
             return self._open_slowly(number)
         return self._episode(number, steps, seed, addresses)
