@@ -99,7 +99,7 @@ def assert_holds(store: TrajectoryStore, expected: Read) -> None:
 
 @st.composite
 def logs(draw: st.DrawFn) -> dict[str, list[Any]]:
-    """Up to six episodes of 1 to 8 steps; no state occurs twice."""
+    """Up to six episodes of 1 to 8 steps, of which the last may end without a flag; no state occurs twice."""
     rows: dict[str, list[Any]] = {key: [] for key in ("s", "a", "r", "terminal", "timeout", "next")}
     episodes = draw(
         st.lists(st.tuples(st.integers(1, 8), st.sampled_from(["", "t", "l", "tl"])), min_size=1, max_size=6)
@@ -107,6 +107,7 @@ def logs(draw: st.DrawFn) -> dict[str, list[Any]]:
     states, actions = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     numbers = st.integers(-8, 8).map(lambda number: number / 8)
     for index, (steps, end) in enumerate(episodes):
+        end = end or ("l" if index < len(episodes) - 1 else "")
         for step in range(steps):
             last = step == steps - 1
             rows["s"].append([float(index), step / 4, -1.0][:states] if states > 1 else [index * 100.0 + step])
