@@ -231,6 +231,26 @@ def test_dying_while_a_store_is_replaced_loses_neither(tmp_path: Path, fatal: in
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.hdf5", "store"]
 
 
+@pytest.mark.parametrize("fatal", [1, 2])
+def test_a_rename_that_fails_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int) -> None:
+    dest = tmp_path / "store"
+    old = make_store(dest, [3, 4])
+    rename, calls = os.rename, 0
+
+    def failing(*names: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == fatal:
+            raise PermissionError(13, "Permission denied")
+        rename(*names)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(StoreError, match="Permission denied"):
+        convert(write_rows(tmp_path / "log.hdf5"), dest, overwrite=True)
+    assert TrajectoryStore.open(dest).fingerprint == old.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.hdf5", "store"]
+
+
 def write_large(path: Path, rows: int = 400_000) -> Path:
     """A file that takes a good part of a second to convert."""
     rng = np.random.default_rng(0)
