@@ -118,7 +118,7 @@ class TD3:
         """Raise the first critic's value of the actor's actions."""
         observation = self.flat_observation(batch.observation)
         action = state.actor(observation).tanh()
-        loss = -q_values(state.critic, observation, action, members=1).mean(dim=(1, 2))
+        loss = -q_values(state.critic, observation, action, members=1, frozen=True).mean(dim=(1, 2))
         state.actor_optimizer.minimise(loss.sum())
         return {"actor_loss": loss.detach()}
 
@@ -131,6 +131,6 @@ class TD3:
         return action.clamp(-1.0, 1.0)
 
 
-def q_values(critic: MLP, observation: Tensor, action: Tensor, members: int = 2) -> Tensor:
-    """The values of the first `members` critics, [S, members, B]."""
-    return critic(torch.cat([observation, action], dim=-1), members=members).squeeze(-1)
+def q_values(critic: MLP, observation: Tensor, action: Tensor, members: int = 2, frozen: bool = False) -> Tensor:
+    """The values of the first `members` critics, [S, members, B]; `frozen` differentiates by the action only."""
+    return critic(torch.cat([observation, action], dim=-1), members=members, frozen=frozen).squeeze(-1)
