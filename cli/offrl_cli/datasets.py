@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from textwrap import indent
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,7 @@ from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table,
 from offrl_cli.reporting import WORK_FAILED, command
 
 if TYPE_CHECKING:
+    from offrl.data.catalog import DatasetEntry
     from offrl.data.store import TrajectoryStore
     from offrl.data.validate import Finding
 
@@ -58,14 +60,13 @@ def info(name: Name, as_json: AsJson = False) -> None:
     Example: offrl datasets info hopper-expert
     """
     store = _open(name)
-    card = _card(name)
+    entry = _bundled(name)
     if as_json:
-        print_json({**describe(store), "card": card})
+        print_json({**describe(store), "card": entry.card if entry else {}})
         return
     print_info(store)
-    if card:
-        typer.echo("\ncard")
-        print_pairs({f"  {key}": value for key, value in card.items()})
+    if entry and entry.card:
+        typer.echo(f"\ncard\n{indent((entry.path / 'card.toml').read_text(encoding='utf-8'), '  ')}")
 
 
 @app.command()
@@ -138,10 +139,10 @@ def _open(name: str) -> TrajectoryStore:
         return open_dataset(name)
 
 
-def _card(name: str) -> dict[str, Any]:
+def _bundled(name: str) -> DatasetEntry | None:
     from offrl.data.catalog import list_datasets
 
-    return next((entry.card for entry in list_datasets() if entry.name == name), {})
+    return next((entry for entry in list_datasets() if entry.name == name and entry.kind == "bundled"), None)
 
 
 def _print_findings(store: TrajectoryStore, findings: list[Finding]) -> None:
