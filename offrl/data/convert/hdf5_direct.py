@@ -11,11 +11,10 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +42,7 @@ _BROKEN = (struct.error, IndexError, KeyError, ValueError)
 """What a damaged file leads to. It is left to the library, which can say what is wrong."""
 
 
-@dataclass(frozen=True)
-class StoredArray:
+class StoredArray(NamedTuple):
     """An array in the file.
 
     Attributes:
@@ -123,12 +121,9 @@ class DirectFile:
             UnusualLayout: it is no array.
         """
         try:
-            for kind, start, _ in self._messages(address):
-                if kind == _DATASPACE:
-                    return self._shape(start)
+            return self._description(address)[0]
         except _BROKEN as error:
             raise UnusualLayout from error
-        raise UnusualLayout
 
     def array(self, address: int) -> StoredArray:
         """The array at `address`.
@@ -137,14 +132,11 @@ class DirectFile:
             UnusualLayout: it is compressed, or not stored in chunks, or some were never written.
         """
         try:
-            found = {kind: (start, size) for kind, start, size in self._messages(address)}
-            _expect(_FILTERS not in found)
-            shape = self._shape(found[_DATASPACE][0])
-            start, size = found[_DATATYPE]
-            datatype = self._map[start : start + size]
-            chunk, tree = self._chunks(found[_LAYOUT][0], len(shape))
+            shape, datatype, layout = self._description(address)
+            chunk, tree = self._chunks(layout, len(shape))
             pieces = self._pieces(tree, len(shape))
-            _expect(len(pieces) == math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True)))
+            if chunk != shape or len(pieces) != 1:
+                _expect(len(pieces) == math.prod([-(-n // c) for n, c in zip(shape, chunk, strict=True)]))
         except _BROKEN as error:
             raise UnusualLayout from error
         return StoredArray(shape, datatype, chunk, pieces)
@@ -157,7 +149,7 @@ class DirectFile:
                 out[...] = part
                 return
             target = out[tuple([slice(i, i + n) for i, n in zip(index, array.chunk, strict=True)])]
-            target[...] = part[tuple([slice(n) for n in target.shape])]
+            target[...] = part if target.shape == array.chunk else part[tuple([slice(n) for n in target.shape])]
 
     def _messages(self, address: int) -> list[tuple[int, int, int]]:
         """Kind, start and size of the messages of an object header."""
@@ -177,15 +169,28 @@ class DirectFile:
                 at += size
         return found
 
-    def _node(self, address: int, kind: int) -> tuple[int, int]:
-        """Level and number of children of a B-tree's node."""
-        signature, found, level, count = _NODE.unpack_from(self._map, address)
-        _expect(signature == b"TREE" and found == kind)
-        return level, count
+    def _description(self, address: int) -> tuple[tuple[int, ...], bytes, int]:
+        """Shape and datatype of an array, and where its layout is described."""
+        shape: tuple[int, ...] = ()
+        datatype, layout = b"", 0
+        for kind, start, size in self._messages(address):
+            if kind == _DATASPACE:
+                version, rank = self._map[start], self._map[start + 1]
+                _expect(version == 1 and 0 < rank < len(_INDEX))
+                shape = _INDEX[rank].unpack_from(self._map, start + 8)
+            elif kind == _DATATYPE:
+                datatype = self._map[start : start + size]
+            elif kind == _LAYOUT:
+                layout = start
+            elif kind == _FILTERS:
+                raise UnusualLayout
+        _expect(bool(shape and datatype and layout))
+        return shape, datatype, layout
 
     def _symbols(self, address: int) -> Iterator[tuple[int, int]]:
         """Offset of the name and address of the object, for everything below a group's B-tree node."""
-        level, count = self._node(address, 0)
+        signature, kind, level, count = _NODE.unpack_from(self._map, address)
+        _expect(signature == b"TREE" and kind == 0)
         for i in range(count):
             (child,) = struct.unpack_from("<Q", self._map, address + _NODE.size + 8 + 16 * i)
             if level:
@@ -199,31 +204,33 @@ class DirectFile:
     def _text(self, address: int) -> str:
         return self._map[address : self._map.find(b"\0", address)].decode()
 
-    def _shape(self, start: int) -> tuple[int, ...]:
-        version, rank = self._map[start], self._map[start + 1]
-        _expect(version == 1 and rank > 0)
-        return struct.unpack_from(f"<{rank}Q", self._map, start + 8)
-
     def _chunks(self, start: int, rank: int) -> tuple[tuple[int, ...], int]:
         """The shape of a chunk, and the B-tree that finds them all."""
-        version, kind, extent = self._map[start : start + 3]
+        version, kind, extent, tree, *chunk = _CHUNKS[rank].unpack_from(self._map, start)
         _expect(version == 3 and kind == _CHUNKED and extent == rank + 1)
-        tree, *chunk = struct.unpack_from(f"<Q{rank}I", self._map, start + 3)
         return tuple(chunk), tree
 
     def _pieces(self, address: int, rank: int) -> list[tuple[tuple[int, ...], int]]:
         """Index and address of each chunk below a B-tree's node."""
-        level, count = self._node(address, 1)
+        signature, kind, level, count = _NODE.unpack_from(self._map, address)
+        if signature != b"TREE" or kind != 1:
+            raise UnusualLayout
         entry = _CHUNK[rank]
         start = address + _NODE.size
+        if count == 1 and not level:
+            *index, child = entry.unpack_from(self._map, start)
+            return [(tuple(index), child)]
         entries = entry.iter_unpack(self._map[start : start + count * entry.size])
         if level:
             return [piece for item in entries for piece in self._pieces(item[-1], rank)]
         return [(item[:-1], item[-1]) for item in entries]
 
 
-_CHUNK = [Struct(f"<8x{rank}Q8xQ") for rank in range(33)]
-"""By rank, an entry of a chunks' B-tree: size and filters, its index (the last is within an element), its address."""
+_MOST_DIMENSIONS = 32
+_INDEX = [Struct(f"<{rank}Q") for rank in range(_MOST_DIMENSIONS + 1)]
+_CHUNKS = [Struct(f"<BBBQ{rank}I") for rank in range(_MOST_DIMENSIONS + 1)]
+_CHUNK = [Struct(f"<8x{rank}Q8xQ") for rank in range(_MOST_DIMENSIONS + 1)]
+"""By rank: an index; a chunked layout; an entry of its B-tree, which has sizes, an index, and an address."""
 
 
 def _expect(condition: bool) -> None:
