@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -56,4 +57,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script's entry point; without arguments it takes those of the process."""
+    # Threads that wait by spinning make a training ten times slower as soon as another process wants a core. OpenMP
+    # reads this when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app(args=arguments, prog_name="offrl")
