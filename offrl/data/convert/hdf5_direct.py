@@ -29,8 +29,17 @@ _SYMBOL = Struct("<QQ24x")
 _TWO_ADDRESSES = Struct("<QQ")
 _ATTRIBUTE_SIZES = Struct("<BxHHH")
 
-_DATASPACE, _DATATYPE, _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 1, 3, 8, 11, 12, 16, 17
-_CHUNKED = 2
+_NOTHING, _DATASPACE, _DATATYPE, _LAYOUT, _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = (
+    0,
+    1,
+    3,
+    8,
+    11,
+    12,
+    16,
+    17,
+)
+_LAYOUT_VERSION, _CHUNKED = 3, 2
 _SIGNED = 8
 
 
@@ -58,6 +67,31 @@ class StoredArray(NamedTuple):
     pieces: list[tuple[tuple[int, ...], int]]
 
 
+class _Pattern(NamedTuple):
+    """An array's header with its shape, chunks and B-tree cut out: a header of the same form differs in these only.
+
+    Attributes:
+        form: unpacks what stands before the shape, the shape, what stands before the B-tree, the B-tree, the chunk's
+            shape, and what follows.
+        rank: the number of dimensions.
+        fixed: what stands between them.
+        datatype: the datatype as the file spells it.
+    """
+
+    form: Struct
+    rank: int
+    fixed: tuple[bytes, bytes, bytes]
+    datatype: bytes
+
+    def match(self, data: mmap.mmap, address: int) -> tuple[tuple[int, ...], int, tuple[int, ...]] | None:
+        """Shape, B-tree and chunk of the array at `address`; None where its header has another form."""
+        values = self.form.unpack_from(data, address)
+        rank = self.rank
+        if (values[0], values[rank + 1], values[-1]) != self.fixed:
+            return None
+        return values[1 : rank + 1], values[rank + 2], values[rank + 3 : -1]
+
+
 class DirectFile:
     """A memory map of an HDF5 file. A context manager."""
 
@@ -66,6 +100,7 @@ class DirectFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _, *layout = _SUPERBLOCK.unpack_from(self._map, 0)
         self._is_usual = layout == [0, 8, 8, 0]  # version, bytes per address and per length, start of the file
+        self._patterns: dict[str, _Pattern] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -114,42 +149,47 @@ class DirectFile:
             raise UnusualLayout from error
         return None
 
-    def shape(self, address: int) -> tuple[int, ...]:
-        """The shape of the array at `address`.
-
-        Raises:
-            UnusualLayout: it is no array.
-        """
-        try:
-            return self._description(address)[0]
-        except _BROKEN as error:
-            raise UnusualLayout from error
-
-    def array(self, address: int) -> StoredArray:
+    def array(self, address: int, like: str) -> StoredArray:
         """The array at `address`.
+
+        Args:
+            address: where its header is.
+            like: arrays of the same name here are expected to have headers of the same form; that saves time.
 
         Raises:
             UnusualLayout: it is compressed, or not stored in chunks, or some were never written.
         """
         try:
-            shape, datatype, layout = self._description(address)
-            chunk, tree = self._chunks(layout, len(shape))
+            pattern = self._patterns.get(like)
+            found = None if pattern is None else pattern.match(self._map, address)
+            if pattern is None or found is None:
+                pattern = self._patterns[like] = self._describe(address)
+                found = pattern.match(self._map, address)
+                _expect(found is not None)
+            shape, tree, chunk = found
             pieces = self._pieces(tree, len(shape))
             if chunk != shape or len(pieces) != 1:
                 _expect(len(pieces) == math.prod([-(-n // c) for n, c in zip(shape, chunk, strict=True)]))
         except _BROKEN as error:
             raise UnusualLayout from error
-        return StoredArray(shape, datatype, chunk, pieces)
+        return StoredArray(shape, pattern.datatype, chunk, pieces)
 
     def read(self, array: StoredArray, out: NDArray[Any]) -> None:
-        """Copy an array of the same shape and dtype out of the map."""
-        for index, address in array.pieces:
-            part = np.ndarray(array.chunk, out.dtype, self._map, address)
-            if array.chunk == array.shape:
-                out[...] = part
-                return
-            target = out[tuple([slice(i, i + n) for i, n in zip(index, array.chunk, strict=True)])]
-            target[...] = part if target.shape == array.chunk else part[tuple([slice(n) for n in target.shape])]
+        """Copy an array of the same shape and dtype out of the map.
+
+        Raises:
+            UnusualLayout: a chunk lies outside the file or the array.
+        """
+        try:
+            for index, address in array.pieces:
+                part = np.ndarray(array.chunk, out.dtype, self._map, address)
+                if array.chunk == array.shape:
+                    out[...] = part
+                    return
+                target = out[tuple([slice(i, i + n) for i, n in zip(index, array.chunk, strict=True)])]
+                target[...] = part if target.shape == array.chunk else part[tuple([slice(n) for n in target.shape])]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnusualLayout from error
 
     def _messages(self, address: int) -> list[tuple[int, int, int]]:
         """Kind, start and size of the messages of an object header."""
@@ -169,23 +209,24 @@ class DirectFile:
                 at += size
         return found
 
-    def _description(self, address: int) -> tuple[tuple[int, ...], bytes, int]:
-        """Shape and datatype of an array, and where its layout is described."""
-        shape: tuple[int, ...] = ()
-        datatype, layout = b"", 0
-        for kind, start, size in self._messages(address):
-            if kind == _DATASPACE:
-                version, rank = self._map[start], self._map[start + 1]
-                _expect(version == 1 and 0 < rank < len(_INDEX))
-                shape = _INDEX[rank].unpack_from(self._map, start + 8)
-            elif kind == _DATATYPE:
-                datatype = self._map[start : start + size]
-            elif kind == _LAYOUT:
-                layout = start
-            elif kind == _FILTERS:
-                raise UnusualLayout
-        _expect(bool(shape and datatype and layout))
-        return shape, datatype, layout
+    def _describe(self, address: int) -> _Pattern:
+        """The form of an array's header: which messages lie where, up to the one that says how it is laid out."""
+        messages = self._messages(address)
+        found = {kind: (start, size) for kind, start, size in messages}
+        _expect(_FILTERS not in found and _CONTINUATION not in found)
+        space, (start, size), layout = found[_DATASPACE][0], found[_DATATYPE], found[_LAYOUT][0]
+        version, rank, has_most = self._map[space : space + 3]
+        dimensions, tree = space + 8, layout + 3
+        after = layout + found[_LAYOUT][1]
+        _expect(version == 1 and 0 < rank <= _MOST_DIMENSIONS)
+        _expect(self._map[layout:tree] == bytes((_LAYOUT_VERSION, _CHUNKED, rank + 1)))
+        _expect(space < layout and messages[-1][0] in (_LAYOUT, _NOTHING))
+        end = after + (_MESSAGE.size if messages[-1][0] == _NOTHING else 0)
+        skipped = 8 * rank if has_most & 1 else 0
+        between = tree - dimensions - 8 * rank - skipped
+        form = Struct(f"<{dimensions - address}s{rank}Q{skipped}x{between}sQ{rank}I{end - tree - 8 - 4 * rank}s")
+        first, *_, last = values = form.unpack_from(self._map, address)
+        return _Pattern(form, rank, (first, values[rank + 1], last), self._map[start : start + size])
 
     def _symbols(self, address: int) -> Iterator[tuple[int, int]]:
         """Offset of the name and address of the object, for everything below a group's B-tree node."""
@@ -204,12 +245,6 @@ class DirectFile:
     def _text(self, address: int) -> str:
         return self._map[address : self._map.find(b"\0", address)].decode()
 
-    def _chunks(self, start: int, rank: int) -> tuple[tuple[int, ...], int]:
-        """The shape of a chunk, and the B-tree that finds them all."""
-        version, kind, extent, tree, *chunk = _CHUNKS[rank].unpack_from(self._map, start)
-        _expect(version == 3 and kind == _CHUNKED and extent == rank + 1)
-        return tuple(chunk), tree
-
     def _pieces(self, address: int, rank: int) -> list[tuple[tuple[int, ...], int]]:
         """Index and address of each chunk below a B-tree's node."""
         signature, kind, level, count = _NODE.unpack_from(self._map, address)
@@ -227,10 +262,8 @@ class DirectFile:
 
 
 _MOST_DIMENSIONS = 32
-_INDEX = [Struct(f"<{rank}Q") for rank in range(_MOST_DIMENSIONS + 1)]
-_CHUNKS = [Struct(f"<BBBQ{rank}I") for rank in range(_MOST_DIMENSIONS + 1)]
 _CHUNK = [Struct(f"<8x{rank}Q8xQ") for rank in range(_MOST_DIMENSIONS + 1)]
-"""By rank: an index; a chunked layout; an entry of its B-tree, which has sizes, an index, and an address."""
+"""By rank, an entry of a chunks' B-tree: size and filters, the index (and an offset in the element), the address."""
 
 
 def _expect(condition: bool) -> None:

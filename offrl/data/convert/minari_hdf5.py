@@ -129,10 +129,10 @@ class _Reader:
         try:
             addresses = self._members(address)
             seed = self._direct.integer_attribute(address, "seed")
-            (steps, *_) = self._direct.shape(addresses["rewards"])
+            rewards = self._direct.array(addresses["rewards"], "rewards")
         except (UnusualLayout, KeyError):
             return self._open_slowly(number)
-        return self._episode(number, steps, seed, addresses)
+        return self._episode(number, rewards.shape[0], seed, addresses)
 
     def read(self, episode: _Episode, rows: dict[str, NDArray[Any]]) -> None:
         """Fill these rows with the episode's arrays."""
@@ -170,15 +170,15 @@ class _Reader:
         if address is None:
             return False
         try:
-            array = self._direct.array(address)
+            array = self._direct.array(address, leaf.name)
+            if leaf.name not in self._datatypes:
+                stored = self._file[f"episode_{episode.number}/{leaf.name}"].dtype
+                self._datatypes[leaf.name] = array.datatype if stored == leaf.info.dtype else b""
+            if array.shape != out.shape or array.datatype != self._datatypes[leaf.name]:
+                return False
+            self._direct.read(array, out)
         except UnusualLayout:
             return False
-        if leaf.name not in self._datatypes:
-            stored = self._file[f"episode_{episode.number}/{leaf.name}"].dtype
-            self._datatypes[leaf.name] = array.datatype if stored == leaf.info.dtype else b""
-        if array.shape != out.shape or array.datatype != self._datatypes[leaf.name]:
-            return False
-        self._direct.read(array, out)
         return True
 
     def _read_slowly(self, episode: _Episode, leaf: Leaf, out: NDArray[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from offrl.data.convert.hdf5_direct import DirectFile, UnusualLayout
 
@@ -35,11 +37,35 @@ def test_chunked_arrays(
     with h5py.File(path, "w") as file:
         file.create_dataset("a", data=data, chunks=chunks, maxshape=(None, *shape[1:]) if resizable else None)
     with h5py.File(path, "r") as file, DirectFile(path) as direct:
-        array = direct.array(address_of(file, "a"))
+        array = direct.array(address_of(file, "a"), "a")
         assert array.shape == tuple(shape)
         out = np.empty(shape, dtype)
         direct.read(array, out)
     np.testing.assert_array_equal(out, data)
+
+
+def test_arrays_that_were_taken_for_alike_and_are_not(tmp_path: Path) -> None:
+    """The form of one header is tried on the next: it must not be mistaken for it."""
+    path = tmp_path / "file.hdf5"
+    rng = np.random.default_rng(0)
+    arrays: list[NDArray[Any]] = [rng.standard_normal(shape) for shape in [(5,), (7,), (3, 4), (9,), (2, 2, 2), (8,)]]
+    arrays += [np.arange(6), np.arange(6, dtype=np.float32), np.arange(6) > 2]
+    with h5py.File(path, "w") as file:
+        for index, array in enumerate(arrays):
+            file.create_dataset(f"{index}", data=array, chunks=True, maxshape=(None, *array.shape[1:]))
+        file.create_dataset("packed", data=arrays[0], chunks=True, compression="gzip")
+        file.create_dataset("fixed", data=arrays[0], chunks=(2,))
+    with h5py.File(path, "r") as file, DirectFile(path) as direct:
+        for index, array in enumerate(arrays):
+            found = direct.array(address_of(file, f"{index}"), "same")
+            out = np.empty_like(array)
+            direct.read(found, out)
+            np.testing.assert_array_equal(out, array)
+        assert direct.array(address_of(file, "0"), "same").datatype == direct.array(address_of(file, "5"), "x").datatype
+        assert direct.array(address_of(file, "6"), "same").datatype != direct.array(address_of(file, "5"), "x").datatype
+        with pytest.raises(UnusualLayout):
+            direct.array(address_of(file, "packed"), "same")
+        assert direct.array(address_of(file, "fixed"), "same").chunk == (2,)
 
 
 def test_groups_with_many_members_and_nested_ones(tmp_path: Path) -> None:
@@ -84,7 +110,7 @@ def test_other_layouts_are_refused(tmp_path: Path, options: dict[str, Any]) -> N
     with h5py.File(path, "w") as file:
         file.create_dataset("a", data=np.arange(20), **options)
     with h5py.File(path, "r") as file, DirectFile(path) as direct, pytest.raises(UnusualLayout):
-        direct.array(address_of(file, "a"))
+        direct.array(address_of(file, "a"), "a")
 
 
 def test_chunks_that_were_never_written_are_refused(tmp_path: Path) -> None:
@@ -92,7 +118,7 @@ def test_chunks_that_were_never_written_are_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("a", (20,), np.float32, chunks=(5,))[:5] = 1
     with h5py.File(path, "r") as file, DirectFile(path) as direct, pytest.raises(UnusualLayout):
-        direct.array(address_of(file, "a"))
+        direct.array(address_of(file, "a"), "a")
 
 
 def test_newer_files_and_wrong_addresses_are_refused(tmp_path: Path) -> None:
@@ -100,7 +126,7 @@ def test_newer_files_and_wrong_addresses_are_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w", libver="latest") as file:
         file.create_dataset("g/a", data=np.arange(20), chunks=(5,))
     with h5py.File(path, "r") as file, DirectFile(path) as direct:
-        for read in (direct.members, direct.array):
+        for read in (direct.members, lambda address: direct.array(address, "")):
             with pytest.raises(UnusualLayout):
                 read(address_of(file, "g"))
             for address in (0, 7, path.stat().st_size - 3, 2**62):
@@ -121,7 +147,12 @@ def test_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory,
     data[at % len(data)] = value
     path.write_bytes(data)
     with DirectFile(path) as direct:
-        for read in (direct.members, direct.array, lambda address: direct.integer_attribute(address, "seed")):
-            for address in addresses:
-                with suppress(UnusualLayout):
-                    read(address)
+        for address in addresses:
+            with suppress(UnusualLayout):
+                direct.members(address)
+            with suppress(UnusualLayout):
+                direct.integer_attribute(address, "seed")
+            with suppress(UnusualLayout):
+                array = direct.array(address, "a")
+                if math.prod(array.shape) < 10_000:
+                    direct.read(array, np.empty(array.shape))
