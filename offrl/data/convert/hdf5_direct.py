@@ -165,7 +165,8 @@ class DirectFile:
             if pattern is None or found is None:
                 pattern = self._patterns[like] = self._describe(address)
                 found = pattern.match(self._map, address)
-                _expect(found is not None)
+            if found is None:
+                raise UnusualLayout
             shape, tree, chunk = found
             pieces = self._pieces(tree, len(shape))
             if chunk != shape or len(pieces) != 1:

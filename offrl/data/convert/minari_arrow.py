@@ -45,7 +45,7 @@ def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log
     numbers = sorted(int(item.name) for item in folder.iterdir() if item.is_dir() and item.name.isdigit())
     if not numbers:
         raise SourceError("there are no episodes", where=str(folder), mend="give a dataset with at least one")
-    first = _read_episode(f"{folder}/{numbers[0]}")
+    first = _read_episode(f"{folder}/{numbers[0]}", _Memory())
     leaves = [leaf_of(part, _stored_dtype(first.schema, part.keys, folder)) for part in parts]
     if "infos" in first.schema.names:
         found = _info_leaves(("infos",), first.schema.field("infos"), first.num_rows - 1, mapping, log)
@@ -53,13 +53,31 @@ def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log
     return Layout(leaves, numbers)
 
 
-def _read_episode(folder: str) -> pa.RecordBatch:
-    """All rows of one episode."""
+class _Memory:
+    """Where one file after the other is read to: fresh memory for each would cost more than reading it."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def read(self, file: str) -> memoryview:
+        """A file's content, good until the next one is read."""
+        with open(file, "rb", buffering=0) as data:
+            size = os.fstat(data.fileno()).st_size
+            if size > len(self._bytes):
+                self._bytes = bytearray(2 * size)
+            count = data.readinto(memoryview(self._bytes)[:size])
+        return memoryview(self._bytes)[:count]
+
+
+def _read_episode(folder: str, memory: _Memory) -> pa.RecordBatch:
+    """All rows of one episode, good until the next one is read."""
     files = sorted((f for f in os.listdir(folder) if f.endswith((".arrow", ".parquet"))), key=_part_number)
     if not files:
         raise SourceError("the episode has no data file", where=folder, mend=_MEND)
     try:
-        batches = [batch for file in files for batch in _read_file(f"{folder}/{file}")]
+        if len(files) > 1:
+            return pa.concat_batches([batch for f in files for batch in _read_file(f"{folder}/{f}", _Memory())])
+        batches = _read_file(f"{folder}/{files[0]}", memory)
         return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
@@ -72,11 +90,10 @@ def _part_number(file: str) -> tuple[int, str]:
     return (int(digits) if digits.isdigit() else 0, file)
 
 
-def _read_file(file: str) -> list[pa.RecordBatch]:
+def _read_file(file: str, memory: _Memory) -> list[pa.RecordBatch]:
     if file.endswith(".parquet"):
         return list(pq.ParquetFile(file).iter_batches())
-    with open(file, "rb") as data:  # files are small and many: reading one costs less than mapping it
-        reader = pa.ipc.open_file(pa.py_buffer(data.read()))
+    reader = pa.ipc.open_file(pa.py_buffer(memory.read(file)))
     return [reader.get_batch(index) for index in range(reader.num_record_batches)]
 
 
@@ -136,10 +153,10 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
         DataError: an array has another length or dtype than it should.
     """
     builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label)
-    reader = _Reader(layout.leaves, log)
+    reader, memory = _Reader(layout.leaves, log), _Memory()
     for number in layout.numbers:
         episode = f"{folder}/{number}"
-        batch = _read_episode(episode)
+        batch = _read_episode(episode, memory)
         steps = batch.num_rows - 1
         if steps < 1:
             raise DataError("the episode has no steps", where=episode, mend=_MEND)
