@@ -68,6 +68,7 @@ def test_tensorboard_has_a_directory_for_each_seed(tmp_path: Path) -> None:
 
 
 def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offrl.train.metrics.find_spec", lambda name: object())
     require_tensorboard()
     monkeypatch.setattr("offrl.train.metrics.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"offrl\[tensorboard\]"):
