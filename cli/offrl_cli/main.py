@@ -57,7 +57,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script's entry point; without arguments it takes those of the process."""
-    # Threads that wait by spinning make a training ten times slower as soon as another process wants a core. OpenMP
-    # reads this when PyTorch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # OpenMP's threads spin for milliseconds by default while they wait for each other, which makes a training ten times
+    # slower as soon as another process wants a core. So few turns cost nothing alone. Read when PyTorch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     app(args=arguments, prog_name="offrl")
