@@ -24,6 +24,9 @@ from offrl.data.shard import sync_directory
 from offrl.data.store import METADATA_FILE, StoreWriter
 from offrl.errors import RequestError, StoreError
 
+_SMALL_SOURCE = 256 * 2**20
+_SMALL_SHARD, _SHARD = 16 * 2**20, 64 * 2**20
+
 
 def plan_conversion(
     source: str | os.PathLike[str], *, format: str | None = None, options: ConvertOptions | None = None
@@ -102,7 +105,8 @@ def _run(
             pass
     else:
         with _replacing(dest, overwrite) as folder:
-            _write(folder, name or dest.name, opened, chunks, _provenance(located, chosen, options, opened))
+            provenance = _provenance(located, chosen, options, opened)
+            _write(folder, name or dest.name, opened, chunks, provenance, _shard_bytes(located.path))
     return tally.report(
         source=located.label,
         format=chosen,
@@ -133,7 +137,16 @@ def _checked(source: Source, options: ConvertOptions, label: str, tally: Tally, 
         log.problem("no transition remains", where=label, mend="see what is dropped and why with --dry-run")
 
 
-def _write(folder: Path, name: str, source: Source, chunks: Iterator[Chunk], provenance: dict[str, Any]) -> None:
+def _shard_bytes(path: Path) -> int:
+    """Small shards for small sources: the first is being written while the rest is still read."""
+    files = [path] if path.is_file() else path.rglob("*")
+    size = sum(file.stat().st_size for file in files)
+    return _SMALL_SHARD if size <= _SMALL_SOURCE else _SHARD
+
+
+def _write(
+    folder: Path, name: str, source: Source, chunks: Iterator[Chunk], provenance: dict[str, Any], shard_bytes: int
+) -> None:
     with StoreWriter(
         folder,
         source.spec,
@@ -141,6 +154,7 @@ def _write(folder: Path, name: str, source: Source, chunks: Iterator[Chunk], pro
         provenance=provenance,
         reference_scores=source.reference_scores,
         name=name,
+        shard_bytes=shard_bytes,
     ) as writer:
         _append_all(writer, chunks)
 

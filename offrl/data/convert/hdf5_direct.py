@@ -101,6 +101,7 @@ class DirectFile:
         _, *layout = _SUPERBLOCK.unpack_from(self._map, 0)
         self._is_usual = layout == [0, 8, 8, 0]  # version, bytes per address and per length, start of the file
         self._patterns: dict[str, _Pattern] = {}
+        self._names: dict[str, tuple[tuple[int, ...], bytes, list[str]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -110,8 +111,12 @@ class DirectFile:
     ) -> None:
         self._map.close()
 
-    def members(self, address: int) -> dict[str, int]:
-        """Name to address, for the members of the group at `address`.
+    def members(self, address: int, like: str) -> dict[str, int]:
+        """Name to address, for the members of a group.
+
+        Args:
+            address: where its header is.
+            like: groups of the same name here are expected to have members of the same names; that saves time.
 
         Raises:
             UnusualLayout: it is no symbol-table group.
@@ -120,12 +125,23 @@ class DirectFile:
             for kind, start, _ in self._messages(address):
                 if kind == _SYMBOL_TABLE:
                     tree, heap = _TWO_ADDRESSES.unpack_from(self._map, start)
-                    signature, names = _HEAP.unpack_from(self._map, heap)
+                    signature, texts = _HEAP.unpack_from(self._map, heap)
                     _expect(signature == b"HEAP")
-                    return {self._text(names + offset): item for offset, item in self._symbols(tree)}
+                    offsets, addresses = zip(*self._symbols(tree), strict=True)
+                    return dict(zip(self._member_names(texts, offsets, like), addresses, strict=True))
         except _BROKEN as error:
             raise UnusualLayout from error
         raise UnusualLayout
+
+    def _member_names(self, texts: int, offsets: tuple[int, ...], like: str) -> list[str]:
+        """The texts at these offsets of a heap: those of the last group that was alike, if the bytes are the same."""
+        known_offsets, known_bytes, known = self._names.get(like, ((), b"", []))
+        if known_offsets == offsets and self._map[texts : texts + len(known_bytes)] == known_bytes:
+            return known
+        names = [self._text(texts + offset) for offset in offsets]
+        length = max(offset + len(name.encode()) + 1 for offset, name in zip(offsets, names, strict=True))
+        self._names[like] = (offsets, self._map[texts : texts + length], names)
+        return names
 
     def integer_attribute(self, address: int, name: str) -> int | None:
         """A whole number among the attributes of the object at `address`; None where there is none of that name.

@@ -143,10 +143,11 @@ class _Reader:
 
     def _members(self, address: int) -> dict[str, int]:
         """The addresses of an episode's arrays and groups, those in nested groups among them."""
-        found = self._direct.members(address)
+        found = self._direct.members(address, "")
         for group in self._groups:
             if group in found:
-                found.update({f"{group}/{name}": item for name, item in self._direct.members(found[group]).items()})
+                below = self._direct.members(found[group], group)
+                found.update({f"{group}/{name}": item for name, item in below.items()})
         return found
 
     def _episode(self, number: int, steps: int, seed: int | None, addresses: dict[str, int]) -> _Episode:

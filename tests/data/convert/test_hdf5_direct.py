@@ -75,9 +75,22 @@ def test_groups_with_many_members_and_nested_ones(tmp_path: Path) -> None:
             file[f"group/member {i}"] = i
         file["group/sub/e"] = 1
     with h5py.File(path, "r") as file, DirectFile(path) as direct:
-        found = direct.members(address_of(file, "group"))
+        found = direct.members(address_of(file, "group"), "")
         assert found == {name: address_of(file, f"group/{name}") for name in file["group"]}
-        assert list(direct.members(found["sub"])) == ["e"]
+        assert list(direct.members(found["sub"], "sub")) == ["e"]
+
+
+def test_groups_that_were_taken_for_alike_and_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "file.hdf5"
+    members = [["a", "b"], ["a", "b"], ["a", "c"], ["a"], ["aa", "bb", "c"], ["b", "a"]]
+    with h5py.File(path, "w") as file:
+        for index, names in enumerate(members):
+            for name in names:
+                file[f"{index}/{name}"] = 0
+    with h5py.File(path, "r") as file, DirectFile(path) as direct:
+        for index in range(len(members)):
+            found = direct.members(address_of(file, f"{index}"), "same")
+            assert found == {name: address_of(file, f"{index}/{name}") for name in file[f"{index}"]}
 
 
 def test_integer_attributes(tmp_path: Path) -> None:
@@ -126,12 +139,12 @@ def test_newer_files_and_wrong_addresses_are_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w", libver="latest") as file:
         file.create_dataset("g/a", data=np.arange(20), chunks=(5,))
     with h5py.File(path, "r") as file, DirectFile(path) as direct:
-        for read in (direct.members, lambda address: direct.array(address, "")):
+        for read in (direct.members, direct.array):
             with pytest.raises(UnusualLayout):
-                read(address_of(file, "g"))
+                read(address_of(file, "g"), "")
             for address in (0, 7, path.stat().st_size - 3, 2**62):
                 with pytest.raises(UnusualLayout):
-                    read(address)
+                    read(address, "")
 
 
 @settings(max_examples=60, deadline=None)
@@ -149,7 +162,7 @@ def test_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory,
     with DirectFile(path) as direct:
         for address in addresses:
             with suppress(UnusualLayout):
-                direct.members(address)
+                direct.members(address, "")
             with suppress(UnusualLayout):
                 direct.integer_attribute(address, "seed")
             with suppress(UnusualLayout):
