@@ -28,6 +28,10 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = 7
 HOPPER = (11, 3)
+HOPPER_INFOS = (
+    *("x_position", "z_distance_from_origin", "x_velocity"),
+    *("reward_forward", "reward_ctrl", "reward_survive"),
+)
 
 
 class Taken(NamedTuple):
@@ -107,7 +111,7 @@ def test_minari_converts_faster_than_it_iterates(tmp_path: Path, format: str, mo
                 rewards=rng.standard_normal(steps),
                 terminations=np.zeros(steps, np.bool_),
                 truncations=np.arange(steps) == steps - 1,
-                infos={key: list(rng.standard_normal(steps + 1)) for key in ("x_position", "x_velocity")},
+                infos={key: list(rng.standard_normal(steps + 1)) for key in HOPPER_INFOS},
             )
         )
     with warnings.catch_warnings():
