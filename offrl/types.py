@@ -15,7 +15,10 @@ Observation = Tensor | dict[str, Tensor]
 """One tensor, or a flat mapping of dotted keys (``"camera.left"``) to tensors where the space is nested."""
 
 Metrics = dict[str, Tensor]
-"""Name to a tensor of shape [S]: one value per seed, left on the device until somebody reads it."""
+"""Name to a tensor of shape [S]: one value per seed, left on the device until somebody reads it.
+
+Where batches carry importance weights, `td_error` [C, S, B] tells prioritised replay each transition's |TD error|.
+"""
 
 Noise = dict[str, Tensor]
 """Name to standard normal draws of shape [S, …]: an update's randomness arrives as data."""
@@ -50,7 +53,8 @@ class Batch:
     """Transitions for one gradient step, as the agent sees them: observations normalised, actions mapped to [-1, 1].
 
     Leading axes are [S, B]: seeds, then transitions. A whole cycle's worth of batches carries one more axis in front
-    ([C, S, B]); `unbind` takes it apart. Windows carry a time axis behind ([S, B, T]).
+    ([C, S, B]); `unbind` takes it apart. Windows carry a time axis behind ([S, B, T]), and so do rollouts: there B
+    counts a seed's environments, and the T consecutive steps of each may cross the ends of episodes.
 
     Attributes:
         observation: float32 [S, B, …] (uint8 for images), or a mapping of such tensors.
@@ -59,6 +63,8 @@ class Batch:
         discount: float32 [S, B]; the factor on the bootstrap value: γ^k for k rewards summed, 0 after `terminated`.
         next_observation: like `observation`; the state that the bootstrap value is taken in.
         terminated: float32 [S, B]; 1 where the transition ended in a terminal state. A truncation is not one.
+        truncated: float32 [S, B, T], in rollouts; 1 where the episode was cut off behind the step: `next_observation` is
+            bootstrapped from, and nothing flows back from the step behind.
         behavior_log_prob: float32 [S, B]; log-density or log-probability under the policy that acted, where logged.
         action_mask: bool [S, B, A]; the actions that were allowed, where logged.
         mask: bool [S, B, T] for windows; False on padding.
@@ -72,6 +78,7 @@ class Batch:
     discount: Tensor
     next_observation: Observation
     terminated: Tensor
+    truncated: Tensor | None = None
     behavior_log_prob: Tensor | None = None
     action_mask: Tensor | None = None
     mask: Tensor | None = None
@@ -120,11 +127,13 @@ class Agent(Protocol[StateT]):
 
     Attributes:
         spec: the task's spaces.
-        batches_per_update: gradient steps that one `update` call takes, each with a fresh batch (TD3: `policy_delay`).
+        batches_per_update: batches that one `update` call consumes (TD3: `policy_delay`, one for each critic step).
+        exploration_shape: shape, for each observation, of the draws that make `act` explore.
     """
 
     spec: Spec
     batches_per_update: int
+    exploration_shape: tuple[int, ...]
 
     def init(self, seeds: Sequence[int], device: torch.device) -> StateT:
         """Networks, targets and optimisers for S seeds; parameters are [S, …]."""
@@ -136,4 +145,7 @@ class Agent(Protocol[StateT]):
         """Change `state` in place by one whole cycle of the algorithm; a deterministic function of its arguments."""
 
     def act(self, state: StateT, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """Actions for observations [S, N, …]: greedy without `noise`, else sampled with it (standard normal draws)."""
+        """Actions for observations [S, N, …]: greedy without `noise`, else exploring with standard normal draws.
+
+        The draws are [S, N, *exploration_shape].
+        """

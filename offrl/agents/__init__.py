@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.td3 import TD3, TD3Config
@@ -11,15 +11,22 @@ from offrl.types import Agent, Spec
 
 
 class Entry(NamedTuple):
-    """An algorithm's options, how to build it from options and spaces, and whether it can collect its own data."""
+    """An algorithm's options, how to build it from options and spaces, and what it learns from.
+
+    Attributes:
+        offline: whether it learns from a dataset.
+        online: how it learns from its own steps: from a replay of them, from `rollout_steps` (an option of it)
+            consecutive ones that are then thrown away, or not at all.
+    """
 
     config: type[Any]
     build: Callable[[Any, Spec], Agent[Any]]
-    learns_online: bool
+    offline: bool
+    online: Literal["none", "replay", "rollouts"]
 
 
 AGENTS: dict[str, Entry] = {
-    "bc": Entry(BCConfig, BC, learns_online=False),
-    "td3": Entry(TD3Config, TD3, learns_online=True),
+    "bc": Entry(BCConfig, BC, offline=True, online="none"),
+    "td3": Entry(TD3Config, TD3, offline=True, online="replay"),
 }
 """Name on the command line and in recipes, to algorithm."""

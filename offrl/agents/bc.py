@@ -87,6 +87,7 @@ class BC:
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.kind = policy_kind(config.policy, spec)
+        self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
         if config.entropy_bonus and self.kind == "deterministic":
             raise RecipeError(
                 f"a deterministic policy has no entropy, but agent.entropy_bonus is {config.entropy_bonus}",

@@ -67,6 +67,7 @@ class TD3:
         require_bounded_box(spec, "TD3")
         self.config, self.spec = config, spec
         self.batches_per_update = config.policy_delay
+        self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
         self.flat_observation = FlatObservation(spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> TD3State:

@@ -20,12 +20,16 @@ class Adam:
         module: the network whose `flat` parameters it changes.
         learning_rate: step size.
         weight_decay: decoupled decay rate.
+        max_gradient_norm: longer gradients are scaled to this norm, each seed's by itself; 0 leaves them as they are.
     """
 
-    def __init__(self, module: FlatModule, learning_rate: float, *, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, module: FlatModule, learning_rate: float, *, weight_decay: float = 0.0, max_gradient_norm: float = 0.0
+    ) -> None:
         self.names = [name for name, _ in module.named_parameters()]
         self.parameters = list(module.parameters())
         self.flat, self.learning_rate, self.weight_decay = module.flat, learning_rate, weight_decay
+        self.max_gradient_norm = max_gradient_norm
         self.first_moment = torch.zeros_like(module.flat)
         self.second_moment = torch.zeros_like(module.flat)
         self.steps = torch.zeros((), device=module.flat.device)
@@ -36,6 +40,8 @@ class Adam:
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step for gradients in the order of the module's parameters."""
+        if self.max_gradient_norm:
+            gradients = clip_per_seed(gradients, self.max_gradient_norm)
         gradient = torch.cat([part.reshape(-1) for part in gradients])
         adam(
             [self.flat],
@@ -69,3 +75,10 @@ class Adam:
             f"{prefix}.{name}": part.view(parameter.shape)
             for name, part, parameter in zip(self.names, parts, self.parameters, strict=True)
         }
+
+
+def clip_per_seed(gradients: Sequence[Tensor], max_norm: float) -> list[Tensor]:
+    """Gradients [S, …] scaled such that no seed's, all parameters together, is longer than `max_norm`."""
+    square = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0)
+    scale = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
+    return [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]

@@ -145,8 +145,8 @@ class OnlineFeed:
             tensor.copy_(parts["ring"][name])
 
     def _act(self) -> None:
-        collector, spec = self.collector, self.agent.spec
-        draws = self.exploration.draw((collector.per_seed, spec.action_dim))
+        collector = self.collector
+        draws = self.exploration.draw((collector.per_seed, *self.agent.exploration_shape))
         if self.steps_taken < self.warmup_steps:
             # Φ maps standard normal draws to uniform ones.
             action = 2.0 * torch.special.ndtr(draws) - 1.0

@@ -234,7 +234,7 @@ class Task:
 
     @classmethod
     def _online(cls, recipe: Recipe) -> Task:
-        if not AGENTS[recipe.algo].learns_online:
+        if AGENTS[recipe.algo].online == "none":
             raise RecipeError(f"{recipe.algo} learns from a dataset, and none is named", mend="add --dataset NAME")
         if recipe.env in (None, NO_ENVIRONMENT):
             raise RecipeError("the recipe names neither a dataset nor an environment", mend="add --dataset or --env")

@@ -116,3 +116,22 @@ def test_a_second_step_at_the_same_gradient_is_hand_computed() -> None:
     spread = (0.999 * (1 - 0.999**2)) / (1 - 0.999**3)
     expected = -0.2 - 0.1 * mean / spread**0.5
     torch.testing.assert_close(network.flat, torch.tensor([expected, expected]), rtol=0.0, atol=1e-6)
+
+
+def test_long_gradients_are_clipped_as_torch_clips_them_each_seed_by_itself() -> None:
+    together = make_network(0, 1)
+    optimizer = Adam(together, 3e-3, max_gradient_norm=0.05)
+    plains = [make_network(0), make_network(1)]
+    references = [torch.optim.Adam(plain.parameters(), lr=3e-3) for plain in plains]
+    clipped = 0
+    for step in range(STEPS):
+        optimizer.minimise(loss_of(together, step, 2))
+        for plain, reference in zip(plains, references, strict=True):
+            reference.zero_grad()
+            loss_of(plain, step, 1).backward()
+            clipped += int(nn.utils.clip_grad_norm_(plain.parameters(), 0.05) > 0.05)
+            reference.step()
+    assert clipped > 0
+    for position, plain in enumerate(plains):
+        for ours, theirs in zip(together.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours[position], theirs[0], rtol=0.0, atol=1e-6)
