@@ -63,8 +63,8 @@ class Batch:
         discount: float32 [S, B]; the factor on the bootstrap value: γ^k for k rewards summed, 0 after `terminated`.
         next_observation: like `observation`; the state that the bootstrap value is taken in.
         terminated: float32 [S, B]; 1 where the transition ended in a terminal state. A truncation is not one.
-        truncated: float32 [S, B, T], in rollouts; 1 where the episode was cut off behind the step: `next_observation` is
-            bootstrapped from, and nothing flows back from the step behind.
+        truncated: float32 [S, B, T], in rollouts; 1 where the episode was cut off behind the step: `next_observation`
+            is bootstrapped from, and nothing flows back from the step behind.
         behavior_log_prob: float32 [S, B]; log-density or log-probability under the policy that acted, where logged.
         action_mask: bool [S, B, A]; the actions that were allowed, where logged.
         mask: bool [S, B, T] for windows; False on padding.
