@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -154,7 +155,8 @@ class MLP(FlatModule):
         Args:
             x: [S, B, inputs]; every member of an ensemble sees the same input.
             members: how many of the ensemble to apply, the first ones; None for all.
-            dropout_noise: standard normal draws [S, B, sum(hidden)] (without ensemble); None leaves dropout off.
+            dropout_noise: standard normal draws [S, B, sum(hidden)], or [S, members, B, sum(hidden)] with an ensemble;
+                None leaves dropout off.
             frozen: leave a plain ReLU network's own parameters out of the derivative, as the actor's loss wants it.
 
         Returns:
@@ -190,5 +192,6 @@ class MLP(FlatModule):
         """Keep a unit where its draw falls under the `keep` quantile of the normal, scaled up to stay unbiased."""
         if noise is None or self.keep == 1.0:
             return ()
-        threshold = torch.special.ndtri(torch.tensor(self.keep, dtype=torch.float64)).item()
-        return torch.split((noise < threshold).to(noise.dtype) / self.keep, list(self.hidden), dim=-1)
+        stacked = noise.flatten(0, 1) if self.ensemble else noise
+        mask = (stacked < NormalDist().inv_cdf(self.keep)).to(noise.dtype) / self.keep
+        return torch.split(mask, list(self.hidden), dim=-1)

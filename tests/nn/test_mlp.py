@@ -136,6 +136,20 @@ def test_dropout_masks_are_the_draws_below_the_quantile() -> None:
     assert network(x).item() == 21.0
 
 
+def test_each_member_of_an_ensemble_drops_its_own_units() -> None:
+    together = MLP(3, 1, HIDDEN, seed_generators([0, 1]), ensemble=2, dropout=0.4)
+    alone = MLP(3, 1, HIDDEN, seed_generators([0, 1]), dropout=0.4)
+    x = inputs(2)
+    draws = torch.randn(2, 2, 6, sum(HIDDEN), generator=torch.Generator().manual_seed(1))
+    output = together(x, dropout_noise=draws)
+    torch.testing.assert_close(together(x, members=1, dropout_noise=draws[:, :1]), output[:, :1])
+    for member in range(2):
+        with torch.no_grad():
+            for stacked, single in zip(together.parameters(), alone.parameters(), strict=True):
+                single.copy_(stacked[:, member : member + 1])
+        torch.testing.assert_close(output[:, member], alone(x, dropout_noise=draws[:, member]))
+
+
 def test_dropout_zeroes_the_share_it_should_and_keeps_the_mean() -> None:
     rows, units, dropout = 2000, 50, 0.3
     network = MLP(1, 1, (units,), seed_generators([0]), dropout=dropout)
