@@ -64,7 +64,7 @@ def test_public_functions_are_fully_annotated() -> None:
     [
         ("offrl", ["__version__"]),
         ("offrl.nn", ["MLP", "Adam", "FlatModule", "FlatObservation", "seed_generators"]),
-        ("offrl.agents", ["AGENTS", "BC", "BCConfig", "TD3", "TD3Config"]),
+        ("offrl.agents", ["AGENTS", "BC", "BCConfig", "SAC", "SACConfig", "TD3", "TD3Config"]),
         ("offrl.data.store", ["EpisodeBlock", "StoreWriter", "TrajectoryStore"]),
         ("offrl.data.sampler", ["ReplaySampler", "split_by_episode", "top_by_return"]),
         ("offrl.data.ring", ["OnlineRing"]),

@@ -42,7 +42,7 @@ class Adam:
         """One step for gradients in the order of the module's parameters."""
         if self.max_gradient_norm:
             gradients = clip_per_seed(gradients, self.max_gradient_norm)
-        gradient = torch.cat([part.reshape(-1) for part in gradients])
+        gradient = joined(gradients)
         adam(
             [self.flat],
             [gradient],
@@ -75,6 +75,17 @@ class Adam:
             f"{prefix}.{name}": part.view(parameter.shape)
             for name, part, parameter in zip(self.names, parts, self.parameters, strict=True)
         }
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors as one of one axis: a view where they lie back to back in memory, as `offrl.nn.MLP` gives its gradients."""
+    first, place = parts[0], parts[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
+    for part in parts:
+        if part.data_ptr() != place or part.untyped_storage().data_ptr() != storage or not part.is_contiguous():
+            return torch.cat([part.reshape(-1) for part in parts])
+        place += part.numel() * part.element_size()
+    return first.as_strided((sum(part.numel() for part in parts),), (1,))
 
 
 def clip_per_seed(gradients: Sequence[Tensor], max_norm: float) -> list[Tensor]:

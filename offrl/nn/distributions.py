@@ -37,6 +37,17 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) ->
     return gaussian_log_prob(mean, log_std, before) - log_tanh_derivative(before).sum(dim=-1)
 
 
+def squashed_gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """a = tanh(mean + exp(log_std) · noise), [..., A], and its log-density, [...]; differentiable by mean and log_std.
+
+    The density is evaluated before the squashing: inverting tanh would lose precision, and time.
+    """
+    before = torch.addcmul(mean, log_std.exp(), noise)
+    constant = 0.5 * math.log(2.0 * math.pi)
+    log_prob = -(0.5 * noise.square() + constant + log_std + log_tanh_derivative(before)).sum(dim=-1)
+    return before.tanh(), log_prob
+
+
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     """One-sample estimate of a squashed Gaussian's entropy in nats; it has no closed form.
 

@@ -14,13 +14,17 @@ class FlatModule(nn.Module):
     """A network for S seeds: every parameter is [S, …] and a view of `flat`, a tensor of one axis.
 
     Build the layers first, then call `flatten`. Loading a state dict copies in place, so the views stay true.
+
+    Attributes:
+        own_parameters: what `parameters()` gives, without its search through the modules.
     """
 
     flat: Tensor
+    own_parameters: list[nn.Parameter]
 
     def flatten(self) -> None:
         """Move all parameters into one contiguous tensor and make them views of it."""
-        parameters = list(self.parameters())
+        parameters = self.own_parameters = list(self.parameters())
         self.flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         offset = 0
         for parameter in parameters:

@@ -57,31 +57,50 @@ class ReluLayers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         """The last layer's output, [S · E, B, outputs]."""
-        weights, biases = ([part.flatten(0, 1) for part in parameters[kind::2]] for kind in (0, 1))
-        inputs = [x]
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            inputs.append(_affine(inputs[-1], weight, bias).relu_())
+        output, inputs, weights = relu_layers(x, parameters)
         ctx.save_for_backward(*inputs, *weights)
-        ctx.stack = parameters[0].shape[:2]
-        return _affine(inputs[-1], weights[-1], biases[-1])
+        ctx.shapes = [parameter.shape for parameter in parameters]
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The chain rule, from the last layer to the first; detached parameters cost nothing."""
+        """The chain rule, from the last layer to the first; detached parameters cost nothing.
+
+        The parameters' gradients lie back to back in one tensor, as the optimiser wants them.
+        """
         depth = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         gradients: list[Tensor | None] = [None] * (2 * depth)
+        if ctx.needs_input_grad[1]:
+            gradients = back_to_back(gradient, ctx.shapes)
         for layer in reversed(range(depth)):
-            if ctx.needs_input_grad[1 + 2 * layer]:
-                gradients[2 * layer] = torch.bmm(gradient.mT, inputs[layer]).unflatten(0, ctx.stack)
-                gradients[2 * layer + 1] = gradient.sum(dim=1, keepdim=True).unflatten(0, ctx.stack)
+            by_weight, by_bias = gradients[2 * layer : 2 * layer + 2]
+            if by_weight is not None and by_bias is not None:
+                torch.bmm(gradient.mT, inputs[layer], out=by_weight.flatten(0, 1))
+                torch.sum(gradient, dim=1, keepdim=True, out=by_bias.flatten(0, 1))
             if layer == 0 and not ctx.needs_input_grad[0]:
                 return (None, *gradients)
             gradient = torch.bmm(gradient, weights[layer])
             if layer:
                 gradient = torch.ops.aten.threshold_backward(gradient, inputs[layer], 0.0)
         return (gradient, *gradients)
+
+
+def relu_layers(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The output of affine layers with ReLUs between them, each layer's input, and the weights as they were used."""
+    weights, biases = ([part.flatten(0, 1) for part in parameters[kind::2]] for kind in (0, 1))
+    inputs = [x]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        inputs.append(_affine(inputs[-1], weight, bias).relu_())
+    return _affine(inputs[-1], weights[-1], biases[-1]), inputs, weights
+
+
+def back_to_back(like: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor | None]:
+    """Uninitialised tensors of these shapes, one behind the other in memory."""
+    sizes = [shape.numel() for shape in shapes]
+    parts = like.new_empty(sum(sizes)).split(sizes)
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class StackedLayerNorm(nn.Module):
@@ -171,7 +190,9 @@ class MLP(FlatModule):
         return x.unflatten(0, (self.seeds, members)) if self.ensemble else x
 
     def _plain(self, x: Tensor, members: int, frozen: bool) -> Tensor:
-        parameters = [_first(parameter, members) for parameter in self.parameters()]
+        parameters = [_first(parameter, members) for parameter in self.own_parameters]
+        if not torch.is_grad_enabled():
+            return relu_layers(x, parameters)[0]
         if frozen:
             parameters = [parameter.detach() for parameter in parameters]
         output: Tensor = ReluLayers.apply(x, *parameters)  # type: ignore[no-untyped-call]
