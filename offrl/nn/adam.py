@@ -78,7 +78,7 @@ class Adam:
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors as one of one axis: a view where they lie back to back in memory, as `offrl.nn.MLP` gives its gradients."""
+    """Tensors as one of one axis: a view where they lie back to back in memory, as plain networks give gradients."""
     first, place = parts[0], parts[0].data_ptr()
     storage = first.untyped_storage().data_ptr()
     for part in parts:
