@@ -1,17 +1,34 @@
-"""Twin Delayed Deep Deterministic policy gradient (Fujimoto, van Hoof & Meger, 2018), https://arxiv.org/abs/1802.09477."""
+"""Twin Delayed Deep Deterministic policy gradient (Fujimoto, van Hoof & Meger, 2018), https://arxiv.org/abs/1802.09477.
+
+With its offline form TD3+BC (Fujimoto & Gu, 2021), https://arxiv.org/abs/2106.06860, and as options what it came from,
+DDPG (Lillicrap et al., 2016), https://arxiv.org/abs/1509.02971, and the softmax targets of SD2 and SD3 (Pan, Cai &
+Huang, 2020), https://arxiv.org/abs/2010.09177.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from offrl.agents.requirements import require_bounded_box
+from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
-from offrl.options import Count, NonNegative, Positive, PositiveFraction, Probability, Widths
+from offrl.nn.adoption import adopt_layers
+from offrl.options import (
+    Activation,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Probability,
+    ProbabilityBelowOne,
+    Widths,
+)
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
@@ -19,35 +36,64 @@ from offrl.types import Batch, Metrics, Noise, Observation, Spec
 class TD3Config:
     """Options of TD3, with the paper's values unless noted.
 
+    By default it is plain TD3, which learns online; on a dataset alone its critics overestimate actions that were
+    never tried, so set `bc_alpha` there (2.5 in the paper), as the recipe `td3/offline` does.
+
+    DDPG is `critics=1, policy_delay=1, target_noise=0`, with Gaussian exploration in place of the Ornstein-Uhlenbeck
+    process. SD3 is `softmax_samples=50, policy_delay=1`, and with `critics=1` SD2. It differs from the paper's, which
+    has two actors, trains each with a critic, a target and batches of its own, and acts with the action that its critic
+    values more: here one actor serves both critics, which share batches and targets.
+
     Attributes:
         hidden: widths of the hidden layers of actor and critics.
+        activation: of actor and critics, see `offrl.nn.MLP`.
+        layer_norm: normalise the critics' hidden layers (not in the paper; steadies long runs).
+        dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units.
+        weight_decay: decoupled decay rate of actor and critics.
+        max_gradient_norm: longer gradients, of the actor or of both critics together, are scaled to this norm; 0 leaves
+            them as they are.
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
         discount: γ, per step.
         target_rate: τ of the target networks' Polyak averaging.
+        critics: 2, whose lower value is the target's, or 1.
         policy_delay: critic steps per actor step.
         target_noise, target_noise_clip: standard deviation and bound of the target policy smoothing noise, where
             actions span [-1, 1].
+        softmax_samples: smoothed actions in each target, K; 0 is TD3's single one without a softmax.
+        softmax_beta: β of the softmax over their values: 0 averages evenly over actions, ∞ takes the best. It
+            goes by the scale of the returns; the authors took 0.001 (Ant) to 500 (Swimmer).
+        bc_alpha: α of TD3+BC, the weight of the critic's value beside the distance from the batch's actions; 0 leaves
+            the distance out. Every transition counts, so also the agent's own where a batch mixes these with data.
+        bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.
         exploration_noise: standard deviation of the noise added to actions while collecting.
-        layer_norm: normalise the critics' hidden layers (not in the paper; steadies long runs).
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     hidden: Widths = (256, 256)
+    activation: Activation = "relu"
+    layer_norm: bool = False
+    dropout: ProbabilityBelowOne = 0.0
+    weight_decay: NonNegative = 0.0
+    max_gradient_norm: NonNegative = 0.0
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
+    critics: Literal[1, 2] = 2
     policy_delay: Count = 2
     target_noise: NonNegative = 0.2
     target_noise_clip: NonNegative = 0.5
+    softmax_samples: NonNegativeInt = 0
+    softmax_beta: NonNegative = 0.05
+    bc_alpha: NonNegative = 0.0
+    bc_decay: Probability = 1.0
     exploration_noise: NonNegative = 0.1
-    layer_norm: bool = False
 
 
 @dataclass
 class TD3State:
-    """All that training changes."""
+    """All that training changes; `bc_weight` [S] is the annealed weight of TD3+BC's distance from the data."""
 
     actor: MLP
     critic: MLP
@@ -55,6 +101,7 @@ class TD3State:
     target_critic: MLP
     actor_optimizer: Adam
     critic_optimizer: Adam
+    bc_weight: Tensor
 
 
 class TD3:
@@ -74,54 +121,105 @@ class TD3:
         """Fresh networks for each seed; the targets start as copies."""
         c, generators = self.config, seed_generators(seeds)
         observations, actions = self.flat_observation.width, self.spec.action_dim
-        actor = MLP(observations, actions, c.hidden, generators).to(device)
-        critic = MLP(observations + actions, 1, c.hidden, generators, ensemble=2, layer_norm=c.layer_norm).to(device)
+        actor = MLP(observations, actions, c.hidden, generators, activation=c.activation).to(device)
+        critic = MLP(
+            observations + actions,
+            1,
+            c.hidden,
+            generators,
+            ensemble=c.critics,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            dropout=c.dropout,
+        ).to(device)
         return TD3State(
             actor=actor,
             critic=critic,
             target_actor=actor.clone(),
             target_critic=critic.clone(),
-            actor_optimizer=Adam(actor, c.actor_learning_rate),
-            critic_optimizer=Adam(critic, c.critic_learning_rate),
+            actor_optimizer=self._optimizer(actor, c.actor_learning_rate),
+            critic_optimizer=self._optimizer(critic, c.critic_learning_rate),
+            bc_weight=torch.ones(len(seeds), device=device),
         )
 
+    def _optimizer(self, network: MLP, learning_rate: float) -> Adam:
+        c = self.config
+        return Adam(network, learning_rate, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
+
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
-        return {"target_policy": (self.config.policy_delay, batch_size, self.spec.action_dim)}
+        c = self.config
+        smoothing = (c.policy_delay, batch_size, self.spec.action_dim)
+        shapes = {"target_policy": (c.softmax_samples, *smoothing) if c.softmax_samples else smoothing}
+        if c.dropout:
+            shapes["dropout"] = (c.policy_delay, c.critics, batch_size, sum(c.hidden))
+        return shapes
 
     def update(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`policy_delay` critic steps, then one actor step and one step of the targets."""
-        metrics: Metrics = {}
-        for batch, smoothing in zip(batches, noise["target_policy"].unbind(1), strict=True):
-            metrics |= self._critic_step(state, batch, smoothing)
+        metrics = self._critic_steps(state, batches, noise)
         metrics |= self._actor_step(state, batches[-1])
-        state.target_actor.move_towards(state.actor, self.config.target_rate)
-        state.target_critic.move_towards(state.critic, self.config.target_rate)
+        self._move_targets(state)
         return metrics
 
-    def _critic_step(self, state: TD3State, batch: Batch, smoothing: Tensor) -> Metrics:
-        """Regress both critics on r + γ min_i Q'_i(s', π'(s') + ε)."""
-        c = self.config
-        observation, next_observation = (
-            self.flat_observation(batch.observation),
-            self.flat_observation(batch.next_observation),
-        )
-        with torch.no_grad():
-            epsilon = (smoothing * c.target_noise).clamp(-c.target_noise_clip, c.target_noise_clip)
-            next_action = (state.target_actor(next_observation).tanh() + epsilon).clamp(-1.0, 1.0)
-            next_q = q_values(state.target_critic, next_observation, next_action).amin(dim=1)
-            target_q = batch.reward + batch.discount * next_q
-        q = q_values(state.critic, observation, batch.action)
+    def update_critic(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """`update` without the actor step: critics catch up with the policy before it moves."""
+        metrics = self._critic_steps(state, batches, noise)
+        self._move_targets(state)
+        return metrics
+
+    def _critic_steps(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """One step for each batch; the last one's metrics."""
+        # The target networks stand still within a cycle, so all its targets come from one pass.
+        targets = self._targets(state, batches, noise["target_policy"]).unbind(1)
+        masks = noise["dropout"].unbind(1) if self.config.dropout else [None] * len(batches)
+        metrics: Metrics = {}
+        for batch, target_q, draws in zip(batches, targets, masks, strict=True):
+            metrics = self._critic_step(state, batch, target_q, draws)
+        return metrics
+
+    @torch.no_grad()
+    def _targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
+        """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
+        c, samples = self.config, self.config.softmax_samples or 1
+        observation = torch.cat([self.flat_observation(batch.next_observation) for batch in batches], dim=1)
+        action = state.target_actor(observation).tanh().repeat(1, samples, 1)
+        epsilon = (draws.flatten(1, -2) * c.target_noise).clamp(-c.target_noise_clip, c.target_noise_clip)
+        smoothed = (action + epsilon).clamp(-1.0, 1.0)
+        value = q_values(state.target_critic, observation.repeat(1, samples, 1), smoothed).amin(dim=1)
+        if c.softmax_samples:
+            value = softmax_value(value.unflatten(1, (samples, -1)), draws.flatten(2, 3), c.softmax_beta)
+        reward = torch.stack([batch.reward for batch in batches], dim=1)
+        discount = torch.stack([batch.discount for batch in batches], dim=1)
+        return reward + discount * value.view(reward.shape)
+
+    def _critic_step(self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None) -> Metrics:
+        """Regress every critic on the targets [S, B]."""
+        observation = self.flat_observation(batch.observation)
+        q = q_values(state.critic, observation, batch.action, dropout_noise=dropout_noise)
         loss = (q - target_q.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
         state.critic_optimizer.minimise(loss.sum())
         return {"critic_loss": loss.detach(), "q": q.detach().mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
 
     def _actor_step(self, state: TD3State, batch: Batch) -> Metrics:
-        """Raise the first critic's value of the actor's actions."""
+        """Minimise −Q₁(s, π(s)), or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)² with λ = α / mean |Q₁|; w decays."""
+        c = self.config
         observation = self.flat_observation(batch.observation)
         action = state.actor(observation).tanh()
-        loss = -q_values(state.critic, observation, action, members=1, frozen=True).mean(dim=(1, 2))
+        q = q_values(state.critic, observation, action, members=1, frozen=True)
+        loss = -q.mean(dim=(1, 2))
+        metrics: Metrics = {}
+        if c.bc_alpha:
+            distance = (action - batch.action).square().mean(dim=(1, 2))
+            loss = loss * (c.bc_alpha / q.detach().abs().mean(dim=(1, 2))) + state.bc_weight * distance
+            metrics["bc_loss"] = distance.detach()
         state.actor_optimizer.minimise(loss.sum())
-        return {"actor_loss": loss.detach()}
+        if c.bc_decay != 1.0:
+            state.bc_weight.mul_(c.bc_decay)
+        return metrics | {"actor_loss": loss.detach()}
+
+    def _move_targets(self, state: TD3State) -> None:
+        state.target_actor.move_towards(state.actor, self.config.target_rate)
+        state.target_critic.move_towards(state.critic, self.config.target_rate)
 
     @torch.no_grad()
     def act(self, state: TD3State, observation: Observation, noise: Tensor | None = None) -> Tensor:
@@ -131,7 +229,54 @@ class TD3:
             action = action + self.config.exploration_noise * noise
         return action.clamp(-1.0, 1.0)
 
+    def adopt_policy(self, state: TD3State, policy: MLP, kind: str) -> None:
+        """Start the actor, and its target, from a cloned policy of the same hidden widths.
 
-def q_values(critic: MLP, observation: Tensor, action: Tensor, members: int = 2, frozen: bool = False) -> Tensor:
-    """The values of the first `members` critics, [S, members, B]; `frozen` differentiates by the action only."""
-    return critic(torch.cat([observation, action], dim=-1), members=members, frozen=frozen).squeeze(-1)
+        Args:
+            state: changed in place; the critics stay as they are.
+            policy: a network of `offrl.agents.bc`, its outputs being (the mean of) the action before tanh.
+            kind: "deterministic" or "squashed_gaussian", whose greedy actions the actor then takes.
+
+        Raises:
+            SpaceMismatchError: it reads other observations.
+            RecipeError: it is of another kind, or of other widths, activation or number of seeds.
+        """
+        if kind not in ("deterministic", "squashed_gaussian"):
+            raise RecipeError(
+                f"TD3's actor is a network behind tanh, and can't start from a {kind} policy",
+                mend="train bc with agent.policy=deterministic, or squashed_gaussian",
+            )
+        adopt_layers(state.actor, policy)
+        state.target_actor.flat.copy_(state.actor.flat)
+
+
+def softmax_value(q: Tensor, draws: Tensor, beta: float) -> Tensor:
+    """softmax_β(Q) = ∫ e^(βQ) Q da / ∫ e^(βQ) da (Pan et al., 2020), estimated from K smoothed actions.
+
+    The integrals over actions are importance-sampled with the density of the smoothing noise before it was clipped.
+
+    Args:
+        q: values of the actions, [S, K, N].
+        draws: the standard normal draws that smoothed them, [S, K, N, A].
+        beta: β.
+
+    Returns:
+        [S, N].
+    """
+    # log 1/p(ε), but for a constant.
+    inverse_density = 0.5 * draws.square().sum(dim=-1)
+    return ((beta * q + inverse_density).softmax(dim=1) * q).sum(dim=1)
+
+
+def q_values(
+    critic: MLP,
+    observation: Tensor,
+    action: Tensor,
+    *,
+    members: int | None = None,
+    dropout_noise: Tensor | None = None,
+    frozen: bool = False,
+) -> Tensor:
+    """Values of the first `members` critics (None: all), [S, members, B]; `frozen` ones differentiate by the action."""
+    joined = torch.cat([observation, action], dim=-1)
+    return critic(joined, members=members, dropout_noise=dropout_noise, frozen=frozen).squeeze(-1)
