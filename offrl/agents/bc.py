@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import gymnasium as gym
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl.agents.requirements import PolicyKind, choices_of, policy_kind
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.distributions import (
@@ -27,8 +27,6 @@ from offrl.nn.distributions import (
 )
 from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
-
-PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class BC:
                 f"a deterministic policy has no entropy, but agent.entropy_bonus is {config.entropy_bonus}",
                 mend="set agent.policy=gaussian, or agent.entropy_bonus=0",
             )
-        self.choices, self.first_choice = _choices(spec.action_space)
+        self.choices, self.first_choice = choices_of(spec.action_space)
         self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
         self.flat_observation = FlatObservation(spec.observation_space)
 
@@ -223,41 +221,3 @@ def penalty(policy: MLP, l1: Tensor, l2: Tensor) -> Tensor:
     absolute = torch.stack([w.abs().sum(dim=1) for w in weights]).sum(dim=0)
     square = torch.stack([w.square().sum(dim=1) for w in weights]).sum(dim=0)
     return l1 * absolute + l2 * square
-
-
-def policy_kind(wanted: PolicyKind, spec: Spec) -> PolicyKind:
-    """The kind of policy for an action space.
-
-    Raises:
-        SpaceMismatchError: the kind asked for doesn't fit the space, or no kind does.
-    """
-    space = spec.action_space
-    fits: dict[type, tuple[PolicyKind, ...]] = {
-        gym.spaces.Box: ("deterministic", "gaussian", "squashed_gaussian"),
-        gym.spaces.Discrete: ("categorical",),
-        gym.spaces.MultiDiscrete: ("categorical",),
-    }
-    kinds = fits.get(type(space), ())
-    kind = kinds[0] if wanted == "auto" and kinds else wanted
-    if kind not in kinds:
-        raise SpaceMismatchError(
-            f"a {wanted} policy can't act in {space}",
-            mend=f"choose agent.policy from: auto, {', '.join(kinds)}"
-            if kinds
-            else "use Box, Discrete or MultiDiscrete",
-        )
-    if kind == "squashed_gaussian" and not (isinstance(space, gym.spaces.Box) and space.is_bounded("both")):
-        raise SpaceMismatchError(
-            f"a squashed policy needs finite action bounds, the action space is {space}",
-            mend="choose agent.policy=gaussian",
-        )
-    return kind
-
-
-def _choices(space: gym.Space[object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How many actions each independent choice has, and the number of its first one; empty for continuous actions."""
-    if isinstance(space, gym.spaces.Discrete):
-        return (int(space.n),), (int(space.start),)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return tuple(int(n) for n in space.nvec.flat), tuple(int(first) for first in space.start.flat)
-    return (), ()

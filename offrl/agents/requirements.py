@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import gymnasium as gym
 
 from offrl.errors import SpaceMismatchError
 from offrl.types import Spec
+
+PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
 
 
 def require_bounded_box(spec: Spec, algorithm: str) -> None:
@@ -21,3 +25,49 @@ def require_bounded_box(spec: Spec, algorithm: str) -> None:
             f"{algorithm} needs finite action bounds, but this task's action space is {space}",
             mend="convert the dataset with the environment's true bounds (offrl convert --env ID)",
         )
+
+
+def policy_kind(
+    wanted: PolicyKind,
+    spec: Spec,
+    continuous: tuple[PolicyKind, ...] = ("deterministic", "gaussian", "squashed_gaussian"),
+) -> PolicyKind:
+    """The kind of policy for an action space.
+
+    Args:
+        wanted: "auto" takes the first one that fits.
+        continuous: the kinds that an algorithm knows for continuous actions.
+
+    Raises:
+        SpaceMismatchError: the kind asked for doesn't fit the space, or no kind does.
+    """
+    space = spec.action_space
+    fits: dict[type, tuple[PolicyKind, ...]] = {
+        gym.spaces.Box: continuous,
+        gym.spaces.Discrete: ("categorical",),
+        gym.spaces.MultiDiscrete: ("categorical",),
+    }
+    kinds = fits.get(type(space), ())
+    kind = kinds[0] if wanted == "auto" and kinds else wanted
+    if kind not in kinds:
+        raise SpaceMismatchError(
+            f"a {wanted} policy can't act in {space}",
+            mend=f"choose agent.policy from: auto, {', '.join(kinds)}"
+            if kinds
+            else "use Box, Discrete or MultiDiscrete",
+        )
+    if kind == "squashed_gaussian" and not (isinstance(space, gym.spaces.Box) and space.is_bounded("both")):
+        raise SpaceMismatchError(
+            f"a squashed policy needs finite action bounds, the action space is {space}",
+            mend="choose agent.policy=gaussian",
+        )
+    return kind
+
+
+def choices_of(space: gym.Space[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many actions each independent choice has, and the number of its first one; empty for continuous actions."""
+    if isinstance(space, gym.spaces.Discrete):
+        return (int(space.n),), (int(space.start),)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flat), tuple(int(first) for first in space.start.flat)
+    return (), ()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from offrl.agents.bc import BC, BCConfig, BCState, policy_kind
+from offrl.agents.bc import BC, BCConfig, BCState
+from offrl.agents.requirements import policy_kind
 from offrl.errors import OffrlError, RecipeError, SpaceMismatchError
 from offrl.nn.distributions import SQUASH_MARGIN
 from offrl.train.checkpoint import state_tensors
