@@ -182,10 +182,10 @@ class TD3:
         """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
         c, samples = self.config, self.config.softmax_samples or 1
         observation = torch.cat([self.flat_observation(batch.next_observation) for batch in batches], dim=1)
-        action = state.target_actor(observation).tanh().repeat(1, samples, 1)
+        action = torch.cat([state.target_actor(observation).tanh()] * samples, dim=1)
         epsilon = (draws.flatten(1, -2) * c.target_noise).clamp(-c.target_noise_clip, c.target_noise_clip)
         smoothed = (action + epsilon).clamp(-1.0, 1.0)
-        value = q_values(state.target_critic, observation.repeat(1, samples, 1), smoothed).amin(dim=1)
+        value = q_values(state.target_critic, torch.cat([observation] * samples, dim=1), smoothed).amin(dim=1)
         if c.softmax_samples:
             value = softmax_value(value.unflatten(1, (samples, -1)), draws.flatten(2, 3), c.softmax_beta)
         reward = torch.stack([batch.reward for batch in batches], dim=1)
