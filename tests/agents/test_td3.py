@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offrl.agents.td3 import TD3, TD3Config, TD3State
-from offrl.errors import SpaceMismatchError
+from offrl.agents.bc import BC, BCConfig, PolicyKind
+from offrl.agents.td3 import TD3, TD3Config, TD3State, softmax_value
+from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP
 from offrl.train.checkpoint import state_tensors
-from offrl.types import Batch, Spec
+from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
     continuous,
@@ -34,51 +36,104 @@ UPDATES = 10
 SMALL = TD3Config(
     hidden=(16, 12), actor_learning_rate=3e-3, critic_learning_rate=5e-3, target_rate=0.05, policy_delay=2
 )
+VARIANTS = {
+    "paper": SMALL,
+    "layer norm": dataclasses.replace(SMALL, layer_norm=True, policy_delay=3),
+    "TD3+BC": dataclasses.replace(SMALL, bc_alpha=2.5, bc_decay=0.9),
+    "DDPG": dataclasses.replace(SMALL, critics=1, policy_delay=1, target_noise=0.0),
+    "SD3": dataclasses.replace(SMALL, softmax_samples=5, softmax_beta=0.7),
+    "regularised": dataclasses.replace(
+        SMALL, activation="silu", dropout=0.3, weight_decay=0.3, max_gradient_norm=0.05, bc_alpha=1.0, layer_norm=True
+    ),
+}
 
 
 class PlainTD3:
-    """The algorithm as the paper's pseudo-code has it, for one seed, in plain PyTorch."""
+    """The algorithm as the papers' pseudo-code has it, for one seed, in plain PyTorch."""
 
     def __init__(self, config: TD3Config, state: TD3State, seed: int) -> None:
-        self.config = config
-        self.actor = nn.Sequential(copy_of_member(state.actor, seed), nn.Tanh())
-        self.critics = nn.ModuleList(copy_of_member(state.critic, seed, member=member) for member in range(2))
+        self.config = c = config
+        self.actor = nn.Sequential(copy_of_member(state.actor, seed, c.activation), nn.Tanh())
+        self.critics = nn.ModuleList(
+            copy_of_member(state.critic, seed, c.activation, member) for member in range(c.critics)
+        )
         self.target_actor, self.target_critics = copy.deepcopy(self.actor), copy.deepcopy(self.critics)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.actor_learning_rate)
-        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.critic_learning_rate)
+        decay = c.weight_decay
+        self.actor_optimizer = torch.optim.AdamW(self.actor.parameters(), lr=c.actor_learning_rate, weight_decay=decay)
+        self.critic_optimizer = torch.optim.AdamW(
+            self.critics.parameters(), lr=c.critic_learning_rate, weight_decay=decay
+        )
+        self.bc_weight = 1.0
 
-    def update(self, batches: list[Batch], noise: Tensor) -> None:
-        """One cycle for batches with a seed axis of one, and smoothing draws [C, B, A]."""
+    def update(self, batches: list[Batch], noise: Noise) -> None:
+        """One cycle for batches with a seed axis of one; draws [C, B, A] or [K, C, B, A], and [C, E, B, units]."""
         c = self.config
-        for batch, draws in zip(batches, noise, strict=True):
-            state, action, next_state = batch.observation[0], batch.action[0], batch.next_observation[0]
-            not_done = 1.0 - batch.terminated[0]
+        for i, batch in enumerate(batches):
+            state, action = batch.observation[0], batch.action[0]
             with torch.no_grad():
-                smoothing = torch.clip(c.target_noise * draws, -c.target_noise_clip, c.target_noise_clip)
-                next_action = torch.clip(self.target_actor(next_state) + smoothing, -1.0, 1.0)
-                target_input = torch.cat([next_state, next_action], dim=1)
-                first, second = (critic(target_input)[:, 0] for critic in self.target_critics)
-                target = batch.reward[0] + not_done * 0.9 * torch.min(first, second)
+                target = self.target(batch, noise["target_policy"][..., i, :, :])
             inputs = torch.cat([state, action], dim=1)
-            critic_loss = sum(nn.functional.mse_loss(critic(inputs)[:, 0], target) for critic in self.critics)
-            self.critic_optimizer.zero_grad()
-            critic_loss.backward()
-            self.critic_optimizer.step()
-        actor_loss = -self.critics[0](torch.cat([state, self.actor(state)], dim=1)).mean()
-        self.actor_optimizer.zero_grad()
-        actor_loss.backward()
-        self.actor_optimizer.step()
+            draws = noise["dropout"][i] if c.dropout else [None] * c.critics
+            critic_loss = sum(
+                nn.functional.mse_loss(with_dropout(critic, inputs, member_draws, c.dropout)[:, 0], target)
+                for critic, member_draws in zip(self.critics, draws, strict=True)
+            )
+            self.step(self.critic_optimizer, self.critics, critic_loss)
+        policy_action = self.actor(state)
+        q = self.critics[0](torch.cat([state, policy_action], dim=1))
+        if c.bc_alpha:
+            lmbda = c.bc_alpha / q.abs().mean().detach()
+            actor_loss = -lmbda * q.mean() + self.bc_weight * nn.functional.mse_loss(policy_action, action)
+            self.bc_weight *= c.bc_decay
+        else:
+            actor_loss = -q.mean()
+        self.step(self.actor_optimizer, self.actor, actor_loss)
         with torch.no_grad():
             for net, target_net in ((self.actor, self.target_actor), (self.critics, self.target_critics)):
                 for source, averaged in zip(net.parameters(), target_net.parameters(), strict=True):
                     averaged.mul_(1.0 - c.target_rate).add_(c.target_rate * source)
 
+    def target(self, batch: Batch, draws: Tensor) -> Tensor:
+        c = self.config
+        not_done = 1.0 - batch.terminated[0]
+        if not c.softmax_samples:
+            return batch.reward[0] + not_done * 0.9 * self.lower_value(
+                batch.next_observation[0], c.target_noise * draws
+            )
+        values = torch.stack([self.lower_value(batch.next_observation[0], c.target_noise * one) for one in draws])
+        density = torch.distributions.Normal(0.0, c.target_noise).log_prob(c.target_noise * draws).sum(dim=-1).exp()
+        boltzmann = torch.exp(c.softmax_beta * values) / density
+        return batch.reward[0] + not_done * 0.9 * (boltzmann * values).sum(dim=0) / boltzmann.sum(dim=0)
 
-@pytest.mark.parametrize(
-    "config", [SMALL, dataclasses.replace(SMALL, layer_norm=True, policy_delay=3)], ids=["paper", "layer norm"]
-)
-def test_updates_equal_a_plain_implementation(config: TD3Config) -> None:
-    seeds = (3, 8)
+    def lower_value(self, next_state: Tensor, noise: Tensor) -> Tensor:
+        smoothing = torch.clip(noise, -self.config.target_noise_clip, self.config.target_noise_clip)
+        next_action = torch.clip(self.target_actor(next_state) + smoothing, -1.0, 1.0)
+        values = [critic(torch.cat([next_state, next_action], dim=1))[:, 0] for critic in self.target_critics]
+        return torch.stack(values).min(dim=0).values
+
+    def step(self, optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        if self.config.max_gradient_norm:
+            nn.utils.clip_grad_norm_(network.parameters(), self.config.max_gradient_norm)
+        optimizer.step()
+
+
+def with_dropout(network: nn.Sequential, x: Tensor, draws: Tensor | None, dropout: float) -> Tensor:
+    """The network with each hidden unit whose draw is in the normal's upper `dropout` share left out."""
+    offset = 0
+    for module in network:
+        x = module(x)
+        if draws is not None and isinstance(module, nn.SiLU):
+            kept = torch.special.ndtr(draws[:, offset : offset + x.shape[1]]) < 1.0 - dropout
+            offset += x.shape[1]
+            x = torch.where(kept, x / (1.0 - dropout), 0.0)
+    return x
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_updates_equal_a_plain_implementation(name: str) -> None:
+    seeds, config = (3, 8), VARIANTS[name]
     agent = TD3(config, continuous())
     state = agent.init(seeds, CPU)
     batches = random_batches(agent.spec, UPDATES * config.policy_delay, len(seeds))
@@ -88,19 +143,22 @@ def test_updates_equal_a_plain_implementation(config: TD3Config) -> None:
     for position, plain in enumerate(plains):
         for update, draws in enumerate(noise):
             cycle = batches[update * config.policy_delay : (update + 1) * config.policy_delay]
-            plain.update([of_seed(batch, position) for batch in cycle], draws["target_policy"][position])
+            plain.update(
+                [of_seed(batch, position) for batch in cycle], {key: part[position] for key, part in draws.items()}
+            )
         for network, reference in ((state.actor, plain.actor), (state.target_actor, plain.target_actor)):
             assert_member_equals(network, position, reference[0])
         for network, references in ((state.critic, plain.critics), (state.target_critic, plain.target_critics)):
-            for member in range(2):
+            for member in range(config.critics):
                 assert_member_equals(network, position, references[member], member)
+        assert state.bc_weight[position].item() == pytest.approx(plain.bc_weight, rel=1e-5)
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_training_seeds_together_equals_training_each_alone(layer_norm: bool) -> None:
-    seeds = (5, 11, 2)
-    agent = TD3(dataclasses.replace(SMALL, layer_norm=layer_norm), continuous())
-    batches = random_batches(agent.spec, UPDATES * 2, len(seeds))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_training_seeds_together_equals_training_each_alone(name: str) -> None:
+    seeds, config = (5, 11, 2), VARIANTS[name]
+    agent = TD3(config, continuous())
+    batches = random_batches(agent.spec, UPDATES * config.policy_delay, len(seeds))
     noise = random_noise(agent, UPDATES, len(seeds))
     together = agent.init(seeds, CPU)
     initial = {name: tensor.clone() for name, tensor in state_tensors(together).items()}
@@ -145,13 +203,13 @@ def one_transition(reward: float, discount: float) -> Batch:
     )
 
 
-def hand_set_agent(**options: float) -> tuple[TD3, TD3State]:
+def hand_set_agent(**options: Any) -> tuple[TD3, TD3State]:
     """π'(s) = tanh(0.1 s), Q'₁ = s + 10 a, Q'₂ = 3 s + 2 a; the live critics are 0 and 1 everywhere."""
     agent = TD3(TD3Config(hidden=(), policy_delay=1, **options), continuous(1, 1))
-    state = agent.init((0,), CPU)
+    state, critics = agent.init((0,), CPU), agent.config.critics
     linear(state.target_actor, ([0.1], 0.0))
-    linear(state.target_critic, ([1.0, 10.0], 0.0), ([3.0, 2.0], 0.0))
-    linear(state.critic, ([0.0, 0.0], 0.0), ([0.0, 0.0], 1.0))
+    linear(state.target_critic, *[([1.0, 10.0], 0.0), ([3.0, 2.0], 0.0)][:critics])
+    linear(state.critic, *[([0.0, 0.0], 0.0), ([0.0, 0.0], 1.0)][:critics])
     return agent, state
 
 
@@ -194,6 +252,171 @@ def test_noise_options_scale_and_bound_the_smoothing() -> None:
     agent, state = hand_set_agent(target_noise=0.1, target_noise_clip=0.02)
     metrics = agent.update(state, [one_transition(0.0, 1.0)], {"target_policy": torch.full((1, 1, 1, 1), 0.1)})
     assert metrics["target_q"].item() == pytest.approx(2.0 + 10.0 * (math.tanh(0.2) + 0.01), rel=1e-6)
+
+
+def test_a_single_critic_without_smoothing_is_its_own_target() -> None:
+    agent, state = hand_set_agent(critics=1, target_noise=0.0)
+    metrics = agent.update(state, [one_transition(1.5, 0.9)], {"target_policy": torch.full((1, 1, 1, 1), 9.0)})
+    target = 1.5 + 0.9 * (2.0 + 10.0 * math.tanh(0.2))
+    assert metrics["target_q"].item() == pytest.approx(target, rel=1e-6)
+    assert metrics["critic_loss"].item() == pytest.approx(target**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 50.0])
+def test_the_softmax_target_weighs_the_lower_values_of_smoothed_actions(beta: float) -> None:
+    agent, state = hand_set_agent(softmax_samples=3, softmax_beta=beta)
+    draws = torch.tensor([0.5, 9.0, -1.0]).view(1, 3, 1, 1, 1)
+    metrics = agent.update(state, [one_transition(1.5, 0.9)], {"target_policy": draws})
+    mean = math.tanh(0.2)
+    # The noise is 0.2 times the draw, at most 0.5; see the test above for which critic is lower.
+    values = [2.0 + 10.0 * (mean + 0.1), 6.0 + 2.0 * (mean + 0.5), 2.0 + 10.0 * (mean - 0.2)]
+    weights = [math.exp(beta * q + draw**2 / 2.0) for q, draw in zip(values, (0.5, 9.0, -1.0), strict=True)]
+    value = sum(w * q for w, q in zip(weights, values, strict=True)) / sum(weights)
+    assert metrics["target_q"].item() == pytest.approx(1.5 + 0.9 * value, rel=1e-5)
+
+
+def test_the_softmax_lies_between_mean_and_maximum() -> None:
+    q, even = torch.tensor([[[1.0], [2.0], [6.0]]]), torch.zeros(1, 3, 1, 1)
+    assert softmax_value(q, even, 0.0).item() == pytest.approx(3.0)
+    assert softmax_value(q, even, 100.0).item() == pytest.approx(6.0)
+    # e^0.5 : e^1 : e^3, and the rarest action, whose draw is 2, counts e² times as much.
+    draws = torch.tensor([2.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    weights = [math.exp(2.5), math.exp(1.0), math.exp(3.0)]
+    expected = (weights[0] * 1.0 + weights[1] * 2.0 + weights[2] * 6.0) / sum(weights)
+    assert softmax_value(q, draws, 0.5).item() == pytest.approx(expected, rel=1e-6)
+
+
+STILL: dict[str, Any] = {"critic_learning_rate": 1e-12, "actor_learning_rate": 1e-12}
+"""Rates at which a few updates leave the networks as they are."""
+
+
+def two_states(**options: Any) -> tuple[TD3, TD3State, Batch]:
+    """π = 0.5 and Q₁ = 4 s + 2 a at s = 1 and s = −0.5, where the data has a = 0 and a = 0.25."""
+    agent, state = hand_set_agent(**STILL, **options)
+    linear(state.actor, ([0.0], math.atanh(0.5)))
+    linear(state.critic, ([4.0, 2.0], 0.0), ([0.0, 0.0], 7.0))
+    batch = Batch(
+        observation=torch.tensor([[[1.0], [-0.5]]]),
+        action=torch.tensor([[[0.0], [0.25]]]),
+        reward=torch.zeros(1, 2),
+        discount=torch.zeros(1, 2),
+        next_observation=torch.zeros(1, 2, 1),
+        terminated=torch.ones(1, 2),
+    )
+    return agent, state, batch
+
+
+def test_behaviour_cloning_weighs_the_value_by_its_mean_size() -> None:
+    agent, state, batch = two_states(bc_alpha=1.5)
+    metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
+    # Q₁ is 5 and −1: its mean is 2, its mean size 3, so λ = 0.5. The distances are 0.5 and 0.25.
+    assert metrics["bc_loss"].item() == pytest.approx(0.15625)
+    assert metrics["actor_loss"].item() == pytest.approx(-0.5 * 2.0 + 0.15625)
+    # By the action of each state: (−λ · 2 + 2 · distance) / 2, that is 0 and −0.25; and dπ/d(output) = 1 − 0.5².
+    # Adam's first moment is a tenth of the gradient.
+    moments = state.actor_optimizer.named_tensors()
+    assert moments["first_moment.layers.0.weight"].item() == pytest.approx(0.1 * -0.25 * 0.75 * -0.5, rel=1e-5)
+    assert moments["first_moment.layers.0.bias"].item() == pytest.approx(0.1 * -0.25 * 0.75, rel=1e-5)
+
+
+def test_plain_td3_leaves_the_data_s_actions_out_of_the_actor_s_loss() -> None:
+    agent, state, batch = two_states()
+    metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
+    assert metrics["actor_loss"].item() == pytest.approx(-2.0)
+    assert "bc_loss" not in metrics
+
+
+def test_the_distance_s_weight_decays_with_each_actor_step() -> None:
+    agent, state, batch = two_states(bc_alpha=1.5, bc_decay=0.5)
+    for weight in (1.0, 0.5, 0.25):
+        assert state.bc_weight.tolist() == [weight]
+        agent.update_critic(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
+        metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
+        assert metrics["actor_loss"].item() == pytest.approx(-1.0 + weight * 0.15625)
+        assert metrics["bc_loss"].item() == pytest.approx(0.15625)
+
+
+def test_weights_decay_where_there_is_no_gradient() -> None:
+    agent, state = hand_set_agent(weight_decay=0.5, critic_learning_rate=0.1, actor_learning_rate=0.2)
+    linear(state.actor, ([3.0], 0.0))
+    linear(state.critic, ([0.0, 0.0], 4.0), ([0.0, 0.0], 4.0))
+    agent.update(state, [one_transition(4.0, 0.0)], {"target_policy": torch.zeros(1, 1, 1, 1)})
+    assert state.critic.layers[0].bias.flatten().tolist() == pytest.approx([4.0 * (1.0 - 0.1 * 0.5)] * 2)
+    assert state.actor.layers[0].weight.item() == pytest.approx(3.0 * (1.0 - 0.2 * 0.5))
+
+
+def test_gradients_are_clipped_for_actor_and_critics_apart() -> None:
+    agent, state, batch = two_states(max_gradient_norm=1e-3)
+    agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
+    for optimizer in (state.actor_optimizer, state.critic_optimizer):
+        # Adam's first moment is a tenth of the gradient.
+        assert optimizer.first_moment.norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-2)
+
+
+def test_dropout_leaves_units_out_of_the_critics_loss_only() -> None:
+    agent = TD3(TD3Config(hidden=(2,), policy_delay=1, dropout=0.5, **STILL), continuous(1, 1))
+    assert agent.noise_shapes(1) == {"target_policy": (1, 1, 1), "dropout": (1, 2, 1, 2)}
+    state = agent.init((0,), CPU)
+    for network in (state.critic, state.target_critic):
+        network.flat.zero_()
+        with torch.no_grad():
+            network.layers[0].bias.copy_(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))
+            network.layers[1].weight.fill_(1.0)
+    # The first critic keeps its first unit, the second its second; kept units count double. Whole, they are 3 and 7.
+    dropout = torch.tensor([-1.0, 1.0, 1.0, -1.0]).view(1, 1, 2, 1, 2)
+    noise = {"target_policy": torch.zeros(1, 1, 1, 1), "dropout": dropout}
+    metrics = agent.update(state, [one_transition(1.0, 0.5)], noise)
+    assert metrics["target_q"].item() == pytest.approx(1.0 + 0.5 * 3.0)
+    assert metrics["q"].item() == pytest.approx((2.0 + 8.0) / 2.0)
+    assert metrics["critic_loss"].item() == pytest.approx((2.0 - 2.5) ** 2 + (8.0 - 2.5) ** 2)
+    assert metrics["actor_loss"].item() == pytest.approx(-3.0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_critics_can_be_updated_alone(name: str) -> None:
+    agent = TD3(VARIANTS[name], continuous())
+    batches = random_batches(agent.spec, agent.batches_per_update, 2)
+    (noise,) = random_noise(agent, 1, 2)
+    alone, together = agent.init((0, 1), CPU), agent.init((0, 1), CPU)
+    before = {key: tensor.clone() for key, tensor in state_tensors(alone).items()}
+    metrics, both = agent.update_critic(alone, batches, noise), agent.update(together, batches, noise)
+    after, others = state_tensors(alone), state_tensors(together)
+    for key, tensor in after.items():
+        policy = key.startswith(("actor", "target_actor", "bc_weight"))
+        assert torch.equal(tensor, before[key] if policy else others[key]), key
+    assert not torch.equal(alone.critic.flat, alone.target_critic.flat)
+    assert metrics.keys() == both.keys() - {"actor_loss", "bc_loss"}
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "squashed_gaussian"])
+def test_a_cloned_policy_is_where_the_actor_starts(kind: PolicyKind) -> None:
+    spec = continuous()
+    clone = BC(BCConfig(policy=kind, hidden=SMALL.hidden), spec)
+    cloned = clone.init((4, 5), CPU)
+    agent = TD3(SMALL, spec)
+    state = agent.init((0, 1), CPU)
+    critics = state.critic.flat.clone()
+    agent.adopt_policy(state, cloned.policy, clone.kind)
+    observation = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(agent.act(state, observation), clone.act(cloned, observation))
+    assert torch.equal(state.target_actor.flat, state.actor.flat)
+    assert torch.equal(state.critic.flat, critics)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (BCConfig(policy="gaussian", hidden=SMALL.hidden), "can't start from a gaussian policy"),
+        (BCConfig(hidden=(16,)), r"hidden=\[16\], this one hidden=\[16, 12\]"),
+    ],
+)
+def test_a_policy_that_the_actor_can_t_be_is_refused(config: BCConfig, words: str) -> None:
+    agent, clone = TD3(SMALL, continuous()), BC(config, continuous())
+    state = agent.init((0,), CPU)
+    before = state.actor.flat.clone()
+    with pytest.raises(RecipeError, match=words):
+        agent.adopt_policy(state, clone.init((0,), CPU).policy, clone.kind)
+    assert torch.equal(state.actor.flat, before)
 
 
 def test_the_actor_climbs_the_first_critic_after_the_critic_steps() -> None:
