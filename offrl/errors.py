@@ -86,3 +86,7 @@ class RunInUseError(RunError):
 
 class DivergenceError(OffrlError):
     """A loss or a parameter is no longer finite; the last good checkpoint is kept."""
+
+
+class EnvironmentFailedError(OffrlError):
+    """An environment raised an error in another process, or that process ended."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from offrl.errors import RecipeError
-from offrl.options import Count, NonNegative, PositiveFraction, ProbabilityBelowOne
+from offrl.options import Count, NonNegative, PositiveFraction, Probability, ProbabilityBelowOne
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -54,11 +54,32 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class PriorityConfig:
+    """Prioritised replay (Schaul et al., 2016), for agents that tell their TD errors: dqn.
+
+    Attributes:
+        kind: "proportional" draws transitions by (|TD error| + ε)^exponent, "rank" by their rank in it, to the power
+            -exponent; "none" draws them uniformly.
+        exponent: 0 is uniform again.
+        importance_exponent: of the importance weights, at first: how much of the bias they take back.
+        importance_steps: batches until that exponent has grown to 1, linearly: all of it.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["none", "proportional", "rank"] = "none"
+    exponent: NonNegative = 0.6
+    importance_exponent: Probability = 0.4
+    importance_steps: Count = 100_000
+
+
+@dataclass(frozen=True)
 class OnlineConfig:
     """How an agent collects its own experience.
 
     Attributes:
         environments: copies per seed that step side by side.
+        processes: how many processes step them, the training's own among them; the results don't depend on it.
         capacity: rows per seed that the replay ring holds.
         warmup_steps: environment steps with uniformly random actions before the first update.
         updates_per_step: gradient steps per environment step.
@@ -67,6 +88,7 @@ class OnlineConfig:
     __pydantic_config__ = STRICT
 
     environments: Count = 1
+    processes: Count = 1
     capacity: Count = 1_000_000
     warmup_steps: NonNegativeInt = 10_000
     updates_per_step: UpdateRatio = 1.0
@@ -156,6 +178,7 @@ class Recipe:
     log_every: Count = 500
     writers: tuple[Literal["csv", "tensorboard"], ...] = ()
     data: DataConfig = field(default_factory=DataConfig)
+    priority: PriorityConfig = field(default_factory=PriorityConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)

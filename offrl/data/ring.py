@@ -49,6 +49,7 @@ class OnlineRing:
         self.rows = np.zeros((streams, self.length + 1, layout.width), np.float32)
         self.images = {name: np.zeros((streams, self.length + 1, *shape), np.uint8) for name, shape in layout.images}
         self.position = np.zeros(streams, np.int64)
+        self.advances = np.zeros(streams, np.int64)
         self.previous = np.full(streams, -1, np.int64)
         # Transitions of a seed, densely packed in any order: slot -> row, and back (-1: no transition starts there).
         self.slots = np.zeros((seeds, environments * self.length), np.int64)
@@ -57,6 +58,7 @@ class OnlineRing:
         matrix = torch.from_numpy(self.rows).view(-1, layout.width)
         self._pairs = matrix.as_strided((len(matrix) - 1, layout.pair_width), (layout.width, 1))
         self._all_streams = np.arange(streams)
+        self._step_values = np.zeros((streams, layout.width - layout.observation_width), np.float32)
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment; `observation` maps column names to [S·E, …]."""
@@ -80,18 +82,18 @@ class OnlineRing:
             reset_observation: likewise; where the episode ended, the first observation of the next one.
         """
         streams, slices = self._all_streams, self.layout.slices
-        row = self.rows[streams, self.position]
-        row[:, slices[schema.ACTION]] = action.reshape(len(streams), -1)
-        for name, values in ((schema.REWARD, reward), (schema.TERMINATED, terminated), (schema.TRUNCATED, truncated)):
-            row[:, slices[name].start] = values
-        self.rows[streams, self.position] = row
+        values, first = self._step_values, self.layout.observation_width
+        place = slices[schema.ACTION]
+        values[:, place.start - first : place.stop - first] = action.reshape(len(streams), -1)
+        for name, column in ((schema.REWARD, reward), (schema.TERMINATED, terminated), (schema.TRUNCATED, truncated)):
+            values[:, slices[name].start - first] = column
+        self.rows[streams, self.position, first:] = values
         self._mirror(streams, self.position)
-        for stream in streams:
-            self._add_transition(int(stream))
+        self._add_transitions()
         self.previous = self.position.copy()
         self._advance(streams)
         self._write_observation(streams, next_observation)
-        (done,) = np.nonzero(terminated | truncated)
+        done = np.flatnonzero(terminated | truncated)
         if len(done):
             self._advance(done)
             self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
@@ -111,8 +113,9 @@ class OnlineRing:
 
     def locate(self, index: Tensor) -> Tensor:
         """Transitions, int64 [K, S, B] and below `counts` for each seed, to rows of the matrix of all streams."""
-        seed = torch.arange(len(self.count))[:, None]
-        return torch.from_numpy(self.slots).view(-1)[index + seed * self.slots.shape[1]]
+        if len(self.count) > 1:
+            index = index + torch.arange(len(self.count))[:, None] * self.slots.shape[1]
+        return torch.from_numpy(self.slots).view(-1).index_select(0, index.view(-1)).view(index.shape)
 
     def follow(self, rows: Tensor) -> Tensor:
         """Rows [N] of transitions to those of the next ones in their episodes; the same row where there is none."""
@@ -133,6 +136,29 @@ class OnlineRing:
             name: torch.from_numpy(image).flatten(0, 1).index_select(0, rows) for name, image in self.images.items()
         }
 
+    def num_places(self) -> int:
+        """A transition's place is its row, counted from the first one of its seed."""
+        return self.environments * (self.length + 1)
+
+    def locate_places(self, place: Tensor) -> Tensor:
+        """Transitions, by place, int64 [K, S, B], to their rows."""
+        return place + torch.arange(len(self.count))[:, None] * self.num_places()
+
+    def written(self) -> NDArray[np.int64]:
+        """How often each environment moved on by a row since the ring was made, int64 [S·E]."""
+        return self.advances
+
+    def renewed(self, since: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """The places written to since `written` was `since`: seeds, places, and whether a transition starts there."""
+        moved = self.advances - since
+        # The row that was current then holds a transition only now.
+        sizes = np.where(moved > 0, np.minimum(moved + 1, self.length), 0)
+        stream = np.repeat(self._all_streams, sizes)
+        nth = np.arange(len(stream)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        row = stream * (self.length + 1) + ((self.position - moved)[stream] + nth) % self.length
+        seed = stream // self.environments
+        return seed, row - seed * self.num_places(), self.slot_of[row] >= 0
+
     def named_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold; the tensors share memory with the ring."""
         names = ("rows", "position", "previous", "slots", "slot_of", "count")
@@ -142,8 +168,10 @@ class OnlineRing:
 
     def _advance(self, streams: Streams) -> None:
         self.position[streams] = (self.position[streams] + 1) % self.length
-        for stream in streams:
-            self._remove_transition(int(stream))
+        self.advances[streams] += 1
+        rows = self._rows_of(streams)
+        for row in rows[self.slot_of[rows] >= 0]:
+            self._remove_transition(row)
 
     def _write_observation(self, streams: Streams, observation: Columns) -> None:
         position = self.position[streams]
@@ -155,27 +183,30 @@ class OnlineRing:
         self._mirror(streams, position)
 
     def _mirror(self, streams: Streams, written: NDArray[np.int64]) -> None:
+        if written.all():
+            return
         first = streams[written == 0]
         self.rows[first, self.length] = self.rows[first, 0]
         for image in self.images.values():
             image[first, self.length] = image[first, 0]
 
-    def _add_transition(self, stream: int) -> None:
-        seed, row = stream // self.environments, self._row(stream)
-        slot = self.count[seed]
-        self.slots[seed, slot], self.slot_of[row] = row, slot
-        self.count[seed] += 1
+    def _add_transitions(self) -> None:
+        """One in each stream, where its position is."""
+        for stream, row in enumerate(self._rows_of(self._all_streams).tolist()):
+            seed = stream // self.environments
+            slot = self.count[seed]
+            self.slots[seed, slot], self.slot_of[row] = row, slot
+            self.count[seed] += 1
 
-    def _remove_transition(self, stream: int) -> None:
-        """Forget the transition that starts at the row about to be overwritten; the last slot fills the gap."""
-        seed, row = stream // self.environments, self._row(stream)
-        slot = self.slot_of[row]
-        if slot < 0:
-            return
+    def _remove_transition(self, row: int) -> None:
+        """Forget the transition that starts at a row about to be overwritten; the last slot fills the gap."""
+        seed, slot = row // (self.environments * (self.length + 1)), self.slot_of[row]
         self.count[seed] -= 1
         moved = self.slots[seed, self.count[seed]]
         self.slots[seed, slot], self.slot_of[moved] = moved, slot
         self.slot_of[row] = -1
 
-    def _row(self, stream: int) -> int:
-        return int(stream * (self.length + 1) + self.position[stream])
+    def _rows_of(self, streams: Streams) -> NDArray[np.int64]:
+        """The rows, in the matrix of all streams, where these are."""
+        rows: NDArray[np.int64] = streams * (self.length + 1) + self.position[streams]
+        return rows

@@ -1,22 +1,26 @@
-"""Steps S seeds' environments and writes what happens into a ring."""
+"""Steps S seeds' environments, and hands what happens to whatever keeps it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.data.ring import OnlineRing
+from offrl.data.normalization import RewardScaler
 from offrl.data.schema import OBSERVATION
-from offrl.envs.make import final_observation, make_environments
+from offrl.envs.make import make_environments
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces, spaces_of
+from offrl.types import Observation
 
 COLLECTION_STREAM = 104_729
 """Keeps collection's reset seeds apart from those of evaluation."""
+
+Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass
@@ -27,23 +31,61 @@ class FinishedEpisodes:
     lengths: list[list[int]] = field(default_factory=list)
 
 
+class StepSink(Protocol):
+    """What keeps collected steps, as agents see them. Columns map names to arrays [S·E, …]."""
+
+    def begin(self, observation: Columns) -> None:
+        """Start an episode in every environment."""
+
+    def append(
+        self,
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: Columns,
+        reset_observation: Columns,
+    ) -> None:
+        """Add one step of every environment; where an episode ended, `reset_observation` starts the next one."""
+
+    def cut(self) -> None:
+        """End every running episode where it stands; `begin` follows."""
+
+
 class Collector:
     """Online experience for S seeds, E environments each.
 
     Args:
         environment: a Gymnasium id.
         policy: what acts.
-        ring: where steps go.
+        sink: where steps go.
         seeds: one per seed axis entry; resets and random actions of a seed depend on its number only.
         environments: E.
+        processes: how many processes step the environments.
+        reward_scaler: applied to rewards on their way to the sink.
+
+    Attributes:
+        observed: what to act on next, as the agent sees it: [S, E, …].
     """
 
-    def __init__(self, environment: str, policy: Policy, ring: OnlineRing, seeds: list[int], environments: int) -> None:
-        self.policy, self.ring, self.seeds, self.per_seed = policy, ring, seeds, environments
-        self.environments = make_environments(environment, len(seeds) * environments)
+    observed: Observation
+
+    def __init__(
+        self,
+        environment: str,
+        policy: Policy,
+        sink: StepSink,
+        seeds: list[int],
+        environments: int,
+        *,
+        processes: int = 1,
+        reward_scaler: RewardScaler | None = None,
+    ) -> None:
+        self.policy, self.sink, self.seeds, self.per_seed = policy, sink, seeds, environments
+        self.reward_scaler = reward_scaler or RewardScaler()
+        self.environments = make_environments(environment, len(seeds) * environments, processes)
         check_spaces(policy.agent.spec, spaces_of(self.environments), environment)
         self._forget_finished()
-        self.observation: Any = None
 
     def restart(self, step: int) -> None:
         """Reset every environment with a seed that depends on the seed's number and `step` alone.
@@ -51,27 +93,32 @@ class Collector:
         Gymnasium can't save an environment's state. Cutting the running episodes at every checkpoint, and going on from
         a reset that only depends on the step, is what makes a resumed run equal one that was never stopped.
         """
-        self.ring.cut()
+        self.sink.cut()
         sequences = [np.random.SeedSequence([COLLECTION_STREAM, seed, step]) for seed in self.seeds]
         reset_seeds = np.concatenate([sequence.generate_state(self.per_seed) for sequence in sequences])
-        self.observation, _ = self.environments.reset(seed=reset_seeds.tolist())
+        self.observed = self.policy.observe(self.environments.reset(reset_seeds.tolist()))
         self.running_return = np.zeros(len(reset_seeds))
         self.running_length = np.zeros(len(reset_seeds), np.int64)
-        self.ring.begin(self._columns(self.observation))
+        self.sink.begin(as_columns(self.observed))
 
     def step(self, action: Tensor) -> None:
-        """One step of every environment with the agent's actions [S, E, A] in [-1, 1]."""
-        observation, reward, terminated, truncated, infos = self.environments.step(self.policy.to_environment(action))
-        self.ring.append(
+        """One step of every environment with the agent's actions [S, E, …]."""
+        step = self.environments.step(self.policy.to_environment(action))
+        self.observed = self.policy.observe(step.observation)
+        shown = as_columns(self.observed)
+        ended = step.observation is not step.next_observation
+        self.sink.append(
             action=action.flatten(0, 1).cpu().numpy(),
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            next_observation=self._columns(final_observation(observation, infos)),
-            reset_observation=self._columns(observation),
+            reward=self.reward_scaler(step.reward),
+            terminated=step.terminated,
+            truncated=step.truncated,
+            next_observation=as_columns(self.policy.observe(step.next_observation)) if ended else shown,
+            reset_observation=shown,
         )
-        self.observation = observation
-        self._keep_score(reward, terminated | truncated)
+        self.running_return += step.reward
+        self.running_length += 1
+        if ended:
+            self._keep_scores(step.terminated | step.truncated)
 
     def finished(self) -> FinishedEpisodes:
         """The episodes that ended since the last call."""
@@ -82,10 +129,8 @@ class Collector:
     def close(self) -> None:
         self.environments.close()
 
-    def _keep_score(self, reward: Any, done: Any) -> None:
-        self.running_return += reward
-        self.running_length += 1
-        for stream in np.nonzero(done)[0]:
+    def _keep_scores(self, done: NDArray[np.bool_]) -> None:
+        for stream in np.flatnonzero(done):
             seed = stream // self.per_seed
             self._finished.returns[seed].append(float(self.running_return[stream]))
             self._finished.lengths[seed].append(int(self.running_length[stream]))
@@ -95,11 +140,11 @@ class Collector:
     def _forget_finished(self) -> None:
         self._finished = FinishedEpisodes([[] for _ in self.seeds], [[] for _ in self.seeds])
 
-    def _columns(self, observation: Any) -> dict[str, NDArray[Any]]:
-        """A vector environment's observation as the ring's columns, normalised."""
-        observed = self.policy.observe(observation)
-        parts = {OBSERVATION: observed} if isinstance(observed, Tensor) else _prefixed(observed)
-        return {name: part.flatten(0, 1).cpu().numpy() for name, part in parts.items()}
+
+def as_columns(observed: Observation) -> Columns:
+    """The agent's view of observations, [S, E, …], as columns of a store, [S·E, …]."""
+    parts = {OBSERVATION: observed} if isinstance(observed, Tensor) else _prefixed(observed)
+    return {name: part.flatten(0, 1).cpu().numpy() for name, part in parts.items()}
 
 
 def _prefixed(parts: dict[str, Tensor]) -> dict[str, Tensor]:

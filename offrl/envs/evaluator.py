@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from offrl.envs.make import make_environments
+from offrl.envs.make import Environments, make_environments
 from offrl.envs.policy import Policy
 from offrl.envs.rollout import rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, spaces_of
@@ -63,10 +63,11 @@ def evaluate_random(environment: str, episodes: int, *, seed: int = 0) -> Evalua
     """
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
     environments = make_environments(environment, copies)
-    environments.action_space.seed(seed)
+    actions = batch_space(environments.single_action_space, copies)
+    actions.seed(seed)
     try:
         reset_seeds = evaluation_seeds(seed, copies)
-        evaluation = _returns(lambda _: environments.action_space.sample(), environments, quota, reset_seeds)
+        evaluation = _returns(lambda _: actions.sample(), environments, quota, reset_seeds)
     finally:
         environments.close()
     return Evaluation(evaluation.returns.reshape(1, -1), evaluation.lengths.reshape(1, -1))
@@ -79,10 +80,10 @@ def evaluation_seeds(seed: int, copies: int) -> list[int]:
 
 
 def _returns(
-    act: Callable[[Any], NDArray[Any]], environments: VectorEnv[Any, Any, Any], quota: int, reset_seeds: list[int]
+    act: Callable[[Any], NDArray[Any]], environments: Environments, quota: int, reset_seeds: list[int]
 ) -> Evaluation:
     """Returns and lengths, [copies, quota]."""
-    copies = environments.num_envs
+    copies = environments.count
     returns, lengths = np.zeros((copies, quota)), np.zeros((copies, quota), np.int64)
     finished = np.zeros(copies, np.int64)
     for step in rollouts(act, environments, quota, reset_seeds):

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode, VectorEnv
 
+from offrl.envs.parallel import ParallelEnvironments
 from offrl.envs.spaces import spaces_of
+from offrl.envs.stepping import SerialEnvironments
 from offrl.errors import RequestError
 from offrl.types import Spec
 
+Environments = SerialEnvironments | ParallelEnvironments
 
-def make_environments(environment: str, count: int, **options: Any) -> VectorEnv[Any, Any, Any]:
-    """`count` copies of a registered environment, reset within the step that ends an episode.
+
+def make_environments(environment: str, count: int, processes: int = 1) -> Environments:
+    """Copies of a registered environment, each reset within the step that ends its episode.
+
+    Args:
+        environment: a Gymnasium id.
+        count: how many copies.
+        processes: how many processes step them, this one among them; at most one for each copy is used.
 
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     try:
-        return gym.make_vec(
-            environment,
-            num_envs=count,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            **options,
-        )
+        if min(processes, count) == 1:
+            return SerialEnvironments(environment, count)
+        return ParallelEnvironments(environment, count, min(processes, count))
     except (gym.error.Error, ImportError) as error:
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",
@@ -43,22 +45,3 @@ def environment_spec(environment: str) -> Spec:
     spec = spaces_of(environments)
     environments.close()
     return spec
-
-
-def final_observation(next_observation: Any, infos: dict[str, Any]) -> Any:
-    """What each environment saw at the end of the step, before any reset: `next_observation` but for ended episodes."""
-    if "final_obs" not in infos:
-        return next_observation
-    ended = infos["_final_obs"].nonzero()[0]
-    return _replace(next_observation, [infos["final_obs"][i] for i in ended], ended)
-
-
-def _replace(stacked: Any, values: list[Any], places: Any) -> Any:
-    if isinstance(stacked, dict):
-        return {key: _replace(part, [value[key] for value in values], places) for key, part in stacked.items()}
-    if isinstance(stacked, tuple):
-        return tuple(_replace(part, [value[i] for value in values], places) for i, part in enumerate(stacked))
-    replaced = stacked.copy()
-    for place, value in zip(places, values, strict=True):
-        replaced[place] = value
-    return replaced

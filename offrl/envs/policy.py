@@ -37,9 +37,12 @@ class Policy:
 
     def observe(self, observation: Any) -> Observation:
         """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""
-        columns = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
-        parts = {observation_key(name): self._to_seed_axis(value) for name, value in columns.items()}
-        flat: Observation = parts[""] if set(parts) == {""} else parts
+        flat: Observation
+        if isinstance(observation, np.ndarray):
+            flat = self._to_seed_axis(observation)
+        else:
+            columns = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
+            flat = {observation_key(name): self._to_seed_axis(value) for name, value in columns.items()}
         if self.normalizer is None:
             return flat
         normalized: Observation = self.normalizer.normalize(flat)

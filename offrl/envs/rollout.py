@@ -8,16 +8,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
-from offrl.envs.make import final_observation
+from offrl.envs.make import Environments
 from offrl.envs.policy import Policy
+from offrl.envs.stepping import stack
 
 
 @dataclass(frozen=True)
-class VectorStep:
+class CountedStep:
     """One step of N copies.
 
     Attributes:
@@ -37,8 +36,8 @@ class VectorStep:
 
 
 def rollouts(
-    act: Callable[[Any], NDArray[Any]], environments: VectorEnv[Any, Any, Any], quota: int, reset_seeds: list[int]
-) -> Iterator[VectorStep]:
+    act: Callable[[Any], NDArray[Any]], environments: Environments, quota: int, reset_seeds: list[int]
+) -> Iterator[CountedStep]:
     """Step until every copy has finished `quota` episodes.
 
     Taking the first episodes to finish, whichever copy they are from, would favour short ones.
@@ -49,22 +48,22 @@ def rollouts(
         quota: episodes per copy.
         reset_seeds: one for each copy's first episode; later ones go on from its generator.
     """
-    observation, _ = environments.reset(seed=reset_seeds)  # type: ignore[arg-type]
-    finished = np.zeros(environments.num_envs, np.int64)
+    observation = environments.reset(reset_seeds)
+    finished = np.zeros(environments.count, np.int64)
     while (running := finished < quota).any():
         action = act(observation)
-        following, reward, terminated, truncated, infos = environments.step(action)
-        yield VectorStep(
+        step = environments.step(action)
+        yield CountedStep(
             observation=observation,
             action=action,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            next_observation=final_observation(following, infos),
+            reward=step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            next_observation=step.next_observation,
             running=running,
         )
-        finished += terminated | truncated
-        observation = following
+        finished += step.terminated | step.truncated
+        observation = step.observation
 
 
 def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any], reset_seed: int) -> Iterator[float]:
@@ -73,16 +72,11 @@ def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any]
     ended = False
     while not ended:
         # Every seed's policy sees the observation; the others' actions are dropped.
-        stacked = batch_observation(environment.observation_space, [observation] * policy.seeds)
+        stacked = stack(environment.observation_space, [observation] * policy.seeds)
         action = policy.act_greedily(stacked)[position]
         observation, reward, terminated, truncated, _ = environment.step(action)
         ended = terminated or truncated
         yield float(reward)
-
-
-def batch_observation(space: gym.Space[Any], observations: list[Any]) -> Any:
-    """Single observations as a vector environment would show them."""
-    return concatenate(space, observations, create_empty_array(space, len(observations)))  # type: ignore[arg-type]
 
 
 def share_evenly(episodes: int, limit: int) -> tuple[int, int]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 from offrl.errors import SpaceMismatchError
 from offrl.types import Spec
 
 
-def spaces_of(environments: VectorEnv[Any, Any, Any]) -> Spec:
-    """The spaces of one of a vector environment's copies."""
+class HasSpaces(Protocol):
+    """Copies of an environment."""
+
+    single_observation_space: gym.Space[Any]
+    single_action_space: gym.Space[Any]
+
+
+def spaces_of(environments: HasSpaces) -> Spec:
+    """The spaces of one of the copies."""
     return Spec(environments.single_observation_space, environments.single_action_space)
 
 

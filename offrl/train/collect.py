@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from offrl import __version__
@@ -17,9 +16,9 @@ from offrl.data.normalization import ActionMap
 from offrl.data.schema import flatten_value
 from offrl.data.store import EpisodeBlock, StoreWriter
 from offrl.envs.evaluator import MAX_PARALLEL, evaluate_random
-from offrl.envs.make import make_environments
+from offrl.envs.make import Environments, make_environments
 from offrl.envs.policy import Policy
-from offrl.envs.rollout import VectorStep, rollouts, share_evenly
+from offrl.envs.rollout import CountedStep, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
 from offrl.train.noise import NoiseSource
@@ -156,11 +155,11 @@ def _log_volume(action_map: ActionMap | None) -> float:
 
 
 def _episodes(
-    behavior: Behavior, environments: VectorEnv[Any, Any, Any], spec: Spec, quota: int, seed: int
+    behavior: Behavior, environments: Environments, spec: Spec, quota: int, seed: int
 ) -> Iterator[EpisodeBlock]:
     """Each complete episode as soon as it ends."""
-    copies = environments.num_envs // len(behavior.seeds)
-    reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.num_envs).tolist()
+    copies = environments.count // len(behavior.seeds)
+    reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.count).tolist()
     running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
     for step in rollouts(behavior.act, environments, quota, reset_seeds):
         rows = _rows(spec, step, behavior.log_prob)
@@ -174,7 +173,7 @@ def _episodes(
                 running[copy] = []
 
 
-def _rows(spec: Spec, step: VectorStep, log_prob: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
+def _rows(spec: Spec, step: CountedStep, log_prob: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
     rows = {
         **flatten_value(spec.observation_space, step.observation, schema.OBSERVATION),
         schema.ACTION: step.action,
@@ -185,7 +184,7 @@ def _rows(spec: Spec, step: VectorStep, log_prob: NDArray[np.float32] | None) ->
     return rows if log_prob is None else {**rows, schema.BEHAVIOR_LOG_PROB: log_prob}
 
 
-def _final_rows(spec: Spec, step: VectorStep) -> dict[str, NDArray[Any]]:
+def _final_rows(spec: Spec, step: CountedStep) -> dict[str, NDArray[Any]]:
     return flatten_value(spec.observation_space, step.next_observation, schema.OBSERVATION)
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from offrl.data.ring import OnlineRing
+from offrl.data.rollout import RolloutBuffer
 from offrl.data.sampler import ReplaySampler
 from offrl.envs.collector import Collector
+from offrl.envs.exploration import uniform_actions
 from offrl.train.noise import NoiseSource
-from offrl.types import Agent, Batch, Noise
+from offrl.types import Agent, Batch, Metrics, Noise
 
 Cycle = tuple[list[Batch], Noise]
 """What one `Agent.update` consumes."""
@@ -30,6 +32,9 @@ class Feed(Protocol):
 
     def rounds(self, count: int) -> Iterator[Cycle]:
         """The update cycles of `count` rounds, in order."""
+
+    def learned(self, batches: list[Batch], metrics: Metrics) -> None:
+        """Called after each update, with what it consumed and returned; takes out what isn't for the log."""
 
     def at_checkpoint(self, step: int) -> None:
         """Called after each periodic checkpoint, and once before the first round."""
@@ -60,6 +65,9 @@ class OfflineFeed:
         for i in range(count):
             yield batches[i * size : (i + 1) * size], noise[i]
 
+    def learned(self, batches: list[Batch], metrics: Metrics) -> None:
+        """A dataset's transitions are all alike."""
+
     def at_checkpoint(self, step: int) -> None:
         """A dataset has nothing to restart."""
 
@@ -84,6 +92,7 @@ class OnlineFeed:
         self,
         agent: Agent[Any],
         collector: Collector,
+        ring: OnlineRing,
         sampler: ReplaySampler,
         noise: NoiseSource,
         exploration: NoiseSource,
@@ -91,7 +100,7 @@ class OnlineFeed:
         updates_per_step: float,
         warmup_steps: int,
     ) -> None:
-        self.agent, self.collector, self.sampler = agent, collector, sampler
+        self.agent, self.collector, self.ring, self.sampler = agent, collector, ring, sampler
         self.noise, self.exploration = noise, exploration
         self.shapes = agent.noise_shapes(batch_size)
         gradient_steps = Fraction(collector.per_seed * updates_per_step).limit_denominator(64)
@@ -99,10 +108,6 @@ class OnlineFeed:
         self.vector_steps, self.updates = ratio.denominator, ratio.numerator
         self.steps_per_round = self.vector_steps * collector.per_seed
         self.warmup_steps, self.steps_taken = warmup_steps, torch.zeros((), dtype=torch.int64)
-
-    @property
-    def ring(self) -> OnlineRing:
-        return self.collector.ring
 
     def rounds(self, count: int) -> Iterator[Cycle]:
         """Act, then learn from batches that hold the newest steps; no learning before the warm-up is over."""
@@ -117,17 +122,15 @@ class OnlineFeed:
             for i in range(self.updates):
                 yield batches[i * size : (i + 1) * size], noise[i]
 
+    def learned(self, batches: list[Batch], metrics: Metrics) -> None:
+        """The ring's transitions are all alike."""
+
     def at_checkpoint(self, step: int) -> None:
         """Cut the running episodes and reset by the step's number; see `Collector.restart`."""
         self.collector.restart(step)
 
     def report(self) -> dict[str, list[Any]]:
-        """Mean return and length of the episodes that ended, per seed; None where none did."""
-        finished = self.collector.finished()
-        return {
-            "episode_return": [sum(r) / len(r) if r else None for r in finished.returns],
-            "episode_length": [sum(n) / len(n) if n else None for n in finished.lengths],
-        }
+        return episode_report(self.collector)
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {
@@ -145,12 +148,68 @@ class OnlineFeed:
             tensor.copy_(parts["ring"][name])
 
     def _act(self) -> None:
-        collector = self.collector
-        draws = self.exploration.draw((collector.per_seed, *self.agent.exploration_shape))
+        collector, agent = self.collector, self.agent
         if self.steps_taken < self.warmup_steps:
-            # Φ maps standard normal draws to uniform ones.
-            action = 2.0 * torch.special.ndtr(draws) - 1.0
+            draws = self.exploration.draw((collector.per_seed, agent.spec.action_dim))
+            action = uniform_actions(agent.spec, draws)
         else:
-            action = collector.policy.act(collector.policy.observe(collector.observation), draws)
+            draws = self.exploration.draw((collector.per_seed, *agent.exploration_shape))
+            action = collector.policy.act(collector.observed, draws)
         collector.step(action)
         self.steps_taken += collector.per_seed
+
+
+class RolloutFeed:
+    """Batches of the newest steps, each used for one update; a step is an environment step of one seed.
+
+    A round is T steps of every environment and one update.
+    """
+
+    def __init__(
+        self,
+        agent: Agent[Any],
+        collector: Collector,
+        rollout: RolloutBuffer,
+        noise: NoiseSource,
+        exploration: NoiseSource,
+    ) -> None:
+        self.agent, self.collector, self.rollout = agent, collector, rollout
+        self.noise, self.exploration = noise, exploration
+        self.steps_per_round = rollout.steps * collector.per_seed
+        self.shapes = agent.noise_shapes(self.steps_per_round)
+
+    def rounds(self, count: int) -> Iterator[Cycle]:
+        """Act for a whole rollout, then learn from it."""
+        collector = self.collector
+        shape = (collector.per_seed, *self.agent.exploration_shape)
+        for _ in range(count):
+            for _ in range(self.rollout.steps):
+                collector.step(collector.policy.act(collector.observed, self.exploration.draw(shape)))
+            (noise,) = self.noise.draw_updates(self.shapes, 1)
+            yield [self.rollout.take().to(collector.policy.device)], noise
+
+    def learned(self, batches: list[Batch], metrics: Metrics) -> None:
+        """The next batch is a new one in any case."""
+
+    def at_checkpoint(self, step: int) -> None:
+        """Cut the running episodes and reset by the step's number; see `Collector.restart`."""
+        self.collector.restart(step)
+
+    def report(self) -> dict[str, list[Any]]:
+        return episode_report(self.collector)
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {"noise": self.noise.named_tensors(), "exploration": self.exploration.named_tensors()}
+
+    def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        self.noise.restore(parts["noise"])
+        self.exploration.restore(parts["exploration"])
+
+
+def episode_report(collector: Collector) -> dict[str, list[Any]]:
+    """Mean return and length of the episodes that ended since the last report, per seed; None where none did."""
+    finished = collector.finished()
+    return {
+        "episode_return": [sum(r) / len(r) if r else None for r in finished.returns],
+        "episode_length": [sum(n) / len(n) if n else None for n in finished.lengths],
+    }

@@ -143,7 +143,12 @@ class Loop:
         self.save()
 
     def save(self) -> None:
-        """Write the `last` checkpoint: all that training goes on from."""
+        """Write the `last` checkpoint: all that training goes on from.
+
+        Raises:
+            DivergenceError: a tensor of the agent's state is no longer finite; the checkpoint before is kept.
+        """
+        self._require_finite_state()
         progress = {"best_scores": self.best.scores, "stale_validations": self.stale_validations}
         parts = {"state": state_tensors(self.policy.state), "progress": progress}
         parts |= self.fixed_parts | self.feed.parts()
@@ -157,6 +162,7 @@ class Loop:
         agent, state = self.policy.agent, self.policy.state
         for batches, noise in self.feed.rounds(rounds):
             metrics = agent.update(state, batches, noise)
+            self.feed.learned(batches, metrics)
         self.step += rounds * size
         return metrics
 
@@ -178,16 +184,25 @@ class Loop:
         for name, per_seed in values.items():
             for seed, value in zip(self.run.recipe.seeds, per_seed, strict=True):
                 if not math.isfinite(value):
-                    raise DivergenceError(
-                        f"'{name}' became {value} for seed {seed} by step {self.step}",
-                        where=str(self.run.path),
-                        mend="lower the learning rate or normalise the observations; the last checkpoint is intact",
-                    )
+                    self._require_finite_state()
+                    raise self._divergence(f"'{name}' became {value} for seed {seed}")
         values |= self.feed.report()
         line = {"step": self.step, "steps_per_second": round(rate, 2), **values}
         for writer in self.writers:
             writer.write(line)
         self.listener.progress(self.step, self.run.recipe.steps, values)
+
+    def _require_finite_state(self) -> None:
+        for name, tensor in state_tensors(self.policy.state).items():
+            if not tensor.isfinite().all():
+                raise self._divergence(f"the tensor '{name}' of the agent's state is no longer finite")
+
+    def _divergence(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"{what} by step {self.step}",
+            where=str(self.run.path),
+            mend="lower the learning rate or normalise the observations; the last checkpoint is intact",
+        )
 
     def _validate(self) -> None:
         assert self.validate is not None

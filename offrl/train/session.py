@@ -18,10 +18,11 @@ from offrl.data.catalog import open_dataset
 from offrl.data.layout import RowLayout
 from offrl.data.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.data.ring import OnlineRing
+from offrl.data.rollout import RolloutBuffer
 from offrl.data.sampler import ReplaySampler, split_by_episode, top_by_return
 from offrl.data.schema import space_from_json, space_to_json
 from offrl.data.trajectories import Trajectories
-from offrl.envs.collector import Collector
+from offrl.envs.collector import Collector, StepSink
 from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy
@@ -31,7 +32,7 @@ from offrl.errors import RecipeError, RequestError
 from offrl.recipes import Recipe
 from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors, write_atomically
 from offrl.train.cross_validation import cross_validate, with_coefficient
-from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed
+from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import make_writers, require_tensorboard
 from offrl.train.noise import NoiseSource
@@ -220,6 +221,12 @@ class Task:
         """
         if recipe.dataset is None:
             return cls._online(recipe)
+        if not AGENTS[recipe.algo].offline:
+            raise RecipeError(
+                f"{recipe.algo} learns from its own steps only, and a dataset is named",
+                mend="clone the dataset first (offrl train bc), then fine-tune that run (offrl finetune RUN --algo "
+                f"{recipe.algo})",
+            )
         store = open_dataset(recipe.dataset)
         environment = store.metadata.environment if recipe.env is None else recipe.env
         recipe = dataclasses.replace(recipe, env=environment, dataset=_anywhere(recipe.dataset))
@@ -352,8 +359,9 @@ def _sampling(recipe: Recipe, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _online_feed(recipe: Recipe, policy: Policy) -> OnlineFeed:
-    assert recipe.env is not None
+def _online_feed(recipe: Recipe, policy: Policy) -> Feed:
+    if AGENTS[recipe.algo].online == "rollouts":
+        return _rollout_feed(recipe, policy)
     online, seeds = recipe.online, recipe.seeds
     ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
     sampler = ReplaySampler(
@@ -365,13 +373,41 @@ def _online_feed(recipe: Recipe, policy: Policy) -> OnlineFeed:
     )
     return OnlineFeed(
         agent=policy.agent,
-        collector=Collector(recipe.env, policy, ring, list(seeds), online.environments),
+        collector=_collector(recipe, policy, ring),
+        ring=ring,
         sampler=sampler,
         noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
         exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
         batch_size=recipe.batch_size,
         updates_per_step=online.updates_per_step,
         warmup_steps=online.warmup_steps,
+    )
+
+
+def _rollout_feed(recipe: Recipe, policy: Policy) -> RolloutFeed:
+    seeds, layout = recipe.seeds, RowLayout.of(policy.agent.spec)
+    rollout = RolloutBuffer(
+        layout, len(seeds), recipe.online.environments, recipe.agent.rollout_steps, recipe.agent.discount
+    )
+    return RolloutFeed(
+        agent=policy.agent,
+        collector=_collector(recipe, policy, rollout),
+        rollout=rollout,
+        noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
+        exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
+    )
+
+
+def _collector(recipe: Recipe, policy: Policy, sink: StepSink) -> Collector:
+    assert recipe.env is not None
+    return Collector(
+        recipe.env,
+        policy,
+        sink,
+        list(recipe.seeds),
+        recipe.online.environments,
+        processes=recipe.online.processes,
+        reward_scaler=RewardScaler(recipe.data.reward_scale),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from offrl.data.layout import RowLayout
-from offrl.data.normalization import ObservationNormalizer
+from offrl.data.normalization import ObservationNormalizer, RewardScaler
 from offrl.data.ring import OnlineRing
 from offrl.data.sampler import ReplaySampler
 from offrl.envs.collector import COLLECTION_STREAM, Collector
@@ -61,7 +61,12 @@ def make_collector(policy: Policy, name: str = COUNTING, seeds: list[int] = SEED
 
 def advance(collector: Collector, steps: int) -> None:
     for _ in range(steps):
-        collector.step(collector.policy.act(collector.policy.observe(collector.observation)))
+        collector.step(collector.policy.act(collector.observed))
+
+
+def ring_of(collector: Collector) -> OnlineRing:
+    assert isinstance(collector.sink, OnlineRing)
+    return collector.sink
 
 
 def held(ring: OnlineRing, seed: int) -> dict[tuple[float, ...], Step]:
@@ -85,7 +90,7 @@ def test_every_step_lands_in_the_ring_of_its_seed() -> None:
         advance(collector, 1)
         by_hand.step()
     for seed in range(len(SEEDS)):
-        assert held(collector.ring, seed) == by_hand.steps[seed]
+        assert held(ring_of(collector), seed) == by_hand.steps[seed]
         assert {step[2] for step in by_hand.steps[seed].values()} == {True, False}
     collector.close()
 
@@ -94,7 +99,8 @@ def test_terminated_and_truncated_stay_apart() -> None:
     collector = make_collector(constant_policy(CONSTANTS))
     collector.restart(0)
     advance(collector, 60)
-    ring, layout = collector.ring, collector.ring.layout
+    ring = ring_of(collector)
+    layout = ring.layout
     rows = ring.locate(torch.arange(int(ring.counts().min())).expand(1, 2, -1)).flatten()
     pairs = ring.take(rows, 0, layout.pair_width)
     (terminated, truncated), episode = (layout.value(name, pairs) for name in ("terminated", "truncated")), pairs[:, 1]
@@ -117,7 +123,7 @@ def test_a_restart_cuts_episodes_and_resets_by_seed_and_step_alone() -> None:
             advance(collector, 1)
             by_hand.step()
     for seed in range(len(SEEDS)):
-        assert held(collector.ring, seed) == by_hand.steps[seed]
+        assert held(ring_of(collector), seed) == by_hand.steps[seed]
     # A restart forgets the running score.
     collector.finished()
     collector.restart(50)
@@ -157,7 +163,7 @@ def test_a_seed_sees_the_same_alone_as_beside_others() -> None:
         collector.restart(7)
         advance(collector, 25)
         collector.close()
-    assert held(together.ring, 1) == held(alone.ring, 0)
+    assert held(ring_of(together), 1) == held(ring_of(alone), 0)
 
 
 def test_observations_are_stored_normalised() -> None:
@@ -172,15 +178,27 @@ def test_observations_are_stored_normalised() -> None:
     def scale(place: tuple[float, ...]) -> tuple[float, ...]:
         return (place[0], (place[1] - 1) / 2, (place[2] - 2) / 4)
 
-    expected = {scale(k): (*step[:3], scale(step[3])) for k, step in held(plain.ring, 0).items()}
-    assert held(scaled.ring, 0) == expected
+    expected = {scale(k): (*step[:3], scale(step[3])) for k, step in held(ring_of(plain), 0).items()}
+    assert held(ring_of(scaled), 0) == expected
+
+
+def test_rewards_are_stored_scaled_but_reported_as_they_are() -> None:
+    plain, scaled = make_collector(constant_policy(CONSTANTS)), make_collector(constant_policy(CONSTANTS))
+    scaled.reward_scaler = RewardScaler(0.5)
+    for collector in (plain, scaled):
+        collector.restart(0)
+        advance(collector, 20)
+        collector.close()
+    expected = {state: (a, 0.5 * reward, *rest) for state, (a, reward, *rest) in held(ring_of(plain), 0).items()}
+    assert held(ring_of(scaled), 0) == expected
+    assert scores(plain) == scores(scaled)
 
 
 def test_nested_observations_keep_their_parts_and_their_alignment() -> None:
     collector = make_collector(constant_policy(CONSTANTS, space=PARTS), NESTED)
     collector.restart(0)
     advance(collector, 50)
-    batch = ReplaySampler([collector.ring], batch_size=400, seeds=SEEDS).sample(1)
+    batch = ReplaySampler([ring_of(collector)], batch_size=400, seeds=SEEDS).sample(1)
     now, following = batch.observation, batch.next_observation
     assert isinstance(now, dict)
     assert isinstance(following, dict)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from offrl.envs.make import make_environments
-from offrl.envs.rollout import batch_observation, rollouts, share_evenly, single_episode
+from offrl.envs.rollout import rollouts, share_evenly, single_episode
+from offrl.envs.stepping import stack
 from tests.envs.counting import COUNTING, NESTED, PARTS, PLACES, Counting, constant_policy
 
 
@@ -56,7 +57,7 @@ def test_one_episode_of_one_seed(name: str) -> None:
 def test_single_observations_are_stacked_as_vector_environments_stack_them() -> None:
     single = Counting(nested=True)
     observation, _ = single.reset(seed=7)
-    stacked = batch_observation(PARTS, [observation] * 3)
+    stacked = stack(PARTS, [observation] * 3)
     assert stacked["observation"].shape == (3, 2)
     assert stacked["pixels"].dtype == np.uint8
     assert stacked["step"].tolist() == [0, 0, 0]

@@ -1,0 +1,85 @@
+"""Copies of an environment, stepped in turn. Imports no PyTorch, so that processes that only step start quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector.utils import concatenate, create_empty_array
+from numpy.typing import NDArray
+
+
+class VectorStep(NamedTuple):
+    """One step of N copies, each reset within the step that ended its episode.
+
+    Attributes:
+        next_observation: what the copies showed at the end of the step, before any reset; [N, …], nested as the space.
+        reward: float64 [N].
+        terminated, truncated: bool [N].
+        observation: what to act on next; the very object `next_observation` where no episode ended.
+    """
+
+    next_observation: Any
+    reward: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    observation: Any
+
+
+class SerialEnvironments:
+    """N copies of one environment in this process.
+
+    Gymnasium's own vector environments also gather infos and copy observations, which takes longer than a step of
+    CartPole does.
+
+    Args:
+        environment: a Gymnasium id, or what Gymnasium remembers of one.
+        count: N.
+    """
+
+    def __init__(self, environment: str | EnvSpec, count: int) -> None:
+        self.copies: list[gym.Env[Any, Any]] = [gym.make(environment, disable_env_checker=True) for _ in range(count)]
+        self.single_observation_space = self.copies[0].observation_space
+        self.single_action_space = self.copies[0].action_space
+
+    @property
+    def count(self) -> int:
+        return len(self.copies)
+
+    def reset(self, seeds: Sequence[int]) -> Any:
+        """Start an episode in each copy, from a seed of its own; returns the first observations, [N, …]."""
+        shown = [copy.reset(seed=int(seed))[0] for copy, seed in zip(self.copies, seeds, strict=True)]
+        return stack(self.single_observation_space, shown)
+
+    def step(self, action: NDArray[Any]) -> VectorStep:
+        """One step of every copy, with actions [N, …]."""
+        reward = np.empty(len(self.copies))
+        terminated, truncated = np.zeros(len(self.copies), np.bool_), np.zeros(len(self.copies), np.bool_)
+        following = []
+        for i, copy in enumerate(self.copies):
+            shown, reward[i], terminated[i], truncated[i], _ = copy.step(action[i])
+            following.append(shown)
+        next_observation = stack(self.single_observation_space, following)
+        observation = next_observation
+        if (terminated | truncated).any():
+            for i in np.flatnonzero(terminated | truncated).tolist():
+                following[i], _ = self.copies[i].reset()
+            observation = stack(self.single_observation_space, following)
+        return VectorStep(next_observation, reward, terminated, truncated, observation)
+
+    def close(self) -> None:
+        for copy in self.copies:
+            copy.close()
+
+
+def stack(space: gym.Space[Any], observations: Sequence[Any]) -> Any:
+    """Observations of single copies as one of all, [N, …], nested as the space is."""
+    if isinstance(space, gym.spaces.Box):
+        stacked = np.empty((len(observations), *space.shape), space.dtype)
+        for i, observation in enumerate(observations):
+            stacked[i] = observation
+        return stacked
+    return concatenate(space, observations, create_empty_array(space, len(observations)))  # type: ignore[arg-type]

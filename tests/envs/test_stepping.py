@@ -1,0 +1,104 @@
+"""Copies of an environment, in one process or several, beside single ones stepped by hand."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from offrl.envs.make import Environments, make_environments
+from offrl.envs.parallel import ParallelEnvironments
+from offrl.envs.stepping import stack
+from offrl.errors import EnvironmentFailedError
+from tests.envs.counting import COUNTING, NESTED, Counting
+
+COPIES = 5
+
+
+def assert_stacked(stacked: Any, singles: list[Any]) -> None:
+    if isinstance(stacked, dict):
+        for key, part in stacked.items():
+            np.testing.assert_array_equal(part, np.stack([single[key] for single in singles]))
+    else:
+        np.testing.assert_array_equal(stacked, np.stack(singles))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("name", [COUNTING, NESTED])
+def test_each_copy_is_an_environment_of_its_own(name: str, processes: int) -> None:
+    environments = make_environments(name, COPIES, processes)
+    singles = [Counting(nested=name == NESTED) for _ in range(COPIES)]
+    shown = [single.reset(seed=seed)[0] for seed, single in enumerate(singles)]
+    assert_stacked(environments.reset(range(COPIES)), shown)
+    ends = 0
+    for number in range(20):
+        action = np.arange(2 * COPIES, dtype=np.float32).reshape(COPIES, 2) + number
+        step = environments.step(action)
+        taken = [single.step(each) for single, each in zip(singles, action, strict=True)]
+        assert step.reward.tolist() == [reward for _, reward, *_ in taken]
+        assert step.terminated.tolist() == [terminated for _, _, terminated, *_ in taken]
+        assert step.truncated.tolist() == [truncated for *_, truncated, _ in taken]
+        assert_stacked(step.next_observation, [following for following, *_ in taken])
+        done = step.terminated | step.truncated
+        ends += int(done.sum())
+        pairs = zip(singles, taken, done, strict=True)
+        assert_stacked(step.observation, [single.reset()[0] if end else taken[0] for single, taken, end in pairs])
+        assert (step.observation is step.next_observation) == (not done.any())
+    assert ends > COPIES
+    environments.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_actions_are_handed_out_whole(processes: int) -> None:
+    environments = make_environments("CartPole-v1", 3, processes)
+    environments.reset([1, 2, 3])
+    step = environments.step(np.array([0, 1, 0]))
+    # Pushed to the left, the cart's velocity falls; to the right it rises.
+    assert np.sign(step.observation[:, 1]).tolist() == [-1.0, 1.0, -1.0]
+    environments.close()
+
+
+def test_nested_observations_are_stacked_part_by_part() -> None:
+    parts = gym.spaces.Tuple((gym.spaces.Box(-9, 9, (2,)), gym.spaces.Discrete(4)))
+    stacked = stack(parts, [(np.array([1.0, 2.0]), 3), (np.array([4.0, 5.0]), 0)])
+    assert stacked[0].tolist() == [[1, 2], [4, 5]]
+    assert stacked[1].tolist() == [3, 0]
+
+
+class Failing(Counting):
+    """Fails at an action above 99; ends its process at one above 999."""
+
+    def step(self, action: Any) -> Any:
+        if action[1] > 999:
+            os._exit(3)
+        if action[1] > 99:
+            raise ValueError("the joint is broken")
+        return super().step(action)
+
+
+gym.register("offrl-test/Failing-v0", entry_point=Failing, disable_env_checker=True)
+
+
+def failing(action: float) -> tuple[Environments, np.ndarray[Any, Any]]:
+    environments = make_environments("offrl-test/Failing-v0", 2, 2)
+    assert isinstance(environments, ParallelEnvironments)
+    environments.reset([0, 1])
+    return environments, np.array([[0.0, 0.0], [0.0, action]])
+
+
+def test_an_error_in_another_process_is_told() -> None:
+    environments, action = failing(100.0)
+    with pytest.raises(EnvironmentFailedError, match="the joint is broken"):
+        environments.step(action)
+    environments.step(np.zeros((2, 2)))
+    environments.close()
+
+
+def test_the_end_of_another_process_is_told() -> None:
+    environments, action = failing(1000.0)
+    with pytest.raises(EnvironmentFailedError, match="has ended"):
+        environments.step(action)
+    environments.close()
