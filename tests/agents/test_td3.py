@@ -41,7 +41,7 @@ VARIANTS = {
     "layer norm": dataclasses.replace(SMALL, layer_norm=True, policy_delay=3),
     "TD3+BC": dataclasses.replace(SMALL, bc_alpha=2.5, bc_decay=0.9),
     "DDPG": dataclasses.replace(SMALL, critics=1, policy_delay=1, target_noise=0.0),
-    "SD3": dataclasses.replace(SMALL, softmax_samples=5, softmax_beta=0.7),
+    "SD3": dataclasses.replace(SMALL, softmax_samples=5, softmax_beta=20.0),
     "regularised": dataclasses.replace(
         SMALL, activation="silu", dropout=0.3, weight_decay=0.3, max_gradient_norm=0.05, bc_alpha=1.0, layer_norm=True
     ),
@@ -474,6 +474,12 @@ def test_targets_start_as_copies_and_critics_apart() -> None:
     assert state.target_critic.flat.data_ptr() != state.critic.flat.data_ptr()
     weight = state.critic.layers[0].weight
     assert not torch.equal(weight[0, 0], weight[0, 1])
+
+
+def test_the_critics_alone_are_normalised() -> None:
+    state = TD3(VARIANTS["layer norm"], continuous()).init((0,), CPU)
+    assert [len(network.norms) for network in (state.critic, state.target_critic)] == [2, 2]
+    assert [len(network.norms) for network in (state.actor, state.target_actor)] == [0, 0]
 
 
 def test_nested_observations_are_flattened() -> None:
