@@ -25,6 +25,21 @@ STORED = Path(__file__).with_name("learning.json")
 AGENTS: dict[str, Agent[Any]] = {
     "td3": TD3(TD3Config(hidden=(24, 24)), continuous()),
     "td3 with layer norm": TD3(TD3Config(hidden=(24, 24), layer_norm=True, policy_delay=1), continuous()),
+    "td3 with behaviour cloning": TD3(TD3Config(hidden=(24, 24), bc_alpha=2.5, bc_decay=0.95), continuous()),
+    "td3 as sd3": TD3(TD3Config(hidden=(24, 24), softmax_samples=4, softmax_beta=5.0), continuous()),
+    "td3 as ddpg, regularised": TD3(
+        TD3Config(
+            hidden=(24, 24),
+            critics=1,
+            policy_delay=1,
+            target_noise=0.0,
+            activation="elu",
+            dropout=0.2,
+            weight_decay=0.1,
+            max_gradient_norm=0.1,
+        ),
+        continuous(),
+    ),
     "bc deterministic": BC(BCConfig(hidden=(24, 24), ema=0.9, l1=1e-3), continuous()),
     "bc squashed": BC(BCConfig(policy="squashed_gaussian", hidden=(24, 24), entropy_bonus=0.1), continuous()),
     "bc gaussian": BC(BCConfig(policy="gaussian", hidden=(24, 24), dropout=0.2, layer_norm=True), continuous()),
