@@ -161,8 +161,8 @@ def prepare_block(columns: Sequence[ColumnSpec], block: EpisodeBlock) -> Episode
     """Check a block against a store's columns; the result has their dtypes, and shares memory where it can.
 
     Raises:
-        DataError: the columns differ or aren't aligned, an episode is empty, the final rows aren't zero, or the flags
-            aren't where an episode ends.
+        DataError: the columns differ or aren't aligned, an episode is empty, the final rows aren't zero, the flags
+            aren't where an episode ends, or an action mask forbids everything.
     """
     names = [column.name for column in columns]
     if set(block.columns) != set(names):
@@ -176,7 +176,18 @@ def prepare_block(columns: Sequence[ColumnSpec], block: EpisodeBlock) -> Episode
     prepared = EpisodeBlock(arrays, block.lengths.astype(np.int64, copy=False), block.seeds, block.sources)
     _check_padding(prepared)
     _check_flags(prepared)
+    _check_masks(prepared)
     return prepared
+
+
+def rows_without_choice(block: EpisodeBlock) -> NDArray[np.int64]:
+    """Transitions whose action mask forbids every action; a final row's says nothing where it is all False."""
+    mask = block.columns.get(schema.ACTION_MASK)
+    if mask is None:
+        return np.empty(0, np.int64)
+    forbidden: NDArray[np.bool_] = np.logical_not(mask.reshape(len(mask), -1).any(axis=1))
+    forbidden[block.final_rows] = False
+    return np.flatnonzero(forbidden)
 
 
 def _check_lengths(block: EpisodeBlock) -> None:
@@ -229,4 +240,14 @@ def _check_flags(block: EpisodeBlock) -> None:
             "a transition is terminated or truncated, but its episode goes on",
             where=f"row {inside[0]}, {block.episode_of(int(inside[0]))}",
             mend="start a new episode after every terminated or truncated transition",
+        )
+
+
+def _check_masks(block: EpisodeBlock) -> None:
+    rows = rows_without_choice(block)
+    if len(rows):
+        raise DataError(
+            f"an {schema.ACTION_MASK} forbids every action ({len(rows)} such rows in the block)",
+            where=f"row {rows[0]}, {block.episode_of(int(rows[0]))}",
+            mend="a mask is True where an action is allowed: check that it isn't the other way round",
         )

@@ -2,7 +2,7 @@
 
 A packed row is observation | action | action_mask? | behavior_log_prob? | reward | terminated | truncated, all float32
 (integers are exact up to 2^24). uint8 observations (images) don't go into rows; they are gathered apart. A *pair* is a
-row and the observation of the row behind it, which is the state that followed.
+row and what the row behind it says of the state that followed: the observation, and the actions allowed there.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ class RowLayout:
 
     @property
     def pair_width(self) -> int:
-        """Floats of a row and the observation behind it."""
-        return self.width + self.observation_width
+        """Floats of a row and, of the row behind it, all up to the observation, or to the mask where there is one."""
+        mask = self.slices.get(schema.ACTION_MASK)
+        return self.width + (self.observation_width if mask is None else mask.stop)
 
     @property
     def row_bytes(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from offrl.data import schema
 from offrl.data.layout import RowLayout, Transforms
 from offrl.data.normalization import ActionMap, ObservationNormalizer, RewardScaler
+from offrl.data.priorities import Priorities, Prioritisation
 from offrl.data.sources import EpisodeSource, StoreSource, TransitionSource, check_drawable, common_columns
 from offrl.data.trajectories import StoreView, Trajectories
 from offrl.errors import RequestError, SpaceMismatchError
@@ -23,7 +24,7 @@ __all__ = ["EpisodeSource", "ReplaySampler", "RowLayout", "TransitionSource", "s
 
 
 class ReplaySampler:
-    """Draws transitions, windows and episodes uniformly, with replacement, for S seeds at once.
+    """Draws transitions, windows and episodes with replacement, for S seeds at once; uniformly unless prioritised.
 
     Each seed draws from each source with a generator of its own, so a seed's batches are the same whatever the other
     seeds are, and `sample(2)` twice is `sample(4)` once.
@@ -41,6 +42,8 @@ class ReplaySampler:
         action_map: applied to the actions of stores, and to the density behind `behavior_log_prob`.
         device: where batches are made.
         seed_episodes: for a single store: the episodes that each seed may draw.
+        priority: draws transitions by their TD errors, which `learned` is told of; each source has priorities of its
+            own.
         memory_budget: bytes that a store's packed rows may take; larger stores are read from disk as they are needed.
 
     Raises:
@@ -62,6 +65,7 @@ class ReplaySampler:
         action_map: ActionMap | None = None,
         device: torch.device | str = "cpu",
         seed_episodes: Sequence[NDArray[Any]] | None = None,
+        priority: Prioritisation | None = None,
         memory_budget: int = 512 * 2**20,
     ) -> None:
         if not sources or not seeds or batch_size < 1 or n_step < 1:
@@ -91,6 +95,9 @@ class ReplaySampler:
         _check_same_layout(self.sources)
         self.set_fractions([1.0] * len(sources) if fractions is None else fractions)
         self._generators = [[_generator(seed, i) for seed in seeds] for i in range(len(sources))]
+        self.priority, self.batches_drawn, self.priorities = priority, 0, list[Priorities]()
+        if priority is not None and priority.kind != "none":
+            self.priorities = [Priorities(source, priority.kind, priority.exponent) for source in self.sources]
 
     def set_fractions(self, fractions: Sequence[float]) -> None:
         """Change the share of each source from the next batch on.
@@ -105,8 +112,24 @@ class ReplaySampler:
         self.shares = largest_remainder(self.fractions, self.batch_size)
 
     def sample(self, num_batches: int) -> Batch:
-        """Uniform transitions: a batch with the leading axes [num_batches, S, B]."""
-        return self._mix(num_batches, self._transitions)
+        """Transitions: a batch with the leading axes [num_batches, S, B]; with `weight` where they are prioritised."""
+        if self.priorities:
+            return self._prioritised(num_batches)
+        return self._mix(num_batches, lambda source, index: self._transitions(source, index, source.locate(index)))
+
+    def learned(self, batches: Sequence[Batch], td_error: Tensor) -> None:
+        """Make |TD error| the priority of the transitions that were drawn last.
+
+        Args:
+            batches: C batches of the last call of `sample`.
+            td_error: [C, S, B]; the absolute error of each transition in them.
+        """
+        place = torch.stack([_index_of(batch) for batch in batches]).cpu().numpy()
+        error = td_error.detach().cpu().double().numpy()
+        ends = np.cumsum([self.shares[i] for i in self._active()])
+        for i, end in zip(self._active(), ends, strict=True):
+            part = slice(end - self.shares[i], end)
+            self.priorities[i].learn(place[..., part], error[..., part])
 
     def sample_windows(self, num_batches: int, length: int) -> Batch:
         """Windows of `length` transitions of one episode: leading axes [num_batches, S, B, length].
@@ -146,12 +169,17 @@ class ReplaySampler:
         return _joined(parts)
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold: the generators' states, and the fractions."""
+        """What a checkpoint must hold: the generators' states, the fractions, and the priorities."""
         states = [[_state_of(generator) for generator in row] for row in self._generators]
-        return {
+        tensors = {
             "generators": torch.from_numpy(np.array(states).view(np.int64)),
             "fractions": torch.from_numpy(self.fractions.copy()),
         }
+        if self.priorities:
+            tensors["batches_drawn"] = torch.tensor(self.batches_drawn)
+        for i, priorities in enumerate(self.priorities):
+            tensors |= {f"priorities.{i}.{name}": tensor for name, tensor in priorities.named_tensors().items()}
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue exactly where `named_tensors` was taken."""
@@ -160,6 +188,11 @@ class ReplaySampler:
             for generator, state in zip(row, row_states, strict=True):
                 _set_state(generator, state)
         self.set_fractions(tensors["fractions"].tolist())
+        if self.priorities:
+            self.batches_drawn = int(tensors["batches_drawn"])
+        for i, priorities in enumerate(self.priorities):
+            prefix = f"priorities.{i}."
+            priorities.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
 
     def _mix(self, num_batches: int, make: Callable[[TransitionSource, Tensor], Batch]) -> Batch:
         parts = []
@@ -178,8 +211,32 @@ class ReplaySampler:
         drawn = [g.integers(0, int(n), size) for g, n in zip(self._generators[source], counts, strict=True)]
         return torch.from_numpy(np.stack(drawn, axis=1)).to(self.device, non_blocking=True)
 
-    def _transitions(self, source: TransitionSource, index: Tensor) -> Batch:
-        rows = source.locate(index).view(-1)
+    def _prioritised(self, num_batches: int) -> Batch:
+        """Each batch's quantiles are drawn one from each of B equal parts of the distribution, as the paper has it."""
+        parts, weights = [], []
+        exponent = self._importance_exponents(num_batches)[:, None, None]
+        for i in self._active():
+            source, share = self.sources[i], self.shares[i]
+            check_drawable(source.counts(), "transitions")
+            uniform = np.stack([g.random((num_batches, share)) for g in self._generators[i]], axis=1)
+            places, relative = self.priorities[i].draw((np.arange(share) + uniform) / share)
+            place = torch.from_numpy(places).to(self.device, non_blocking=True)
+            parts.append(self._transitions(source, place, source.locate_places(place)))
+            weights.append(relative**-exponent)
+        weight = np.concatenate(weights, axis=-1)
+        # The greatest weight is 1: weights only make steps shorter.
+        weight = (weight / weight.max(axis=-1, keepdims=True)).astype(np.float32)
+        return replace(_joined(parts), weight=torch.from_numpy(weight).to(self.device, non_blocking=True))
+
+    def _importance_exponents(self, num_batches: int) -> NDArray[np.float64]:
+        """β of the next batches: from `importance_exponent` to 1 in `importance_steps` batches."""
+        assert self.priority is not None
+        done = np.minimum((self.batches_drawn + np.arange(num_batches)) / self.priority.importance_steps, 1.0)
+        self.batches_drawn += num_batches
+        return np.asarray(self.priority.importance_exponent * (1.0 - done) + done)
+
+    def _transitions(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
+        rows = rows.reshape(-1)
         if self.n_step == 1:
             pairs = source.take(rows, 0, self.layout.pair_width)
             discount = self._discount(pairs)
@@ -239,7 +296,7 @@ class ReplaySampler:
         Args:
             rows, last: [N], the rows of the transitions, and of the last ones that each reward sums.
             first: [N, >= width], packed rows, with the flags of the last ones.
-            following: [N, observation width], the observations behind `last`.
+            following: [N, >= observation width], packed rows behind `last`, as far as pairs hold them.
             reward, discount: [N].
         """
         layout, shape = self.layout, index.shape
@@ -259,6 +316,7 @@ class ReplaySampler:
             terminated=shaped(layout.value(schema.TERMINATED, first)),
             behavior_log_prob=shaped(layout.value(log_prob, first)) if log_prob in layout.slices else None,
             action_mask=shaped(layout.value(mask, first)).bool() if mask in layout.slices else None,
+            next_action_mask=_known(shaped(layout.value(mask, following)).bool()) if mask in layout.slices else None,
             index=index,
         )
 
@@ -337,6 +395,16 @@ def _set_state(generator: np.random.Generator, words: NDArray[np.uint64]) -> Non
         "has_uint32": int(words[11]),
         "uinteger": int(words[12]),
     }
+
+
+def _known(mask: Tensor) -> Tensor:
+    """Masks of next observations: behind an episode's end sources may have logged none, and all is left possible."""
+    return mask | ~mask.any(dim=-1, keepdim=True)
+
+
+def _index_of(batch: Batch) -> Tensor:
+    assert batch.index is not None
+    return batch.index
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:

@@ -16,6 +16,7 @@ from offrl.data.memory import RowPool, empty_rows
 from offrl.data.trajectories import Trajectories
 from offrl.errors import RequestError
 
+Integers = NDArray[np.int64]
 _PACK_ROWS = 65_536
 
 
@@ -43,6 +44,18 @@ class TransitionSource(Protocol):
 
     def take_images(self, rows: Tensor) -> dict[str, Tensor]:
         """The images at rows [N] (also those of final observations): column name to uint8 [N, ...]."""
+
+    def num_places(self) -> int:
+        """How many places a seed has; unlike its index, a transition's place is its own while it can be drawn."""
+
+    def locate_places(self, place: Tensor) -> Tensor:
+        """Transitions, by place, int64 [K, S, B], to their rows."""
+
+    def written(self) -> Integers:
+        """Counters that tell `renewed` what has changed since they were read."""
+
+    def renewed(self, since: Integers) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+        """What changed since `written` was read (zeros: since the start): seeds, places, and whether each holds one."""
 
 
 @runtime_checkable
@@ -110,6 +123,20 @@ class StoreSource:
 
     def take_images(self, rows: Tensor) -> dict[str, Tensor]:
         return self._rows.take_images(rows)
+
+    def num_places(self) -> int:
+        return int(self.counts().max())
+
+    def locate_places(self, place: Tensor) -> Tensor:
+        return self.locate(place)
+
+    def written(self) -> Integers:
+        return self.counts()
+
+    def renewed(self, since: Integers) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+        added = [np.arange(old, new) for old, new in zip(since, self.counts(), strict=True)]
+        seed = np.repeat(np.arange(len(added)), [len(places) for places in added])
+        return seed, np.concatenate(added), np.ones(len(seed), np.bool_)
 
     def episode_counts(self) -> NDArray[np.int64]:
         return self._episodes.counts

@@ -29,8 +29,8 @@ class Finding:
 
     Attributes:
         severity: "error": training on it goes wrong; "warning": it is legal, but look.
-        code: one word: `checksum`, `unreadable`, `alignment`, `return`, `flag`, `end`, `both-flags`, `padding`, `nan`,
-            `infinity`, `bounds`.
+        code: one word: `checksum`, `unreadable`, `alignment`, `return`, `flag`, `end`, `both-flags`, `padding`, `mask`,
+            `nan`, `infinity`, `bounds`.
         message: what is wrong, in words.
         count: how many files, episodes or rows it concerns.
         column: its column, where it has one.
@@ -92,6 +92,7 @@ def _validate_shard(store: TrajectoryStore, index: int, first_row: int, first_ep
     shard = _Shard(record, columns, table["length"], table["return"], first_row, first_episode)
     yield from shard.check_returns()
     yield from shard.check_flags()
+    yield from shard.check_masks()
     for name in columns:
         yield from shard.check_padding(name)
     leaves = {
@@ -173,6 +174,14 @@ class _Shard:
         if len(both):
             message = "the episode ends both terminated and truncated: it counts as terminated"
             yield self._in_episodes("warning", "both-flags", message, both)
+
+    def check_masks(self) -> Iterator[Finding]:
+        """In every transition's state, some action is allowed."""
+        name = schema.ACTION_MASK
+        if name in self.columns:
+            forbidden: Bad = np.logical_not(self.columns[name].reshape(self.record.rows, -1).any(axis=1))
+            forbidden[self.final] = False  # a final row's mask says nothing where it is all False
+            yield from self._in_rows("error", "mask", "the mask forbids every action", name, forbidden)
 
     def check_padding(self, name: str) -> Iterator[Finding]:
         """Final rows hold an observation, and zero elsewhere."""

@@ -148,3 +148,15 @@ def test_integers_too_wide_for_a_discrete_space_are_refused() -> None:
     block.columns["action"] = np.zeros(4, np.uint64)
     with pytest.raises(DataError, match="uint64"):
         fix_columns(Spec(SPEC.observation_space, spaces.Discrete(3)), block)
+
+
+def test_a_mask_that_forbids_everything_is_refused_but_in_final_rows_says_nothing() -> None:
+    block = make_block([2, 3])
+    mask = np.ones((7, 4), np.bool_)
+    mask[block.final_rows] = False
+    block.columns["action_mask"] = mask
+    columns = fix_columns(SPEC, block)
+    prepare_block(columns, block)
+    mask[4] = mask[5] = False
+    with pytest.raises(DataError, match=r"action_mask forbids every action \(2 such rows.*\n.*row 4, episode 1 .*f#1"):
+        prepare_block(columns, block)

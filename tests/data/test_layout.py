@@ -38,6 +38,7 @@ def test_images_stay_out_and_optional_columns_go_before_the_reward() -> None:
     assert [name for name, _ in layout.columns] == [*names, "reward", "terminated", "truncated"]
     assert layout.images == (("observation.eye", (4, 4)),)
     assert (layout.width, layout.observation_width, layout.row_bytes) == (7 + 2 + 5 + 1 + 3, 7, 18 * 4 + 16)
+    assert layout.pair_width == 18 + 7 + 2 + 5
     rows = torch.arange(2 * 18.0).view(2, 18)
     assert layout.value("observation.grid", rows).shape == (2, 2, 3)
     assert layout.value("observation.mode", rows).tolist() == [6, 24]

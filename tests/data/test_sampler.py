@@ -382,6 +382,7 @@ def mixed_store(path: Path) -> TrajectoryStore:
         "behavior_log_prob": np.array([-1, -2, -3, 0, -4, -5, -6, -7, 0.0]),
         "action_mask": rng.integers(0, 2, (rows, 3)).astype(np.bool_),
     }
+    columns["action_mask"][3] = False  # not logged behind the first episode's end
     with StoreWriter(path, Spec(observation, spaces.Discrete(3)), shard_bytes=1) as writer:
         writer.append(EpisodeBlock(columns, np.array([3, 4])))
     return TrajectoryStore.open(path)
@@ -414,6 +415,9 @@ def test_images_choices_masks_and_log_probabilities(tmp_path: Path, n_step: int,
             np.testing.assert_array_equal(batch.next_observation[key][place], column[following].astype(np.float32))
         assert int(batch.action[place]) == store.read("action", 0, 9)[row]
         assert batch.action_mask[place].tolist() == store.read("action_mask", 0, 9)[row].tolist()
+        allowed = store.read("action_mask", 0, 9)[following]
+        assert batch.next_action_mask is not None
+        assert batch.next_action_mask[place].tolist() == (allowed | ~allowed.any()).tolist()
         assert float(batch.behavior_log_prob[place]) == store.read("behavior_log_prob", 0, 9)[row]
     window = ReplaySampler([store], batch_size=4, seeds=[0], memory_budget=budget).sample_windows(1, 3)
     assert isinstance(window.observation, dict)

@@ -206,3 +206,13 @@ def test_any_changed_byte_of_a_file_is_found(tmp_path: Path) -> None:
             assert validate(TrajectoryStore.open(store.path))[0].code == "checksum"
         path.write_bytes(good)
     assert validate(TrajectoryStore.open(store.path)) == []
+
+
+def test_masks_that_forbid_everything(tmp_path: Path) -> None:
+    mixed = mixed_store(tmp_path / "mixed")
+    (first, second) = mixed.metadata.shards
+    assert not mixed.read("action_mask", first.rows - 1, first.rows).any()
+    for shard in (first, second):
+        damage(mixed, shard.rows_file, "action_mask", 1, False)
+    finding = found(mixed)["mask", "action_mask"]
+    assert (finding.severity, finding.count, finding.episode, finding.row, finding.step) == ("error", 2, 0, 1, 1)

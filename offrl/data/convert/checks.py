@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offrl.data import schema
-from offrl.data.block import EpisodeBlock
+from offrl.data.block import EpisodeBlock, rows_without_choice
 from offrl.data.convert.options import OutOfBounds
 from offrl.data.convert.report import Chunk, Log
 from offrl.data.schema import flatten_space
@@ -41,8 +41,8 @@ class Checker:
         """The chunk, with its actions clipped if that was asked for.
 
         Raises:
-            DataError: a reward, action or log-probability isn't finite, or an action isn't in its space (unless the
-                log only lists problems).
+            DataError: a reward, action or log-probability isn't finite, an action isn't in its space, or a mask
+                forbids every action (unless the log only lists problems).
         """
         for name, array in chunk.block.columns.items():
             root = name.split(".")[0]
@@ -52,6 +52,7 @@ class Checker:
                 self._refuse_gaps(chunk, name, array)
         self._refuse_early_ends(chunk)
         self._refuse_impossible(chunk)
+        self._refuse_empty_masks(chunk)
         clipped = {name: self._bounded(chunk, name, space) for name, space in self._actions.items()}
         block = chunk.block
         return replace(
@@ -96,6 +97,15 @@ class Checker:
                 f"({len(rows)} such rows from here on)",
                 where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.BEHAVIOR_LOG_PROB}'",
                 mend="map probabilities as behavior_prob, and their logarithms as behavior_log_prob",
+            )
+
+    def _refuse_empty_masks(self, chunk: Chunk) -> None:
+        rows = rows_without_choice(chunk.block)
+        if len(rows):
+            self._log.problem(
+                f"the {schema.ACTION_MASK} forbids every action ({len(rows)} such rows from here on)",
+                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.ACTION_MASK}'",
+                mend="a mask is True where an action is allowed: check that it isn't the other way round in the source",
             )
 
     def _bounded(self, chunk: Chunk, name: str, space: gym.Space[Any]) -> NDArray[Any]:

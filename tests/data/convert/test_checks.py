@@ -178,3 +178,12 @@ def test_a_dry_run_lists_each_kind_of_problem_once() -> None:
         "log.csv, row 101, column 'reward'",
         "log.csv, row 103, column 'action'",
     ]
+
+
+def test_a_mask_that_forbids_everything_is_refused_with_its_row() -> None:
+    mask = np.ones((7, 3), np.bool_)
+    mask[FINAL] = False
+    check(spaces.Discrete(3), chunk([0] * 7, action_mask=mask))
+    mask[4] = False
+    with pytest.raises(DataError, match=r"(?s)action_mask forbids every action.*row 104, column 'action_mask'"):
+        check(spaces.Discrete(3), chunk([0] * 7, action_mask=mask))
