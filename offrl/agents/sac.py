@@ -13,17 +13,30 @@ from pydantic import ConfigDict, FiniteFloat
 from torch import Tensor, nn
 
 from offrl.agents.requirements import require_bounded_box
+from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
+from offrl.nn.adoption import adopt_layers
 from offrl.nn.distributions import (
     categorical_log_prob,
     categorical_mode,
     categorical_sample,
+    log_std_of_entropy,
     split_categoricals,
     split_gaussian,
     squashed_gaussian_log_prob,
     squashed_gaussian_sample,
 )
-from offrl.options import Activation, NonNegative, Positive, PositiveFraction, Probability, Widths
+from offrl.nn.sde import StateDependentGaussian
+from offrl.options import (
+    Activation,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Probability,
+    ProbabilityBelowOne,
+    Widths,
+)
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
@@ -35,6 +48,7 @@ class SACConfig:
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.
         layer_norm: normalise the critics' hidden layers (not in the paper).
+        dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units.
         weight_decay: decoupled decay rate of actor and critics (not in the paper).
         max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them as they are.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; a temperature with
@@ -46,6 +60,12 @@ class SACConfig:
             continuous action components, and `target_entropy_fraction` of log A for A discrete actions.
         target_entropy_fraction: share of the uniform policy's entropy (Christodoulou, 2019,
             https://arxiv.org/abs/1910.07207).
+        value_network: learn the state's value with a network of its own, and bootstrap from its target, as the
+            first version does (Haarnoja et al., 2018, https://arxiv.org/abs/1801.01290).
+        sde: explore by a random function of the state that is redrawn every `sde_every` steps of acting, and not by
+            independent draws; continuous actions only. See `offrl.nn.sde`.
+        sde_every: steps between the draws of that function.
+        sde_initial_log_std: log σ of its coefficients at the start.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -53,6 +73,7 @@ class SACConfig:
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
     layer_norm: bool = False
+    dropout: ProbabilityBelowOne = 0.0
     weight_decay: NonNegative = 0.0
     max_gradient_norm: NonNegative = 0.0
     actor_learning_rate: Positive = 3e-4
@@ -63,6 +84,10 @@ class SACConfig:
     initial_temperature: Positive = 1.0
     target_entropy: FiniteFloat | Literal["auto"] = "auto"
     target_entropy_fraction: Probability = 0.98
+    value_network: bool = False
+    sde: bool = False
+    sde_every: Count = 8
+    sde_initial_log_std: FiniteFloat = -3.0
 
 
 class Temperature(FlatModule):
@@ -76,15 +101,23 @@ class Temperature(FlatModule):
 
 @dataclass
 class SACState:
-    """All that training changes."""
+    """All that training, and acting, change.
 
-    actor: MLP
+    `target` follows the critics, or the value network where there is one. With `sde`, `exploration` [S, F, A] are the
+    draws that are held, and `acting_steps` counts, for all seeds, the steps that explored; else it is empty.
+    """
+
+    actor: MLP | StateDependentGaussian
     critic: MLP
-    target_critic: MLP
+    target: MLP
+    value: MLP | None
     temperature: Temperature
     actor_optimizer: Adam
     critic_optimizer: Adam
+    value_optimizer: Adam | None
     temperature_optimizer: Adam
+    exploration: Tensor
+    acting_steps: Tensor
 
 
 class SAC:
@@ -96,6 +129,7 @@ class SAC:
 
     Raises:
         SpaceMismatchError: actions are neither Discrete nor a bounded Box.
+        RecipeError: `sde` is asked for, with discrete actions or without a hidden layer.
     """
 
     batches_per_update = 1
@@ -105,8 +139,12 @@ class SAC:
         self.discrete = isinstance(space, gym.spaces.Discrete)
         if not self.discrete:
             require_bounded_box(spec, "SAC")
+        if config.sde and (self.discrete or not config.hidden):
+            lacking = "hidden layers" if not config.hidden else "continuous actions"
+            raise RecipeError(f"state-dependent exploration needs {lacking}", mend="set agent.sde=false")
         self.config, self.spec = config, spec
-        self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
+        actions = spec.action_dim
+        self.exploration_shape: tuple[int, ...] = (config.hidden[-1], actions) if config.sde else (actions,)
         self.first_action = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
         self.target_entropy = self._target_entropy()
         self.flat_observation = FlatObservation(spec.observation_space)
@@ -120,66 +158,120 @@ class SAC:
     def init(self, seeds: Sequence[int], device: torch.device) -> SACState:
         """Fresh networks for each seed; the target starts as a copy."""
         c, generators = self.config, seed_generators(seeds)
-        observations, actions = self.flat_observation.width, self.spec.action_dim
-        outputs, inputs, values = (
-            (actions, observations, actions) if self.discrete else (2 * actions, observations + actions, 1)
-        )
-        actor = MLP(observations, outputs, c.hidden, generators, activation=c.activation).to(device)
-        critic = MLP(
-            inputs, values, c.hidden, generators, ensemble=2, activation=c.activation, layer_norm=c.layer_norm
-        ).to(device)
+        actor = self._make_actor(generators).to(device)
+        critic = self._make_critic(generators).to(device)
+        value = self._make_value(generators).to(device) if c.value_network else None
         temperature = Temperature(len(seeds), c.initial_temperature).to(device)
+        held = self.exploration_shape if c.sde else (0,)
         return SACState(
             actor=actor,
             critic=critic,
-            target_critic=critic.clone(),
+            target=(value or critic).clone(),
+            value=value,
             temperature=temperature,
             actor_optimizer=self._optimizer(actor, c.actor_learning_rate),
             critic_optimizer=self._optimizer(critic, c.critic_learning_rate),
+            value_optimizer=self._optimizer(value, c.critic_learning_rate) if value else None,
             temperature_optimizer=Adam(temperature, c.temperature_learning_rate),
+            exploration=torch.zeros(len(seeds), *held, device=device),
+            acting_steps=torch.zeros((), dtype=torch.int64, device=device),
         )
 
-    def _optimizer(self, network: MLP, learning_rate: float) -> Adam:
+    def _make_actor(self, generators: list[torch.Generator]) -> MLP | StateDependentGaussian:
+        """Logits of discrete actions, or mean | log standard deviation before squashing."""
+        c, actions = self.config, self.spec.action_dim
+        outputs = actions if self.discrete or c.sde else 2 * actions
+        network = MLP(self.flat_observation.width, outputs, c.hidden, generators, activation=c.activation)
+        return StateDependentGaussian(network, c.sde_initial_log_std) if c.sde else network
+
+    def _make_critic(self, generators: list[torch.Generator]) -> MLP:
+        """Two networks of Q(s, ·) for discrete actions, of Q(s, a) for continuous ones."""
+        c, observations, actions = self.config, self.flat_observation.width, self.spec.action_dim
+        inputs, outputs = (observations, actions) if self.discrete else (observations + actions, 1)
+        return MLP(
+            inputs,
+            outputs,
+            c.hidden,
+            generators,
+            ensemble=2,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            dropout=c.dropout,
+        )
+
+    def _make_value(self, generators: list[torch.Generator]) -> MLP:
+        c = self.config
+        width = self.flat_observation.width
+        return MLP(width, 1, c.hidden, generators, activation=c.activation, layer_norm=c.layer_norm)
+
+    def _optimizer(self, network: FlatModule, learning_rate: float) -> Adam:
         c = self.config
         return Adam(network, learning_rate, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
-        if self.discrete:
-            return {}
-        shape = (batch_size, self.spec.action_dim)
-        return {"next_action": shape, "action": shape}
+        c = self.config
+        shapes: dict[str, tuple[int, ...]] = {}
+        if not self.discrete:
+            shapes["action"] = (batch_size, self.spec.action_dim)
+            if not c.value_network:
+                shapes["next_action"] = shapes["action"]
+        if c.dropout:
+            shapes["dropout"] = (2, batch_size, sum(c.hidden))
+        return shapes
 
     def update(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """One step each of critics, actor and temperature, then one of the target."""
+        """One step of the critics and their target, then one each of actor and temperature."""
+        metrics = self.update_critic(state, batches, noise)
+        return metrics | self._actor_and_temperature_step(state, batches[0], noise)
+
+    def update_critic(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the policy and its temperature left as they are."""
         (batch,) = batches
-        metrics = self._critic_step(state, batch, noise)
-        metrics |= self._actor_and_temperature_step(state, batch, noise)
-        state.target_critic.move_towards(state.critic, self.config.target_rate)
+        metrics = self._value_step(state, batch, noise) | self._critic_step(state, batch, noise)
+        state.target.move_towards(state.value or state.critic, self.config.target_rate)
         return metrics
 
-    def _critic_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
-        """Regress both critics on r + γ V'(s'), the soft value by the target critics."""
-        observation, next_observation = (
-            self.flat_observation(batch.observation),
-            self.flat_observation(batch.next_observation),
-        )
+    def _value_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
+        """With a value network, regress it on the soft value by the critics."""
+        if state.value is None or state.value_optimizer is None:
+            return {}
+        observation = self.flat_observation(batch.observation)
         with torch.no_grad():
-            draws = noise.get("next_action")
-            next_value, _ = self._soft_value(state, state.target_critic, next_observation, draws)
-            target_q = batch.reward + batch.discount * next_value
-        q = self._q_taken(state.critic, observation, batch.action)
-        loss = (q - target_q.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
+            target, _ = self._soft_value(state, state.critic, observation, noise.get("action"))
+        loss = (state.value(observation).squeeze(-1) - target).square().mean(dim=1)
+        state.value_optimizer.minimise(loss.sum())
+        return {"value_loss": loss.detach()}
+
+    def _critic_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
+        """Regress both critics on r + γ V'(s')."""
+        with torch.no_grad():
+            target_q = batch.reward + batch.discount * self._next_value(state, batch, noise)
+        q = self._q_taken(state.critic, batch, noise.get("dropout"))
+        error = q - target_q.unsqueeze(1)
+        square = error.square() if batch.weight is None else error.square() * batch.weight.unsqueeze(1)
+        loss = square.mean(dim=2).sum(dim=1)
         state.critic_optimizer.minimise(loss.sum())
-        return {"critic_loss": loss.detach(), "q": q.detach().mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
+        metrics = {"critic_loss": loss.detach(), "q": q.detach().mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
+        if batch.weight is not None:
+            metrics["td_error"] = error.detach().abs().mean(dim=1).unsqueeze(0)
+        return metrics
+
+    def _next_value(self, state: SACState, batch: Batch, noise: Noise) -> Tensor:
+        """V'(s'), [S, B]: the value network's target, or the soft value by the target critics."""
+        next_observation = self.flat_observation(batch.next_observation)
+        if self.config.value_network:
+            value: Tensor = state.target(next_observation).squeeze(-1)
+            return value
+        return self._soft_value(state, state.target, next_observation, noise.get("next_action"))[0]
 
     def _actor_and_temperature_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         """Raise the soft value; raise log α where the entropy is below its target, and lower it above."""
         observation = self.flat_observation(batch.observation)
         alpha = state.temperature.log_alpha.detach().exp().squeeze(1)
-        value, entropy = self._soft_value(state, state.critic, observation, noise.get("action"))
+        value, entropies = self._soft_value(state, state.critic, observation, noise.get("action"))
         loss = -value.mean(dim=1)
         state.actor_optimizer.minimise(loss.sum())
-        entropy = entropy.detach().mean(dim=1)
+        entropy = entropies.detach().mean(dim=1)
         # The gradient of log α · (entropy − target).
         state.temperature_optimizer.step([(entropy - self.target_entropy).unsqueeze(1)])
         return {"actor_loss": loss.detach(), "entropy": entropy, "alpha": alpha}
@@ -187,33 +279,46 @@ class SAC:
     def _soft_value(
         self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """E[min_i Q_i(s, a) − α log π(a|s)] and −E[log π(a|s)], [S, B] each; differentiable by the actor only.
+        """E[min_i Q_i(s, a) − α log π(a|s)] and E[−log π(a|s)], [S, B] each; differentiable by the actor only.
 
         Of a continuous action, one sample stands for the expectation; over discrete ones it is exact.
         """
         alpha = state.temperature.log_alpha.detach().exp()
         output = state.actor(observation)
         if draws is None:
+            with torch.no_grad():
+                q = critic(observation).amin(dim=1)
             log_probs = output.log_softmax(dim=-1)
             probs = log_probs.exp()
-            q = critic(observation, frozen=True).detach().amin(dim=1)
             entropy = -(probs * log_probs).sum(dim=-1)
             return (probs * q).sum(dim=-1) + alpha * entropy, entropy
-        action, log_prob = squashed_gaussian_sample(*split_gaussian(output), draws)
+        action, log_prob = squashed_gaussian_sample(output, draws)
         q = critic(torch.cat([observation, action], dim=-1), frozen=True).squeeze(-1).amin(dim=1)
         return q - alpha * log_prob, -log_prob
 
-    def _q_taken(self, critic: MLP, observation: Tensor, action: Tensor) -> Tensor:
+    def _q_taken(self, critic: MLP, batch: Batch, dropout_noise: Tensor | None) -> Tensor:
         """Both critics' values of the logged actions, [S, 2, B]."""
-        if not self.discrete:
-            return critic(torch.cat([observation, action], dim=-1)).squeeze(-1)
-        chosen = (action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
-        return critic(observation).gather(-1, chosen).squeeze(-1)
+        observation = self.flat_observation(batch.observation)
+        if self.discrete:
+            q: Tensor = critic(observation, dropout_noise=dropout_noise)
+            chosen = (batch.action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
+            return q.gather(-1, chosen).squeeze(-1)
+        q = critic(torch.cat([observation, batch.action], dim=-1), dropout_noise=dropout_noise)
+        return q.squeeze(-1)
 
     @torch.no_grad()
     def act(self, state: SACState, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """tanh of the mean, or the likeliest action; a sample of the policy where draws [S, N, A] are given."""
-        output = state.actor(self.flat_observation(observation))
+        """tanh of the mean, or the likeliest action; with draws [S, N, *exploration_shape], a sample of the policy.
+
+        With `sde`, the draws of a seed's first observation are held as that seed's random function when it is due.
+        """
+        inputs = self.flat_observation(observation)
+        if isinstance(state.actor, StateDependentGaussian) and noise is not None:
+            due = state.acting_steps % self.config.sde_every == 0
+            state.exploration.copy_(torch.where(due, noise[:, 0], state.exploration))
+            state.acting_steps += 1
+            return state.actor.explore(inputs, state.exploration).tanh()
+        output = state.actor(inputs)
         if self.discrete:
             log_probs = split_categoricals(output, (self.spec.action_dim,))
             choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
@@ -221,7 +326,10 @@ class SAC:
         mean, log_std = split_gaussian(output)
         return (mean if noise is None else mean + log_std.exp() * noise).tanh()
 
-    has_density = True
+    @property
+    def has_density(self) -> bool:
+        """Whether sampled actions have the density `log_prob`: not where one random function gives several of them."""
+        return not self.config.sde or self.config.sde_every == 1
 
     @torch.no_grad()
     def log_prob(self, state: SACState, observation: Observation, action: Tensor) -> Tensor:
@@ -231,3 +339,33 @@ class SAC:
             choice = (action - self.first_action).long().unsqueeze(-1)
             return categorical_log_prob(split_categoricals(output, (self.spec.action_dim,)), choice)
         return squashed_gaussian_log_prob(*split_gaussian(output), action)
+
+    @torch.no_grad()
+    def adopt_policy(self, state: SACState, policy: MLP, kind: str) -> None:
+        """Start the actor from a cloned policy, such that its greedy actions are the same.
+
+        A deterministic policy gets the spread, the same in all states, that has the target entropy before squashing.
+
+        Args:
+            policy: logits, or what comes before tanh: the mean, or mean | log standard deviation.
+            kind: "categorical" for discrete actions; "deterministic" or "squashed_gaussian" for continuous ones.
+
+        Raises:
+            RecipeError: the kind doesn't fit, or options of the two networks differ.
+            SpaceMismatchError: the networks read observations of different widths.
+        """
+        kinds = ("categorical",) if self.discrete else ("deterministic", "squashed_gaussian")
+        if kind not in kinds:
+            raise RecipeError(
+                f"SAC can't start from a {kind} policy here: its own is {kinds[-1].replace('_', ' ')}",
+                mend=f"clone one with agent.policy={kinds[-1]}",
+            )
+        if isinstance(state.actor, StateDependentGaussian):
+            adopt_layers(state.actor.mean, policy)
+            return
+        adopt_layers(state.actor, policy)
+        if kind == "deterministic":
+            _, log_std_weight = state.actor.get_parameter(f"layers.{len(self.config.hidden)}.weight").chunk(2, dim=-2)
+            _, log_std_bias = state.actor.get_parameter(f"layers.{len(self.config.hidden)}.bias").chunk(2, dim=-1)
+            log_std_weight.zero_()
+            log_std_bias.fill_(log_std_of_entropy(self.target_entropy / self.spec.action_dim))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -30,6 +32,11 @@ def gaussian_entropy(log_std: Tensor) -> Tensor:
     return (log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(dim=-1)
 
 
+def log_std_of_entropy(entropy: float) -> float:
+    """log standard deviation of the one-dimensional Gaussian of this entropy in nats, clamped as policies are."""
+    return min(max(entropy - 0.5 * math.log(2.0 * math.pi * math.e), LOG_STD_MIN), LOG_STD_MAX)
+
+
 def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
     """log-density of a = tanh(u), u ~ N(mean, exp(2 log_std)) (Haarnoja et al., 2018, appendix C)."""
     inside = action.clamp(-1.0 + SQUASH_MARGIN, 1.0 - SQUASH_MARGIN)
@@ -37,15 +44,41 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) ->
     return gaussian_log_prob(mean, log_std, before) - log_tanh_derivative(before).sum(dim=-1)
 
 
-def squashed_gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """a = tanh(mean + exp(log_std) · noise), [..., A], and its log-density, [...]; differentiable by mean and log_std.
+class SquashedGaussianSample(torch.autograd.Function):
+    """a = tanh(u), u = mean + std · noise, and log π(a), with a third of the operations of autograd's own record.
 
-    The density is evaluated before the squashing: inverting tanh would lose precision, and time.
+    `apply(parameters, noise)` takes a network's output [..., 2A], as `split_gaussian` does, and draws [..., A]. It gives
+    [..., A] and [...]. The density is evaluated before the squashing: inverting tanh would lose precision, and time. It
+    can be differentiated once, by the parameters.
     """
-    before = torch.addcmul(mean, log_std.exp(), noise)
-    constant = 0.5 * math.log(2.0 * math.pi)
-    log_prob = -(0.5 * noise.square() + constant + log_std + log_tanh_derivative(before)).sum(dim=-1)
-    return before.tanh(), log_prob
+
+    @staticmethod
+    def forward(ctx: Any, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = split_gaussian(parameters)
+        spread = log_std.exp() * noise
+        before = mean + spread
+        action = before.tanh()
+        constant = 0.5 * math.log(2.0 * math.pi)
+        log_prob = -(0.5 * noise.square() + log_std + log_tanh_derivative(before) + constant).sum(dim=-1)
+        ctx.save_for_backward(parameters, spread, action)
+        return action, log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, None]:
+        """With da/du = 1 − a² and d log π/du = 2a; a clamped log_std moves nothing."""
+        parameters, spread, action = ctx.saved_tensors
+        by_log_prob = by_log_prob.unsqueeze(-1)
+        by_mean = by_action - action * (action * by_action - 2.0 * by_log_prob)
+        log_std = parameters.chunk(2, dim=-1)[1]
+        by_log_std = (by_mean * spread - by_log_prob) * (log_std == log_std.clamp(LOG_STD_MIN, LOG_STD_MAX))
+        return torch.cat([by_mean, by_log_std], dim=-1), None
+
+
+def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The reparameterised sample [..., A] of a squashed Gaussian, and its log-density [...]; see the class above."""
+    sample: tuple[Tensor, Tensor] = SquashedGaussianSample.apply(parameters, noise)  # type: ignore[no-untyped-call]
+    return sample
 
 
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:

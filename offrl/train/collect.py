@@ -136,7 +136,7 @@ class Behavior:
         if not self.stochastic:
             return policy.to_environment(policy.act(observed))
         copies = environments_in(observation) // policy.seeds
-        action = policy.act(observed, self.noise.draw((copies, agent.spec.action_dim)))
+        action = policy.act(observed, self.noise.draw((copies, *agent.exploration_shape)))
         if getattr(agent, "has_density", False):
             log_prob = agent.log_prob(policy.state, observed, action).flatten().cpu().numpy()  # type: ignore[attr-defined]
             self.log_prob = log_prob - _log_volume(policy.action_map)
