@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
@@ -89,8 +90,8 @@ class Batch:
 
     def unbind(self) -> list[Batch]:
         """Take the leading axis apart, without copying."""
-        count = len(self.reward)
-        return [replace(self, **{f.name: _pick(getattr(self, f.name), i) for f in fields(self)}) for i in range(count)]
+        columns = [_unbound(getattr(self, field.name)) for field in fields(self)]
+        return [Batch(*values) for values in zip(*columns, strict=False)]
 
     def repeat_seeds(self, seeds: int) -> Batch:
         """One seed's batch [1, B, …] as that of several seeds, [seeds, B, …], without copying."""
@@ -98,13 +99,17 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
+        if self.reward.device == torch.device(device):
+            return self
         return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
 
 
-def _pick(value: Any, index: int) -> Any:
+def _unbound(value: Any) -> Iterable[Any]:
+    """A field's values along the leading axis; None without end where there are none."""
     if isinstance(value, dict):
-        return {key: tensor[index] for key, tensor in value.items()}
-    return None if value is None else value[index]
+        parts = zip(*(tensor.unbind() for tensor in value.values()), strict=True)
+        return [dict(zip(value, part, strict=True)) for part in parts]
+    return itertools.repeat(None) if value is None else value.unbind()
 
 
 def _repeat(value: Any, seeds: int) -> Any:

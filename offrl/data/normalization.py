@@ -151,7 +151,7 @@ class ActionMap:
             raw = action.float() * self._tensor("half", action) + self._tensor("center", action)
             return raw.clamp(self._tensor("low", action), self._tensor("high", action))
         raw_array = action.astype(np.float32, copy=False) * self.half + self.center
-        return cast(ArrayOrTensor, np.clip(raw_array, self.low, self.high))
+        return cast(ArrayOrTensor, np.minimum(np.maximum(raw_array, self.low), self.high))
 
     @property
     def log_volume(self) -> float:

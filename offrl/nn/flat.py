@@ -30,6 +30,12 @@ class FlatModule(nn.Module):
         for parameter in parameters:
             parameter.data = self.flat[offset : offset + parameter.numel()].view(parameter.shape)
             offset += parameter.numel()
+        for module in self.modules():
+            if isinstance(module, FlatModule):
+                module.rehomed()
+
+    def rehomed(self) -> None:
+        """Called when the parameters have moved to another place in memory, by this module or one that holds it."""
 
     def clone(self) -> Self:
         """An independent copy, as target networks need."""
