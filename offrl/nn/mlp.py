@@ -196,7 +196,8 @@ class MLP(FlatModule):
             members: how many of the ensemble to apply, the first ones; None for all.
             dropout_noise: standard normal draws [S, B, sum(hidden)], or [S, members, B, sum(hidden)] with an ensemble;
                 None leaves dropout off.
-            frozen: leave a plain (ReLU or tanh) network's own parameters out of the derivative, as the actor's loss wants it.
+            frozen: leave a plain (ReLU or tanh) network's own parameters out of the derivative, as an actor's loss
+                wants it.
 
         Returns:
             [S, B, outputs], or [S, members, B, outputs] with an ensemble.
@@ -204,7 +205,8 @@ class MLP(FlatModule):
         members = members or self.ensemble or 1
         if self.ensemble:
             x = x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
-        masks = self._dropout_masks(dropout_noise)
+        stacked = dropout_noise.flatten(0, 1) if self.ensemble and dropout_noise is not None else dropout_noise
+        masks = dropout_masks(stacked, self.keep, self.hidden)
         plain = self.activation_name in DERIVATIVES and not self.norms and not masks
         x = self._plain(x, members, frozen) if plain else self._general(x, members, masks)
         return x.unflatten(0, (self.seeds, members)) if self.ensemble else x
@@ -236,10 +238,13 @@ class MLP(FlatModule):
         output: Tensor = self.layers[-1](x, members)
         return output
 
-    def _dropout_masks(self, noise: Tensor | None) -> Sequence[Tensor]:
-        """Keep a unit where its draw falls under the `keep` quantile of the normal, scaled up to stay unbiased."""
-        if noise is None or self.keep == 1.0:
-            return ()
-        stacked = noise.flatten(0, 1) if self.ensemble else noise
-        mask = (stacked < NormalDist().inv_cdf(self.keep)).to(noise.dtype) / self.keep
-        return torch.split(mask, list(self.hidden), dim=-1)
+
+def dropout_masks(noise: Tensor | None, keep: float, hidden: Sequence[int]) -> Sequence[Tensor]:
+    """Factors on the units of each hidden layer, from draws [..., sum(hidden)]; none at all where nothing is dropped.
+
+    A unit is kept where its draw falls under the `keep` quantile of the normal, and scaled up to stay unbiased.
+    """
+    if noise is None or keep == 1.0:
+        return ()
+    mask = (noise < NormalDist().inv_cdf(keep)).to(noise.dtype) / keep
+    return torch.split(mask, list(hidden), dim=-1)
