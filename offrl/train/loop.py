@@ -17,6 +17,7 @@ from torch import Tensor
 from offrl import __version__
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
+from offrl.train.capture import Update, fast_update
 from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
 from offrl.train.feeds import Feed
 from offrl.train.metrics import MetricWriter
@@ -96,8 +97,10 @@ class Loop:
     step: int = 0
     stale_validations: Tensor = field(init=False)
     best: BestState = field(init=False)
+    update: Update = field(init=False)
 
     def __post_init__(self) -> None:
+        self.update = fast_update(self.policy.agent, self.policy.state, self.policy.device)
         self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
         self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
 
@@ -159,9 +162,8 @@ class Loop:
         metrics: Metrics = {}
         size = self.feed.steps_per_round
         rounds = min(MAX_ROUNDS, -(-(self._next_event() - self.step) // size))
-        agent, state = self.policy.agent, self.policy.state
         for batches, noise in self.feed.rounds(rounds):
-            metrics = agent.update(state, batches, noise)
+            metrics = self.update(batches, noise)
             self.feed.learned(batches, metrics)
         self.step += rounds * size
         return metrics

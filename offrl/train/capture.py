@@ -1,0 +1,100 @@
+"""An agent's update as one CUDA graph: one launch in place of hundreds of kernels that the host feeds one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offrl.types import Agent, Batch, Metrics, Noise
+
+WARMUP_UPDATES = 3
+"""Updates taken eagerly before the capture: the first ones allocate workspaces, which a capture must not."""
+
+Update = Callable[[list[Batch], Noise], Metrics]
+
+
+def fast_update(agent: Agent[Any], state: Any, device: torch.device) -> Update:
+    """`agent.update` of this state: captured in a graph on CUDA, as it is elsewhere."""
+    if device.type == "cuda":
+        return GraphedUpdate(agent, state)
+    return lambda batches, noise: agent.update(state, batches, noise)
+
+
+class GraphedUpdate:
+    """Calls to `agent.update`, the first few eager, the others replays of one that was captured.
+
+    A replay writes its metrics where the replay before did: read them before the next one.
+
+    Args:
+        agent: its update must be a fixed sequence of operations on tensors, as `Agent` promises.
+        state: on a CUDA device; its tensors are changed in place.
+    """
+
+    def __init__(self, agent: Agent[Any], state: Any) -> None:
+        self.agent, self.state = agent, state
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.metrics: Metrics = {}
+        self.stream = torch.cuda.Stream()
+
+    def __call__(self, batches: list[Batch], noise: Noise) -> Metrics:
+        """One update."""
+        self.calls += 1
+        if self.calls <= WARMUP_UPDATES:
+            return self._eagerly(batches, noise)
+        if self.graph is None:
+            self._capture(batches, noise)
+        else:
+            torch._foreach_copy_(self.inputs, tensors_of(batches, noise))
+        assert self.graph is not None
+        self.graph.replay()
+        return dict(self.metrics)
+
+    def _eagerly(self, batches: list[Batch], noise: Noise) -> Metrics:
+        """On another stream, as captures want their warm-up."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            metrics = self.agent.update(self.state, batches, noise)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return metrics
+
+    def _capture(self, batches: list[Batch], noise: Noise) -> None:
+        """Record one update of copies of these inputs; recording changes nothing, the replay does."""
+        held, held_noise = cloned(batches, noise)
+        self.inputs = tensors_of(held, held_noise)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.metrics = self.agent.update(self.state, held, held_noise)
+
+
+def cloned(batches: Sequence[Batch], noise: Noise) -> tuple[list[Batch], Noise]:
+    """Copies with memory of their own."""
+    copies = [
+        replace(batch, **{field.name: _clone(getattr(batch, field.name)) for field in fields(batch)})
+        for batch in batches
+    ]
+    return copies, {name: draws.clone() for name, draws in noise.items()}
+
+
+def tensors_of(batches: Sequence[Batch], noise: Noise) -> list[Tensor]:
+    """Every tensor, in an order that depends only on which there are."""
+    tensors: list[Tensor] = []
+    for batch in batches:
+        for field in fields(batch):
+            value = getattr(batch, field.name)
+            if isinstance(value, dict):
+                tensors += [value[key] for key in sorted(value)]
+            elif value is not None:
+                tensors.append(value)
+    return tensors + [noise[name] for name in sorted(noise)]
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: tensor.clone() for key, tensor in value.items()}
+    return None if value is None else value.clone()
