@@ -47,9 +47,9 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) ->
 class SquashedGaussianSample(torch.autograd.Function):
     """a = tanh(u), u = mean + std · noise, and log π(a), with a third of the operations of autograd's own record.
 
-    `apply(parameters, noise)` takes a network's output [..., 2A], as `split_gaussian` does, and draws [..., A]. It gives
-    [..., A] and [...]. The density is evaluated before the squashing: inverting tanh would lose precision, and time. It
-    can be differentiated once, by the parameters.
+    `apply(parameters, noise)` takes a network's output [..., 2A], as `split_gaussian` does, and draws [..., A]; it
+    returns [..., A] and [...]. The density is evaluated before the squashing: inverting tanh would lose precision, and
+    time. It can be differentiated once, by the parameters.
     """
 
     @staticmethod

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from offrl.agents.bc import BC, BCConfig
+from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.train.noise import NoiseSource
 from offrl.types import Agent, Batch, Spec
@@ -40,6 +41,10 @@ AGENTS: dict[str, Agent[Any]] = {
         ),
         continuous(),
     ),
+    "sac": SAC(SACConfig(hidden=(24, 24)), continuous()),
+    "sac with a value network": SAC(SACConfig(hidden=(24, 24), value_network=True, layer_norm=True), continuous()),
+    "sac with state-dependent exploration": SAC(SACConfig(hidden=(24, 24), sde=True), continuous()),
+    "sac discrete": SAC(SACConfig(hidden=(24, 24), activation="tanh", dropout=0.1), discrete()),
     "bc deterministic": BC(BCConfig(hidden=(24, 24), ema=0.9, l1=1e-3), continuous()),
     "bc squashed": BC(BCConfig(policy="squashed_gaussian", hidden=(24, 24), entropy_bonus=0.1), continuous()),
     "bc gaussian": BC(BCConfig(policy="gaussian", hidden=(24, 24), dropout=0.2, layer_norm=True), continuous()),

@@ -20,11 +20,13 @@ from offrl.nn.distributions import (
     categorical_sample,
     gaussian_entropy,
     gaussian_log_prob,
+    log_std_of_entropy,
     log_tanh_derivative,
     split_categoricals,
     split_gaussian,
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
+    squashed_gaussian_sample,
 )
 
 
@@ -69,6 +71,35 @@ def test_squashed_density_is_that_of_torch() -> None:
     torch.testing.assert_close(
         squashed_gaussian_log_prob(mean, log_std, action), torch_squashed(mean, log_std).log_prob(action)
     )
+
+
+def test_the_spread_of_an_entropy() -> None:
+    log_std = torch.tensor(log_std_of_entropy(-0.7), dtype=torch.float64)
+    assert Normal(0.0, log_std.exp()).entropy().item() == pytest.approx(-0.7)
+    assert log_std_of_entropy(-99.0) == LOG_STD_MIN
+    assert log_std_of_entropy(99.0) == LOG_STD_MAX
+
+
+def test_samples_and_their_density_are_those_of_torch() -> None:
+    mean, log_std = parameters()
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    action, log_prob = squashed_gaussian_sample(torch.cat([mean, log_std], dim=-1), noise)
+    torch.testing.assert_close(action, (mean + log_std.exp() * noise).tanh())
+    torch.testing.assert_close(log_prob, torch_squashed(mean, log_std).log_prob(action))
+
+
+def test_samples_are_differentiated_by_mean_and_spread() -> None:
+    generator = torch.Generator().manual_seed(2)
+    parameters = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    # These spreads are beyond the clamp, where nothing moves them.
+    parameters[0, 3], parameters[1, 4] = LOG_STD_MAX + 0.5, LOG_STD_MIN - 0.5
+    noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    parameters.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: squashed_gaussian_sample(p, noise), parameters)
+    action, log_prob = squashed_gaussian_sample(parameters, noise)
+    (gradient,) = torch.autograd.grad(action.sum() + log_prob.sum(), parameters)
+    assert gradient[0, 3] == gradient[1, 4] == 0.0
+    assert gradient[1, 3] != 0.0
 
 
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.8, -1.5), (-1.5, 0.3)])
