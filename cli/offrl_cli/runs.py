@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from offrl.errors import RequestError
 from offrl_cli.output import AsJson, print_json, print_pairs, print_table, working
 from offrl_cli.places import new_store_path
 from offrl_cli.reporting import command
@@ -66,11 +67,16 @@ def evaluate(
 
 @command
 def collect(
-    run: RunPath,
     episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes in all, shared among the run's seeds.")],
     out: Annotated[
         str, typer.Option(metavar="NAME|PATH", help="The dataset: a bare name goes to your local datasets.")
     ],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run directory that offrl train left.", show_default=False)
+    ] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Without a run: uniformly random actions in --env, and their density.")
+    ] = False,
     checkpoint: Annotated[
         Kind | None, typer.Option(help="Which checkpoint to load. Default: best, or last where none is marked best.")
     ] = None,
@@ -85,30 +91,54 @@ def collect(
     env: Environment = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record a trained policy's episodes as a dataset.
+    """Record a trained policy's episodes, or random ones, as a dataset.
 
     Example: offrl collect runs/td3-Hopper-v5-20250101-120000 --episodes 100 --out my-hopper
     """
+    others = {
+        "RUN": run,
+        "--checkpoint": checkpoint,
+        "--stochastic": stochastic,
+        "--reference-scores": reference_scores,
+    }
+    destination = new_store_path(out)
     with working("Collecting"):
-        from offrl.train.collect import collect as collect_episodes
-        from offrl.train.run import Run
+        if random:
+            from offrl.train.collect import collect_random
 
-        opened = Run.open(run)
-        best_known = Kind.best if opened.has_checkpoint(Kind.best) else Kind.last
-        report = collect_episodes(
-            opened,
-            episodes=episodes,
-            destination=new_store_path(out),
-            checkpoint=(checkpoint or best_known).value,
-            seed=seed,
-            env=env,
-            stochastic=stochastic,
-            reference_scores=reference_scores,
-        )
+            environment = _environment_alone(env, [name for name, value in others.items() if value])
+            report = collect_random(environment, episodes=episodes, destination=destination, seed=seed)
+        else:
+            from offrl.train.collect import collect as collect_episodes
+            from offrl.train.run import Run
+
+            if run is None:
+                raise RequestError("no run is named", mend="write offrl collect RUN, or add --random and --env ID")
+            opened = Run.open(run)
+            best_known = Kind.best if opened.has_checkpoint(Kind.best) else Kind.last
+            report = collect_episodes(
+                opened,
+                episodes=episodes,
+                destination=destination,
+                checkpoint=(checkpoint or best_known).value,
+                seed=seed,
+                env=env,
+                stochastic=stochastic,
+                reference_scores=reference_scores,
+            )
     if as_json:
         print_json(report)
     else:
         print_pairs(report)
+
+
+def _environment_alone(env: str | None, others: list[str]) -> str:
+    """Random actions need an environment and nothing else; raises RequestError."""
+    if others:
+        raise RequestError(f"--random doesn't go with {', '.join(others)}", mend="leave these out, or --random")
+    if env is None:
+        raise RequestError("no environment is named", mend="add --env ID, such as --env Hopper-v5")
+    return env
 
 
 @command

@@ -1,11 +1,13 @@
-"""Episodes of a trained policy, written as a store."""
+"""Episodes of a trained policy, or of random actions, written as a store."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,8 +16,9 @@ from offrl import __version__
 from offrl.data import schema
 from offrl.data.normalization import ActionMap
 from offrl.data.schema import flatten_value
-from offrl.data.store import EpisodeBlock, StoreWriter
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.evaluator import MAX_PARALLEL, evaluate_random
+from offrl.envs.exploration import uniform_actions
 from offrl.envs.make import Environments, make_environments
 from offrl.envs.policy import Policy
 from offrl.envs.rollout import CountedStep, rollouts, share_evenly
@@ -26,9 +29,9 @@ from offrl.train.run import Run
 from offrl.train.session import load_policy
 from offrl.types import Spec
 
-COLLECTION_STREAM, SAMPLING_STREAM = 15_485_863, 4
-COMMIT_EPISODES = 10
-"""Episodes between commits: a kill loses at most this many."""
+COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM = 15_485_863, 4, 5
+COMMIT_STEPS = 10_000
+"""Steps between commits: about this many are lost to a kill."""
 
 
 def collect(
@@ -75,11 +78,11 @@ def collect(
         )
     copies, quota = share_evenly(episodes // policy.seeds, MAX_PARALLEL)
     environments = make_environments(environment, policy.seeds * copies)
-    behavior = Behavior(policy, run.recipe.seeds, seed, stochastic)
     try:
         # Policies act on float32, so that is what the data holds of MuJoCo's float64 observations.
         spec = single_precision(spaces_of(environments))
         check_spaces(policy.agent.spec, spec, environment)
+        behavior = PolicyBehavior(policy, run.recipe.seeds, seed, stochastic)
         provenance = {
             "made_by": f"offrl {__version__} collect",
             "algo": run.recipe.algo,
@@ -89,41 +92,99 @@ def collect(
             "seed": seed,
             "stochastic": stochastic,
         }
-        with StoreWriter(destination, spec, environment=environment, provenance=provenance) as writer:
-            for count, block in enumerate(_episodes(behavior, environments, spec, quota, seed), 1):
-                writer.append(block)
-                if count % COMMIT_EPISODES == 0:
-                    writer.commit()
-        store = writer.close()
-        if reference_scores:
-            random = evaluate_random(environment, episodes, seed=seed).returns
-            scores = {
-                "random": float(random.mean()),
-                "expert": float(store.episodes.return_.mean()),
-                "measured_on": f"{environment}, {episodes} episodes each",
-            }
-            store = StoreWriter(destination, spec, append=True, reference_scores=scores).close()
+        writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
+        store = _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()
-    returns = store.episodes.return_
-    return {
-        "path": str(destination),
-        "environment": environment,
-        "episodes": store.num_episodes,
-        "steps": store.num_steps,
-        "mean_return": float(returns.mean()),
-        "std_return": float(returns.std()),
-        "min_return": float(returns.min()),
-        "max_return": float(returns.max()),
-        "reference_scores": store.metadata.reference_scores,
-    }
+    if reference_scores:
+        random = evaluate_random(environment, episodes, seed=seed).returns
+        scores = {
+            "random": float(random.mean()),
+            "expert": float(store.episodes.return_.mean()),
+            "measured_on": f"{environment}, {episodes} episodes each",
+        }
+        store = StoreWriter(destination, spec, append=True, reference_scores=scores).close()
+    return _report(store)
 
 
-class Behavior:
+def collect_random(environment: str, *, episodes: int, destination: Path, seed: int = 0) -> dict[str, Any]:
+    """Take uniformly random actions for complete episodes and store them, with their `behavior_log_prob`.
+
+    Actions are uniform within their bounds, or on [-1, 1] in components without; their log-density is in the
+    environment's action units. Discrete actions are each as probable as the others.
+
+    Args:
+        environment: a Gymnasium id.
+        episodes: how many.
+        destination: a new directory for the store.
+        seed: picks initial states and actions.
+
+    Returns:
+        what `collect` does.
+
+    Raises:
+        RequestError: the environment can't be made.
+    """
+    copies, quota = share_evenly(episodes, MAX_PARALLEL)
+    environments = make_environments(environment, copies)
+    try:
+        spec = single_precision(spaces_of(environments))
+        behavior = RandomBehavior(spec, copies, seed)
+        provenance = {"made_by": f"offrl {__version__} collect --random", "seed": seed}
+        writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
+        return _report(_write(writer, _episodes(behavior, environments, spec, quota, seed)))
+    finally:
+        environments.close()
+
+
+class Behavior(Protocol):
+    """What acts while collecting.
+
+    Attributes:
+        names: who acts; each in the same number of copies, in this order.
+        log_prob: [N], of the actions that `act` gave last; None where they have no density.
+    """
+
+    names: list[str]
+    log_prob: NDArray[np.float32] | None
+
+    def act(self, observation: Any) -> NDArray[Any]:
+        """Actions for the vector environment."""
+
+
+class RandomBehavior:
+    """Uniformly random actions."""
+
+    def __init__(self, spec: Spec, copies: int, seed: int) -> None:
+        self.names, self.spec, self.copies = ["random actions"], spec, copies
+        self.noise = NoiseSource([seed], torch.device("cpu"), RANDOM_STREAM)
+        space = spec.action_space
+        self.action_map = ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None
+        self.log_prob: NDArray[np.float32] | None = np.full(copies, uniform_log_prob(spec), np.float32)
+
+    def act(self, observation: Any) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        (draws,) = self.noise.draw((self.copies, self.spec.action_dim))
+        action = uniform_actions(self.spec, draws).numpy()
+        raw = action if self.action_map is None else self.action_map.from_unit(action)
+        return raw.reshape(self.copies, *(self.spec.action_space.shape or ()))
+
+
+def uniform_log_prob(spec: Spec) -> float:
+    """Log-density of every uniformly random action, in the environment's units: -log ∏ (high - low), or -log n."""
+    space = spec.action_space
+    if isinstance(space, gym.spaces.Box):
+        return -spec.action_dim * math.log(2.0) - ActionMap.from_space(space).log_volume
+    choices = space.nvec if isinstance(space, gym.spaces.MultiDiscrete) else np.array(spec.action_dim)
+    return -float(np.log(choices).sum())
+
+
+class PolicyBehavior:
     """The policy as it acts while collecting, and the log-density of what it just did."""
 
     def __init__(self, policy: Policy, seeds: tuple[int, ...], seed: int, stochastic: bool) -> None:
-        self.policy, self.seeds, self.stochastic = policy, seeds, stochastic
+        self.policy, self.stochastic = policy, stochastic
+        self.names = [f"policy of seed {each}" for each in seeds]
         agent_seeds = [int(np.random.SeedSequence([each, seed]).generate_state(1)[0]) for each in seeds]
         self.noise = NoiseSource(agent_seeds, policy.device, SAMPLING_STREAM)
         self.log_prob: NDArray[np.float32] | None = None
@@ -154,11 +215,38 @@ def _log_volume(action_map: ActionMap | None) -> float:
     return 0.0 if action_map is None else action_map.log_volume
 
 
+def _write(writer: StoreWriter, episodes: Iterator[EpisodeBlock]) -> TrajectoryStore:
+    uncommitted = 0
+    with writer:
+        for block in episodes:
+            writer.append(block)
+            uncommitted += block.num_rows
+            if uncommitted >= COMMIT_STEPS:
+                writer.commit()
+                uncommitted = 0
+    return TrajectoryStore.open(writer.path)
+
+
+def _report(store: TrajectoryStore) -> dict[str, Any]:
+    returns = store.episodes.return_
+    return {
+        "path": str(store.path),
+        "environment": store.metadata.environment,
+        "episodes": store.num_episodes,
+        "steps": store.num_steps,
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "min_return": float(returns.min()),
+        "max_return": float(returns.max()),
+        "reference_scores": store.metadata.reference_scores,
+    }
+
+
 def _episodes(
     behavior: Behavior, environments: Environments, spec: Spec, quota: int, seed: int
 ) -> Iterator[EpisodeBlock]:
     """Each complete episode as soon as it ends."""
-    copies = environments.count // len(behavior.seeds)
+    copies = environments.count // len(behavior.names)
     reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.count).tolist()
     running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
     for step in rollouts(behavior.act, environments, quota, reset_seeds):
@@ -168,8 +256,7 @@ def _episodes(
             running[copy].append({name: values[copy] for name, values in rows.items()})
             if step.terminated[copy] or step.truncated[copy]:
                 last = {name: values[copy] for name, values in final.items()}
-                source = f"policy of seed {behavior.seeds[copy // copies]}"
-                yield _block(running[copy], last, source)
+                yield _block(running[copy], last, behavior.names[copy // copies])
                 running[copy] = []
 
 

@@ -111,6 +111,31 @@ def test_episodes_are_shared_evenly_or_refused(offrl: Offrl, run: Path) -> None:
     assert not Path("odd").exists()
 
 
+def test_collect_records_random_actions(offrl: Offrl) -> None:
+    result = offrl("collect", "--random", "--env", "CartPole-v1", "--episodes", 5, "--out", "chance", "--json")
+    assert result.code == 0, result.stderr
+    assert (result.json["environment"], result.json["episodes"]) == ("CartPole-v1", 5)
+    assert "behavior_log_prob" in TrajectoryStore.open(local_path("chance")).column_names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--random"], "no environment is named"),
+        (["--env", "CartPole-v1"], "no run is named"),
+        (["--random", "--env", "CartPole-v1", "--stochastic"], "--random doesn't go with --stochastic"),
+        (["somewhere", "--random", "--env", "CartPole-v1"], "--random doesn't go with RUN"),
+    ],
+)
+def test_collect_wants_a_run_or_else_random_actions_and_an_environment(
+    offrl: Offrl, arguments: list[str], words: str
+) -> None:
+    result = offrl("collect", *arguments, "--episodes", 2, "--out", "./none")
+    assert (result.code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert not Path("none").exists()
+
+
 def test_plot_leaves_a_picture_in_the_run(offrl: Offrl, run: Path) -> None:
     result = offrl("plot", run, "--json")
     assert result.code == 0, result.stderr

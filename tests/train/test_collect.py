@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from offrl.data.store import TrajectoryStore
+from offrl.data.validate import validate
 from offrl.errors import RequestError
-from offrl.train.collect import collect
+from offrl.train.collect import collect, collect_random, uniform_log_prob
 from offrl.train.run import Run
 from offrl.train.session import load_policy, train
+from offrl.types import Spec
 from tests.train.runs import bc_recipe, make_demonstrations, td3_recipe
 
 
@@ -105,3 +108,53 @@ def test_a_deterministic_policy_logs_no_density(tmp_path: Path) -> None:
 def test_episodes_must_divide_among_the_seeds(cloned: Run, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="3 episodes can't be shared evenly among the run's 2 seeds"):
         collect(cloned, episodes=3, destination=tmp_path / "store")
+
+
+def test_random_actions_are_uniform_and_come_with_their_log_density(tmp_path: Path) -> None:
+    report = collect_random("Pendulum-v1", episodes=20, destination=tmp_path / "store", seed=3)
+
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert (store.num_episodes, store.num_steps) == (report["episodes"], report["steps"]) == (20, 4_000)
+    actions = np.concatenate([store.episode(i).action for i in range(20)]).ravel()
+    # Torques span [-2, 2]; a quarter's count deviates by √(4000 · ¼ · ¾), and four of that are allowed.
+    assert np.histogram(actions, bins=4, range=(-2, 2))[0] == pytest.approx(1_000, abs=4 * np.sqrt(750))
+    assert store.episode(7).extras["behavior_log_prob"] == pytest.approx(np.log(1 / 4))
+    assert store.episodes.source(0) == "random actions"
+    assert [finding for finding in validate(store) if finding.severity == "error"] == []
+
+
+def test_random_discrete_actions_are_equally_probable(tmp_path: Path) -> None:
+    collect_random("CartPole-v1", episodes=100, destination=tmp_path / "store")
+
+    store = TrajectoryStore.open(tmp_path / "store")
+    actions = np.concatenate([store.episode(i).action for i in range(100)])
+    assert set(actions.tolist()) == {0, 1}
+    assert actions.mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / len(actions)))
+    assert store.episode(0).extras["behavior_log_prob"] == pytest.approx(np.log(1 / 2))
+    assert 15 < store.episodes.return_.mean() < 30
+
+
+@pytest.mark.parametrize(
+    ("space", "log_prob"),
+    [
+        (gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 5], np.float32)), -np.log(2 * 5)),
+        (gym.spaces.Box(-np.inf, np.inf, (2,)), -np.log(2 * 2)),
+        (gym.spaces.Discrete(3, start=-1), -np.log(3)),
+        (gym.spaces.MultiDiscrete([2, 5]), -np.log(2 * 5)),
+    ],
+)
+def test_the_log_density_of_random_actions(space: gym.Space[Any], log_prob: float) -> None:
+    assert uniform_log_prob(Spec(gym.spaces.Discrete(1), space)) == pytest.approx(log_prob)
+
+
+def test_the_same_seed_gives_the_same_random_data(tmp_path: Path) -> None:
+    for name, seed in zip(("one", "same", "other"), (5, 5, 6), strict=True):
+        collect_random("CartPole-v1", episodes=3, destination=tmp_path / name, seed=seed)
+
+    one, same, other = (TrajectoryStore.open(tmp_path / name).fingerprint for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_many_short_episodes_are_committed_together(tmp_path: Path) -> None:
+    collect_random("CartPole-v1", episodes=200, destination=tmp_path / "store")
+    assert len(TrajectoryStore.open(tmp_path / "store").metadata.shards) == 1

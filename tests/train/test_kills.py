@@ -16,7 +16,7 @@ import pytest
 from offrl.data.store import TrajectoryStore
 from offrl.errors import DatasetNotFoundError, RunError
 from offrl.train.checkpoint import read_facts
-from offrl.train.collect import COMMIT_EPISODES, collect
+from offrl.train.collect import collect
 from offrl.train.run import Run
 from offrl.train.session import resume, train
 from tests.train.runs import assert_same_tensors, bc_recipe, last_tensors, make_demonstrations
@@ -49,7 +49,8 @@ def test_killed_training_keeps_its_checkpoints_and_ends_the_same(kills: int, tmp
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_collection_keeps_its_episodes(kills: int, tmp_path: Path) -> None:
+def test_killed_collection_keeps_its_episodes(kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offrl.train.collect.COMMIT_STEPS", 2_000)
     make_demonstrations(tmp_path / "data")
     recipe = bc_recipe(tmp_path / "data", steps=20, seeds=[0], agent={"hidden": [8]})
     run = train(recipe, tmp_path / "run")
@@ -68,7 +69,7 @@ def test_killed_collection_keeps_its_episodes(kills: int, tmp_path: Path) -> Non
             store = TrajectoryStore.open(destination)
         except DatasetNotFoundError:
             continue
-        assert store.num_episodes % COMMIT_EPISODES == 0
+        assert store.num_steps % 2_000 == 0
         partial += 0 < store.num_episodes < 40
         for index in range(store.num_episodes):
             np.testing.assert_array_equal(store.episode(index).observation, whole.episode(index).observation)
