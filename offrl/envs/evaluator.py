@@ -44,7 +44,7 @@ def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0) 
         SpaceMismatchError: its spaces are not those of the policy.
     """
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
-    environments = make_environments(environment, policy.seeds * copies)
+    environments = make_environments(environment, policy.seeds * copies, frame_stack=policy.frame_stack)
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
         reset_seeds = evaluation_seeds(seed, copies) * policy.seeds

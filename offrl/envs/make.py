@@ -13,21 +13,22 @@ from offrl.types import Spec
 Environments = SerialEnvironments | ParallelEnvironments
 
 
-def make_environments(environment: str, count: int, processes: int = 1) -> Environments:
+def make_environments(environment: str, count: int, processes: int = 1, frame_stack: int = 1) -> Environments:
     """Copies of a registered environment, each reset within the step that ends its episode.
 
     Args:
         environment: a Gymnasium id.
         count: how many copies.
         processes: how many processes step them, this one among them; at most one for each copy is used.
+        frame_stack: newest observations that are shown together; 1 shows each by itself.
 
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     try:
         if min(processes, count) == 1:
-            return SerialEnvironments(environment, count)
-        return ParallelEnvironments(environment, count, min(processes, count))
+            return SerialEnvironments(environment, count, frame_stack)
+        return ParallelEnvironments(environment, count, min(processes, count), frame_stack)
     except (gym.error.Error, ImportError) as error:
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",

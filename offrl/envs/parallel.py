@@ -24,21 +24,23 @@ class ParallelEnvironments:
         environment: a Gymnasium id.
         count: N.
         processes: 2 to N.
+        frame_stack: as `SerialEnvironments` takes it.
     """
 
-    def __init__(self, environment: str, count: int, processes: int) -> None:
+    def __init__(self, environment: str, count: int, processes: int, frame_stack: int = 1) -> None:
         sizes = [len(part) for part in np.array_split(np.arange(count), processes)]
         self.bounds = np.cumsum([0, *sizes]).tolist()
-        self.own = SerialEnvironments(environment, sizes[0])
+        self.own = SerialEnvironments(environment, sizes[0], frame_stack)
         self.single_observation_space = self.own.single_observation_space
         self.single_action_space = self.own.single_action_space
         # A fork would copy this process's threads in the middle of whatever they do.
         context = multiprocessing.get_context("spawn")
+        spec = self.own.copies[0].unwrapped.spec
         self.connections: list[Connection] = []
         self.workers = []
         for size in sizes[1:]:
             ours, theirs = context.Pipe()
-            worker = context.Process(target=serve, args=(theirs, self.own.copies[0].spec, size), daemon=True)
+            worker = context.Process(target=serve, args=(theirs, spec, size, frame_stack), daemon=True)
             worker.start()
             theirs.close()
             self.connections.append(ours)
@@ -105,9 +107,9 @@ class ParallelEnvironments:
         )
 
 
-def serve(connection: Connection, spec: EnvSpec, count: int) -> None:
+def serve(connection: Connection, spec: EnvSpec, count: int, frame_stack: int) -> None:
     """What another process does: step its share of the copies until the connection closes."""
-    environments = SerialEnvironments(spec, count)
+    environments = SerialEnvironments(spec, count, frame_stack)
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
         while True:
             name, argument = connection.recv()

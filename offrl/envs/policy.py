@@ -26,6 +26,7 @@ class Policy:
         device: where the state lives.
         normalizer: applied to observations before the agent sees them; None leaves them as they are.
         action_map: from the agent's [-1, 1] to the environment's bounds; None where actions are not a Box.
+        frame_stack: how many of the newest observations the agent sees at once.
     """
 
     agent: Agent[Any]
@@ -34,6 +35,7 @@ class Policy:
     device: torch.device
     normalizer: ObservationNormalizer | None
     action_map: ActionMap | None
+    frame_stack: int = 1
 
     def observe(self, observation: Any) -> Observation:
         """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""

@@ -38,10 +38,11 @@ class SerialEnvironments:
     Args:
         environment: a Gymnasium id, or what Gymnasium remembers of one.
         count: N.
+        frame_stack: newest observations that are shown together; 1 shows each by itself.
     """
 
-    def __init__(self, environment: str | EnvSpec, count: int) -> None:
-        self.copies: list[gym.Env[Any, Any]] = [gym.make(environment, disable_env_checker=True) for _ in range(count)]
+    def __init__(self, environment: str | EnvSpec, count: int, frame_stack: int = 1) -> None:
+        self.copies = [make_single(environment, frame_stack) for _ in range(count)]
         self.single_observation_space = self.copies[0].observation_space
         self.single_action_space = self.copies[0].action_space
 
@@ -73,6 +74,12 @@ class SerialEnvironments:
     def close(self) -> None:
         for copy in self.copies:
             copy.close()
+
+
+def make_single(environment: str | EnvSpec, frame_stack: int, **options: Any) -> gym.Env[Any, Any]:
+    """One copy; `options` are Gymnasium's."""
+    copy: gym.Env[Any, Any] = gym.make(environment, disable_env_checker=True, **options)
+    return copy if frame_stack == 1 else gym.wrappers.FrameStackObservation(copy, frame_stack)
 
 
 def stack(space: gym.Space[Any], observations: Sequence[Any]) -> Any:

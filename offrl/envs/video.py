@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from offrl.envs.evaluator import evaluation_seeds
 from offrl.envs.policy import Policy
 from offrl.envs.rollout import single_episode
+from offrl.envs.stepping import make_single
 from offrl.errors import RequestError
 
 
@@ -57,7 +57,7 @@ def _frames(policy: Policy, position: int, environment: str, seed: int) -> tuple
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        env = gym.make(environment, render_mode="rgb_array")
+        env = make_single(environment, policy.frame_stack, render_mode="rgb_array")
         (reset_seed,) = evaluation_seeds(seed, 1)
         for _ in single_episode(policy, position, env, reset_seed):
             frames.append(np.asarray(env.render(), np.uint8))

@@ -61,6 +61,19 @@ def test_actions_are_handed_out_whole(processes: int) -> None:
     environments.close()
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_newest_observations_are_shown_together(processes: int) -> None:
+    environments = make_environments(COUNTING, 2, processes, frame_stack=3)
+    assert environments.single_observation_space.shape == (3, 3)
+    shown = environments.reset([3, 3])
+    # Identity 3, episode 0: the step count is the last component; the first observation fills the stack.
+    assert shown[:, :, 2].tolist() == [[0, 0, 0]] * 2
+    for _ in range(2):
+        step = environments.step(np.zeros((2, 2)))
+    assert step.next_observation[:, :, 2].tolist() == [[0, 1, 2]] * 2
+    environments.close()
+
+
 def test_nested_observations_are_stacked_part_by_part() -> None:
     parts = gym.spaces.Tuple((gym.spaces.Box(-9, 9, (2,)), gym.spaces.Discrete(4)))
     stacked = stack(parts, [(np.array([1.0, 2.0]), 3), (np.array([4.0, 5.0]), 0)])

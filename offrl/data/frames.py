@@ -1,0 +1,94 @@
+"""The newest k observations in place of the last one, so that a policy sees motion."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from offrl.data import schema
+from offrl.data.schema import ColumnSpec
+from offrl.data.statistics import ColumnStatistics
+from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows, merge_statistics
+from offrl.types import Spec
+
+
+def stacked_spec(spec: Spec, frames: int) -> Spec:
+    """The spaces with `frames` observations along a new leading axis of every part."""
+    return Spec(batch_space(spec.observation_space, frames), spec.action_space)
+
+
+class StackedFrames(Trajectories):
+    """Episodes whose every observation is the newest k ones, oldest first, [k, …].
+
+    Before the k-th step of an episode its first observation is repeated, as Gymnasium's `FrameStackObservation` does.
+    Nothing is copied until it is read.
+
+    Args:
+        parent: the episodes as they are.
+        frames: k.
+    """
+
+    def __init__(self, parent: Trajectories, frames: int) -> None:
+        self.parent, self.frames = parent, frames
+        columns = tuple(
+            ColumnSpec(column.name, column.dtype, (frames, *column.shape)) if _is_observation(column.name) else column
+            for column in parent.metadata.columns
+        )
+        spec = stacked_spec(parent.spec, frames)
+        self.metadata = dataclasses.replace(parent.metadata, spec=spec, columns=columns, statistics={})
+
+    @property
+    def episodes(self) -> EpisodeTable:
+        return self.parent.episodes
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.parent.fingerprint} x {self.frames}".encode()).hexdigest()
+
+    @cached_property
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        return merge_statistics(block.statistics() for block in self.iterate_blocks(max_rows=20_000))
+
+    @property
+    def num_episodes(self) -> int:
+        return self.parent.num_episodes
+
+    @property
+    def num_rows(self) -> int:
+        return self.parent.num_rows
+
+    def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
+        check_range(start, stop, self.num_rows)
+        if not _is_observation(column):
+            return self.parent.read(column, start, stop)
+        sources = self._sources(np.arange(start, stop))
+        first = int(sources.min(initial=start))
+        stacked: NDArray[Any] = self.parent.read(column, first, stop)[sources - first]
+        return stacked
+
+    def gather_columns(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        rows = check_rows(np.asarray(rows, np.int64), self.num_rows, "row")
+        observed = [column for column in columns if _is_observation(column)]
+        others = [column for column in columns if not _is_observation(column)]
+        sources = self._sources(rows)
+        stacked = self.parent.gather_columns(observed, sources.reshape(-1)) if observed else {}
+        gathered = {name: values.reshape(*sources.shape, *values.shape[1:]) for name, values in stacked.items()}
+        return gathered | (self.parent.gather_columns(others, rows) if others else {})
+
+    def _sources(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows that each row's stack is made of, [n, k]."""
+        starts = self.episodes.first_row
+        first = starts[np.searchsorted(starts, rows, side="right") - 1] if len(starts) else rows
+        sources: NDArray[np.int64] = np.maximum(rows[:, None] - np.arange(self.frames - 1, -1, -1), first[:, None])
+        return sources
+
+
+def _is_observation(column: str) -> bool:
+    return column.split(".")[0] == schema.OBSERVATION
