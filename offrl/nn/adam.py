@@ -10,6 +10,9 @@ from torch.optim.adam import adam
 
 from offrl.nn.flat import FlatModule
 
+BETAS = 0.9, 0.999
+EPSILON = 1e-8
+
 
 class Adam:
     """Adam (Kingma & Ba, 2015) in one fused kernel; decoupled weight decay (Loshchilov & Hutter, 2019) on request.
@@ -38,14 +41,11 @@ class Adam:
         """One step down the gradient of `loss`, a scalar: the sum over seeds of each seed's mean."""
         self.step(torch.autograd.grad(loss, self.parameters))
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """One step for gradients in the order of the module's parameters."""
-        if self.max_gradient_norm:
-            gradients = clip_per_seed(gradients, self.max_gradient_norm)
-        gradient = joined(gradients)
+    def step(self, gradients: Sequence[Tensor], learning_rate: float | Tensor | None = None) -> None:
+        """One step for gradients in the order of the module's parameters; at another rate, if one is given."""
         adam(
             [self.flat],
-            [gradient],
+            [self._joined(gradients)],
             [self.first_moment],
             [self.second_moment],
             [],
@@ -53,13 +53,19 @@ class Adam:
             fused=True,
             decoupled_weight_decay=True,
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.learning_rate,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=self.learning_rate if learning_rate is None else learning_rate,
             weight_decay=self.weight_decay,
-            eps=1e-8,
+            eps=EPSILON,
             maximize=False,
         )
+
+    def _joined(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradients as one flat tensor, clipped."""
+        if self.max_gradient_norm:
+            gradients = clip_per_seed(gradients, self.max_gradient_norm)
+        return joined(gradients)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: both moments of each parameter, [S, …] like it, and the count of steps."""

@@ -1,0 +1,465 @@
+"""Proximal Policy Optimisation (Schulman et al., 2017), https://arxiv.org/abs/1707.06347."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import gymnasium as gym
+import torch
+from pydantic import ConfigDict, Field, FiniteFloat
+from torch import Tensor
+
+from offrl.agents.requirements import choices_of, policy_kind
+from offrl.errors import RecipeError
+from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
+from offrl.nn.actors import CategoricalActor, Distribution, GaussianActor
+from offrl.nn.adoption import adopt_layers
+from offrl.nn.orthogonal import make_orthogonal
+from offrl.nn.pausing import PausingAdam
+from offrl.ops.returns import generalised_advantages, running_returns
+from offrl.ops.running import fresh_moments, merge_moments, normalise
+from offrl.options import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
+from offrl.types import Batch, Metrics, Noise, Observation, Spec
+
+OBSERVATION_LIMIT = 10.0
+"""Standard deviations that normalised observations are clipped to."""
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Options of PPO, with the values usual for continuous control.
+
+    Attributes:
+        policy: "gaussian" with a spread that is the same in all states; "squashed_gaussian", the same squashed by tanh;
+            "categorical" for discrete and multi-discrete actions; "auto" takes "gaussian" or "categorical".
+        hidden: widths of the hidden layers of actor and critic, which share none.
+        activation, layer_norm, dropout: see `offrl.nn.MLP`; dropout acts in the gradient steps only.
+        weight_decay: decoupled decay rate of all parameters.
+        actor_learning_rate, critic_learning_rate: Adam's step sizes.
+        decay_steps: transitions per seed over which both fall linearly to 0; 0 leaves them constant.
+        max_gradient_norm: longer gradients are scaled to this norm, actor's and critic's each by itself; 0 leaves them
+            as they are.
+        discount: γ, per step.
+        trace_decay: λ of the generalised advantage estimates.
+        rollout_steps: steps of each environment that one update learns from.
+        epochs: passes over them.
+        minibatch_size: most transitions per seed and gradient step; a pass is split evenly.
+        objective: "clip" bounds the probability ratios, "penalty" adds KL(old ‖ new) to the loss.
+        clip: ε, how far a ratio may pay off to be from 1.
+        kl_target: mean divergence, in nats, that the penalty's coefficient is adapted to.
+        kl_coefficient: that coefficient, β, at the start.
+        max_kl: a seed whose estimated divergence in a minibatch is beyond this makes no more steps in the update; 0
+            never stops.
+        value_clip: how far values may pay off to be from those before the update, in units of scaled rewards; 0
+            doesn't clip.
+        entropy_bonus: coefficient of the policy's entropy, in nats.
+        normalize_advantage: shift and scale the advantages of each minibatch to mean 0 and standard deviation 1.
+        normalize_observation: by the running mean and standard deviation of all that was seen.
+        scale_reward: divide rewards by the running standard deviation of the discounted return.
+        initial_log_std: of the Gaussian policies, where actions span [-1, 1].
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    policy: Literal["auto", "gaussian", "squashed_gaussian", "categorical"] = "auto"
+    hidden: Widths = (64, 64)
+    activation: Activation = "tanh"
+    layer_norm: bool = False
+    dropout: ProbabilityBelowOne = 0.0
+    weight_decay: NonNegative = 0.0
+    actor_learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 3e-4
+    decay_steps: Annotated[int, Field(ge=0)] = 0
+    max_gradient_norm: NonNegative = 0.5
+    discount: Probability = 0.99
+    trace_decay: Probability = 0.95
+    rollout_steps: Count = 2_048
+    epochs: Count = 10
+    minibatch_size: Count = 64
+    objective: Literal["clip", "penalty"] = "clip"
+    clip: Positive = 0.2
+    kl_target: Positive = 0.01
+    kl_coefficient: Positive = 1.0
+    max_kl: NonNegative = 0.0
+    value_clip: NonNegative = 0.0
+    entropy_bonus: NonNegative = 0.0
+    normalize_advantage: bool = True
+    normalize_observation: bool = False
+    scale_reward: bool = False
+    initial_log_std: FiniteFloat = 0.0
+
+
+@dataclass
+class PPOState:
+    """All that training changes.
+
+    Attributes:
+        kl_coefficient: β, [S].
+        transitions: seen so far, per seed; int64, one for all seeds.
+        observation_moments: see `offrl.ops.running`, [S, 3, D].
+        return_moments: of the running discounted return, [S, 3, 1].
+        return_carry: the discounted return so far of the episodes that the last rollout left running, [S]; one for all
+            environments, the mean.
+    """
+
+    actor: GaussianActor | CategoricalActor
+    critic: MLP
+    actor_optimizer: Adam
+    critic_optimizer: Adam
+    kl_coefficient: Tensor
+    transitions: Tensor
+    observation_moments: Tensor
+    return_moments: Tensor
+    return_carry: Tensor
+
+
+class Rows(NamedTuple):
+    """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
+
+    Attributes:
+        observation: normalised.
+        encoded: actions, as the actor's densities take them.
+        log_prob, value: before the update.
+        target: what the values are regressed on.
+        mask: the actions that were allowed.
+        old: the action distributions before the update.
+        draws: standard normal ones for a gradient step.
+    """
+
+    observation: Tensor
+    encoded: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    value: Tensor
+    target: Tensor
+    mask: Tensor | None
+    old: Distribution
+    draws: dict[str, Tensor]
+
+    def shuffled(self, order: Tensor) -> Rows:
+        """Each seed's rows in its order, int64 [S, N]."""
+        seeds, rows = order.shape
+        index = (order + rows * torch.arange(seeds, device=order.device).unsqueeze(1)).flatten()
+        return self._map(lambda part: part.flatten(0, 1).index_select(0, index).view(part.shape))
+
+    def split(self, parts: int) -> Iterator[Rows]:
+        """Consecutive rows, in parts as even as can be."""
+        rows = self.log_prob.shape[1]
+        bounds = [part * rows // parts for part in range(parts + 1)]
+        for start, end in itertools.pairwise(bounds):
+            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows(
+            observation=function(self.observation),
+            encoded=function(self.encoded),
+            log_prob=function(self.log_prob),
+            advantage=function(self.advantage),
+            value=function(self.value),
+            target=function(self.target),
+            mask=None if self.mask is None else function(self.mask),
+            old=tuple(map(function, self.old)),
+            draws={name: function(part) for name, part in self.draws.items()},
+        )
+
+
+@dataclass
+class Progress:
+    """What the steps of one update share: the learning rates' factor, and the seeds that still move, bool [S]."""
+
+    rate: float | Tensor
+    moving: Tensor
+
+
+Step = Callable[[PPOState, Rows, Progress], Metrics]
+
+
+class PPO:
+    """Stochastic actor and state-value critic, improved on one rollout of the actor at a time.
+
+    Observations are flat vectors; continuous actions span [-1, 1] where the action space is bounded (environment bounds
+    are mapped outside), discrete ones are the environment's own numbers. An update takes one batch, [S, E, T, …].
+
+    Raises:
+        SpaceMismatchError: the policy kind doesn't fit the action space.
+    """
+
+    batches_per_update = 1
+
+    def __init__(self, config: PPOConfig, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.kind = policy_kind(config.policy, spec, continuous=("gaussian", "squashed_gaussian"))
+        self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
+        self.flat_observation = FlatObservation(spec.observation_space)
+        space = spec.action_space
+        self._bounded = isinstance(space, gym.spaces.Box) and space.is_bounded("both")
+
+    def init(self, seeds: Sequence[int], device: torch.device) -> PPOState:
+        """Fresh networks for each seed: orthogonal weights, and a policy that is almost the same everywhere."""
+        c, generators = self.config, seed_generators(seeds)
+        actor = self._actor(self._network(self.spec.action_dim, generators, output_gain=0.01)).to(device)
+        critic = self._network(1, generators, output_gain=1.0).to(device)
+        return PPOState(
+            actor=actor,
+            critic=critic,
+            actor_optimizer=self._optimizer(actor, c.actor_learning_rate),
+            critic_optimizer=self._optimizer(critic, c.critic_learning_rate),
+            kl_coefficient=torch.full((len(seeds),), c.kl_coefficient, device=device),
+            transitions=torch.zeros((), dtype=torch.int64, device=device),
+            observation_moments=fresh_moments(len(seeds), self.flat_observation.width).to(device),
+            return_moments=fresh_moments(len(seeds), 1).to(device),
+            return_carry=torch.zeros(len(seeds), device=device),
+        )
+
+    def _network(self, outputs: int, generators: list[torch.Generator], output_gain: float) -> MLP:
+        c = self.config
+        network = MLP(
+            self.flat_observation.width,
+            outputs,
+            c.hidden,
+            generators,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            dropout=c.dropout,
+        )
+        return make_orthogonal(network, generators, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
+
+    def _actor(self, network: MLP) -> GaussianActor | CategoricalActor:
+        space = self.spec.action_space
+        if self.kind == "categorical":
+            return CategoricalActor(network, *choices_of(space), single=isinstance(space, gym.spaces.Discrete))
+        return GaussianActor(
+            network,
+            self.spec.action_dim,
+            self.config.initial_log_std,
+            squashed=self.kind == "squashed_gaussian",
+            bounded=self._bounded,
+        )
+
+    def _optimizer(self, network: FlatModule, learning_rate: float) -> Adam:
+        c = self.config
+        kind = PausingAdam if c.max_kl else Adam
+        return kind(network, learning_rate, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        c = self.config
+        shapes: dict[str, tuple[int, ...]] = {"order": (c.epochs, batch_size)}
+        if c.dropout:
+            shapes |= {name: (c.epochs, batch_size, sum(c.hidden)) for name in ("actor_dropout", "critic_dropout")}
+        if c.entropy_bonus and self.kind == "squashed_gaussian":
+            shapes["entropy"] = (c.epochs, batch_size, self.spec.action_dim)
+        return shapes
+
+    def update(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """`epochs` passes over the rollout, with a step of actor and critic for each minibatch."""
+        c, (batch,) = self.config, batches
+        rows = self._rows(state, batch)
+        metrics = self._epochs(state, rows, noise, self._joint_step)
+        metrics |= self._compare(state, rows)
+        if c.objective == "penalty":
+            self._adapt_penalty(state, metrics["kl"])
+        if c.normalize_observation:
+            seen = self.flat_observation(merge_axes(batch.observation))
+            state.observation_moments.copy_(merge_moments(state.observation_moments, seen))
+        state.transitions += rows.log_prob.shape[1]
+        return metrics
+
+    def update_critic(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same passes with the policy, and the normalisation of what it sees, left as they are."""
+        (batch,) = batches
+        return self._epochs(state, self._rows(state, batch), noise, self._critic_step)
+
+    @torch.no_grad()
+    def _rows(self, state: PPOState, batch: Batch) -> Rows:
+        """What the whole update learns from, computed with the networks that it starts from."""
+        observation, next_observation = (
+            self._observe(state, merge_axes(part)) for part in (batch.observation, batch.next_observation)
+        )
+        mask = None if batch.action_mask is None else batch.action_mask.flatten(1, 2)
+        old = state.actor.distribution(observation, mask)
+        encoded = state.actor.encode(batch.action.flatten(1, 2))
+        value, next_value = (state.critic(part).squeeze(-1) for part in (observation, next_observation))
+        advantage = self._advantages(state, batch, value, next_value)
+        return Rows(
+            observation=observation,
+            encoded=encoded,
+            log_prob=state.actor.log_prob(old, encoded),
+            advantage=advantage,
+            value=value,
+            target=advantage + value,
+            mask=mask,
+            old=tuple(part.expand(*value.shape, -1) for part in old),
+            draws={},
+        )
+
+    def _advantages(self, state: PPOState, batch: Batch, value: Tensor, next_value: Tensor) -> Tensor:
+        """Generalised advantage estimates, [S, N]."""
+        c, shape = self.config, batch.reward.shape[1:]
+        assert batch.truncated is not None
+        return generalised_advantages(
+            self._scaled_reward(state, batch, batch.truncated) if c.scale_reward else batch.reward,
+            value.unflatten(1, shape),
+            next_value.unflatten(1, shape),
+            batch.terminated,
+            batch.truncated,
+            c.discount,
+            c.trace_decay,
+        ).flatten(1)
+
+    def _scaled_reward(self, state: PPOState, batch: Batch, truncated: Tensor) -> Tensor:
+        """Rewards over the standard deviation of the discounted return, this rollout's included."""
+        done = torch.maximum(batch.terminated, truncated)
+        carry = state.return_carry.unsqueeze(1).expand(done.shape[:2])
+        returns = running_returns(batch.reward, done, carry, self.config.discount)
+        state.return_moments.copy_(merge_moments(state.return_moments, returns.flatten(1).unsqueeze(-1)))
+        state.return_carry.copy_((returns[..., -1] * (1.0 - done[..., -1])).mean(dim=1))
+        return batch.reward * torch.rsqrt(state.return_moments[:, 1:2] + 1e-8)
+
+    def _observe(self, state: PPOState, observation: Observation) -> Tensor:
+        """Flat observations, normalised by the statistics of the rollouts before this one."""
+        flat = self.flat_observation(observation)
+        if not self.config.normalize_observation:
+            return flat
+        return normalise(flat, state.observation_moments, OBSERVATION_LIMIT)
+
+    def _epochs(self, state: PPOState, rows: Rows, noise: Noise, step: Step) -> Metrics:
+        """A step for each minibatch of each pass; the mean of what they report."""
+        c = self.config
+        parts = -(-rows.log_prob.shape[1] // c.minibatch_size)
+        order = noise["order"].argsort(dim=-1, stable=True)
+        left = (1.0 - state.transitions / c.decay_steps).clamp(min=0.0) if c.decay_steps else 1.0
+        progress = Progress(left, torch.ones_like(state.kl_coefficient, dtype=torch.bool))
+        if c.objective == "clip":
+            rows = rows._replace(old=())
+        reports = []
+        for epoch in range(c.epochs):
+            draws = {name: noise[name][:, epoch] for name in noise if name != "order"}
+            minibatches = rows._replace(draws=draws).shuffled(order[:, epoch]).split(parts)
+            reports += [step(state, minibatch, progress) for minibatch in minibatches]
+        return {name: torch.stack([report[name] for report in reports]).mean(dim=0) for name in reports[0]}
+
+    def _joint_step(self, state: PPOState, rows: Rows, progress: Progress) -> Metrics:
+        """One step of actor and critic, for the seeds that are not too far from the policy that acted."""
+        policy_loss, divergence = self._policy_loss(state, rows)
+        value_loss = self._value_loss(state, rows)
+        if self.config.max_kl:
+            progress.moving = progress.moving & (divergence <= self.config.max_kl)
+        actor, critic = state.actor_optimizer.parameters, state.critic_optimizer.parameters
+        gradients = torch.autograd.grad((policy_loss + value_loss).sum(), actor + critic)
+        descend(state.actor_optimizer, gradients[: len(actor)], progress)
+        descend(state.critic_optimizer, gradients[len(actor) :], progress)
+        return {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
+
+    def _critic_step(self, state: PPOState, rows: Rows, progress: Progress) -> Metrics:
+        value_loss = self._value_loss(state, rows)
+        gradients = torch.autograd.grad(value_loss.sum(), state.critic_optimizer.parameters)
+        descend(state.critic_optimizer, gradients, progress)
+        return {"value_loss": value_loss.detach()}
+
+    def _policy_loss(self, state: PPOState, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The loss, and E[r − 1 − log r], an estimate of KL(old ‖ new) that is never negative; [S] each."""
+        c, actor = self.config, state.actor
+        distribution = actor.distribution(rows.observation, rows.mask, rows.draws.get("actor_dropout"))
+        log_ratio = actor.log_prob(distribution, rows.encoded) - rows.log_prob
+        ratio = log_ratio.exp()
+        advantage = standardised(rows.advantage) if c.normalize_advantage else rows.advantage
+        gain = ratio * advantage
+        if c.objective == "clip":
+            gain = torch.minimum(gain, ratio.clamp(1.0 - c.clip, 1.0 + c.clip) * advantage)
+        loss = -gain.mean(dim=1)
+        if c.objective == "penalty":
+            loss = loss + state.kl_coefficient * actor.divergence(rows.old, distribution).mean(dim=1)
+        if c.entropy_bonus:
+            loss = loss - c.entropy_bonus * actor.entropy(distribution, rows.draws.get("entropy")).mean(dim=1)
+        return loss, (ratio - 1.0 - log_ratio).detach().mean(dim=1)
+
+    def _value_loss(self, state: PPOState, rows: Rows) -> Tensor:
+        """Mean squared error, [S]; clipped, the larger one of the value and of the value held near the old one."""
+        limit = self.config.value_clip
+        value = state.critic(rows.observation, dropout_noise=rows.draws.get("critic_dropout")).squeeze(-1)
+        error = (value - rows.target).square()
+        if limit:
+            near = rows.value + (value - rows.value).clamp(-limit, limit)
+            error = torch.maximum(error, (near - rows.target).square())
+        return error.mean(dim=1)
+
+    @torch.no_grad()
+    def _compare(self, state: PPOState, rows: Rows) -> Metrics:
+        """The policy after the update with the one that acted, over the whole rollout."""
+        actor = state.actor
+        distribution = actor.distribution(rows.observation, rows.mask)
+        return {
+            "kl": actor.divergence(rows.old, distribution).mean(dim=1),
+            "entropy": actor.entropy(distribution).mean(dim=1),
+            "value": rows.value.mean(dim=1),
+        }
+
+    def _adapt_penalty(self, state: PPOState, divergence: Tensor) -> None:
+        """Halve β where the policy moved less than two thirds of the target, double it beyond one and a half."""
+        target = self.config.kl_target
+        state.kl_coefficient.mul_(torch.where(divergence < target / 1.5, 0.5, 1.0))
+        state.kl_coefficient.mul_(torch.where(divergence > target * 1.5, 2.0, 1.0))
+
+    @torch.no_grad()
+    def act(self, state: PPOState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
+        distribution = state.actor.distribution(self._observe(state, observation))
+        return state.actor.mode(distribution) if noise is None else state.actor.sample(distribution, noise)
+
+    def adopt_policy(self, state: PPOState, policy: MLP, kind: str) -> None:
+        """Start the actor from a cloned policy of the same hidden widths.
+
+        Args:
+            state: changed in place; the critic stays as it is, and so does a Gaussian's spread, `initial_log_std`.
+            policy: a network of `offrl.agents.bc`.
+            kind: of that policy; its greedy actions are then the actor's.
+
+        Raises:
+            SpaceMismatchError: it reads other observations.
+            RecipeError: it is of a kind that this actor can't be, or of other widths, activation or number of seeds; or
+                observations are normalised as they come, which would change what it sees.
+        """
+        fits = {
+            "gaussian": ("gaussian",) if self._bounded else ("gaussian", "deterministic"),
+            "squashed_gaussian": ("squashed_gaussian", "deterministic"),
+            "categorical": ("categorical",),
+        }
+        if kind not in fits[self.kind]:
+            able = next((name for name, kinds in fits.items() if kind in kinds), None)
+            raise RecipeError(
+                f"PPO's {self.kind} policy can't start from a {kind} one",
+                mend=f"set agent.policy={able}",
+            )
+        if self.config.normalize_observation:
+            raise RecipeError(
+                "a policy that was trained on observations as they are can't start where they are normalised anew",
+                mend="set agent.normalize_observation=false",
+            )
+        adopt_layers(state.actor.network, policy)
+
+
+def merge_axes(observation: Observation) -> Observation:
+    """[S, E, T, …] to [S, E · T, …]."""
+    if isinstance(observation, Tensor):
+        return observation.flatten(1, 2)
+    return {key: part.flatten(1, 2) for key, part in observation.items()}
+
+
+def standardised(values: Tensor) -> Tensor:
+    """Each row of [S, N] with mean 0 and standard deviation 1."""
+    spread, mean = torch.std_mean(values, dim=1, keepdim=True, correction=0)
+    return (values - mean) / (spread + 1e-8)
+
+
+def descend(optimizer: Adam, gradients: Sequence[Tensor], progress: Progress) -> None:
+    """A step at the rate of the schedule, of the seeds that still move."""
+    rate = optimizer.learning_rate * progress.rate
+    if isinstance(optimizer, PausingAdam):
+        optimizer.step(gradients, rate, progress.moving)
+    else:
+        optimizer.step(gradients, rate)
