@@ -83,6 +83,7 @@ class OnlineConfig:
         capacity: rows per seed that the replay ring holds.
         warmup_steps: environment steps with uniformly random actions before the first update.
         updates_per_step: gradient steps per environment step.
+        record: keep every step, as the environment sees it, in the run's folder `replay`, a dataset by its path.
     """
 
     __pydantic_config__ = STRICT
@@ -92,6 +93,7 @@ class OnlineConfig:
     capacity: Count = 1_000_000
     warmup_steps: NonNegativeInt = 10_000
     updates_per_step: UpdateRatio = 1.0
+    record: bool = False
 
 
 @dataclass(frozen=True)

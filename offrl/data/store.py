@@ -253,6 +253,30 @@ class StoreWriter:
         self._write_shard(_buffered(columns, self._pending))
         self._pending, self._pending_rows = [], 0
 
+    def keep(self, episodes: int) -> None:
+        """Take out what was written behind the first so many episodes, with which a commit must have ended.
+
+        Raises:
+            StoreError: no commit ended there.
+        """
+        self._check_open()
+        ends = np.cumsum([0, *(shard.episodes for shard in self._metadata.shards)])
+        count = int(np.searchsorted(ends, episodes))
+        if self._pending or count == len(ends) or ends[count] != episodes:
+            raise StoreError(
+                f"the first {episodes} of the {self.num_episodes} episodes can't be kept: no commit ended there",
+                where=str(self.path),
+                mend="give the store back the shards that it had",
+            )
+        if count == len(self._metadata.shards):
+            return
+        kept = replace(self._metadata, shards=self._metadata.shards[:count])
+        store = TrajectoryStore(self.path, kept)
+        statistics = merge_statistics(_shard_block(store, i).statistics() for i in range(count))
+        self._metadata = replace(kept, statistics=statistics)
+        _write_metadata(self.path, self._metadata)
+        _remove_leftovers(self.path, self._metadata)
+
     def close(self) -> TrajectoryStore:
         """Commit, give the lock back, and open the store for reading."""
         if self._lock is not None:
@@ -335,6 +359,13 @@ def _buffered(columns: dict[str, NDArray[Any]], parts: list[EpisodeBlock]) -> Ep
     seeds = np.concatenate([_seeds(part) for part in parts])
     sources = [source for part in parts for source in part.sources or [""] * len(part.lengths)]
     return EpisodeBlock(columns, lengths, seeds, sources if any(sources) else None)
+
+
+def _shard_block(store: TrajectoryStore, index: int) -> EpisodeBlock:
+    """The episodes of one shard, without their seeds and sources."""
+    record = store.metadata.shards[index]
+    table, _ = map_episodes(store.path / record.episodes_file, record.episodes)
+    return EpisodeBlock(store.shard(index), table["length"])
 
 
 def _seeds(block: EpisodeBlock) -> NDArray[np.int64]:

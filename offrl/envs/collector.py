@@ -15,6 +15,7 @@ from offrl.data.schema import OBSERVATION
 from offrl.envs.make import make_environments
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces, spaces_of
+from offrl.envs.stepping import VectorStep
 from offrl.types import Observation
 
 COLLECTION_STREAM = 104_729
@@ -52,6 +53,19 @@ class StepSink(Protocol):
         """End every running episode where it stands; `begin` follows."""
 
 
+class StepRecorder(Protocol):
+    """What keeps a record of collected steps, as the environments see them."""
+
+    def begin(self, observation: Any) -> None:
+        """Start an episode in every environment, which shows `observation`, [S·E, …] and nested as its space is."""
+
+    def append(self, action: NDArray[Any], step: VectorStep) -> None:
+        """Add one step of every environment."""
+
+    def cut(self) -> None:
+        """End every running episode where it stands; `begin` follows."""
+
+
 class Collector:
     """Online experience for S seeds, E environments each.
 
@@ -63,6 +77,7 @@ class Collector:
         environments: E.
         processes: how many processes step the environments.
         reward_scaler: applied to rewards on their way to the sink.
+        recorder: is told of the same steps, untouched.
 
     Attributes:
         observed: what to act on next, as the agent sees it: [S, E, …].
@@ -80,10 +95,12 @@ class Collector:
         *,
         processes: int = 1,
         reward_scaler: RewardScaler | None = None,
+        recorder: StepRecorder | None = None,
     ) -> None:
         self.policy, self.sink, self.seeds, self.per_seed = policy, sink, seeds, environments
+        self.recorder = recorder
         self.reward_scaler = reward_scaler or RewardScaler()
-        self.environments = make_environments(environment, len(seeds) * environments, processes)
+        self.environments = make_environments(environment, len(seeds) * environments, processes, policy.frame_stack)
         check_spaces(policy.agent.spec, spaces_of(self.environments), environment)
         self._forget_finished()
 
@@ -96,14 +113,21 @@ class Collector:
         self.sink.cut()
         sequences = [np.random.SeedSequence([COLLECTION_STREAM, seed, step]) for seed in self.seeds]
         reset_seeds = np.concatenate([sequence.generate_state(self.per_seed) for sequence in sequences])
-        self.observed = self.policy.observe(self.environments.reset(reset_seeds.tolist()))
+        shown = self.environments.reset(reset_seeds.tolist())
+        if self.recorder is not None:
+            self.recorder.cut()
+            self.recorder.begin(shown)
+        self.observed = self.policy.observe(shown)
         self.running_return = np.zeros(len(reset_seeds))
         self.running_length = np.zeros(len(reset_seeds), np.int64)
         self.sink.begin(as_columns(self.observed))
 
     def step(self, action: Tensor) -> None:
         """One step of every environment with the agent's actions [S, E, …]."""
-        step = self.environments.step(self.policy.to_environment(action))
+        taken = self.policy.to_environment(action)
+        step = self.environments.step(taken)
+        if self.recorder is not None:
+            self.recorder.append(taken, step)
         self.observed = self.policy.observe(step.observation)
         shown = as_columns(self.observed)
         ended = step.observation is not step.next_observation

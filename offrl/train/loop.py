@@ -21,6 +21,7 @@ from offrl.train.capture import Update, fast_update
 from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
 from offrl.train.feeds import Feed
 from offrl.train.metrics import MetricWriter
+from offrl.train.recording import EpisodeRecorder
 from offrl.train.run import Run
 from offrl.types import Metrics
 
@@ -83,6 +84,7 @@ class Loop:
         validate: validation loss per seed, or None.
         writers: where metrics go.
         listener: told of progress.
+        recorder: keeps the online steps; None where they aren't to be kept.
     """
 
     run: Run
@@ -94,6 +96,7 @@ class Loop:
     validate: Callable[[], Tensor] | None
     writers: list[MetricWriter]
     listener: Listener
+    recorder: EpisodeRecorder | None = None
     step: int = 0
     stale_validations: Tensor = field(init=False)
     best: BestState = field(init=False)
@@ -110,6 +113,8 @@ class Loop:
         facts = read_facts(directory)
         restore_tensors(state_tensors(self.policy.state), read_part(directory, "state"), str(directory))
         self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
+        if self.recorder is not None:
+            self.recorder.restore(read_part(directory, "recording"))
         progress = read_part(directory, "progress")
         self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
         if self.run.has_checkpoint("best"):
@@ -155,6 +160,10 @@ class Loop:
         progress = {"best_scores": self.best.scores, "stale_validations": self.stale_validations}
         parts = {"state": state_tensors(self.policy.state), "progress": progress}
         parts |= self.fixed_parts | self.feed.parts()
+        if self.recorder is not None:
+            # First, so that what the checkpoint counts on is on the disk.
+            self.recorder.commit()
+            parts["recording"] = self.recorder.named_tensors()
         self.run.save_checkpoint("last", self.step, parts, self._facts())
 
     def _advance(self) -> Metrics:

@@ -13,6 +13,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from offrl import __version__
 from offrl.agents import AGENTS
 from offrl.data.catalog import open_dataset
 from offrl.data.layout import RowLayout
@@ -36,6 +37,7 @@ from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import make_writers, require_tensorboard
 from offrl.train.noise import NoiseSource
+from offrl.train.recording import FOLDER, EpisodeRecorder
 from offrl.train.run import Run
 from offrl.train.scores import summarise
 from offrl.types import Agent, Spec
@@ -119,6 +121,8 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
         loop = build_loop(run, task, listener or SilentListener())
         if run.has_checkpoint("last"):
             loop.resume()
+        else:
+            run.forget_after(-1)
         return _finish(loop)
 
 
@@ -271,9 +275,11 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     device = resolve_device(recipe.device)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
     validate: Callable[[], Tensor] | None = None
+    recorder: EpisodeRecorder | None = None
     if task.data is None:
         policy = _fresh_policy(agent, recipe.seeds, device, None)
-        feed: Feed = _online_feed(recipe, policy)
+        recorder = _recorder(run) if recipe.online.record else None
+        feed: Feed = _online_feed(recipe, policy, recorder)
     else:
         training, held_out = _hold_out(recipe, task.data)
         normalizer = ObservationNormalizer.from_store(training) if recipe.data.normalize_observation else None
@@ -299,12 +305,17 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
         validate=validate,
         writers=make_writers(run),
         listener=listener,
+        recorder=recorder,
     )
 
 
 def _finish(loop: Loop) -> Run:
     """Train, then evaluate what early stopping, or else the last step, left."""
-    loop.train()
+    try:
+        loop.train()
+    finally:
+        if loop.recorder is not None:
+            loop.recorder.close()
     run, recipe = loop.run, loop.run.recipe
     if loop.evaluate:
         kind = "best" if loop.validate and recipe.early_stopping.patience else "last"
@@ -359,9 +370,22 @@ def _sampling(recipe: Recipe, policy: Policy) -> dict[str, Any]:
     }
 
 
-def _online_feed(recipe: Recipe, policy: Policy) -> Feed:
+def _recorder(run: Run) -> EpisodeRecorder:
+    recipe = run.recipe
+    assert recipe.env is not None
+    return EpisodeRecorder(
+        run.path / FOLDER,
+        environment_spec(recipe.env),
+        recipe.env,
+        recipe.seeds,
+        recipe.online.environments,
+        {"made_by": f"offrl {__version__} train", "algo": recipe.algo, "training_seeds": list(recipe.seeds)},
+    )
+
+
+def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> Feed:
     if AGENTS[recipe.algo].online == "rollouts":
-        return _rollout_feed(recipe, policy)
+        return _rollout_feed(recipe, policy, recorder)
     online, seeds = recipe.online, recipe.seeds
     ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
     sampler = ReplaySampler(
@@ -373,7 +397,7 @@ def _online_feed(recipe: Recipe, policy: Policy) -> Feed:
     )
     return OnlineFeed(
         agent=policy.agent,
-        collector=_collector(recipe, policy, ring),
+        collector=_collector(recipe, policy, ring, recorder),
         ring=ring,
         sampler=sampler,
         noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
@@ -384,21 +408,21 @@ def _online_feed(recipe: Recipe, policy: Policy) -> Feed:
     )
 
 
-def _rollout_feed(recipe: Recipe, policy: Policy) -> RolloutFeed:
+def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> RolloutFeed:
     seeds, layout = recipe.seeds, RowLayout.of(policy.agent.spec)
     rollout = RolloutBuffer(
         layout, len(seeds), recipe.online.environments, recipe.agent.rollout_steps, recipe.agent.discount
     )
     return RolloutFeed(
         agent=policy.agent,
-        collector=_collector(recipe, policy, rollout),
+        collector=_collector(recipe, policy, rollout, recorder),
         rollout=rollout,
         noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
         exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
     )
 
 
-def _collector(recipe: Recipe, policy: Policy, sink: StepSink) -> Collector:
+def _collector(recipe: Recipe, policy: Policy, sink: StepSink, recorder: EpisodeRecorder | None) -> Collector:
     assert recipe.env is not None
     return Collector(
         recipe.env,
@@ -408,6 +432,7 @@ def _collector(recipe: Recipe, policy: Policy, sink: StepSink) -> Collector:
         recipe.online.environments,
         processes=recipe.online.processes,
         reward_scaler=RewardScaler(recipe.data.reward_scale),
+        recorder=recorder,
     )
 
 

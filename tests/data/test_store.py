@@ -380,3 +380,26 @@ def test_a_bad_block_is_refused_whole(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", SPEC, shard_bytes=50) as writer, pytest.raises(DataError, match=r"episode 1.*f#1"):
         writer.append(block)
     assert TrajectoryStore.open(tmp_path / "s").num_episodes == 0
+
+
+def test_keeping_the_first_episodes_gives_the_store_as_it_was(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", SPEC) as writer:
+        writer.append(make_block([3, 4]))
+        writer.commit()
+        two = TrajectoryStore.open(tmp_path / "s")
+        writer.append(make_block([5], seed=1))
+        writer.commit()
+        with pytest.raises(StoreError, match="first 1 of the 3 episodes"):
+            writer.keep(1)
+        with pytest.raises(StoreError, match="first 4 of the 3 episodes"):
+            writer.keep(4)
+        writer.keep(3)
+        assert writer.num_episodes == 3
+        writer.keep(2)
+    store = TrajectoryStore.open(tmp_path / "s")
+    assert json.dumps(store.metadata.to_json()) == json.dumps(two.metadata.to_json())
+    assert len(os.listdir(tmp_path / "s" / "shards")) == 1
+    with StoreWriter(tmp_path / "s", SPEC, append=True) as writer:
+        writer.keep(0)
+        writer.append(make_block([3, 4]))
+    assert TrajectoryStore.open(tmp_path / "s").metadata.statistics["reward"].count == 7
