@@ -78,8 +78,17 @@ def test_a_recipe_matches_by_dataset_and_without_one_by_environment() -> None:
     assert name("bc", "hopper-expert", "Other-v0") == "bc/hopper"
     assert name("bc", None, "Hopper-v5") is None
     assert name("td3", None, "Hopper-v5") == "td3/hopper"
-    assert name("td3", "hopper-expert", "Hopper-v5") is None
+    assert name("td3", "hopper-expert", "Hopper-v5") == "td3/hopper-expert"
+    assert name("td3", None, "Unknown-v0") is None
     assert name("td3", None, None) is None
+
+
+def test_what_an_algorithm_wants_of_any_dataset_is_a_recipe_without_a_task() -> None:
+    found = matching_recipe("td3", "somebody/s-logs", "Hopper-v5")
+    assert found is not None
+    assert found.name == "td3/offline"
+    assert found.values["agent"]["bc_alpha"] == 2.5
+    assert matching_recipe("bc", "somebody/s-logs", "Hopper-v5") is None
 
 
 def test_a_path_wins_where_no_bundled_recipe_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
