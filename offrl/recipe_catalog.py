@@ -10,7 +10,6 @@ from offrl.bundled import bundled_root
 from offrl.errors import RecipeError
 from offrl.recipes import load_recipe
 
-
 DATASETS = "datasets"
 """The folder of recipes that make datasets; all others train."""
 
