@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegative
 
 from offrl.errors import RecipeError
 from offrl.options import Count, NonNegative, PositiveFraction, Probability, ProbabilityBelowOne
+from offrl.toml import write_toml
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -83,6 +83,7 @@ class OnlineConfig:
         capacity: rows per seed that the replay ring holds.
         warmup_steps: environment steps with uniformly random actions before the first update.
         updates_per_step: gradient steps per environment step.
+        stop_at: training ends once every seed has had an evaluation with at least this mean return; None never ends it.
         record: keep every step, as the environment sees it, in the run's folder `replay`, a dataset by its path.
     """
 
@@ -93,6 +94,7 @@ class OnlineConfig:
     capacity: Count = 1_000_000
     warmup_steps: NonNegativeInt = 10_000
     updates_per_step: UpdateRatio = 1.0
+    stop_at: FiniteFloat | None = None
     record: bool = False
 
 
@@ -248,12 +250,7 @@ def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, A
 
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML that `load_recipe` reads back to the same recipe."""
-    values = recipe.to_dict()
-    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
-    for section, table in values.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
+    return write_toml(recipe.to_dict())
 
 
 def _validate(kind: type[Any], values: Any, where: str, prefix: tuple[str, ...]) -> Any:
@@ -281,17 +278,6 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but JSON leaves DEL bare, and writes what is beyond 16 bits as two halves.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,15 +16,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "bundled": set(),
     "options": set(),
+    "toml": set(),
     "ops": {"types", "errors"},
     "nn": {"types", "errors", "ops"},
     "agents": {"types", "errors", "options", "ops", "nn"},
     "data": LEAVES,
     "ope": {"types", "errors", "ops", "data"},
     "envs": {"types", "errors", "data"},
-    "recipes": {"errors", "options", "agents"},
+    "recipes": {"errors", "options", "toml", "agents"},
+    "dataset_recipes": {"errors", "options"},
     "recipe_catalog": {"errors", "bundled", "recipes"},
-    "train": {"types", "errors", "ops", "nn", "agents", "data", "envs", "recipes"},
+    "train": {"types", "errors", "ops", "nn", "agents", "data", "envs", "recipes"}
+    | {"toml", "recipe_catalog", "dataset_recipes"},
 }
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}
 

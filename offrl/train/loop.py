@@ -124,7 +124,7 @@ class Loop:
         self.run.forget_after(self.step)
 
     def train(self) -> None:
-        """Train from the current step to the recipe's last one.
+        """Train from the current step to the recipe's last one, or until it has reached what it was for.
 
         Raises:
             Interrupted: Ctrl-C; the checkpoint has been written.
@@ -245,6 +245,9 @@ class Loop:
         return self.stale_validations >= patience if patience else torch.zeros_like(self.stale_validations).bool()
 
     def _all_stopped(self) -> bool:
+        goal = self.run.recipe.online.stop_at
+        if goal is not None and self.run.recipe.dataset is None:
+            return bool((self.best.scores >= goal).all())
         return bool(self._stopped().all())
 
     def _facts(self) -> dict[str, Any]:

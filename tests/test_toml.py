@@ -1,0 +1,28 @@
+"""What is written as TOML is read back."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from offrl.toml import write_toml
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"a": 1, "b": 2.5, "c": True, "d": 'quo"te\\\x7f😀', "e": [1, 2], "f": [], "g": -1e-300},
+        {"section": {"a": [["x"], []], "inline": {"b": {"c": 1}, "d": []}}, "after": 1},
+        {"items": [{"a": 1, "b": {"c": 2}}, {}, {"a": 3}], "z": {"y": 1}},
+    ],
+)
+def test_values_survive(values: dict[str, Any]) -> None:
+    assert tomllib.loads(write_toml(values)) == values
+
+
+def test_sections_come_after_values_each_under_its_header() -> None:
+    text = write_toml({"first": {"a": 1}, "b": 2, "many": [{"c": 3}, {"c": 4}]})
+    assert text == "b = 2\n\n[first]\na = 1\n\n[[many]]\nc = 3\n\n[[many]]\nc = 4\n"
