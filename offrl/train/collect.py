@@ -25,8 +25,8 @@ from offrl.envs.rollout import CountedStep, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
 from offrl.train.noise import NoiseSource
+from offrl.train.policies import load_policy
 from offrl.train.run import Run
-from offrl.train.session import load_policy
 from offrl.types import Spec
 
 COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM = 15_485_863, 4, 5

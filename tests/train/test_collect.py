@@ -14,8 +14,9 @@ from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
 from offrl.errors import RequestError
 from offrl.train.collect import collect, collect_random, uniform_log_prob
+from offrl.train.policies import load_policy
 from offrl.train.run import Run
-from offrl.train.session import load_policy, train
+from offrl.train.session import train
 from offrl.types import Spec
 from tests.train.runs import bc_recipe, make_demonstrations, td3_recipe
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from offrl.train.building import build_loop
 from offrl.train.feeds import OnlineFeed
 from offrl.train.run import Run
-from offrl.train.session import SilentListener, Task, build_loop
+from offrl.train.session import SilentListener
+from offrl.train.task import Task
 from tests.train.runs import td3_recipe
 
 

@@ -26,8 +26,9 @@ from offrl.errors import (
 )
 from offrl.recipes import Recipe, to_toml
 from offrl.train.checkpoint import state_tensors
+from offrl.train.policies import load_policy, resolve_device
 from offrl.train.run import Run
-from offrl.train.session import evaluate_run, load_policy, resolve_device, resume, train
+from offrl.train.session import evaluate_run, resume, train
 from offrl.types import Spec
 from tests.train.runs import (
     PENDULUM,

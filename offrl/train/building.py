@@ -1,0 +1,197 @@
+"""A run's loop from its recipe: agent, feed, evaluation, at step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from offrl import __version__
+from offrl.agents import AGENTS
+from offrl.data.layout import RowLayout
+from offrl.data.normalization import ObservationNormalizer, RewardScaler
+from offrl.data.ring import OnlineRing
+from offrl.data.rollout import RolloutBuffer
+from offrl.data.sampler import ReplaySampler, split_by_episode
+from offrl.data.schema import space_to_json
+from offrl.data.trajectories import Trajectories
+from offrl.envs.collector import Collector, StepSink
+from offrl.envs.evaluator import evaluate
+from offrl.envs.make import environment_spec
+from offrl.envs.policy import Policy
+from offrl.recipes import Recipe
+from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
+from offrl.train.loop import Listener, Loop
+from offrl.train.metrics import make_writers
+from offrl.train.noise import NoiseSource
+from offrl.train.policies import fresh_policy, resolve_device
+from offrl.train.recording import FOLDER, EpisodeRecorder
+from offrl.train.run import Run
+from offrl.train.scores import summarise
+from offrl.train.task import NO_ENVIRONMENT, Task
+
+UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
+VALIDATION_TRANSITIONS = 8_192
+"""Held-out transitions that a validation loss is averaged over: a fixed sample of this size."""
+
+
+def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
+    """Everything that a run needs, at step 0."""
+    recipe = task.recipe
+    device = resolve_device(recipe.device)
+    agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    validate: Callable[[], Tensor] | None = None
+    recorder: EpisodeRecorder | None = None
+    if task.data is None:
+        policy = fresh_policy(agent, recipe.seeds, device, None)
+        recorder = _recorder(run) if recipe.online.record else None
+        feed: Feed = _online_feed(recipe, policy, recorder)
+    else:
+        training, held_out = _hold_out(recipe, task.data)
+        normalizer = ObservationNormalizer.from_store(training) if recipe.data.normalize_observation else None
+        policy = fresh_policy(agent, recipe.seeds, device, normalizer)
+        feed = _offline_feed(recipe, policy, training)
+        if held_out is not None and hasattr(agent, "validation_loss"):
+            validate = _validation(recipe, policy, held_out)
+    facts = {
+        **task.dataset_facts,
+        "algo": recipe.algo,
+        "environment": None if recipe.env == NO_ENVIRONMENT else recipe.env,
+        "observation_space": space_to_json(task.spec.observation_space),
+        "action_space": space_to_json(task.spec.action_space),
+        "normalized": policy.normalizer is not None,
+    }
+    return Loop(
+        run=run,
+        policy=policy,
+        feed=feed,
+        facts=facts,
+        fixed_parts={"normalizer": policy.normalizer.named_tensors()} if policy.normalizer else {},
+        evaluate=_evaluation(recipe, policy, facts) if facts["environment"] else None,
+        validate=validate,
+        writers=make_writers(run),
+        listener=listener,
+        recorder=recorder,
+    )
+
+
+def _hold_out(recipe: Recipe, data: Trajectories) -> tuple[Trajectories, Trajectories | None]:
+    """Training and held-out episodes; the split doesn't depend on the training seeds."""
+    fraction = recipe.data.validation_fraction
+    if fraction == 0.0 or data.num_episodes < 2:
+        return data, None
+    return split_by_episode(data, fraction, seed=0)
+
+
+def _offline_feed(recipe: Recipe, policy: Policy, data: Trajectories) -> OfflineFeed:
+    sampler = ReplaySampler(
+        [data], batch_size=recipe.batch_size, seeds=recipe.seeds, **sampling_options(recipe, policy)
+    )
+    noise = NoiseSource(recipe.seeds, policy.device, UPDATE_STREAM)
+    return OfflineFeed(policy.agent, sampler, noise, recipe.batch_size)
+
+
+def sampling_options(recipe: Recipe, policy: Policy) -> dict[str, Any]:
+    """What all samplers of a run's dataset share."""
+    return {
+        "n_step": recipe.data.n_step,
+        "discount": getattr(recipe.agent, "discount", 1.0),
+        "observation_normalizer": policy.normalizer,
+        "reward_scaler": RewardScaler(recipe.data.reward_scale),
+        "action_map": policy.action_map,
+        "device": policy.device,
+        "memory_budget": recipe.data.memory_budget,
+    }
+
+
+def _recorder(run: Run) -> EpisodeRecorder:
+    recipe = run.recipe
+    assert recipe.env is not None
+    return EpisodeRecorder(
+        run.path / FOLDER,
+        environment_spec(recipe.env),
+        recipe.env,
+        recipe.seeds,
+        recipe.online.environments,
+        {"made_by": f"offrl {__version__} train", "algo": recipe.algo, "training_seeds": list(recipe.seeds)},
+    )
+
+
+def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> Feed:
+    if AGENTS[recipe.algo].online == "rollouts":
+        return _rollout_feed(recipe, policy, recorder)
+    online, seeds = recipe.online, recipe.seeds
+    ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
+    sampler = ReplaySampler(
+        [ring],
+        batch_size=recipe.batch_size,
+        seeds=seeds,
+        n_step=recipe.data.n_step,
+        discount=recipe.agent.discount,
+    )
+    return OnlineFeed(
+        agent=policy.agent,
+        collector=_collector(recipe, policy, ring, recorder),
+        ring=ring,
+        sampler=sampler,
+        noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
+        exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
+        batch_size=recipe.batch_size,
+        updates_per_step=online.updates_per_step,
+        warmup_steps=online.warmup_steps,
+    )
+
+
+def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> RolloutFeed:
+    seeds, layout = recipe.seeds, RowLayout.of(policy.agent.spec)
+    rollout = RolloutBuffer(
+        layout, len(seeds), recipe.online.environments, recipe.agent.rollout_steps, recipe.agent.discount
+    )
+    return RolloutFeed(
+        agent=policy.agent,
+        collector=_collector(recipe, policy, rollout, recorder),
+        rollout=rollout,
+        noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
+        exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
+    )
+
+
+def _collector(recipe: Recipe, policy: Policy, sink: StepSink, recorder: EpisodeRecorder | None) -> Collector:
+    assert recipe.env is not None
+    return Collector(
+        recipe.env,
+        policy,
+        sink,
+        list(recipe.seeds),
+        recipe.online.environments,
+        processes=recipe.online.processes,
+        reward_scaler=RewardScaler(recipe.data.reward_scale),
+        recorder=recorder,
+    )
+
+
+def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Callable[[], Tensor]:
+    """The mean loss over a fixed sample of held-out transitions, the same for every seed."""
+    sampler = ReplaySampler(
+        [held_out], batch_size=VALIDATION_TRANSITIONS, seeds=[0], **sampling_options(recipe, policy)
+    )
+    (batch,) = sampler.sample(1).unbind()
+    batch = batch.repeat_seeds(policy.seeds)
+
+    def validate() -> Tensor:
+        loss: Tensor = policy.agent.validation_loss(policy.state, batch)  # type: ignore[attr-defined]
+        return loss.cpu()
+
+    return validate
+
+
+def _evaluation(recipe: Recipe, policy: Policy, facts: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+    environment = recipe.env
+    assert environment is not None
+
+    def evaluate_now(step: int) -> dict[str, Any]:
+        evaluation = evaluate(policy, environment, recipe.evaluation.episodes, seed=step)
+        return summarise(evaluation, environment, recipe.seeds, facts["reference_scores"])
+
+    return evaluate_now

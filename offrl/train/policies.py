@@ -1,0 +1,67 @@
+"""Policies of a run: fresh ones, and those of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from offrl.agents import AGENTS
+from offrl.data.normalization import ActionMap, ObservationNormalizer
+from offrl.data.schema import space_from_json
+from offrl.envs.policy import Policy
+from offrl.errors import RecipeError
+from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
+from offrl.train.run import Run
+from offrl.types import Agent, Spec
+
+
+def fresh_policy(
+    agent: Agent[Any], seeds: tuple[int, ...], device: torch.device, normalizer: ObservationNormalizer | None
+) -> Policy:
+    """An agent at step 0, one for each seed."""
+    space = agent.spec.action_space
+    return Policy(
+        agent=agent,
+        state=agent.init(seeds, device),
+        seeds=len(seeds),
+        device=device,
+        normalizer=normalizer,
+        action_map=ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None,
+    )
+
+
+def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy, dict[str, Any]]:
+    """A run's trained policies, ready to act, and the facts of the checkpoint.
+
+    Raises:
+        RunError: there is no such checkpoint, or it is damaged.
+    """
+    directory = run.checkpoint(checkpoint)
+    facts = read_facts(directory)
+    spec = Spec(space_from_json(facts["observation_space"]), space_from_json(facts["action_space"]))
+    agent = AGENTS[run.recipe.algo].build(run.recipe.agent, spec)
+    normalizer = None
+    if facts["normalized"]:
+        normalizer = ObservationNormalizer.from_named_tensors(read_part(directory, "normalizer"))
+    policy = fresh_policy(agent, run.recipe.seeds, resolve_device(device), normalizer)
+    restore_tensors(state_tensors(policy.state), read_part(directory, "state"), str(directory))
+    return policy, facts
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a recipe; "auto" takes CUDA where there is one.
+
+    Raises:
+        RecipeError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"there is no device {name!r}", mend="use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("there is no CUDA device here", mend="use --device cpu or auto")
+    return device
