@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tests.benchmarks.workers.measuring import (
+    BATCH_SIZE,
+    ENVIRONMENTS,
+    EPOCHS,
+    HIDDEN,
+    MINIBATCH_SIZE,
+    ROLLOUT_STEPS,
+    SMALL_HIDDEN,
+)
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -72,19 +82,30 @@ def _peer(peer: str, row: str, detail: str = "") -> Subject:
     return Subject(f"{peer}{detail}", f"{peer.replace('-', '_')}_rows.py", row, peer)
 
 
+def _widths(hidden: tuple[int, ...]) -> str:
+    return "×".join(map(str, hidden))
+
+
 _BLOCKS = _ours("offrl, 64 batches a call", "sampling-blocks")
 _SINGLE = _ours("offrl, one batch a call", "sampling")
 _REGRESSION = _ours("offrl, regression", "bc")
 _LIKELIHOOD = _ours("offrl, likelihood", "bc-likelihood")
-_ONLINE = _ours("offrl", "td3-online")
+_TD3_BC = _ours("offrl", "td3-bc")
+_PARALLEL = _ours("offrl, 2 processes", "ppo-parallel")
 _HELP = _ours("offrl --help", "help")
+
+_NETWORKS = f"{_widths(HIDDEN)}, batch {BATCH_SIZE}"
+_ROLLOUTS = (
+    f"PPO on Hopper-v5, {_widths(SMALL_HIDDEN)}, {ROLLOUT_STEPS:,} steps an environment and update, {EPOCHS} epochs, "
+    f"minibatches of {MINIBATCH_SIZE}"
+)
 
 ROWS = {
     row.name: row
     for row in (
         Row(
             "sampling",
-            "random minibatches of 256 from 1 M transitions",
+            f"random minibatches of {BATCH_SIZE} from 1 M transitions",
             "transitions/s",
             (
                 Comparison(_BLOCKS, _peer("torchrl", "sampling-blocks", ", 64 batches a call")),
@@ -100,7 +121,7 @@ ROWS = {
         ),
         Row(
             "bc",
-            "behaviour cloning",
+            f"behaviour cloning, {_NETWORKS}",
             "updates/s",
             (
                 Comparison(_REGRESSION, _peer("d3rlpy", "bc"), target=4.0),
@@ -109,10 +130,40 @@ ROWS = {
             ),
         ),
         Row(
+            "td3-bc",
+            f"TD3+BC, {_NETWORKS}, states normalised",
+            "updates/s",
+            (
+                Comparison(_TD3_BC, _peer("d3rlpy", "td3-bc"), target=2.0),
+                Comparison(_TD3_BC, _plain("single-file PyTorch", "td3-bc"), target=1.5),
+            ),
+        ),
+        Row(
             "td3-online",
-            "TD3 on Hopper-v5, one update each",
+            f"TD3 on Hopper-v5, {_NETWORKS}, one update a step",
             "env steps/s",
-            (Comparison(_ONLINE, _peer("stable-baselines3", "td3-online"), target=2.0),),
+            (Comparison(_ours("offrl", "td3-online"), _peer("stable-baselines3", "td3-online"), target=2.0),),
+        ),
+        Row(
+            "sac-online",
+            f"SAC on Hopper-v5, {_NETWORKS}, one update a step",
+            "env steps/s",
+            (Comparison(_ours("offrl", "sac-online"), _peer("stable-baselines3", "sac-online"), target=2.0),),
+        ),
+        Row(
+            "ppo",
+            f"{_ROLLOUTS}, 1 environment",
+            "env steps/s",
+            (Comparison(_ours("offrl", "ppo"), _peer("stable-baselines3", "ppo"), target=3.0),),
+        ),
+        Row(
+            "ppo-parallel",
+            f"{_ROLLOUTS}, {ENVIRONMENTS} environments",
+            "env steps/s",
+            (
+                Comparison(_PARALLEL, _peer("stable-baselines3", "ppo-dummy", ", DummyVecEnv"), target=3.0),
+                Comparison(_PARALLEL, _peer("stable-baselines3", "ppo-subproc", ", SubprocVecEnv"), target=3.0),
+            ),
         ),
         Row(
             "help",

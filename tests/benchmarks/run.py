@@ -1,6 +1,6 @@
 """Measure offrl side by side with other libraries, and print the table.
 
-    python -m tests.benchmarks.run [--rows sampling bc td3-online help] [--repeats 5] [--json]
+    python -m tests.benchmarks.run [--rows ROW …] [--repeats 5] [--json]
 
 Each figure comes from a process of its own. The subjects of a row take turns (A B A B …), so that what else the machine
 does meets all of them; figures are medians, and ratios are taken turn by turn. Libraries whose environment

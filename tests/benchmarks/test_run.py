@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 import time
@@ -41,6 +42,14 @@ def test_window_counts_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -
     going = [window.tick(7), window.tick(7), window.tick(7), window.tick(6), window.tick(2)]
     assert going == [True, True, True, True, False]
     assert (window.events, window.elapsed, window.rate) == (8, 4.0, 2.0)
+
+
+def test_window_counts_whole_cycles_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_clock(monkeypatch, [100.0, 103.0, 105.0, 109.0])
+    window = measuring.Window(seconds=3.0, warm_up=1.0)
+    going = [window.tick(0), window.tick(2048), window.tick(2048), window.tick(2048)]
+    assert going == [True, True, True, False]
+    assert (window.events, window.elapsed) == (4096, 6.0)
 
 
 def test_steadily_stops_with_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +160,34 @@ def test_every_subject_has_its_worker_and_its_pins() -> None:
     subjects = {subject for row in ROWS.values() for subject in row.subjects}
     assert {subject.worker for subject in subjects} <= {path.name for path in run.WORKERS.glob("*_rows.py")}
     assert {subject.peer for subject in subjects} - {None} == set(PEERS)
+
+
+def test_every_worker_knows_the_rows_of_its_subjects() -> None:
+    for subject in {subject for row in ROWS.values() for subject in row.subjects}:
+        tree = ast.parse((run.WORKERS / subject.worker).read_text())
+        tables = [node.keys for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+        names = {key.value for keys in tables for key in keys if isinstance(key, ast.Constant)}
+        assert subject.row in names, f"{subject.worker} {subject.row}"
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "target"),
+    [
+        ("bc", {"d3rlpy"}, 4.0),
+        ("bc", {"imitation"}, 8.0),
+        ("td3-bc", {"d3rlpy"}, 2.0),
+        ("td3-bc", {"single-file PyTorch"}, 1.5),
+        ("td3-online", {"stable-baselines3"}, 2.0),
+        ("sac-online", {"stable-baselines3"}, 2.0),
+        ("ppo", {"stable-baselines3"}, 3.0),
+        ("ppo-parallel", {"stable-baselines3, DummyVecEnv", "stable-baselines3, SubprocVecEnv"}, 3.0),
+    ],
+)
+def test_targets_are_the_design_s(name: str, others: set[str], target: float) -> None:
+    targets = {comparison.other.label: comparison.target for comparison in ROWS[name].comparisons}
+    assert {targets[other] for other in others} == {target}
+
+
+def test_titles_say_the_settings_that_workers_take() -> None:
+    assert "256×256, batch 256" in ROWS["td3-bc"].title
+    assert "64×64, 2,048 steps an environment and update, 10 epochs, minibatches of 64" in ROWS["ppo"].title

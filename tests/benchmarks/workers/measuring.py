@@ -24,6 +24,16 @@ BLOCK = 64
 """Batches drawn in one call, where a subject draws whole blocks."""
 ONLINE_WARM_UP_STEPS = 1000
 """Random environment steps before the first update of an online subject."""
+SMALL_HIDDEN = (64, 64)
+"""Of the networks of PPO and DQN."""
+ROLLOUT_STEPS, EPOCHS, MINIBATCH_SIZE = 2048, 10, 64
+"""PPO: steps of each environment in an update, and the passes over them."""
+ENVIRONMENTS = 8
+"""Where several are stepped side by side."""
+DQN_BATCH_SIZE, STEPS_PER_UPDATE, STEPS_PER_TARGET = 32, 4, 10_000
+"""DQN: environment steps from one update to the next, and from one copy of the network to its target to the next."""
+EPSILON = 0.05
+"""DQN: chance of a random action after the warm-up steps."""
 ENDLESS = 10**9
 """Steps asked of a training loop that the end of the window interrupts."""
 
@@ -80,7 +90,10 @@ class Window:
         self.elapsed = 0.0
 
     def tick(self, events: int = 1) -> bool:
-        """Note that `events` more were done; False once the window is over."""
+        """Note that `events` more were done; False once the window is over.
+
+        Where work comes in cycles of unlike parts, tick where each of them begins, so that whole ones count.
+        """
         now = time.perf_counter()
         if self.first_tick is None:
             self.first_tick = now

@@ -16,12 +16,21 @@ from measuring import (
     BATCH_SIZE,
     BLOCK,
     DEMONSTRATIONS,
+    DQN_BATCH_SIZE,
     ENDLESS,
+    ENVIRONMENTS,
     EPISODE_LENGTH,
+    EPOCHS,
+    EPSILON,
     HIDDEN,
+    MINIBATCH_SIZE,
     OBSERVATION_DIM,
     ONLINE_WARM_UP_STEPS,
+    ROLLOUT_STEPS,
     SAMPLING_EPISODES,
+    SMALL_HIDDEN,
+    STEPS_PER_TARGET,
+    STEPS_PER_UPDATE,
     Window,
     WindowOver,
     main,
@@ -130,11 +139,72 @@ def bc_likelihood(window: Window) -> float:
     return bc(window, "gaussian")
 
 
-def td3_online(window: Window) -> float:
+def td3_bc(window: Window) -> float:
+    """With the paper's options, states normalised."""
+    agent = {"hidden": HIDDEN, "policy_delay": 2, "bc_alpha": 2.5}
+    with store(DEMONSTRATIONS) as dataset:
+        data = {"validation_fraction": 0.0}
+        return train_until_over(Ticks(window), algo="td3", dataset=str(dataset.path), agent=agent, data=data)
+
+
+def replay_online(window: Window, algo: str, agent: dict[str, Any]) -> float:
+    """One update for each environment step."""
     online = {"warmup_steps": ONLINE_WARM_UP_STEPS, "environments": 1, "updates_per_step": 1.0}
-    agent = {"hidden": HIDDEN, "policy_delay": 2}
     ticks = Ticks(window, ONLINE_WARM_UP_STEPS)
-    return train_until_over(ticks, algo="td3", env="Hopper-v5", agent=agent, online=online)
+    return train_until_over(ticks, algo=algo, env="Hopper-v5", agent={"hidden": HIDDEN, **agent}, online=online)
+
+
+def td3_online(window: Window) -> float:
+    return replay_online(window, "td3", {"policy_delay": 2})
+
+
+def sac_online(window: Window) -> float:
+    return replay_online(window, "sac", {})
+
+
+def ppo(window: Window, environments: int = 1, processes: int = 1) -> float:
+    """A line of metrics for each update, whose rollout therefore counts together with it."""
+    agent = {
+        "hidden": SMALL_HIDDEN,
+        "rollout_steps": ROLLOUT_STEPS,
+        "epochs": EPOCHS,
+        "minibatch_size": MINIBATCH_SIZE,
+    }
+    online = {"environments": environments, "processes": processes}
+    window.tick(0)
+    return train_until_over(
+        Ticks(window), algo="ppo", env="Hopper-v5", agent=agent, online=online, log_every=environments * ROLLOUT_STEPS
+    )
+
+
+def ppo_parallel(window: Window) -> float:
+    return ppo(window, ENVIRONMENTS, processes=2)
+
+
+def dqn(window: Window) -> float:
+    agent = {
+        "hidden": SMALL_HIDDEN,
+        "learning_rate": 1e-4,
+        "max_gradient_norm": 10.0,
+        "target_rate": 1.0,
+        "target_every": STEPS_PER_TARGET // STEPS_PER_UPDATE,
+        "epsilon_start": EPSILON,
+        "epsilon_end": EPSILON,
+    }
+    online = {
+        "warmup_steps": ONLINE_WARM_UP_STEPS,
+        "environments": 1,
+        "updates_per_step": 1 / STEPS_PER_UPDATE,
+    }
+    return train_until_over(
+        Ticks(window, ONLINE_WARM_UP_STEPS),
+        algo="dqn",
+        env="CartPole-v1",
+        agent=agent,
+        online=online,
+        batch_size=DQN_BATCH_SIZE,
+        log_every=500,
+    )
 
 
 def show_help(window: Window) -> float:
@@ -148,7 +218,12 @@ if __name__ == "__main__":
         "sampling-blocks": sampling_blocks,
         "bc": bc,
         "bc-likelihood": bc_likelihood,
+        "td3-bc": td3_bc,
         "td3-online": td3_online,
+        "sac-online": sac_online,
+        "ppo": ppo,
+        "ppo-parallel": ppo_parallel,
+        "dqn": dqn,
         "help": show_help,
     }
     main(rows, "offrl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from itertools import pairwise
 
@@ -41,13 +42,16 @@ def sampling_blocks(window: Window) -> float:
     return sampling(window, BLOCK)
 
 
+def network(inputs: int, outputs: int) -> nn.Sequential:
+    hidden = [layer for pair in pairwise([inputs, *HIDDEN]) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(HIDDEN[-1], outputs))
+
+
 def bc(window: Window) -> float:
     """Deterministic cloning: squared error, Adam."""
     transitions = synthetic_episodes(DEMONSTRATIONS).transitions()
     observations, actions = torch.from_numpy(transitions["observation"]), torch.from_numpy(transitions["action"])
-    widths = [OBSERVATION_DIM, *HIDDEN]
-    hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
-    policy = nn.Sequential(*hidden, nn.Linear(HIDDEN[-1], ACTION_DIM), nn.Tanh())
+    policy = nn.Sequential(network(OBSERVATION_DIM, ACTION_DIM), nn.Tanh())
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
 
     def step() -> int:
@@ -61,9 +65,65 @@ def bc(window: Window) -> float:
     return steadily(window, step)
 
 
+def td3_bc(window: Window) -> float:
+    """TD3+BC with the paper's options; every second critic step is followed by one of the actor and the targets."""
+    columns = [torch.from_numpy(column) for column in synthetic_episodes(DEMONSTRATIONS).transitions().values()]
+    observations, actions, rewards, next_observations, terminated = columns
+    mean, std = observations.mean(0), observations.std(0) + 1e-3
+    observations, next_observations = (observations - mean) / std, (next_observations - mean) / std
+    rewards, discounts = rewards.unsqueeze(1), 0.99 * (~terminated).float().unsqueeze(1)
+
+    actor = nn.Sequential(network(OBSERVATION_DIM, ACTION_DIM), nn.Tanh())
+    critics = nn.ModuleList(network(OBSERVATION_DIM + ACTION_DIM, 1) for _ in range(2))
+    target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
+    actor_optimizer = torch.optim.Adam(actor.parameters(), lr=3e-4)
+    critic_optimizer = torch.optim.Adam(critics.parameters(), lr=3e-4)
+    learned = [*actor.parameters(), *critics.parameters()]
+    targets = [*target_actor.parameters(), *target_critics.parameters()]
+    updates = 0
+
+    def step() -> int:
+        nonlocal updates
+        updates += 1
+        index = torch.randint(len(observations), (BATCH_SIZE,))
+        observation, action, next_observation = observations[index], actions[index], next_observations[index]
+        with torch.no_grad():
+            noise = (0.2 * torch.randn_like(action)).clamp(-0.5, 0.5)
+            next_action = (target_actor(next_observation) + noise).clamp(-1.0, 1.0)
+            following = torch.cat([next_observation, next_action], dim=1)
+            next_value = torch.min(target_critics[0](following), target_critics[1](following))
+            target_q = rewards[index] + discounts[index] * next_value
+        taken = torch.cat([observation, action], dim=1)
+        critic_loss = sum(nn.functional.mse_loss(critic(taken), target_q) for critic in critics)
+        critic_optimizer.zero_grad()
+        critic_loss.backward()
+        critic_optimizer.step()
+        if updates % 2:
+            return 1
+        chosen = actor(observation)
+        q = critics[0](torch.cat([observation, chosen], dim=1))
+        actor_loss = nn.functional.mse_loss(chosen, action) - 2.5 / q.abs().mean().detach() * q.mean()
+        actor_optimizer.zero_grad()
+        actor_loss.backward()
+        actor_optimizer.step()
+        with torch.no_grad():
+            for target, parameter in zip(targets, learned, strict=True):
+                target.lerp_(parameter, 0.005)
+        return 1
+
+    return steadily(window, step)
+
+
 def import_torch(window: Window) -> float:
     return process_seconds(window, [sys.executable, "-c", "import torch"])
 
 
 if __name__ == "__main__":
-    main({"sampling": sampling, "sampling-blocks": sampling_blocks, "bc": bc, "help": import_torch}, "torch")
+    rows = {
+        "sampling": sampling,
+        "sampling-blocks": sampling_blocks,
+        "bc": bc,
+        "td3-bc": td3_bc,
+        "help": import_torch,
+    }
+    main(rows, "torch")
