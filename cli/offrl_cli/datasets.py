@@ -1,8 +1,10 @@
-"""`offrl datasets`: list, info, validate, export and pull."""
+"""`offrl datasets`: list, info, validate, export, pull and make."""
 
 from __future__ import annotations
 
+import sys
 import warnings
+from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from textwrap import indent
@@ -11,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offrl_cli.dataset_info import describe, print_info
-from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
-from offrl_cli.reporting import WORK_FAILED, command
+from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
+from offrl_cli.reporting import INTERRUPTED, WORK_FAILED, command, fail
 
 if TYPE_CHECKING:
     from offrl.data.catalog import DatasetEntry
@@ -36,19 +38,24 @@ class ExportFormat(StrEnum):
 @app.command("list")
 @command
 def list_all(as_json: AsJson = False) -> None:
-    """List the datasets that have a name: bundled ones and your local ones.
+    """List the datasets that have a name: bundled ones, your local ones, and those that offrl datasets make makes.
 
     Example: offrl datasets list
     """
     from offrl.data.catalog import list_datasets
+    from offrl.recipe_catalog import bundled_dataset_recipes
 
     entries = list_datasets()
+    names = {entry.name for entry in entries}
+    recipes = [recipe for recipe in bundled_dataset_recipes() if recipe.name not in names]
     if as_json:
-        print_json({"datasets": [vars(entry) for entry in entries]})
+        to_make = [{"name": recipe.name, "path": recipe.path, "purpose": recipe.purpose} for recipe in recipes]
+        print_json({"datasets": [vars(entry) for entry in entries], "recipes": to_make})
         return
+    rows = [[e.name, e.kind, e.environment, e.episodes, e.steps, e.card.get("description", "")] for e in entries]
     print_table(
         ["dataset", "kind", "environment", "episodes", "transitions", "description"],
-        [[e.name, e.kind, e.environment, e.episodes, e.steps, e.card.get("description", "")] for e in entries],
+        [*rows, *([recipe.name, "recipe", None, None, None, recipe.purpose] for recipe in recipes)],
     )
 
 
@@ -60,13 +67,15 @@ def info(name: Name, as_json: AsJson = False) -> None:
     Example: offrl datasets info hopper-expert
     """
     store = _open(name)
-    entry = _bundled(name)
+    entry = _entry(name)
     if as_json:
         print_json({**describe(store), "card": entry.card if entry else {}})
         return
     print_info(store)
     if entry and entry.card:
-        typer.echo(f"\ncard\n{indent((entry.path / 'card.toml').read_text(encoding='utf-8'), '  ')}")
+        from offrl.data.catalog import CARD_FILE
+
+        typer.echo(f"\ncard\n{indent((entry.path / CARD_FILE).read_text(encoding='utf-8'), '  ')}")
 
 
 @app.command()
@@ -132,6 +141,40 @@ def pull(name: Name, as_json: AsJson = False) -> None:
         print_pairs(result)
 
 
+@app.command()
+@command
+def make(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A dataset that has a recipe, or a TOML file of your own.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder for Parquet files and card.toml. Default: a local dataset."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset by its recipe, training what it needs first.
+
+    Trainings are kept, shared by the datasets that need them, and go on after
+    an interruption: give the same command again.
+
+    Example: offrl datasets make hopper-medium --out ./hopper-medium
+    """
+    from offrl.train.loop import Interrupted
+    from offrl.train.making import Maker
+    from offrl_cli.progress import TrainingProgress
+
+    try:
+        with redirect_stdout(sys.stderr), TrainingProgress() as progress:
+            report = Maker(progress, note).make(name, out)
+    except Interrupted as interrupted:
+        fail(f"Saved at step {interrupted.step:,}; the same command goes on from there", INTERRUPTED)
+    if as_json:
+        print_json(report)
+    else:
+        print_pairs({key: number(value) for key, value in report.items() if key != "reference_scores"})
+
+
 def _open(name: str) -> TrajectoryStore:
     with working(f"Opening {name}"):
         from offrl.data.catalog import open_dataset
@@ -139,10 +182,11 @@ def _open(name: str) -> TrajectoryStore:
         return open_dataset(name)
 
 
-def _bundled(name: str) -> DatasetEntry | None:
+def _entry(name: str) -> DatasetEntry | None:
+    """The dataset of that name; a local one goes before a bundled one, as when it is opened."""
     from offrl.data.catalog import list_datasets
 
-    return next((entry for entry in list_datasets() if entry.name == name and entry.kind == "bundled"), None)
+    return next((entry for entry in reversed(list_datasets()) if entry.name == name), None)
 
 
 def _print_findings(store: TrajectoryStore, findings: list[Finding]) -> None:

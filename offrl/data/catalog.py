@@ -20,6 +20,8 @@ from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metad
 from offrl.data.store import METADATA_FILE, TrajectoryStore
 from offrl.errors import DatasetNotFoundError, OffrlError
 
+CARD_FILE = "card.toml"
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
@@ -31,7 +33,7 @@ class DatasetEntry:
         path: the folder of Parquet files, or of the store.
         environment: the Gymnasium id, if there is one.
         episodes, steps: how many.
-        card: the bundled dataset's `card.toml`; empty for local ones.
+        card: its `card.toml`; empty where there is none.
     """
 
     name: str
@@ -94,8 +96,8 @@ def list_datasets() -> list[DatasetEntry]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The `card.toml` of a bundled dataset; empty where there is none."""
-    path = folder / "card.toml"
+    """The `card.toml` beside a dataset's files; empty where there is none."""
+    path = folder / CARD_FILE
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -110,7 +112,10 @@ def _local_entry(folder: Path) -> DatasetEntry | None:
         store = TrajectoryStore.open(folder)
     except OffrlError:
         return None
-    return DatasetEntry(folder.name, "local", folder, store.metadata.environment, store.num_episodes, store.num_steps)
+    environment = store.metadata.environment
+    return DatasetEntry(
+        folder.name, "local", folder, environment, store.num_episodes, store.num_steps, read_card(folder)
+    )
 
 
 def _folders(root: Path) -> list[Path]:
@@ -163,6 +168,11 @@ def _file_identity(path: Path) -> str:
 
 
 def _not_found(name: str) -> DatasetNotFoundError:
+    if (bundled_root() / "recipes" / "datasets" / f"{name}.toml").is_file():
+        return DatasetNotFoundError(
+            f"the dataset '{name}' doesn't come with offrl, but its recipe does",
+            mend=f"make it, which may train for hours: offrl datasets make {name}",
+        )
     known = [entry.name for entry in list_datasets()]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""

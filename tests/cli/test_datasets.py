@@ -184,3 +184,44 @@ def test_an_id_that_minari_does_not_take_is_refused(
     assert result.code == 2, result.stderr
     assert f"'{identifier}'" in result.stderr
     assert "hopper/expert-v0" in result.stderr
+
+
+def test_make_leaves_a_dataset_that_other_commands_know(offrl: Offrl, tmp_path: Path) -> None:
+    recipe = tmp_path / "chance.toml"
+    recipe.write_text('# Chance.\n[[sources]]\nkind = "random"\nenv = "CartPole-v1"\nepisodes = 3\n')
+    result = offrl("datasets", "make", recipe, "--json")
+    assert result.code == 0, result.stderr
+    assert (result.json["name"], result.json["path"], result.json["episodes"]) == ("chance", str(local_path("chance")), 3)
+    assert offrl("datasets", "validate", "chance").code == 0
+    assert offrl("datasets", "info", "chance", "--json").json["card"]["description"] == "Chance."
+    assert 'description = "Chance."' in offrl("datasets", "info", "chance").stdout
+
+    shown = offrl("datasets", "make", recipe, "--out", "folder").stdout
+    assert "episodes         3\n" in shown
+    assert offrl("datasets", "info", "./folder", "--json").json["episodes"] == 3
+    again = offrl("datasets", "make", recipe, "--out", "folder")
+    assert (again.code, again.stdout) == (2, "")
+    assert "at the destination" in again.stderr
+
+
+def test_list_names_what_can_be_made_unless_it_is_there(offrl: Offrl) -> None:
+    listed = offrl("datasets", "list", "--json").json
+    there, to_make = ({item["name"] for item in listed[key]} for key in ("datasets", "recipes"))
+    assert "hopper-expert" in there
+    assert "halfcheetah-medium" in to_make
+    assert not there & to_make
+    assert all(Path(recipe["path"]).is_file() and recipe["purpose"] for recipe in listed["recipes"])
+    assert "halfcheetah-medium" in offrl("datasets", "list").stdout
+
+
+def test_a_dataset_that_has_only_a_recipe_says_how_it_is_made(offrl: Offrl) -> None:
+    result = offrl("datasets", "info", "halfcheetah-medium")
+    assert result.code == 2
+    assert "offrl datasets make halfcheetah-medium" in result.stderr
+    assert "offrl datasets make halfcheetah-medium" in offrl("recipes", "run", "datasets/halfcheetah-medium").stderr
+
+
+def test_make_refuses_a_dataset_without_a_recipe(offrl: Offrl) -> None:
+    result = offrl("datasets", "make", "nosuch")
+    assert (result.code, result.stdout) == (2, "")
+    assert "hopper-medium" in result.stderr

@@ -29,7 +29,7 @@ def test_help_names_every_command(offrl: Offrl) -> None:
     [
         *((name,) for name in COMMANDS if name not in ("datasets", "recipes")),
         *(("recipes", name) for name in ("list", "show", "run")),
-        *(("datasets", name) for name in ("list", "info", "validate", "export", "pull")),
+        *(("datasets", name) for name in ("list", "info", "validate", "export", "pull", "make")),
     ],
     ids=" ".join,
 )
