@@ -75,14 +75,21 @@ class PriorityConfig:
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """How an agent collects its own experience.
+    """How an agent collects its own experience, and, in fine-tuning, how it is mixed with the dataset's.
 
     Attributes:
         environments: copies per seed that step side by side.
         processes: how many processes step them, the training's own among them; the results don't depend on it.
         capacity: rows per seed that the replay ring holds.
-        warmup_steps: environment steps with uniformly random actions before the first update.
+        warmup_steps: environment steps before the first update; with uniformly random actions, or, in fine-tuning, with
+            the policy's own.
+        critic_warmup: environment steps behind these in which the critics alone are updated: they catch up with what
+            the policy does before it changes.
         updates_per_step: gradient steps per environment step.
+        offline_fraction: in fine-tuning, the dataset's share of every batch; the others are the agent's own steps.
+        offline_fraction_end: that share at last.
+        offline_fraction_steps: environment steps in which it goes from one to the other, linearly; 0 leaves it as it
+            is.
         stop_at: training ends once every seed has had an evaluation with at least this mean return; None never ends it.
         record: keep every step, as the environment sees it, in the run's folder `replay`, a dataset by its path.
     """
@@ -93,7 +100,11 @@ class OnlineConfig:
     processes: Count = 1
     capacity: Count = 1_000_000
     warmup_steps: NonNegativeInt = 10_000
+    critic_warmup: NonNegativeInt = 0
     updates_per_step: UpdateRatio = 1.0
+    offline_fraction: Probability = 0.0
+    offline_fraction_end: Probability = 0.0
+    offline_fraction_steps: NonNegativeInt = 0
     stop_at: FiniteFloat | None = None
     record: bool = False
 
@@ -157,6 +168,9 @@ class Recipe:
         algo: a name in `offrl.agents.AGENTS`.
         agent: that algorithm's options.
         dataset: name, path or prefixed id of the data; None learns online only.
+        start: a run directory whose policies are the start of a fine-tuning, which learns online; None trains from
+            scratch.
+        start_checkpoint: which of that run's checkpoints.
         env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one; "none"
             evaluates nowhere.
         steps: gradient steps offline, environment steps (per seed) online.
@@ -173,6 +187,8 @@ class Recipe:
     algo: str
     agent: Any
     dataset: str | None = None
+    start: str | None = None
+    start_checkpoint: Literal["last", "best"] = "last"
     env: str | None = None
     steps: Count = 20_000
     batch_size: Count = 256

@@ -145,12 +145,12 @@ class BC:
     @torch.no_grad()
     def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
         """The imitation loss alone, [S], of the weights that act."""
-        return self._imitation_loss(self._acting(state)(self.flat_observation(batch.observation)), batch.action)
+        return self._imitation_loss(self.acting_network(state)(self.flat_observation(batch.observation)), batch.action)
 
     @torch.no_grad()
     def act(self, state: BCState, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
-        output = self._acting(state)(self.flat_observation(observation))
+        output = self.acting_network(state)(self.flat_observation(observation))
         if self.kind == "categorical":
             log_probs = split_categoricals(output, self.choices)
             choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
@@ -176,10 +176,11 @@ class BC:
         Raises:
             SpaceMismatchError: the policy is deterministic.
         """
-        output = self._acting(state)(self.flat_observation(observation))
+        output = self.acting_network(state)(self.flat_observation(observation))
         return self._log_prob(output, action)
 
-    def _acting(self, state: BCState) -> MLP:
+    def acting_network(self, state: BCState) -> MLP:
+        """What acts: the weights, or their average where one is kept."""
         return state.average if self.config.ema else state.policy
 
     def _imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:

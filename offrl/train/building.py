@@ -25,7 +25,7 @@ from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import make_writers
 from offrl.train.noise import NoiseSource
-from offrl.train.policies import fresh_policy, resolve_device
+from offrl.train.policies import fresh_policy, load_normalizer, resolve_device
 from offrl.train.recording import FOLDER, EpisodeRecorder
 from offrl.train.run import Run
 from offrl.train.scores import summarise
@@ -39,18 +39,16 @@ VALIDATION_TRANSITIONS = 8_192
 def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     """Everything that a run needs, at step 0."""
     recipe = task.recipe
-    device = resolve_device(recipe.device)
+    training, held_out = _hold_out(recipe, task.data)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    policy = fresh_policy(agent, recipe.seeds, resolve_device(recipe.device), _normalizer(task, training))
+    recorder = _recorder(run) if task.online and recipe.online.record else None
     validate: Callable[[], Tensor] | None = None
-    recorder: EpisodeRecorder | None = None
-    if task.data is None:
-        policy = fresh_policy(agent, recipe.seeds, device, None)
-        recorder = _recorder(run) if recipe.online.record else None
-        feed: Feed = _online_feed(recipe, policy, recorder)
+    feed: Feed
+    if task.online:
+        feed = _online_feed(recipe, policy, recorder, training)
     else:
-        training, held_out = _hold_out(recipe, task.data)
-        normalizer = ObservationNormalizer.from_store(training) if recipe.data.normalize_observation else None
-        policy = fresh_policy(agent, recipe.seeds, device, normalizer)
+        assert training is not None
         feed = _offline_feed(recipe, policy, training)
         if held_out is not None and hasattr(agent, "validation_loss"):
             validate = _validation(recipe, policy, held_out)
@@ -76,17 +74,30 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     )
 
 
-def _hold_out(recipe: Recipe, data: Trajectories) -> tuple[Trajectories, Trajectories | None]:
+def _hold_out(recipe: Recipe, data: Trajectories | None) -> tuple[Trajectories | None, Trajectories | None]:
     """Training and held-out episodes; the split doesn't depend on the training seeds."""
     fraction = recipe.data.validation_fraction
-    if fraction == 0.0 or data.num_episodes < 2:
+    if data is None or fraction == 0.0 or data.num_episodes < 2:
         return data, None
     return split_by_episode(data, fraction, seed=0)
 
 
+def _normalizer(task: Task, training: Trajectories | None) -> ObservationNormalizer | None:
+    """By the statistics of the training episodes; in fine-tuning, that of the policies to start from."""
+    if task.origin is not None:
+        return load_normalizer(task.origin)
+    if training is None or not task.recipe.data.normalize_observation:
+        return None
+    return ObservationNormalizer.from_store(training)
+
+
 def _offline_feed(recipe: Recipe, policy: Policy, data: Trajectories) -> OfflineFeed:
     sampler = ReplaySampler(
-        [data], batch_size=recipe.batch_size, seeds=recipe.seeds, **sampling_options(recipe, policy)
+        [data],
+        batch_size=recipe.batch_size,
+        seeds=recipe.seeds,
+        priority=recipe.priority,
+        **sampling_options(recipe, policy),
     )
     noise = NoiseSource(recipe.seeds, policy.device, UPDATE_STREAM)
     return OfflineFeed(policy.agent, sampler, noise, recipe.batch_size)
@@ -118,17 +129,20 @@ def _recorder(run: Run) -> EpisodeRecorder:
     )
 
 
-def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> Feed:
+def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None, data: Trajectories | None) -> Feed:
     if AGENTS[recipe.algo].online == "rollouts":
         return _rollout_feed(recipe, policy, recorder)
     online, seeds = recipe.online, recipe.seeds
     ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
+    share = online.offline_fraction
     sampler = ReplaySampler(
-        [ring],
+        [ring] if data is None else [data, ring],
         batch_size=recipe.batch_size,
         seeds=seeds,
-        n_step=recipe.data.n_step,
-        discount=recipe.agent.discount,
+        fractions=None if data is None else [share, 1.0 - share],
+        priority=recipe.priority,
+        # The ring is in this machine's memory, whatever the device.
+        **sampling_options(recipe, policy) | {"device": "cpu"},
     )
     return OnlineFeed(
         agent=policy.agent,
@@ -138,8 +152,8 @@ def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | Non
         noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
         exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
         batch_size=recipe.batch_size,
-        updates_per_step=online.updates_per_step,
-        warmup_steps=online.warmup_steps,
+        online=online,
+        random_warmup=recipe.start is None,
     )
 
 
@@ -154,6 +168,7 @@ def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | No
         rollout=rollout,
         noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
         exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
+        critic_warmup=recipe.online.critic_warmup,
     )
 
 

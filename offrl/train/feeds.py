@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +14,22 @@ from offrl.data.rollout import RolloutBuffer
 from offrl.data.sampler import ReplaySampler
 from offrl.envs.collector import Collector
 from offrl.envs.exploration import uniform_actions
+from offrl.errors import RecipeError
+from offrl.recipes import OnlineConfig
 from offrl.train.noise import NoiseSource
 from offrl.types import Agent, Batch, Metrics, Noise
 
-Cycle = tuple[list[Batch], Noise]
-"""What one `Agent.update` consumes."""
+
+class Cycle(NamedTuple):
+    """What one `Agent.update` consumes.
+
+    Attributes:
+        critic_only: call `update_critic` in its place, which leaves the policy as it is.
+    """
+
+    batches: list[Batch]
+    noise: Noise
+    critic_only: bool = False
 
 
 class Feed(Protocol):
@@ -42,6 +53,9 @@ class Feed(Protocol):
     def report(self) -> dict[str, list[Any]]:
         """What happened since the last call, per seed, for the metrics."""
 
+    def close(self) -> None:
+        """Let go of environments."""
+
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint must hold, as named groups of tensors."""
 
@@ -58,21 +72,24 @@ class OfflineFeed:
         self.steps_per_round = agent.batches_per_update
 
     def rounds(self, count: int) -> Iterator[Cycle]:
-        """Each round is one update; all their batches and draws are gathered at once."""
-        size = self.agent.batches_per_update
-        batches = self.sampler.sample(count * size).unbind()
-        noise = self.noise.draw_updates(self.shapes, count)
-        for i in range(count):
-            yield batches[i * size : (i + 1) * size], noise[i]
+        """Each round is one update; unless they are prioritised, all their batches and draws are gathered at once."""
+        # Priorities change with every update.
+        updates = 1 if self.sampler.priorities else count
+        for _ in range(0, count, updates):
+            yield from cycles(self.sampler.sample(updates * self.steps_per_round), self.noise, self.shapes, updates)
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:
-        """A dataset's transitions are all alike."""
+        """Tell the sampler of TD errors."""
+        tell_errors(self.sampler, batches, metrics)
 
     def at_checkpoint(self, step: int) -> None:
         """A dataset has nothing to restart."""
 
     def report(self) -> dict[str, list[Any]]:
         return {}
+
+    def close(self) -> None:
+        """There are no environments."""
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {"sampler": self.sampler.named_tensors(), "noise": self.noise.named_tensors()}
@@ -86,6 +103,17 @@ class OnlineFeed:
     """Batches from the replay of the agent's own steps; a step is an environment step of one seed.
 
     A round is the shortest stretch with whole numbers of both: vector steps, then updates.
+
+    Args:
+        agent: the algorithm.
+        collector: steps the environments, into the ring.
+        ring: the replay.
+        sampler: draws from the ring alone, or from a dataset and the ring, in this order.
+        noise: the updates' draws.
+        exploration: the draws for acting.
+        batch_size: transitions per seed and batch.
+        online: when to update, and from how much of the dataset.
+        random_warmup: whether actions before the first update are random ones, or the policy's own.
     """
 
     def __init__(
@@ -97,33 +125,38 @@ class OnlineFeed:
         noise: NoiseSource,
         exploration: NoiseSource,
         batch_size: int,
-        updates_per_step: float,
-        warmup_steps: int,
+        online: OnlineConfig,
+        random_warmup: bool,
     ) -> None:
         self.agent, self.collector, self.ring, self.sampler = agent, collector, ring, sampler
-        self.noise, self.exploration = noise, exploration
+        self.noise, self.exploration, self.online = noise, exploration, online
         self.shapes = agent.noise_shapes(batch_size)
-        gradient_steps = Fraction(collector.per_seed * updates_per_step).limit_denominator(64)
+        gradient_steps = Fraction(collector.per_seed * online.updates_per_step).limit_denominator(64)
         ratio = gradient_steps / agent.batches_per_update
         self.vector_steps, self.updates = ratio.denominator, ratio.numerator
         self.steps_per_round = self.vector_steps * collector.per_seed
-        self.warmup_steps, self.steps_taken = warmup_steps, torch.zeros((), dtype=torch.int64)
+        self.random_steps = online.warmup_steps if random_warmup else 0
+        self.steps_taken = torch.zeros((), dtype=torch.int64)
 
     def rounds(self, count: int) -> Iterator[Cycle]:
         """Act, then learn from batches that hold the newest steps; no learning before the warm-up is over."""
-        size = self.agent.batches_per_update
+        size, device = self.updates * self.agent.batches_per_update, self.collector.policy.device
         for _ in range(count):
             for _ in range(self.vector_steps):
                 self._act()
-            if self.steps_taken < self.warmup_steps:
+            taken = int(self.steps_taken)
+            if taken < self.online.warmup_steps:
                 continue
-            batches = self.sampler.sample(self.updates * size).to(self.collector.policy.device).unbind()
-            noise = self.noise.draw_updates(self.shapes, self.updates)
-            for i in range(self.updates):
-                yield batches[i * size : (i + 1) * size], noise[i]
+            if self.online.offline_fraction_steps and len(self.sampler.sources) > 1:
+                share = offline_share(self.online, taken)
+                self.sampler.set_fractions([share, 1.0 - share])
+            critic_only = taken < self.online.warmup_steps + self.online.critic_warmup
+            batches = self.sampler.sample(size).to(device)
+            yield from cycles(batches, self.noise, self.shapes, self.updates, critic_only)
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:
-        """The ring's transitions are all alike."""
+        """Tell the sampler of TD errors."""
+        tell_errors(self.sampler, batches, metrics)
 
     def at_checkpoint(self, step: int) -> None:
         """Cut the running episodes and reset by the step's number; see `Collector.restart`."""
@@ -131,6 +164,9 @@ class OnlineFeed:
 
     def report(self) -> dict[str, list[Any]]:
         return episode_report(self.collector)
+
+    def close(self) -> None:
+        self.collector.close()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {
@@ -149,7 +185,7 @@ class OnlineFeed:
 
     def _act(self) -> None:
         collector, agent = self.collector, self.agent
-        if self.steps_taken < self.warmup_steps:
+        if self.steps_taken < self.random_steps:
             draws = self.exploration.draw((collector.per_seed, agent.spec.action_dim))
             action = uniform_actions(agent.spec, draws)
         else:
@@ -162,7 +198,7 @@ class OnlineFeed:
 class RolloutFeed:
     """Batches of the newest steps, each used for one update; a step is an environment step of one seed.
 
-    A round is T steps of every environment and one update.
+    A round is T steps of every environment and one update; of the critics alone until `critic_warmup` steps are taken.
     """
 
     def __init__(
@@ -172,8 +208,10 @@ class RolloutFeed:
         rollout: RolloutBuffer,
         noise: NoiseSource,
         exploration: NoiseSource,
+        critic_warmup: int,
     ) -> None:
         self.agent, self.collector, self.rollout = agent, collector, rollout
+        self.critic_warmup, self.steps_taken = critic_warmup, 0
         self.noise, self.exploration = noise, exploration
         self.steps_per_round = rollout.steps * collector.per_seed
         self.shapes = agent.noise_shapes(self.steps_per_round)
@@ -186,17 +224,23 @@ class RolloutFeed:
             for _ in range(self.rollout.steps):
                 collector.step(collector.policy.act(collector.observed, self.exploration.draw(shape)))
             (noise,) = self.noise.draw_updates(self.shapes, 1)
-            yield [self.rollout.take().to(collector.policy.device)], noise
+            critic_only = self.steps_taken < self.critic_warmup
+            self.steps_taken += self.steps_per_round
+            yield Cycle([self.rollout.take().to(collector.policy.device)], noise, critic_only)
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:
         """The next batch is a new one in any case."""
 
     def at_checkpoint(self, step: int) -> None:
         """Cut the running episodes and reset by the step's number; see `Collector.restart`."""
+        self.steps_taken = step
         self.collector.restart(step)
 
     def report(self) -> dict[str, list[Any]]:
         return episode_report(self.collector)
+
+    def close(self) -> None:
+        self.collector.close()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         return {"noise": self.noise.named_tensors(), "exploration": self.exploration.named_tensors()}
@@ -204,6 +248,39 @@ class RolloutFeed:
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
         self.noise.restore(parts["noise"])
         self.exploration.restore(parts["exploration"])
+
+
+def cycles(
+    batches: Batch, noise: NoiseSource, shapes: Mapping[str, tuple[int, ...]], updates: int, critic_only: bool = False
+) -> Iterator[Cycle]:
+    """Batches with the leading axes [updates · C, S, B] as those of single updates, each with draws of its own."""
+    each, draws = batches.unbind(), noise.draw_updates(shapes, updates)
+    size = len(each) // updates
+    for i in range(updates):
+        yield Cycle(each[i * size : (i + 1) * size], draws[i], critic_only)
+
+
+def offline_share(online: OnlineConfig, step: int) -> float:
+    """The dataset's share of a batch after so many environment steps."""
+    start, end = online.offline_fraction, online.offline_fraction_end
+    done = min(step / online.offline_fraction_steps, 1.0) if online.offline_fraction_steps else 0.0
+    return start + done * (end - start)
+
+
+def tell_errors(sampler: ReplaySampler, batches: list[Batch], metrics: Metrics) -> None:
+    """Make an update's TD errors the priorities of its transitions, and take them out of the metrics.
+
+    Raises:
+        RecipeError: replay is prioritised, and the agent tells no TD errors.
+    """
+    errors = metrics.pop("td_error", None)
+    if not sampler.priorities:
+        return
+    if errors is None:
+        raise RecipeError(
+            "this algorithm has no TD errors to draw by", mend="set priority.kind=none, or choose dqn or sac"
+        )
+    sampler.learned(batches, errors)
 
 
 def episode_report(collector: Collector) -> dict[str, list[Any]]:

@@ -123,6 +123,12 @@ class Loop:
         self.step = facts["step"]
         self.run.forget_after(self.step)
 
+    def start(self) -> None:
+        """Evaluate the policies as they are, and write the first checkpoint: what fine-tuning starts from."""
+        if self.evaluate:
+            self._evaluate()
+        self.save()
+
     def train(self) -> None:
         """Train from the current step to the recipe's last one, or until it has reached what it was for.
 
@@ -171,8 +177,11 @@ class Loop:
         metrics: Metrics = {}
         size = self.feed.steps_per_round
         rounds = min(MAX_ROUNDS, -(-(self._next_event() - self.step) // size))
-        for batches, noise in self.feed.rounds(rounds):
-            metrics = self.update(batches, noise)
+        for batches, noise, critic_only in self.feed.rounds(rounds):
+            if critic_only:
+                metrics = self.policy.agent.update_critic(self.policy.state, batches, noise)  # type: ignore[attr-defined]
+            else:
+                metrics = self.update(batches, noise)
             self.feed.learned(batches, metrics)
         self.step += rounds * size
         return metrics
@@ -246,7 +255,7 @@ class Loop:
 
     def _all_stopped(self) -> bool:
         goal = self.run.recipe.online.stop_at
-        if goal is not None and self.run.recipe.dataset is None:
+        if goal is not None and (self.run.recipe.dataset is None or self.run.recipe.start is not None):
             return bool((self.best.scores >= goal).all())
         return bool(self._stopped().all())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -40,14 +41,22 @@ def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy,
     """
     directory = run.checkpoint(checkpoint)
     facts = read_facts(directory)
-    spec = Spec(space_from_json(facts["observation_space"]), space_from_json(facts["action_space"]))
-    agent = AGENTS[run.recipe.algo].build(run.recipe.agent, spec)
-    normalizer = None
-    if facts["normalized"]:
-        normalizer = ObservationNormalizer.from_named_tensors(read_part(directory, "normalizer"))
-    policy = fresh_policy(agent, run.recipe.seeds, resolve_device(device), normalizer)
+    agent = AGENTS[run.recipe.algo].build(run.recipe.agent, spec_of(facts))
+    policy = fresh_policy(agent, run.recipe.seeds, resolve_device(device), load_normalizer(directory))
     restore_tensors(state_tensors(policy.state), read_part(directory, "state"), str(directory))
     return policy, facts
+
+
+def load_normalizer(directory: Path) -> ObservationNormalizer | None:
+    """What a checkpoint's policies see observations through; None where they see them as they are."""
+    if not read_facts(directory)["normalized"]:
+        return None
+    return ObservationNormalizer.from_named_tensors(read_part(directory, "normalizer"))
+
+
+def spec_of(facts: dict[str, Any]) -> Spec:
+    """The spaces that a checkpoint's policies are for."""
+    return Spec(space_from_json(facts["observation_space"]), space_from_json(facts["action_space"]))
 
 
 def resolve_device(name: str) -> torch.device:

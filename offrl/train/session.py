@@ -17,6 +17,7 @@ from offrl.recipes import Recipe
 from offrl.train.building import build_loop, sampling_options
 from offrl.train.checkpoint import write_atomically
 from offrl.train.cross_validation import cross_validate, with_coefficient
+from offrl.train.finetune import take_over
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import require_tensorboard
 from offrl.train.policies import fresh_policy, load_policy, resolve_device
@@ -36,7 +37,7 @@ class SilentListener:
 
 
 def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = None) -> Run:
-    """Train from scratch in a new run directory, and evaluate at the end if there is an environment.
+    """Train in a new run directory, and evaluate at the end if there is an environment.
 
     Args:
         recipe: what to train.
@@ -53,7 +54,7 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
     with run.lock():
         if recipe.cross_validation.kind != "none":
             task = choose_coefficient(run, task)
-        return _finish(build_loop(run, task, listener or SilentListener()))
+        return _finish(_begin(build_loop(run, task, listener or SilentListener())))
 
 
 def check_buildable(task: Task) -> None:
@@ -63,8 +64,10 @@ def check_buildable(task: Task) -> None:
         OffrlError: the device, the agent's options, the metric writers or the cross-validation don't fit.
     """
     recipe = task.recipe
-    resolve_device(recipe.device)
-    AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    device = resolve_device(recipe.device)
+    agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    if recipe.start is not None:
+        take_over(fresh_policy(agent, recipe.seeds, device, None), recipe)
     if "tensorboard" in recipe.writers:
         require_tensorboard()
     kind = recipe.cross_validation.kind
@@ -91,7 +94,7 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
     with run.lock():
         if steps is not None:
             run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
-        task = Task.of(run.recipe)
+        task = Task.of(run.recipe, run.checkpoint("last") if run.has_checkpoint("last") else None)
         if run.recipe.cross_validation.kind != "none":
             task = choose_coefficient(run, task)
         loop = build_loop(run, task, listener or SilentListener())
@@ -99,6 +102,7 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
             loop.resume()
         else:
             run.forget_after(-1)
+            _begin(loop)
         return _finish(loop)
 
 
@@ -156,11 +160,21 @@ def choose_coefficient(run: Run, task: Task) -> Task:
     return dataclasses.replace(task, recipe=run.recipe)
 
 
+def _begin(loop: Loop) -> Loop:
+    """A run's first step is from scratch, or, in fine-tuning, from what another run has learned."""
+    recipe = loop.run.recipe
+    if recipe.start is not None:
+        take_over(loop.policy, recipe)
+        loop.start()
+    return loop
+
+
 def _finish(loop: Loop) -> Run:
     """Train, then evaluate what early stopping, or else the last step, left."""
     try:
         loop.train()
     finally:
+        loop.feed.close()
         if loop.recorder is not None:
             loop.recorder.close()
     run, recipe = loop.run, loop.run.recipe

@@ -15,6 +15,10 @@ from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError
 from offrl.recipes import Recipe
+from offrl.train.checkpoint import read_facts
+from offrl.train.finetune import check_fine_tuning, mixes_data, starting_checkpoint
+from offrl.train.policies import spec_of
+from offrl.train.run import Run
 from offrl.types import Spec
 
 NO_ENVIRONMENT = "none"
@@ -30,21 +34,41 @@ class Task:
         spec: the spaces.
         data: the episodes to train on, before any are held out; None online.
         dataset_facts: name and fingerprint of the data, and its reference scores.
+        origin: in fine-tuning, the checkpoint whose observation normaliser the policies go on with.
     """
 
     recipe: Recipe
     spec: Spec
     data: Trajectories | None
     dataset_facts: dict[str, Any]
+    origin: Path | None = None
+
+    @property
+    def online(self) -> bool:
+        """Whether the agent learns from its own steps, be it among others."""
+        return self.data is None or self.recipe.start is not None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Task:
+    def of(cls, recipe: Recipe, checkpoint: Path | None = None) -> Task:
         """Open the dataset and compare it with the environment.
 
+        Args:
+            recipe: a valid one.
+            checkpoint: the run's own last one, if there is one: a fine-tuning then needs no more of what it started
+                from.
+
         Raises:
-            RecipeError: neither a dataset nor an environment is named.
-            SpaceMismatchError: the two don't belong together.
+            RecipeError: neither a dataset nor an environment is named, or the algorithm can't learn from what is.
+            RequestError: there is no policy to fine-tune.
+            SpaceMismatchError: dataset, environment and policy don't belong together.
         """
+        if recipe.start is not None:
+            return cls._fine_tuning(recipe, checkpoint)
+        if mixes_data(recipe):
+            raise RecipeError(
+                "data and own steps are mixed in fine-tuning only, and the recipe names no run to start from",
+                mend="set online.offline_fraction=0, or start with offrl finetune RUN",
+            )
         if recipe.dataset is None:
             return cls._online(recipe)
         if not AGENTS[recipe.algo].offline:
@@ -73,6 +97,28 @@ class Task:
             raise RecipeError("the recipe names neither a dataset nor an environment", mend="add --dataset or --env")
         facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
         return cls(recipe, environment_spec(recipe.env), None, facts)
+
+    @classmethod
+    def _fine_tuning(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
+        assert recipe.start is not None
+        start = Path(recipe.start).resolve()
+        recipe = dataclasses.replace(recipe, start=str(start), dataset=recipe.dataset and _anywhere(recipe.dataset))
+        origin = checkpoint or starting_checkpoint(start, recipe.start_checkpoint)
+        if checkpoint is None:
+            check_fine_tuning(recipe, Run.open(start).recipe)
+        facts = read_facts(origin)
+        spec = spec_of(facts)
+        if recipe.env in (None, NO_ENVIRONMENT):
+            raise RecipeError("fine-tuning needs an environment, and none is named", mend="add --env ID")
+        check_spaces(spec, environment_spec(recipe.env), recipe.env)
+        told = {name: facts[name] for name in ("dataset", "fingerprint", "reference_scores")}
+        if not mixes_data(recipe):
+            return cls(recipe, spec, None, told, origin)
+        assert recipe.dataset is not None
+        store = open_dataset(recipe.dataset)
+        check_spaces(spec, store.spec, recipe.dataset)
+        told |= {"dataset": recipe.dataset, "fingerprint": store.fingerprint}
+        return cls(recipe, spec, top_by_return(store, recipe.data.top_fraction), told, origin)
 
 
 def _anywhere(dataset: str) -> str:

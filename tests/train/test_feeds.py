@@ -30,7 +30,7 @@ def test_a_round_keeps_the_ratio_of_updates_to_steps(
     cycles = list(feed.rounds(3))
     assert len(cycles) == 3 * updates
     assert int(feed.steps_taken) == 3 * feed.steps_per_round == 3 * vector_steps * environments
-    assert all(len(batches) == 2 for batches, _ in cycles)
+    assert all(len(cycle.batches) == 2 and not cycle.critic_only for cycle in cycles)
 
 
 def test_the_warm_up_collects_without_learning(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""Taking a trained run online: the recipe of such a fine-tuning, and the policies that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offrl.agents import AGENTS
+from offrl.envs.policy import Policy
+from offrl.errors import RecipeError, RequestError, RunError
+from offrl.recipes import Recipe, recipe_from_dict, with_settings
+from offrl.train.checkpoint import read_facts, restore_tensors, state_tensors
+from offrl.train.policies import load_policy
+from offrl.train.run import Run
+
+WARMUP_STEPS = 1_000
+"""Unless the recipe says otherwise: steps of the policy before the first update, so that no batch holds a handful of
+transitions over and over."""
+OFFLINE_FRACTION = 0.5
+"""Unless the recipe says otherwise: the dataset's share of a batch, where there is a dataset and a replay."""
+
+
+def fine_tuning_recipe(
+    start: Path,
+    *,
+    steps: int,
+    algo: str | None = None,
+    env: str | None = None,
+    offline_fraction: float | None = None,
+    checkpoint: str = "last",
+    base: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Recipe:
+    """The recipe that continues a run online.
+
+    With the same algorithm it is that run's, its dataset and agent as they are. Another algorithm has its own options,
+    save those that the cloned policy and the dataset's selection hang on. Random actions, exploration that starts
+    high, and decaying learning rates are for training from scratch, and are left out.
+
+    Args:
+        start: the run directory.
+        steps: environment steps per seed.
+        algo: None takes the run's own.
+        env: a Gymnasium id; None takes the run's own.
+        offline_fraction: the dataset's share of every batch; None takes `OFFLINE_FRACTION` where that is possible.
+        checkpoint: "last" or "best".
+        base: options of another algorithm to begin with; None takes its defaults.
+        settings: `key=value` texts that change the result.
+
+    Raises:
+        RequestError: there is no policy to start from.
+        RecipeError: an option is unknown or wrong.
+    """
+    directory = starting_checkpoint(start, checkpoint)
+    source = Run.open(start).recipe
+    algo = source.algo if algo is None else algo
+    values = _continued(source) if algo == source.algo else _succeeding(source, algo, base or {})
+    values |= {"start": str(start), "start_checkpoint": checkpoint, "steps": steps}
+    values["env"] = env or read_facts(directory)["environment"] or source.env
+    entry = AGENTS.get(algo)
+    mixed = entry is not None and entry.online == "replay" and source.dataset is not None
+    default = OFFLINE_FRACTION if mixed else 0.0
+    values["online"] = {
+        **values.get("online", {}),
+        "warmup_steps": WARMUP_STEPS,
+        "offline_fraction": default if offline_fraction is None else offline_fraction,
+        "record": True,
+    }
+    return recipe_from_dict(with_settings(values, list(settings)), f"the recipe that continues {start}")
+
+
+def starting_checkpoint(start: Path, kind: str) -> Path:
+    """The directory of the checkpoint that a fine-tuning starts from.
+
+    Raises:
+        RequestError: there is none.
+    """
+    try:
+        return Run.open(start).checkpoint(kind)
+    except RunError as error:
+        raise RequestError(
+            f"there is no policy to fine-tune: {error.what}",
+            where=error.where,
+            mend="name a run that offrl train has trained up to a checkpoint, or ask for its other checkpoint "
+            "(--checkpoint last|best)",
+        ) from error
+
+
+def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
+    """Whether an algorithm can go on from another, and from what data.
+
+    Raises:
+        RecipeError: it can't; the message says which can.
+    """
+    algo, entry = recipe.algo, AGENTS[recipe.algo]
+    if entry.online == "none":
+        able = sorted(name for name, other in AGENTS.items() if other.online != "none")
+        raise RecipeError(
+            f"{algo} learns from a dataset only, so it can't go on online",
+            mend=f"choose the algorithm that goes on from its policy with --algo: {', '.join(able)}",
+        )
+    if algo != source.algo and (source.algo != "bc" or not hasattr(entry.build, "adopt_policy")):
+        able = sorted(name for name, other in AGENTS.items() if hasattr(other.build, "adopt_policy"))
+        raise RecipeError(
+            f"{algo} can't start from a policy that {source.algo} trained",
+            mend=f"only cloned policies (bc) start another algorithm, one of: {', '.join(able)}; leave --algo out to "
+            f"go on with {source.algo}",
+        )
+    if recipe.seeds != source.seeds:
+        raise RecipeError(
+            f"the run to start from has the seeds {list(source.seeds)}, the recipe {list(recipe.seeds)}",
+            mend="leave seeds out: each trained policy goes on as the seed that it was",
+        )
+    if recipe.online.critic_warmup and not hasattr(entry.build, "update_critic"):
+        raise RecipeError(f"{algo} has no critics apart from its policy", mend="set online.critic_warmup=0")
+    if mixes_data(recipe) and entry.online == "rollouts":
+        raise RecipeError(
+            f"{algo} learns from its own newest steps only, so no data can be mixed in",
+            mend="leave --offline-fraction and online.offline_fraction out",
+        )
+    if mixes_data(recipe) and recipe.dataset is None:
+        raise RecipeError(
+            "there is no data to mix in: the run to start from had no dataset",
+            mend="leave --offline-fraction out, or name a dataset with --set dataset=NAME",
+        )
+
+
+def mixes_data(recipe: Recipe) -> bool:
+    """Whether batches hold a dataset's transitions, at any time of a fine-tuning."""
+    online = recipe.online
+    return online.offline_fraction > 0.0 or (online.offline_fraction_steps > 0 and online.offline_fraction_end > 0.0)
+
+
+def take_over(policy: Policy, recipe: Recipe) -> None:
+    """Give fresh agents what those of the recipe's `start` have learned: all their state, or a cloned policy.
+
+    Raises:
+        RecipeError: the agent's options don't fit what is to be taken over.
+        SpaceMismatchError: the policies read other observations.
+    """
+    assert recipe.start is not None
+    run = Run.open(Path(recipe.start))
+    source, _ = load_policy(run, recipe.start_checkpoint, str(policy.device))
+    if run.recipe.algo != recipe.algo:
+        agent: Any = source.agent
+        policy.agent.adopt_policy(policy.state, agent.acting_network(source.state), agent.kind)  # type: ignore[attr-defined]
+        return
+    try:
+        restore_tensors(state_tensors(policy.state), state_tensors(source.state), recipe.start)
+    except RunError as error:
+        raise RecipeError(
+            f"the agent's options don't fit the networks that it is to go on with: {error.what}",
+            where=error.where,
+            mend="leave the options that shape networks (agent.hidden and the like) as that run has them",
+        ) from error
+
+
+def _continued(source: Recipe) -> dict[str, Any]:
+    """The same algorithm's recipe; what it learned is in its state."""
+    values = source.to_dict()
+    for section in ("cross_validation", "early_stopping"):
+        values.pop(section)
+    values["agent"] |= _without_schedules(values["agent"])
+    return values
+
+
+def _succeeding(source: Recipe, algo: str, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Another algorithm's recipe, with what the source's policies and data are bound to."""
+    known = source.to_dict()
+    agent = dict(base.get("agent", {})) | {key: known["agent"][key] for key in ("hidden", "activation")}
+    fields = AGENTS[algo].config.__dataclass_fields__ if algo in AGENTS else {}
+    if "normalize_observation" in fields:
+        # The data's statistics are in use already, and a policy sees the world through them.
+        agent["normalize_observation"] = False
+    data = {key: known["data"][key] for key in ("top_fraction", "validation_fraction", "normalize_observation")}
+    values = {
+        **base,
+        "algo": algo,
+        "seeds": known["seeds"],
+        "device": known["device"],
+        "agent": agent | _without_schedules(agent),
+        "data": {**base.get("data", {}), **data},
+    }
+    if "dataset" in known:
+        values["dataset"] = known["dataset"]
+    return values
+
+
+def _without_schedules(agent: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that stop what a training from scratch begins with, or ends with."""
+    steady: dict[str, Any] = {}
+    if "decay_steps" in agent:
+        steady["decay_steps"] = 0
+    if "epsilon_end" in agent:
+        steady["epsilon_start"] = agent["epsilon_end"]
+    return steady
