@@ -11,6 +11,7 @@ import typer
 import offrl
 from offrl_cli import datasets, recipes
 from offrl_cli.convert import convert
+from offrl_cli.finetune import finetune
 from offrl_cli.reporting import show_tracebacks
 from offrl_cli.runs import collect, evaluate, plot
 from offrl_cli.train import TrainCommand, train
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=TrainCommand)(train)
+app.command()(finetune)
 app.command()(evaluate)
 app.command()(collect)
 app.command()(convert)

@@ -92,6 +92,7 @@ def _report(run: Run, seconds: float, as_json: bool) -> None:
     if as_json:
         recipe = run.recipe
         about = {"run": run.path, "algo": recipe.algo, "dataset": recipe.dataset, "seeds": recipe.seeds}
+        about |= {"start": recipe.start} if recipe.start else {}
         print_json(about | scores | {"cross_validation": choice or None, "seconds": round(seconds, 1)})
         return
     if choice:

@@ -10,7 +10,7 @@ from offrl.agents import AGENTS
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.recipes import Recipe, recipe_from_dict, with_settings
-from offrl.train.checkpoint import read_facts, restore_tensors, state_tensors
+from offrl.train.checkpoint import restore_tensors, state_tensors
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
 
@@ -52,12 +52,12 @@ def fine_tuning_recipe(
         RequestError: there is no policy to start from.
         RecipeError: an option is unknown or wrong.
     """
-    directory = starting_checkpoint(start, checkpoint)
-    source = Run.open(start).recipe
+    source = source_recipe(start, checkpoint)
     algo = source.algo if algo is None else algo
     values = _continued(source) if algo == source.algo else _succeeding(source, algo, base or {})
     values |= {"start": str(start), "start_checkpoint": checkpoint, "steps": steps}
-    values["env"] = env or read_facts(directory)["environment"] or source.env
+    if env is not None:
+        values["env"] = env
     entry = AGENTS.get(algo)
     mixed = entry is not None and entry.online == "replay" and source.dataset is not None
     default = OFFLINE_FRACTION if mixed else 0.0
@@ -85,6 +85,16 @@ def starting_checkpoint(start: Path, kind: str) -> Path:
             mend="name a run that offrl train has trained up to a checkpoint, or ask for its other checkpoint "
             "(--checkpoint last|best)",
         ) from error
+
+
+def source_recipe(start: Path, kind: str) -> Recipe:
+    """The recipe of a run that has such a checkpoint to start from.
+
+    Raises:
+        RequestError: it has none.
+    """
+    starting_checkpoint(start, kind)
+    return Run.open(start).recipe
 
 
 def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
@@ -179,6 +189,7 @@ def _succeeding(source: Recipe, algo: str, base: Mapping[str, Any]) -> dict[str,
         "algo": algo,
         "seeds": known["seeds"],
         "device": known["device"],
+        "env": known.get("env"),
         "agent": agent | _without_schedules(agent),
         "data": {**base.get("data", {}), **data},
     }

@@ -72,8 +72,8 @@ class Run:
 
     @staticmethod
     def default_path(recipe: Recipe, now: datetime) -> Path:
-        """`runs/<algo>-<dataset or environment>-<time>`."""
-        task = recipe.dataset or recipe.env or ""
+        """`runs/<algo>-<dataset or environment>-<time>`; in fine-tuning, `runs/<algo>-finetune-<environment>-<time>`."""
+        task = f"finetune-{recipe.env}" if recipe.start else recipe.dataset or recipe.env or ""
         subject = task.replace(":", "-").replace("/", "-") if ":" in task else Path(task).name
         return Path("runs") / f"{recipe.algo}-{subject}-{now:%Y%m%d-%H%M%S}"
 

@@ -13,7 +13,7 @@ import offrl as library
 from offrl.agents import AGENTS
 from tests.cli.conftest import Offrl
 
-COMMANDS = ("train", "evaluate", "collect", "convert", "plot", "datasets", "recipes")
+COMMANDS = ("train", "finetune", "evaluate", "collect", "convert", "plot", "datasets", "recipes")
 HEAVY = {"torch", "numpy", "pandas", "pyarrow", "matplotlib", "pydantic", "gymnasium", "minari", "h5py", "rich"}
 
 
@@ -43,6 +43,13 @@ def test_each_command_explains_itself_with_an_example(offrl: Offrl, arguments: t
 def test_the_help_of_train_names_every_algorithm(offrl: Offrl) -> None:
     (line,) = [line for line in offrl("train", "--help").stdout.splitlines() if "The algorithm:" in line]
     assert all(name in line for name in AGENTS)
+
+
+def test_the_help_of_finetune_names_what_starts_from_a_cloned_policy(offrl: Offrl) -> None:
+    text = " ".join(offrl("finetune", "--help").stdout.partition("--algo")[2].partition("from a policy")[0].split())
+    assert {name for name in AGENTS if name in text} == {
+        name for name, entry in AGENTS.items() if hasattr(entry.build, "adopt_policy")
+    }
 
 
 def test_version(offrl: Offrl) -> None:

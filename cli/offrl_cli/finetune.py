@@ -1,0 +1,75 @@
+"""`offrl finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from offrl_cli.output import AsJson, note
+from offrl_cli.reporting import command
+from offrl_cli.runs import Kind, RunPath
+from offrl_cli.train import Out, Settings
+from offrl_cli.training import start_run
+
+
+@command
+def finetune(
+    run: RunPath,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Environment steps per seed.")],
+    env: Annotated[
+        str | None, typer.Option(metavar="ID", help="Gymnasium id to learn in. Default: the run's own environment.")
+    ] = None,
+    offline_fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="F",
+            help="The share of each batch that comes from the run's dataset, the rest being fresh steps. "
+            "Default: 0.5; 0 where there is no dataset, or with ppo.",
+        ),
+    ] = None,
+    algo: Annotated[
+        str | None,
+        typer.Option(metavar="ALGO", help="Go on with ppo, sac or td3 from a policy cloned by bc. Default: as before."),
+    ] = None,
+    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to start from.")] = Kind.last,
+    settings: Settings = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a trained run online, without losing what it learned.
+
+    A new run goes on with all of the old one's state: networks, optimisers and
+    the statistics that observations are normalised by. Batches mix the old
+    run's dataset with fresh steps, which the new run keeps as a dataset in its
+    folder replay. The policy acts from the first step on, and is evaluated
+    before the first update. Ctrl-C saves first; offrl train --resume goes on.
+
+    Worth setting: online.warmup_steps (steps before the first update),
+    online.critic_warmup (steps in which the critics alone learn),
+    online.updates_per_step, online.offline_fraction_end with
+    online.offline_fraction_steps (anneal the dataset's share), agent.bc_decay
+    (let go of TD3+BC's data term).
+
+    Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
+    """
+    from offrl.recipe_catalog import matching_recipe
+    from offrl.train.finetune import fine_tuning_recipe, source_recipe
+
+    source = source_recipe(run, checkpoint.value)
+    base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
+    if base is not None:
+        note(f"Recipe: {base.name}")
+    recipe = fine_tuning_recipe(
+        run,
+        steps=steps,
+        algo=algo,
+        env=env,
+        offline_fraction=offline_fraction,
+        checkpoint=checkpoint.value,
+        base=base.values if base else None,
+        settings=settings or [],
+    )
+    start_run(recipe, out, as_json)
