@@ -244,7 +244,7 @@ def _provenance(
     sources = []
     for source, part in zip(recipe.sources, parts, strict=True):
         origin = {"fingerprint": part.fingerprint} if isinstance(source, DatasetSource) else {}
-        figures = {"episodes": part.num_episodes, "steps": part.num_steps, "mean_return": _mean_return(part)}
+        figures = {"episodes": part.num_episodes, "steps": part.num_steps, "mean_return": _rounded(_mean_return(part))}
         sources.append({**asdict(source), **figures, **origin})
     if policy is None or recipe.training is None:
         return {**made, "sources": sources}
@@ -256,7 +256,7 @@ def _provenance(
         "algo": run.recipe.algo,
         "seeds": list(run.recipe.seeds),
         "step": read_facts(run.checkpoint(policy.checkpoint))["step"],
-        "mean_return": policy.mean_return,
+        "mean_return": _rounded(policy.mean_return),
     }
     return {**made, "training": training, "sources": sources}
 
@@ -273,6 +273,11 @@ def _versions() -> dict[str, str]:
 
 def _mean_return(store: TrajectoryStore) -> float:
     return float(store.episodes.return_.mean())
+
+
+def _rounded(value: float) -> float:
+    """Six digits: enough for people."""
+    return float(f"{value:.6g}")
 
 
 def _summary(store: TrajectoryStore) -> Facts:
@@ -298,5 +303,6 @@ def _card(store: TrajectoryStore, file: RecipeFile, recipe: DatasetRecipe) -> st
         "license": recipe.license,
     }
     scores, sections = summary.pop("reference_scores"), {key: made.pop(key, None) for key in ("training", "sources")}
-    values = {**about, "data": summary, "made": made, **sections, "scores": scores}
+    data = {name: _rounded(figure) if isinstance(figure, float) else figure for name, figure in summary.items()}
+    values = {**about, "data": data, "made": made, **sections, "scores": scores}
     return write_toml({key: value for key, value in values.items() if value})

@@ -1,0 +1,55 @@
+"""The datasets that come with offrl: what their cards say is so, and together they are small."""
+
+from __future__ import annotations
+
+import pytest
+
+from offrl.data.catalog import DatasetEntry, list_datasets, open_dataset
+from offrl.data.validate import validate
+from offrl.recipe_catalog import bundled_dataset_recipes
+
+BUNDLED = {entry.name: entry for entry in list_datasets() if entry.kind == "bundled"}
+
+
+@pytest.mark.parametrize("entry", BUNDLED.values(), ids=BUNDLED)
+def test_a_bundled_dataset_is_valid_and_what_its_card_says(entry: DatasetEntry) -> None:
+    store, card = open_dataset(entry.name), entry.card
+    returns, figures = store.episodes.return_, card["data"]
+
+    assert (card["name"], card["environment"]) == (entry.name, store.metadata.environment)
+    assert (figures["episodes"], figures["steps"]) == (store.num_episodes, store.num_steps)
+    measured = {"mean_return": returns.mean(), "least_return": returns.min(), "greatest_return": returns.max()}
+    assert {name: figures[name] for name in measured} == pytest.approx(measured, rel=1e-5)
+    assert card["scores"] == store.metadata.reference_scores
+    assert card["description"]
+    assert card["license"] == "MIT"
+    assert [finding for finding in validate(store) if finding.severity == "error"] == []
+
+
+def test_every_bundled_dataset_has_a_recipe() -> None:
+    assert set(BUNDLED) <= {recipe.name for recipe in bundled_dataset_recipes()}
+
+
+def test_together_they_take_less_than_45_megabytes() -> None:
+    sizes = [file.stat().st_size for entry in BUNDLED.values() for file in entry.path.iterdir()]
+    assert sum(sizes) < 45_000_000
+
+
+def test_normalised_scores_of_one_environment_compare() -> None:
+    references: dict[str | None, list[object]] = {}
+    for entry in BUNDLED.values():
+        references.setdefault(entry.environment, []).append(entry.card["scores"])
+    assert all(scores == [scores[0]] * len(scores) for scores in references.values())
+
+
+@pytest.mark.parametrize("name", [name for name in BUNDLED if name.endswith("-random")])
+def test_random_actions_are_as_good_as_the_reference_says(name: str) -> None:
+    returns, scores = open_dataset(name).episodes.return_, BUNDLED[name].card["scores"]
+    # The reference is a mean over 100 episodes.
+    assert returns.mean() == pytest.approx(scores["random"], abs=4 * returns.std() / 10)
+
+
+def test_the_expert_hops() -> None:
+    returns = open_dataset("hopper-expert").episodes.return_
+    assert returns.mean() >= 3_000
+    assert BUNDLED["hopper-expert"].card["scores"]["expert"] == pytest.approx(returns.mean())
