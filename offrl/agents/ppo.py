@@ -17,12 +17,13 @@ from torch import Tensor
 from offrl.agents.requirements import choices_of, policy_kind
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
-from offrl.nn.actors import CategoricalActor, Distribution, GaussianActor
+from offrl.nn.actors import CategoricalActor, Distribution, GaussianActor, Slopes
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.orthogonal import make_orthogonal
 from offrl.nn.pausing import PausingAdam
 from offrl.ops.returns import generalised_advantages, running_returns
 from offrl.ops.running import fresh_moments, merge_moments, normalise
+from offrl.ops.surrogate import clipped_error, clipped_error_slope, clipped_gain, clipped_gain_slope
 from offrl.options import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
@@ -176,9 +177,6 @@ class Progress:
     moving: Tensor
 
 
-Step = Callable[[PPOState, Rows, Progress], Metrics]
-
-
 class PPO:
     """Stochastic actor and state-value critic, improved on one rollout of the actor at a time.
 
@@ -195,6 +193,7 @@ class PPO:
         self.config, self.spec = config, spec
         self.kind = policy_kind(config.policy, spec, continuous=("gaussian", "squashed_gaussian"))
         self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
+        self.clip = config.clip if config.objective == "clip" else math.inf
         self.flat_observation = FlatObservation(spec.observation_space)
         space = spec.action_space
         self._bounded = isinstance(space, gym.spaces.Box) and space.is_bounded("both")
@@ -255,12 +254,16 @@ class PPO:
             shapes["entropy"] = (c.epochs, batch_size, self.spec.action_dim)
         return shapes
 
+    @torch.no_grad()
     def update(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`epochs` passes over the rollout, with a step of actor and critic for each minibatch."""
         c, (batch,) = self.config, batches
         rows = self._rows(state, batch)
-        metrics = self._epochs(state, rows, noise, self._joint_step)
-        metrics |= self._compare(state, rows)
+        progress = self._progress(state)
+        for minibatch in self._minibatches(rows, noise):
+            self._actor_step(state, minibatch, progress)
+            self._critic_step(state, minibatch, progress)
+        metrics = self._compare(state, rows)
         if c.objective == "penalty":
             self._adapt_penalty(state, metrics["kl"])
         if c.normalize_observation:
@@ -269,19 +272,23 @@ class PPO:
         state.transitions += rows.log_prob.shape[1]
         return metrics
 
+    @torch.no_grad()
     def update_critic(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same passes with the policy, and the normalisation of what it sees, left as they are."""
         (batch,) = batches
-        return self._epochs(state, self._rows(state, batch), noise, self._critic_step)
+        rows = self._rows(state, batch)
+        progress = self._progress(state)
+        for minibatch in self._minibatches(rows, noise):
+            self._critic_step(state, minibatch, progress)
+        return self._compare(state, rows)
 
-    @torch.no_grad()
     def _rows(self, state: PPOState, batch: Batch) -> Rows:
         """What the whole update learns from, computed with the networks that it starts from."""
         observation, next_observation = (
             self._observe(state, merge_axes(part)) for part in (batch.observation, batch.next_observation)
         )
         mask = None if batch.action_mask is None else batch.action_mask.flatten(1, 2)
-        old = state.actor.distribution(observation, mask)
+        old = state.actor.distribution(state.actor.network(observation), mask)
         encoded = state.actor.encode(batch.action.flatten(1, 2))
         value, next_value = (state.critic(part).squeeze(-1) for part in (observation, next_observation))
         advantage = self._advantages(state, batch, value, next_value)
@@ -327,76 +334,70 @@ class PPO:
             return flat
         return normalise(flat, state.observation_moments, OBSERVATION_LIMIT)
 
-    def _epochs(self, state: PPOState, rows: Rows, noise: Noise, step: Step) -> Metrics:
-        """A step for each minibatch of each pass; the mean of what they report."""
+    def _progress(self, state: PPOState) -> Progress:
+        """At the start of an update."""
+        steps = self.config.decay_steps
+        rate = (1.0 - state.transitions / steps).clamp(min=0.0) if steps else 1.0
+        return Progress(rate, moving=torch.ones_like(state.kl_coefficient, dtype=torch.bool))
+
+    def _minibatches(self, rows: Rows, noise: Noise) -> Iterator[Rows]:
+        """Every pass in an order of its own, each seed its own."""
         c = self.config
         parts = -(-rows.log_prob.shape[1] // c.minibatch_size)
         order = noise["order"].argsort(dim=-1, stable=True)
-        left = (1.0 - state.transitions / c.decay_steps).clamp(min=0.0) if c.decay_steps else 1.0
-        progress = Progress(left, torch.ones_like(state.kl_coefficient, dtype=torch.bool))
         if c.objective == "clip":
             rows = rows._replace(old=())
-        reports = []
         for epoch in range(c.epochs):
             draws = {name: noise[name][:, epoch] for name in noise if name != "order"}
-            minibatches = rows._replace(draws=draws).shuffled(order[:, epoch]).split(parts)
-            reports += [step(state, minibatch, progress) for minibatch in minibatches]
-        return {name: torch.stack([report[name] for report in reports]).mean(dim=0) for name in reports[0]}
+            yield from rows._replace(draws=draws).shuffled(order[:, epoch]).split(parts)
 
-    def _joint_step(self, state: PPOState, rows: Rows, progress: Progress) -> Metrics:
-        """One step of actor and critic, for the seeds that are not too far from the policy that acted."""
-        policy_loss, divergence = self._policy_loss(state, rows)
-        value_loss = self._value_loss(state, rows)
-        if self.config.max_kl:
-            progress.moving = progress.moving & (divergence <= self.config.max_kl)
-        actor, critic = state.actor_optimizer.parameters, state.critic_optimizer.parameters
-        gradients = torch.autograd.grad((policy_loss + value_loss).sum(), actor + critic)
-        descend(state.actor_optimizer, gradients[: len(actor)], progress)
-        descend(state.critic_optimizer, gradients[len(actor) :], progress)
-        return {"policy_loss": policy_loss.detach(), "value_loss": value_loss.detach()}
-
-    def _critic_step(self, state: PPOState, rows: Rows, progress: Progress) -> Metrics:
-        value_loss = self._value_loss(state, rows)
-        gradients = torch.autograd.grad(value_loss.sum(), state.critic_optimizer.parameters)
-        descend(state.critic_optimizer, gradients, progress)
-        return {"value_loss": value_loss.detach()}
-
-    def _policy_loss(self, state: PPOState, rows: Rows) -> tuple[Tensor, Tensor]:
-        """The loss, and E[r − 1 − log r], an estimate of KL(old ‖ new) that is never negative; [S] each."""
-        c, actor = self.config, state.actor
-        distribution = actor.distribution(rows.observation, rows.mask, rows.draws.get("actor_dropout"))
+    def _actor_step(self, state: PPOState, rows: Rows, progress: Progress) -> None:
+        """Up the slope of the objective, and of the entropy bonus."""
+        c, actor, count = self.config, state.actor, rows.log_prob.shape[1]
+        recorded = actor.network.record(rows.observation, dropout_noise=rows.draws.get("actor_dropout"))
+        distribution = actor.distribution(recorded.output, rows.mask)
         log_ratio = actor.log_prob(distribution, rows.encoded) - rows.log_prob
-        ratio = log_ratio.exp()
-        advantage = standardised(rows.advantage) if c.normalize_advantage else rows.advantage
-        gain = ratio * advantage
-        if c.objective == "clip":
-            gain = torch.minimum(gain, ratio.clamp(1.0 - c.clip, 1.0 + c.clip) * advantage)
-        loss = -gain.mean(dim=1)
+        advantage = self._advantage(rows)
+        # All signs are those of a loss, and all weights those of a mean over the minibatch.
+        weight = clipped_gain_slope(log_ratio, advantage, self.clip).mul_(-1.0 / count)
+        slopes = actor.log_prob_slopes(distribution, rows.encoded, weight)
         if c.objective == "penalty":
-            loss = loss + state.kl_coefficient * actor.divergence(rows.old, distribution).mean(dim=1)
+            weight = (state.kl_coefficient / count).unsqueeze(1)
+            slopes = add(slopes, actor.divergence_slopes(rows.old, distribution, weight))
         if c.entropy_bonus:
-            loss = loss - c.entropy_bonus * actor.entropy(distribution, rows.draws.get("entropy")).mean(dim=1)
-        return loss, (ratio - 1.0 - log_ratio).detach().mean(dim=1)
+            weight = torch.full_like(log_ratio, -c.entropy_bonus / count)
+            slopes = add(slopes, actor.entropy_slopes(distribution, rows.draws.get("entropy"), weight))
+        by_output, *by_own = slopes
+        gradient = torch.cat([*(part.flatten() for part in by_own), recorded.gradient(by_output)])
+        if c.max_kl:
+            # E[ρ − 1 − log ρ] estimates KL(old ‖ new); it has little variance and is never negative.
+            divergence = (log_ratio.exp() - 1.0 - log_ratio).mean(dim=1)
+            progress.moving = progress.moving & (divergence <= c.max_kl)
+        descend(state.actor_optimizer, gradient, progress)
 
-    def _value_loss(self, state: PPOState, rows: Rows) -> Tensor:
-        """Mean squared error, [S]; clipped, the larger one of the value and of the value held near the old one."""
-        limit = self.config.value_clip
-        value = state.critic(rows.observation, dropout_noise=rows.draws.get("critic_dropout")).squeeze(-1)
-        error = (value - rows.target).square()
-        if limit:
-            near = rows.value + (value - rows.value).clamp(-limit, limit)
-            error = torch.maximum(error, (near - rows.target).square())
-        return error.mean(dim=1)
+    def _critic_step(self, state: PPOState, rows: Rows, progress: Progress) -> None:
+        """Down the slope of the mean squared error."""
+        recorded = state.critic.record(rows.observation, dropout_noise=rows.draws.get("critic_dropout"))
+        value = recorded.output.squeeze(-1)
+        slope = clipped_error_slope(value, rows.value, rows.target, self.config.value_clip)
+        by_output = slope.mul_(1.0 / value.shape[1]).unsqueeze(-1)
+        descend(state.critic_optimizer, recorded.gradient(by_output), progress)
 
-    @torch.no_grad()
+    def _advantage(self, rows: Rows) -> Tensor:
+        return standardised(rows.advantage) if self.config.normalize_advantage else rows.advantage
+
     def _compare(self, state: PPOState, rows: Rows) -> Metrics:
-        """The policy after the update with the one that acted, over the whole rollout."""
+        """How both networks do after the update, and how far the policy is from the one that acted."""
         actor = state.actor
-        distribution = actor.distribution(rows.observation, rows.mask)
+        distribution = actor.distribution(actor.network(rows.observation), rows.mask)
+        log_ratio = actor.log_prob(distribution, rows.encoded) - rows.log_prob
+        value = state.critic(rows.observation).squeeze(-1)
         return {
+            "policy_loss": -clipped_gain(log_ratio, self._advantage(rows), self.clip).mean(dim=1),
+            "value_loss": clipped_error(value, rows.value, rows.target, self.config.value_clip).mean(dim=1),
             "kl": actor.divergence(rows.old, distribution).mean(dim=1),
             "entropy": actor.entropy(distribution).mean(dim=1),
-            "value": rows.value.mean(dim=1),
+            "value": value.mean(dim=1),
         }
 
     def _adapt_penalty(self, state: PPOState, divergence: Tensor) -> None:
@@ -408,7 +409,7 @@ class PPO:
     @torch.no_grad()
     def act(self, state: PPOState, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
-        distribution = state.actor.distribution(self._observe(state, observation))
+        distribution = state.actor.distribution(state.actor.network(self._observe(state, observation)))
         return state.actor.mode(distribution) if noise is None else state.actor.sample(distribution, noise)
 
     def adopt_policy(self, state: PPOState, policy: MLP, kind: str) -> None:
@@ -456,10 +457,15 @@ def standardised(values: Tensor) -> Tensor:
     return (values - mean) / (spread + 1e-8)
 
 
-def descend(optimizer: Adam, gradients: Sequence[Tensor], progress: Progress) -> None:
+def add(one: Slopes, other: Slopes) -> Slopes:
+    """Slopes of a sum."""
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def descend(optimizer: Adam, gradient: Tensor, progress: Progress) -> None:
     """A step at the rate of the schedule, of the seeds that still move."""
     rate = optimizer.learning_rate * progress.rate
     if isinstance(optimizer, PausingAdam):
-        optimizer.step(gradients, rate, progress.moving)
+        optimizer.descend(gradient, rate, progress.moving)
     else:
-        optimizer.step(gradients, rate)
+        optimizer.descend(gradient, rate)

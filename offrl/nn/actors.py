@@ -1,4 +1,8 @@
-"""Stochastic policies with a density: a network, what turns its output into a distribution, and that one's formulas."""
+"""Stochastic policies with a density: a network, what turns its output into a distribution, and that one's formulas.
+
+Derivatives are written down rather than left to autograd, whose bookkeeping takes small networks longer than the
+arithmetic. They are sums over the observations, each with a weight of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,39 +32,38 @@ FORBIDDEN = -1e8
 Distribution = tuple[Tensor, ...]
 """A distribution's parameters for each of [S, N] observations; what they are is the actor's own business."""
 
-
-class Actor(FlatModule):
-    """A network whose parameters lie, with those that it doesn't hold itself, in one flat tensor."""
-
-    network: MLP
-
-    def flatten(self) -> None:
-        """The network's own flat tensor stays a view of the parameters: it is the last part of this one's."""
-        super().flatten()
-        self.network.flat = self.flat[-self.network.flat.numel() :]
+Slopes = tuple[Tensor, ...]
+"""Derivatives: first by the network's output, [S, N, outputs], then by the actor's parameters that are not its own."""
 
 
 class StochasticActor(Protocol):
-    """What is common to policies with a density. `encode` makes logged actions what `log_prob` takes."""
+    """What policies with a density have in common. Weights and divergences are [S, N], entropies [S, N] or [S, 1]."""
 
     network: MLP
 
-    def distribution(
-        self, observation: Tensor, mask: Tensor | None = None, dropout_noise: Tensor | None = None
-    ) -> Distribution:
-        """For flat observations [S, N, D], masks bool [S, N, A], draws as `MLP.forward` takes them."""
+    def distribution(self, output: Tensor, mask: Tensor | None = None) -> Distribution:
+        """For the network's output [S, N, outputs], and the actions that are allowed, bool [S, N, A]."""
 
     def encode(self, action: Tensor) -> Tensor:
-        """Actions as `act` gives them, [S, N, …], as `log_prob` takes them."""
+        """Actions as they are logged, [S, N, …], as `log_prob` takes them."""
 
     def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
         """[S, N], in nats."""
 
+    def log_prob_slopes(self, distribution: Distribution, encoded: Tensor, weight: Tensor) -> Slopes:
+        """Of Σ weight · log π."""
+
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
-        """[S, N] or [S, 1], in nats; estimated from draws [S, N, A] where it has no closed form."""
+        """In nats; estimated from draws [S, N, A] where it has no closed form."""
+
+    def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
+        """Of Σ weight · entropy."""
 
     def divergence(self, old: Distribution, new: Distribution) -> Tensor:
-        """KL(old ‖ new), [S, N], in nats."""
+        """KL(old ‖ new), in nats."""
+
+    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Tensor) -> Slopes:
+        """Of Σ weight · KL(old ‖ new), by the new one's parameters."""
 
     def mode(self, distribution: Distribution) -> Tensor:
         """The action to take greedily."""
@@ -69,7 +72,7 @@ class StochasticActor(Protocol):
         """An action drawn with standard normal draws [S, N, A]."""
 
 
-class GaussianActor(Actor):
+class GaussianActor(FlatModule):
     """u ~ N(mean(s), diag exp(2 log_std)), the spread being one parameter for all states; a = u, or tanh(u).
 
     Args:
@@ -86,11 +89,9 @@ class GaussianActor(Actor):
         self.log_std = nn.Parameter(torch.full((network.seeds, 1, actions), log_std))
         self.flatten()
 
-    def distribution(
-        self, observation: Tensor, mask: Tensor | None = None, dropout_noise: Tensor | None = None
-    ) -> Distribution:
+    def distribution(self, output: Tensor, mask: Tensor | None = None) -> Distribution:
         """Mean [S, N, A] and log standard deviation [S, 1, A]."""
-        return self.network(observation, dropout_noise=dropout_noise), self.log_std
+        return output, self.log_std
 
     def encode(self, action: Tensor) -> Tensor:
         if not self.squashed:
@@ -101,16 +102,40 @@ class GaussianActor(Actor):
         mean, log_std = distribution
         return gaussian_log_prob(mean, log_std, encoded)
 
+    def log_prob_slopes(self, distribution: Distribution, encoded: Tensor, weight: Tensor) -> Slopes:
+        """z / std by the mean and z² − 1 by log_std, with z = (u − mean) / std."""
+        (mean, log_std), weight = distribution, weight.unsqueeze(-1)
+        inverse_std = torch.exp(-log_std)
+        z = (encoded - mean) * inverse_std
+        weighted = weight * z
+        return weighted * inverse_std, (weighted * z - weight).sum(dim=1, keepdim=True)
+
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
         mean, log_std = distribution
         if self.squashed and noise is not None:
             return squashed_gaussian_entropy(mean, log_std, noise)
         return gaussian_entropy(log_std)
 
+    def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
+        """1 by log_std; squashed, u = mean + std · noise adds log(1 − tanh² u), whose derivative by u is −2 tanh u."""
+        (mean, log_std), weight = distribution, weight.unsqueeze(-1).expand_as(distribution[0])
+        if not self.squashed or noise is None:
+            return torch.zeros_like(mean), weight.sum(dim=1, keepdim=True)
+        deviation = log_std.exp() * noise
+        by_mean = -2.0 * weight * (mean + deviation).tanh()
+        return by_mean, (weight + by_mean * deviation).sum(dim=1, keepdim=True)
+
     def divergence(self, old: Distribution, new: Distribution) -> Tensor:
-        (mean, log_std), (new_mean, new_log_std) = old, new
-        squares = (2.0 * log_std).exp() + (mean - new_mean).square()
-        return (new_log_std - log_std + 0.5 * squares * (-2.0 * new_log_std).exp() - 0.5).sum(dim=-1)
+        (old_mean, old_log_std), (mean, log_std) = old, new
+        squares = (2.0 * old_log_std).exp() + (mean - old_mean).square()
+        return (log_std - old_log_std + 0.5 * squares * (-2.0 * log_std).exp() - 0.5).sum(dim=-1)
+
+    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Tensor) -> Slopes:
+        """Δ / var by the mean and 1 − (var_old + Δ²) / var by log_std, with Δ = mean − mean_old."""
+        (old_mean, old_log_std), (mean, log_std), weight = old, new, weight.unsqueeze(-1)
+        precision, shift = (-2.0 * log_std).exp(), mean - old_mean
+        squares = (2.0 * old_log_std).exp() + shift.square()
+        return weight * shift * precision, (weight * (1.0 - squares * precision)).sum(dim=1, keepdim=True)
 
     def mode(self, distribution: Distribution) -> Tensor:
         mean = distribution[0]
@@ -121,11 +146,11 @@ class GaussianActor(Actor):
     def sample(self, distribution: Distribution, noise: Tensor) -> Tensor:
         """Not clipped to any bounds: the density is that of what was drawn."""
         mean, log_std = distribution
-        drawn = mean + log_std.exp() * noise
+        drawn = torch.addcmul(mean, log_std.exp(), noise)
         return drawn.tanh() if self.squashed else drawn
 
 
-class CategoricalActor(Actor):
+class CategoricalActor(FlatModule):
     """Independent choices, each by the softmax of its logits.
 
     Args:
@@ -141,13 +166,9 @@ class CategoricalActor(Actor):
         self.choices, self.first = tuple(choices), tuple(first)
         self.flatten()
 
-    def distribution(
-        self, observation: Tensor, mask: Tensor | None = None, dropout_noise: Tensor | None = None
-    ) -> Distribution:
+    def distribution(self, output: Tensor, mask: Tensor | None = None) -> Distribution:
         """Log-probabilities [S, N, K_i] of each choice."""
-        logits = self.network(observation, dropout_noise=dropout_noise)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, FORBIDDEN)
+        logits = output if mask is None else output.masked_fill(~mask, FORBIDDEN)
         return tuple(split_categoricals(logits, self.choices))
 
     def encode(self, action: Tensor) -> Tensor:
@@ -157,12 +178,34 @@ class CategoricalActor(Actor):
     def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
         return categorical_log_prob(list(distribution), encoded)
 
+    def log_prob_slopes(self, distribution: Distribution, encoded: Tensor, weight: Tensor) -> Slopes:
+        """1 − p by the logit of what was chosen, −p by the others. No logit of a forbidden action matters: p is 0."""
+        weight, columns = weight.unsqueeze(-1), encoded.unsqueeze(-1).unbind(dim=-2)
+        parts = [
+            (-weight * log_p.exp()).scatter_add_(-1, column, weight)
+            for log_p, column in zip(distribution, columns, strict=True)
+        ]
+        return (torch.cat(parts, dim=-1),)
+
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
         return categorical_entropy(list(distribution))
+
+    def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
+        """−p (log p + H) by each logit."""
+        parts = []
+        for log_p in distribution:
+            p = log_p.exp()
+            entropy = -(p * log_p).sum(dim=-1, keepdim=True)
+            parts.append(-weight.unsqueeze(-1) * p * (log_p + entropy))
+        return (torch.cat(parts, dim=-1),)
 
     def divergence(self, old: Distribution, new: Distribution) -> Tensor:
         parts = [(p.exp() * (p - q)).sum(dim=-1) for p, q in zip(old, new, strict=True)]
         return torch.stack(parts).sum(dim=0)
+
+    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Tensor) -> Slopes:
+        """p − p_old by each logit."""
+        return (weight.unsqueeze(-1) * (torch.cat(new, dim=-1).exp() - torch.cat(old, dim=-1).exp()),)
 
     def mode(self, distribution: Distribution) -> Tensor:
         return self._numbers(categorical_mode(list(distribution)))

@@ -31,6 +31,7 @@ class Adam:
     ) -> None:
         self.names = [name for name, _ in module.named_parameters()]
         self.parameters = list(module.parameters())
+        self.sizes, self.seeds = [part.numel() for part in self.parameters], len(self.parameters[0])
         self.flat, self.learning_rate, self.weight_decay = module.flat, learning_rate, weight_decay
         self.max_gradient_norm = max_gradient_norm
         self.first_moment = torch.zeros_like(module.flat)
@@ -43,9 +44,13 @@ class Adam:
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float | Tensor | None = None) -> None:
         """One step for gradients in the order of the module's parameters; at another rate, if one is given."""
+        self.descend(joined(gradients), learning_rate)
+
+    def descend(self, gradient: Tensor, learning_rate: float | Tensor | None = None) -> None:
+        """`step` for the gradient by the flat parameters."""
         adam(
             [self.flat],
-            [self._joined(gradients)],
+            [self.clipped(gradient)],
             [self.first_moment],
             [self.second_moment],
             [],
@@ -61,11 +66,25 @@ class Adam:
             maximize=False,
         )
 
-    def _joined(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The gradients as one flat tensor, clipped."""
-        if self.max_gradient_norm:
-            gradients = clip_per_seed(gradients, self.max_gradient_norm)
-        return joined(gradients)
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """A flat gradient with each seed's part scaled to the largest norm where it is longer."""
+        if not self.max_gradient_norm:
+            return gradient
+        rows = self.by_seed(gradient)
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return self.by_parameter(rows * (self.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def by_seed(self, flat: Tensor) -> Tensor:
+        """Elements in the order of the flat parameters as [S, P]: a row for each seed."""
+        if self.seeds == 1:
+            return flat.unsqueeze(0)
+        return torch.cat([part.view(self.seeds, -1) for part in flat.split(self.sizes)], dim=1)
+
+    def by_parameter(self, rows: Tensor) -> Tensor:
+        """The inverse of `by_seed`."""
+        if self.seeds == 1:
+            return rows.squeeze(0)
+        return torch.cat([part.reshape(-1) for part in rows.split([size // self.seeds for size in self.sizes], dim=1)])
 
     def named_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: both moments of each parameter, [S, …] like it, and the count of steps."""
@@ -76,7 +95,7 @@ class Adam:
         }
 
     def _views(self, prefix: str, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        parts = flat.split(self.sizes)
         return {
             f"{prefix}.{name}": part.view(parameter.shape)
             for name, part, parameter in zip(self.names, parts, self.parameters, strict=True)
@@ -92,10 +111,3 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
             return torch.cat([part.reshape(-1) for part in parts])
         place += part.numel() * part.element_size()
     return first.as_strided((sum(part.numel() for part in parts),), (1,))
-
-
-def clip_per_seed(gradients: Sequence[Tensor], max_norm: float) -> list[Tensor]:
-    """Gradients [S, …] scaled such that no seed's, all parameters together, is longer than `max_norm`."""
-    square = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0)
-    scale = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
-    return [gradient * scale.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]

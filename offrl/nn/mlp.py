@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,23 +70,43 @@ class PlainLayers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The chain rule, from the last layer to the first.
-
-        The parameters' gradients lie back to back in one tensor, as the optimiser wants them.
-        """
+        """The parameters' gradients lie back to back in one tensor, as the optimiser wants them."""
         depth = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         gradients = back_to_back(gradient, ctx.shapes)
-        for layer in reversed(range(depth)):
-            if gradients:
-                torch.bmm(gradient.mT, inputs[layer], out=gradients[2 * layer].flatten(0, 1))
-                torch.sum(gradient, dim=1, keepdim=True, out=gradients[2 * layer + 1].flatten(0, 1))
-            if layer == 0 and not ctx.needs_input_grad[0]:
-                return (None, None, None, *gradients)
-            gradient = torch.bmm(gradient, weights[layer])
-            if layer:
-                gradient = DERIVATIVES[ctx.activation](gradient, inputs[layer])
-        return (gradient, None, None, *gradients)
+        stacked = [part.flatten(0, 1) for part in gradients]
+        by_input = chain_rule(gradient, ctx.activation, inputs, weights, stacked, ctx.needs_input_grad[0])
+        return (by_input, None, None, *gradients)
+
+
+def chain_rule(
+    gradient: Tensor,
+    activation: str,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    by_input: bool,
+) -> Tensor | None:
+    """From the gradient by plain layers' output to that by their parameters, from the last layer to the first.
+
+    Args:
+        gradient: [N, B, outputs].
+        activation: "relu" or "tanh".
+        inputs: of each layer, [N, B, …].
+        weights: of each layer, [N, outputs, inputs].
+        gradients: filled, for each layer by weight and by bias, of those shapes; or empty.
+        by_input: whether the gradient by the first layer's input is wanted, which is returned.
+    """
+    for layer in reversed(range(len(weights))):
+        if gradients:
+            torch.bmm(gradient.mT, inputs[layer], out=gradients[2 * layer])
+            torch.sum(gradient, dim=1, keepdim=True, out=gradients[2 * layer + 1])
+        if layer == 0 and not by_input:
+            return None
+        gradient = torch.bmm(gradient, weights[layer])
+        if layer:
+            gradient = DERIVATIVES[activation](gradient, inputs[layer])
+    return gradient
 
 
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -112,6 +132,28 @@ def back_to_back(like: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     sizes = [shape.numel() for shape in shapes]
     parts = like.new_empty(sum(sizes)).split(sizes)
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class Recorded(NamedTuple):
+    """What an MLP gave, [S, B, outputs], and what its parameters' gradient is computed from: see `MLP.record`."""
+
+    network: MLP
+    output: Tensor
+    inputs: list[Tensor]
+
+    def gradient(self, by_output: Tensor) -> Tensor:
+        """By all parameters, in the order of `flat`, from the gradient by the output, [S, B, outputs].
+
+        A plain network has one place for it: the next call overwrites what this one returned.
+        """
+        network = self.network
+        if not self.inputs:
+            whole = torch.autograd.grad(self.output, network.own_parameters, by_output)
+            return torch.cat([part.reshape(-1) for part in whole])
+        gradient, parts = network.gradient_place()
+        weights = [weight for weight, _ in network.stacked(1)]
+        chain_rule(by_output, network.activation_name, self.inputs, weights, parts, by_input=False)
+        return gradient
 
 
 class StackedLayerNorm(nn.Module):
@@ -157,6 +199,7 @@ class MLP(FlatModule):
 
     __call__: Callable[..., Tensor]
     stacked_layers: Layers | None = None
+    own_gradient: tuple[Tensor, list[Tensor]] | None = None
 
     def __init__(
         self,
@@ -184,7 +227,7 @@ class MLP(FlatModule):
 
     def rehomed(self) -> None:
         """The parameters lie elsewhere now."""
-        self.stacked_layers = None
+        self.stacked_layers = self.own_gradient = None
 
     def forward(
         self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None, frozen: bool = False
@@ -207,19 +250,43 @@ class MLP(FlatModule):
             x = x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
         stacked = dropout_noise.flatten(0, 1) if self.ensemble and dropout_noise is not None else dropout_noise
         masks = dropout_masks(stacked, self.keep, self.hidden)
-        plain = self.activation_name in DERIVATIVES and not self.norms and not masks
-        x = self._plain(x, members, frozen) if plain else self._general(x, members, masks)
+        x = self._plain(x, members, frozen) if self._is_plain(dropout_noise) else self._general(x, members, masks)
         return x.unflatten(0, (self.seeds, members)) if self.ensemble else x
 
+    def _is_plain(self, dropout_noise: Tensor | None) -> bool:
+        dropping = dropout_noise is not None and self.keep < 1.0
+        return self.activation_name in DERIVATIVES and not self.norms and not dropping
+
     def _plain(self, x: Tensor, members: int, frozen: bool) -> Tensor:
-        layers = self._stacked_layers(members)
+        layers = self.stacked(members)
         if not torch.is_grad_enabled():
             return plain_layers(x, self.activation_name, layers)[0]
         parameters = [] if frozen else [_first(parameter, members) for parameter in self.own_parameters]
         output: Tensor = PlainLayers.apply(x, self.activation_name, layers, *parameters)  # type: ignore[no-untyped-call]
         return output
 
-    def _stacked_layers(self, members: int) -> Layers:
+    def record(self, x: Tensor, *, dropout_noise: Tensor | None = None) -> Recorded:
+        """`forward` of a network without ensemble, for gradients that start from a hand-made one by the output.
+
+        Autograd's bookkeeping costs small networks as much as their arithmetic: plain ones do without.
+        """
+        if self._is_plain(dropout_noise):
+            return Recorded(self, *plain_layers(x, self.activation_name, self.stacked(1)))
+        with torch.enable_grad():
+            return Recorded(self, self(x, dropout_noise=dropout_noise), [])
+
+    def gradient_place(self) -> tuple[Tensor, list[Tensor]]:
+        """A tensor like `flat`, the same one each time, and its parts as `stacked` has the parameters'."""
+        if self.own_gradient is None:
+            gradient = torch.empty_like(self.flat)
+            parts = gradient.split([parameter.numel() for parameter in self.own_parameters])
+            shaped = [
+                part.view(whole.shape).flatten(0, 1) for part, whole in zip(parts, self.own_parameters, strict=True)
+            ]
+            self.own_gradient = gradient, shaped
+        return self.own_gradient
+
+    def stacked(self, members: int) -> Layers:
         """The layers of the first members of every seed, as [S · members, …]; all of them are looked up once."""
         if members == (self.ensemble or 1):
             if self.stacked_layers is None:
