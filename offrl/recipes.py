@@ -40,6 +40,8 @@ class DataConfig:
         normalize_observation: shift and scale observations by the training episodes' mean and standard deviation.
         reward_scale: factor on every reward.
         n_step: rewards summed before the bootstrap.
+        frame_stack: newest observations that are shown together, as one with a leading axis, to let a policy see
+            motion; online too.
         memory_budget: bytes up to which steps are packed in memory; larger stores are read through the memory map.
     """
 
@@ -50,6 +52,7 @@ class DataConfig:
     normalize_observation: bool = True
     reward_scale: FiniteFloat = 1.0
     n_step: Count = 1
+    frame_stack: Count = 1
     memory_budget: NonNegativeInt = 512 * 2**20
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,15 @@ from offrl.types import Spec
 
 
 def stacked_spec(spec: Spec, frames: int) -> Spec:
-    """The spaces with `frames` observations along a new leading axis of every part."""
+    """The spaces with `frames` observations along a new leading axis of every part; as they are for a single one."""
+    if frames == 1:
+        return spec
     return Spec(batch_space(spec.observation_space, frames), spec.action_space)
+
+
+def newest(columns: Mapping[str, NDArray[Any]], frames: int) -> dict[str, NDArray[Any]]:
+    """The last one of stacked observations, [N, k, …] each, by column; as they are where k is 1, and not stacked."""
+    return {name: values[:, -1] if frames > 1 else values for name, values in columns.items()}
 
 
 class StackedFrames(Trajectories):

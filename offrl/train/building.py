@@ -41,7 +41,8 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     recipe = task.recipe
     training, held_out = _hold_out(recipe, task.data)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
-    policy = fresh_policy(agent, recipe.seeds, resolve_device(recipe.device), _normalizer(task, training))
+    normalizer, frames = _normalizer(task, training), recipe.data.frame_stack
+    policy = fresh_policy(agent, recipe.seeds, resolve_device(recipe.device), normalizer, frames)
     recorder = _recorder(run) if task.online and recipe.online.record else None
     validate: Callable[[], Tensor] | None = None
     feed: Feed
@@ -126,6 +127,7 @@ def _recorder(run: Run) -> EpisodeRecorder:
         recipe.seeds,
         recipe.online.environments,
         {"made_by": f"offrl {__version__} train", "algo": recipe.algo, "training_seeds": list(recipe.seeds)},
+        frames=recipe.data.frame_stack,
     )
 
 

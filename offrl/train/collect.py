@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from offrl import __version__
 from offrl.data import schema
+from offrl.data.frames import newest
 from offrl.data.normalization import ActionMap
 from offrl.data.schema import flatten_value
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.evaluator import MAX_PARALLEL, evaluate_random
 from offrl.envs.exploration import uniform_actions
-from offrl.envs.make import Environments, make_environments
+from offrl.envs.make import Environments, environment_spec, make_environments
 from offrl.envs.policy import Policy
 from offrl.envs.rollout import CountedStep, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
@@ -77,11 +78,11 @@ def collect(
             mend=f"ask for a multiple of {policy.seeds}",
         )
     copies, quota = share_evenly(episodes // policy.seeds, MAX_PARALLEL)
-    environments = make_environments(environment, policy.seeds * copies)
+    environments = make_environments(environment, policy.seeds * copies, frame_stack=policy.frame_stack)
     try:
+        check_spaces(policy.agent.spec, spaces_of(environments), environment)
         # Policies act on float32, so that is what the data holds of MuJoCo's float64 observations.
-        spec = single_precision(spaces_of(environments))
-        check_spaces(policy.agent.spec, spec, environment)
+        spec = single_precision(environment_spec(environment))
         behavior = PolicyBehavior(policy, run.recipe.seeds, seed, stochastic)
         provenance = {
             "made_by": f"offrl {__version__} collect",
@@ -93,7 +94,7 @@ def collect(
             "stochastic": stochastic,
         }
         writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
-        store = _write(writer, _episodes(behavior, environments, spec, quota, seed))
+        store = _write(writer, _episodes(behavior, environments, spec, quota, seed, policy.frame_stack))
     finally:
         environments.close()
     if reference_scores:
@@ -243,15 +244,15 @@ def _report(store: TrajectoryStore) -> dict[str, Any]:
 
 
 def _episodes(
-    behavior: Behavior, environments: Environments, spec: Spec, quota: int, seed: int
+    behavior: Behavior, environments: Environments, spec: Spec, quota: int, seed: int, frames: int = 1
 ) -> Iterator[EpisodeBlock]:
-    """Each complete episode as soon as it ends."""
+    """Each complete episode as soon as it ends; of stacked observations, the newest one in each step."""
     copies = environments.count // len(behavior.names)
     reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.count).tolist()
     running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
     for step in rollouts(behavior.act, environments, quota, reset_seeds):
-        rows = _rows(spec, step, behavior.log_prob)
-        final = _final_rows(spec, step)
+        rows = _rows(spec, step, behavior.log_prob, frames)
+        final = _observed(spec, step.next_observation, frames)
         for copy in np.nonzero(step.running)[0]:
             running[copy].append({name: values[copy] for name, values in rows.items()})
             if step.terminated[copy] or step.truncated[copy]:
@@ -260,9 +261,9 @@ def _episodes(
                 running[copy] = []
 
 
-def _rows(spec: Spec, step: CountedStep, log_prob: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
+def _rows(spec: Spec, step: CountedStep, log_prob: NDArray[np.float32] | None, frames: int) -> dict[str, NDArray[Any]]:
     rows = {
-        **flatten_value(spec.observation_space, step.observation, schema.OBSERVATION),
+        **_observed(spec, step.observation, frames),
         schema.ACTION: step.action,
         schema.REWARD: np.asarray(step.reward, np.float64),
         schema.TERMINATED: step.terminated,
@@ -271,8 +272,8 @@ def _rows(spec: Spec, step: CountedStep, log_prob: NDArray[np.float32] | None) -
     return rows if log_prob is None else {**rows, schema.BEHAVIOR_LOG_PROB: log_prob}
 
 
-def _final_rows(spec: Spec, step: CountedStep) -> dict[str, NDArray[Any]]:
-    return flatten_value(spec.observation_space, step.next_observation, schema.OBSERVATION)
+def _observed(spec: Spec, observation: Any, frames: int) -> dict[str, NDArray[Any]]:
+    return newest(flatten_value(spec.observation_space, observation, schema.OBSERVATION), frames)
 
 
 def _block(rows: list[dict[str, NDArray[Any]]], final: dict[str, NDArray[Any]], source: str) -> EpisodeBlock:

@@ -183,7 +183,8 @@ def _succeeding(source: Recipe, algo: str, base: Mapping[str, Any]) -> dict[str,
     if "normalize_observation" in fields:
         # The data's statistics are in use already, and a policy sees the world through them.
         agent["normalize_observation"] = False
-    data = {key: known["data"][key] for key in ("top_fraction", "validation_fraction", "normalize_observation")}
+    seen = ("top_fraction", "validation_fraction", "normalize_observation", "frame_stack")
+    data = {key: known["data"][key] for key in seen}
     values = {
         **base,
         "algo": algo,

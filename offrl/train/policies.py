@@ -19,7 +19,11 @@ from offrl.types import Agent, Spec
 
 
 def fresh_policy(
-    agent: Agent[Any], seeds: tuple[int, ...], device: torch.device, normalizer: ObservationNormalizer | None
+    agent: Agent[Any],
+    seeds: tuple[int, ...],
+    device: torch.device,
+    normalizer: ObservationNormalizer | None,
+    frame_stack: int = 1,
 ) -> Policy:
     """An agent at step 0, one for each seed."""
     space = agent.spec.action_space
@@ -29,6 +33,7 @@ def fresh_policy(
         seeds=len(seeds),
         device=device,
         normalizer=normalizer,
+        frame_stack=frame_stack,
         action_map=ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None,
     )
 
@@ -41,8 +46,9 @@ def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy,
     """
     directory = run.checkpoint(checkpoint)
     facts = read_facts(directory)
+    frames = run.recipe.data.frame_stack
     agent = AGENTS[run.recipe.algo].build(run.recipe.agent, spec_of(facts))
-    policy = fresh_policy(agent, run.recipe.seeds, resolve_device(device), load_normalizer(directory))
+    policy = fresh_policy(agent, run.recipe.seeds, resolve_device(device), load_normalizer(directory), frames)
     restore_tensors(state_tensors(policy.state), read_part(directory, "state"), str(directory))
     return policy, facts
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data import schema
+from offrl.data.frames import newest
 from offrl.data.schema import flatten_value
 from offrl.data.store import EpisodeBlock, StoreWriter
 from offrl.envs.spaces import single_precision
@@ -41,6 +42,7 @@ class EpisodeRecorder:
         seeds: the run's seeds; the episodes' sources name them.
         per_seed: environments of each seed.
         provenance: how the data came to be; JSON values.
+        frames: newest observations that the environments show together; the last of them is recorded.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class EpisodeRecorder:
         seeds: Sequence[int],
         per_seed: int,
         provenance: dict[str, Any],
+        frames: int = 1,
     ) -> None:
-        self.path, self.space = path, spec.observation_space
+        self.path, self.space, self.frames = path, spec.observation_space, frames
         self.sources = [f"online, seed {seed}, environment {copy}" for seed in seeds for copy in range(per_seed)]
         self.kept = 0
         self._writer: StoreWriter | None = None
@@ -126,9 +129,9 @@ class EpisodeRecorder:
         self.kept = int(tensors["episodes"])
 
     def _flat(self, observation: Any) -> Columns:
-        if isinstance(observation, np.ndarray):
+        if isinstance(observation, np.ndarray) and self.frames == 1:
             return {schema.OBSERVATION: observation}
-        return flatten_value(self.space, observation, schema.OBSERVATION)
+        return newest(flatten_value(self.space, observation, schema.OBSERVATION), self.frames)
 
     def _make_room(self, columns: Columns) -> None:
         """Drop the steps of episodes that are stored, and leave as much room again as the others take."""

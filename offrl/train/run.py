@@ -72,7 +72,7 @@ class Run:
 
     @staticmethod
     def default_path(recipe: Recipe, now: datetime) -> Path:
-        """`runs/<algo>-<dataset or environment>-<time>`; in fine-tuning, `runs/<algo>-finetune-<environment>-<time>`."""
+        """`runs/<algo>-<dataset or environment>-<time>`; fine-tuning `runs/<algo>-finetune-<environment>-<time>`."""
         task = f"finetune-{recipe.env}" if recipe.start else recipe.dataset or recipe.env or ""
         subject = task.replace(":", "-").replace("/", "-") if ":" in task else Path(task).name
         return Path("runs") / f"{recipe.algo}-{subject}-{now:%Y%m%d-%H%M%S}"

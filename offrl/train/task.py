@@ -9,7 +9,9 @@ from typing import Any
 
 from offrl.agents import AGENTS
 from offrl.data.catalog import open_dataset
+from offrl.data.frames import StackedFrames, stacked_spec
 from offrl.data.sampler import top_by_return
+from offrl.data.store import TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
@@ -87,7 +89,7 @@ class Task:
             "fingerprint": store.fingerprint,
             "reference_scores": store.metadata.reference_scores,
         }
-        return cls(recipe, store.spec, top_by_return(store, recipe.data.top_fraction), facts)
+        return cls(recipe, stacked_spec(store.spec, recipe.data.frame_stack), _chosen(store, recipe), facts)
 
     @classmethod
     def _online(cls, recipe: Recipe) -> Task:
@@ -96,7 +98,7 @@ class Task:
         if recipe.env in (None, NO_ENVIRONMENT):
             raise RecipeError("the recipe names neither a dataset nor an environment", mend="add --dataset or --env")
         facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
-        return cls(recipe, environment_spec(recipe.env), None, facts)
+        return cls(recipe, stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack), None, facts)
 
     @classmethod
     def _fine_tuning(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
@@ -110,15 +112,22 @@ class Task:
         spec = spec_of(facts)
         if recipe.env in (None, NO_ENVIRONMENT):
             raise RecipeError("fine-tuning needs an environment, and none is named", mend="add --env ID")
-        check_spaces(spec, environment_spec(recipe.env), recipe.env)
+        frames = recipe.data.frame_stack
+        check_spaces(spec, stacked_spec(environment_spec(recipe.env), frames), recipe.env)
         told = {name: facts[name] for name in ("dataset", "fingerprint", "reference_scores")}
         if not mixes_data(recipe):
             return cls(recipe, spec, None, told, origin)
         assert recipe.dataset is not None
         store = open_dataset(recipe.dataset)
-        check_spaces(spec, store.spec, recipe.dataset)
+        check_spaces(spec, stacked_spec(store.spec, frames), recipe.dataset)
         told |= {"dataset": recipe.dataset, "fingerprint": store.fingerprint}
-        return cls(recipe, spec, top_by_return(store, recipe.data.top_fraction), told, origin)
+        return cls(recipe, spec, _chosen(store, recipe), told, origin)
+
+
+def _chosen(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
+    """The episodes to learn from, as the agent is to see them."""
+    chosen, frames = top_by_return(store, recipe.data.top_fraction), recipe.data.frame_stack
+    return chosen if frames == 1 else StackedFrames(chosen, frames)
 
 
 def _anywhere(dataset: str) -> str:
