@@ -47,8 +47,9 @@ def finetune(
     folder replay. The policy acts from the first step on, and is evaluated
     before the first update. Ctrl-C saves first; offrl train --resume goes on.
 
-    Worth setting: online.warmup_steps (steps before the first update),
-    online.critic_warmup (steps in which the critics alone learn),
+    Worth setting: online.warmup_steps (steps before the first update; 1,000,
+    or a tenth of all), online.critic_warmup (steps behind these in which the
+    critics alone learn; with --algo 5,000, or a tenth of all, else none),
     online.updates_per_step, online.offline_fraction_end with
     online.offline_fraction_steps (anneal the dataset's share), agent.bc_decay
     (let go of TD3+BC's data term).

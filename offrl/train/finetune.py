@@ -10,15 +10,19 @@ from offrl.agents import AGENTS
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.recipes import Recipe, recipe_from_dict, with_settings
-from offrl.train.checkpoint import restore_tensors, state_tensors
-from offrl.train.policies import load_policy
+from offrl.train.checkpoint import read_facts, restore_tensors, state_tensors
+from offrl.train.policies import load_policy, spec_of
 from offrl.train.run import Run
+from offrl.types import Spec
 
 WARMUP_STEPS = 1_000
-"""Unless the recipe says otherwise: steps of the policy before the first update, so that no batch holds a handful of
-transitions over and over."""
+"""Steps of the policy before the first update, so that no batch holds a handful of transitions over and over."""
+CRITIC_WARMUP = 5_000
+"""Steps of fresh critics behind a cloned policy: before they know what it is worth, they would only spoil it."""
 OFFLINE_FRACTION = 0.5
-"""Unless the recipe says otherwise: the dataset's share of a batch, where there is a dataset and a replay."""
+"""The dataset's share of a batch, where there is a dataset and a replay."""
+INITIAL_LOG_STD = -1.0
+"""Of a Gaussian policy that starts from a cloned one: wide enough to learn from, narrow enough to act like it."""
 
 
 def fine_tuning_recipe(
@@ -36,7 +40,8 @@ def fine_tuning_recipe(
 
     With the same algorithm it is that run's, its dataset and agent as they are. Another algorithm has its own options,
     save those that the cloned policy and the dataset's selection hang on. Random actions, exploration that starts
-    high, and decaying learning rates are for training from scratch, and are left out.
+    high, and decaying learning rates are for training from scratch, and are left out. Warm-ups take at most a tenth of
+    the steps each, unless `settings` say otherwise.
 
     Args:
         start: the run directory.
@@ -54,7 +59,11 @@ def fine_tuning_recipe(
     """
     source = source_recipe(start, checkpoint)
     algo = source.algo if algo is None else algo
-    values = _continued(source) if algo == source.algo else _succeeding(source, algo, base or {})
+    if algo == source.algo:
+        values = _continued(source)
+    else:
+        spec = spec_of(read_facts(starting_checkpoint(start, checkpoint)))
+        values = _succeeding(source, spec, algo, base or {})
     values |= {"start": str(start), "start_checkpoint": checkpoint, "steps": steps}
     if env is not None:
         values["env"] = env
@@ -63,7 +72,8 @@ def fine_tuning_recipe(
     default = OFFLINE_FRACTION if mixed else 0.0
     values["online"] = {
         **values.get("online", {}),
-        "warmup_steps": WARMUP_STEPS,
+        "warmup_steps": min(WARMUP_STEPS, steps // 10),
+        "critic_warmup": 0 if algo == source.algo else min(CRITIC_WARMUP, steps // 10),
         "offline_fraction": default if offline_fraction is None else offline_fraction,
         "record": True,
     }
@@ -175,11 +185,15 @@ def _continued(source: Recipe) -> dict[str, Any]:
     return values
 
 
-def _succeeding(source: Recipe, algo: str, base: Mapping[str, Any]) -> dict[str, Any]:
+def _succeeding(source: Recipe, spec: Spec, algo: str, base: Mapping[str, Any]) -> dict[str, Any]:
     """Another algorithm's recipe, with what the source's policies and data are bound to."""
     known = source.to_dict()
     agent = dict(base.get("agent", {})) | {key: known["agent"][key] for key in ("hidden", "activation")}
     fields = AGENTS[algo].config.__dataclass_fields__ if algo in AGENTS else {}
+    if "policy" in fields and source.algo == "bc":
+        agent["policy"] = _stochastic(AGENTS["bc"].build(source.agent, spec).kind, spec)  # type: ignore[attr-defined]
+    if "initial_log_std" in fields:
+        agent["initial_log_std"] = INITIAL_LOG_STD
     if "normalize_observation" in fields:
         # The data's statistics are in use already, and a policy sees the world through them.
         agent["normalize_observation"] = False
@@ -197,6 +211,13 @@ def _succeeding(source: Recipe, algo: str, base: Mapping[str, Any]) -> dict[str,
     if "dataset" in known:
         values["dataset"] = known["dataset"]
     return values
+
+
+def _stochastic(kind: str, spec: Spec) -> str:
+    """The kind of policy that explores around one of this kind."""
+    if kind != "deterministic":
+        return kind
+    return "squashed_gaussian" if spec.action_space.is_bounded("both") else "gaussian"  # type: ignore[attr-defined]
 
 
 def _without_schedules(agent: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,14 @@ from offrl.recipes import Recipe, recipe_from_dict, to_toml
 from offrl.train.building import build_loop
 from offrl.train.checkpoint import read_part, state_tensors
 from offrl.train.feeds import OnlineFeed
-from offrl.train.finetune import OFFLINE_FRACTION, WARMUP_STEPS, fine_tuning_recipe, take_over
+from offrl.train.finetune import (
+    CRITIC_WARMUP,
+    INITIAL_LOG_STD,
+    OFFLINE_FRACTION,
+    WARMUP_STEPS,
+    fine_tuning_recipe,
+    take_over,
+)
 from offrl.train.loop import Loop
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
@@ -30,6 +37,7 @@ SHORT = (
     "log_every=10",
     "batch_size=16",
     "online.warmup_steps=10",
+    "online.critic_warmup=0",
     "online.capacity=100",
     "evaluation.every=0",
     "evaluation.episodes=1",
@@ -88,7 +96,7 @@ def test_the_recipe_is_the_run_s_own_but_for_where_it_learns(pretrained: Run) ->
         steps=60,
         online=dataclasses.replace(
             source.online,
-            warmup_steps=WARMUP_STEPS,
+            warmup_steps=6,
             critic_warmup=5,
             offline_fraction=OFFLINE_FRACTION,
             record=True,
@@ -104,8 +112,11 @@ def test_another_algorithm_has_its_own_options_and_the_shape_of_the_cloned_polic
     recipe = fine_tuning_recipe(cloned.path, steps=60, algo="ppo", env="Pendulum-v1", base=base)
     assert (recipe.batch_size, recipe.agent.epochs, recipe.agent.clip) == (99, 3, 0.1)
     assert (recipe.agent.hidden, recipe.agent.decay_steps) == ((16, 16), 0)
+    assert (recipe.agent.policy, recipe.agent.initial_log_std) == ("squashed_gaussian", INITIAL_LOG_STD)
     assert (recipe.seeds, recipe.online.offline_fraction) == (cloned.recipe.seeds, 0.0)
-    assert fine_tuning_recipe(cloned.path, steps=60, algo="sac").online.offline_fraction == OFFLINE_FRACTION
+    longer = fine_tuning_recipe(cloned.path, steps=100_000, algo="sac", env="Pendulum-v1").online
+    assert (longer.warmup_steps, longer.critic_warmup) == (WARMUP_STEPS, CRITIC_WARMUP)
+    assert longer.offline_fraction == OFFLINE_FRACTION
 
 
 def test_a_run_goes_on_with_all_of_its_state(pretrained: Run, tmp_path: Path) -> None:
@@ -122,7 +133,7 @@ def test_a_run_goes_on_with_all_of_its_state(pretrained: Run, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("algo", "settings"),
-    [("td3", ()), ("sac", ()), ("ppo", ("agent.policy=squashed_gaussian", "agent.rollout_steps=10"))],
+    [("td3", ()), ("sac", ()), ("ppo", ("agent.rollout_steps=10",))],
 )
 def test_a_cloned_policy_acts_as_before_and_goes_on_learning(
     algo: str, settings: tuple[str, ...], cloned: Run, tmp_path: Path
@@ -189,7 +200,7 @@ def test_critics_are_warmed_up_while_the_policy_acts_as_it_did(pretrained: Run, 
 
 
 def test_critics_of_rollouts_are_warmed_up(cloned: Run, tmp_path: Path) -> None:
-    settings = ("agent.policy=squashed_gaussian", "agent.rollout_steps=10", "online.critic_warmup=40")
+    settings = ("agent.rollout_steps=10", "online.critic_warmup=40")
     short = train(continued(cloned, *settings, algo="ppo", steps=40), tmp_path / "short")
     policies = [load_policy(short, "last")[0].state.actor.network, load_policy(cloned, "last")[0].state.average]
     assert torch.equal(policies[0].layers[0].weight, policies[1].layers[0].weight)
@@ -208,7 +219,7 @@ def test_the_recipe_replays_the_run(through: Run, tmp_path: Path) -> None:
 def test_training_on_equals_training_through(algo: str, pretrained: Run, cloned: Run, tmp_path: Path) -> None:
     """Also where the run that it started from is there no more: a checkpoint holds all that is needed."""
     source = Run.open(shutil.copytree((pretrained if algo == "td3" else cloned).path, tmp_path / "source"))
-    settings = ANNEALED if algo == "td3" else ("agent.policy=squashed_gaussian", "agent.rollout_steps=10")
+    settings = ANNEALED if algo == "td3" else ("agent.rollout_steps=10",)
     recipe = continued(source, *settings, algo=algo)
     through = train(recipe, tmp_path / "through")
     train(dataclasses.replace(recipe, steps=40), tmp_path / "halves")
