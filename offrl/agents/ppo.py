@@ -300,7 +300,8 @@ class PPO:
             value=value,
             target=advantage + value,
             mask=mask,
-            old=tuple(part.expand(*value.shape, -1) for part in old),
+            # Copies: a Gaussian's spread is a parameter, which the update changes.
+            old=tuple(part.expand(*value.shape, -1).clone() for part in old),
             draws={},
         )
 

@@ -55,6 +55,25 @@ def random_batches(spec: Spec, count: int, seeds: int, batch_size: int = 8) -> l
     ).unbind()
 
 
+def random_rollouts(
+    spec: Spec, count: int, seeds: int, environments: int = 2, steps: int = 9, masked: bool = False
+) -> list[Batch]:
+    """Rollouts [S, E, T, …] with ends of both kinds; `masked` ones forbid some of the actions that were not taken."""
+    flat = random_batches(spec, count, seeds, environments * steps)
+    rng = np.random.default_rng(11)
+    rollouts = []
+    for batch in flat:
+        parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        split = {name: part.unflatten(1, (environments, steps)) for name, part in parts.items() if part is not None}
+        truncated = torch.from_numpy((rng.random((seeds, environments, steps)) < 0.2).astype(np.float32))
+        mask = None
+        if masked:
+            mask = torch.from_numpy(rng.random((seeds, environments, steps, spec.action_dim)) < 0.5)
+            mask |= torch.nn.functional.one_hot(split["action"], spec.action_dim).bool()
+        rollouts.append(Batch(**split, truncated=truncated * (1.0 - split["terminated"]), action_mask=mask))
+    return rollouts
+
+
 def _actions(space: gym.Space[Any], rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
     if isinstance(space, gym.spaces.Box):
         return torch.from_numpy(rng.uniform(-0.95, 0.95, (*shape, *space.shape)).astype(np.float32))
