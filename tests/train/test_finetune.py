@@ -16,6 +16,7 @@ from offrl.errors import RecipeError, RequestError, SpaceMismatchError
 from offrl.recipes import Recipe, recipe_from_dict, to_toml
 from offrl.train.building import build_loop
 from offrl.train.checkpoint import read_part, state_tensors
+from offrl.train.collect import collect_random
 from offrl.train.feeds import OnlineFeed
 from offrl.train.finetune import (
     CRITIC_WARMUP,
@@ -148,6 +149,21 @@ def test_a_cloned_policy_acts_as_before_and_goes_on_learning(
     assert last["returns"] != first["returns"]
     assert Run.open(run.path).recipe.algo == algo
     assert TrajectoryStore.open(run.path / "replay").num_steps == 2 * 60
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_discrete_policies_go_on(algo: str, tmp_path: Path) -> None:
+    collect_random("CartPole-v1", episodes=20, destination=tmp_path / "random")
+    cloned = train(bc_recipe(tmp_path / "random", steps=20, env="none", seeds=[0]), tmp_path / "cloned")
+    settings = ("agent.rollout_steps=10",) if algo == "ppo" else ()
+    run = train(continued(cloned, *settings, algo=algo, env="CartPole-v1"), tmp_path / "run")
+
+    expected = evaluate_run(cloned, episodes=1, seed=0, env="CartPole-v1")
+    assert run.lines("evaluations.jsonl")[0]["returns"] == expected["returns"]
+    replay = TrajectoryStore.open(run.path / "replay")
+    assert replay.num_steps == 60
+    assert set(replay.read("action", 0, replay.num_rows).tolist()) == {0, 1}
+    assert replay.episodes.return_.sum() == 60
 
 
 def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path) -> None:
