@@ -35,6 +35,14 @@ agents = {
             "activation": st.sampled_from(["relu", "silu"]),
         },
     ),
+    "dqn": st.fixed_dictionaries(
+        {},
+        optional={
+            "convolutions": st.just("auto") | st.lists(st.lists(counts, min_size=3, max_size=3), max_size=3),
+            "double": st.booleans(),
+            "epsilon_end": fractions,
+        },
+    ),
     "td3": st.fixed_dictionaries(
         {},
         optional={
@@ -64,6 +72,7 @@ def recipe_values(draw: st.DrawFn) -> dict[str, Any]:
                 "validation_fraction": fractions,
             },
         ),
+        "priority": st.fixed_dictionaries({}, optional={"kind": st.sampled_from(["none", "proportional", "rank"])}),
         "online": st.fixed_dictionaries({}, optional={"updates_per_step": st.floats(1 / 64, 1000.0)}),
         "cross_validation": st.fixed_dictionaries(
             {}, optional={"kind": st.just("l2"), "coefficients": st.lists(positive, min_size=1, max_size=3)}

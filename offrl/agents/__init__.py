@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from offrl.agents.bc import BC, BCConfig
+from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
@@ -29,6 +30,7 @@ class Entry(NamedTuple):
 
 AGENTS: dict[str, Entry] = {
     "bc": Entry(BCConfig, BC, offline=True, online="none"),
+    "dqn": Entry(DQNConfig, DQN, offline=True, online="replay"),
     "ppo": Entry(PPOConfig, PPO, offline=False, online="rollouts"),
     "sac": Entry(SACConfig, SAC, offline=True, online="replay"),
     "td3": Entry(TD3Config, TD3, offline=True, online="replay"),

@@ -27,6 +27,17 @@ def require_bounded_box(spec: Spec, algorithm: str) -> None:
         )
 
 
+def require_discrete(spec: Spec, algorithm: str) -> gym.spaces.Discrete:
+    """The action space; raises `SpaceMismatchError` unless an action is one of several numbers."""
+    space = spec.action_space
+    if not isinstance(space, gym.spaces.Discrete):
+        raise SpaceMismatchError(
+            f"{algorithm} chooses among discrete actions, but this task's action space is {space}",
+            mend="choose an algorithm for continuous actions, such as td3, or for several choices at once, such as bc",
+        )
+    return space
+
+
 def policy_kind(
     wanted: PolicyKind,
     spec: Spec,

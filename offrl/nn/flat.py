@@ -32,6 +32,9 @@ class FlatModule(nn.Module):
             offset += parameter.numel()
         for module in self.modules():
             if isinstance(module, FlatModule):
+                # The parameters of a part lie next to each other here as well: both flat tensors are the same memory.
+                start = module.own_parameters[0].storage_offset()
+                module.flat = self.flat[start : start + module.flat.numel()]
                 module.rehomed()
 
     def rehomed(self) -> None:
@@ -49,8 +52,8 @@ class FlatModule(nn.Module):
         self.flatten()
         return self
 
-    def move_towards(self, source: FlatModule, rate: float) -> None:
-        """Polyak averaging: θ ← (1 − rate) θ + rate θ_source."""
+    def move_towards(self, source: FlatModule, rate: float | Tensor) -> None:
+        """Polyak averaging: θ ← (1 − rate) θ + rate θ_source; a rate in a 0-d tensor is decided on the device."""
         self.flat.lerp_(source.flat, rate)
 
 

@@ -7,6 +7,7 @@ anew.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from offrl.agents.bc import BC, BCConfig
+from offrl.agents.dqn import DQN, DQNConfig
+from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.train.noise import NoiseSource
@@ -41,10 +44,36 @@ AGENTS: dict[str, Agent[Any]] = {
         ),
         continuous(),
     ),
+    "ppo": PPO(
+        PPOConfig(hidden=(24, 24), epochs=2, normalize_observation=True, scale_reward=True, decay_steps=1_000),
+        continuous(),
+    ),
+    "ppo with a penalty, stopping early": PPO(
+        PPOConfig(
+            policy="squashed_gaussian", hidden=(24, 24), objective="penalty", max_kl=0.02, value_clip=0.2, dropout=0.1
+        ),
+        continuous(),
+    ),
+    "ppo discrete": PPO(PPOConfig(hidden=(24, 24), epochs=2, minibatch_size=6, entropy_bonus=0.01), discrete()),
     "sac": SAC(SACConfig(hidden=(24, 24)), continuous()),
     "sac with a value network": SAC(SACConfig(hidden=(24, 24), value_network=True, layer_norm=True), continuous()),
     "sac with state-dependent exploration": SAC(SACConfig(hidden=(24, 24), sde=True), continuous()),
     "sac discrete": SAC(SACConfig(hidden=(24, 24), activation="tanh", dropout=0.1), discrete()),
+    "dqn": DQN(DQNConfig(hidden=(24, 24), double=True), discrete()),
+    "dqn with all options": DQN(
+        DQNConfig(
+            hidden=(24, 24),
+            dueling=True,
+            double=True,
+            noisy=True,
+            conservative=0.5,
+            dropout=0.1,
+            layer_norm=True,
+            target_rate=1.0,
+            target_every=6,
+        ),
+        discrete(),
+    ),
     "bc deterministic": BC(BCConfig(hidden=(24, 24), ema=0.9, l1=1e-3), continuous()),
     "bc squashed": BC(BCConfig(policy="squashed_gaussian", hidden=(24, 24), entropy_bonus=0.1), continuous()),
     "bc gaussian": BC(BCConfig(policy="gaussian", hidden=(24, 24), dropout=0.2, layer_norm=True), continuous()),
@@ -72,11 +101,21 @@ def make_batches(spec: Spec, count: int) -> list[Batch]:
     ).unbind()
 
 
+def as_rollout(batch: Batch) -> Batch:
+    """The same transitions as two environments' consecutive steps."""
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    split = {name: part.unflatten(1, (2, BATCH // 2)) for name, part in parts.items() if part is not None}
+    truncated = (split["reward"] > 0.9).float() * (1.0 - split["terminated"])
+    return Batch(**split, truncated=truncated)
+
+
 def summarise(agent: Agent[Any]) -> dict[str, list[list[float]]]:
     """For each network and seed: the sum and the absolute sum of its parameters after training."""
     state = agent.init(SEEDS, CPU)
     size = agent.batches_per_update
     batches = make_batches(agent.spec, UPDATES * size)
+    if isinstance(agent, PPO):
+        batches = [as_rollout(batch) for batch in batches]
     draws = NoiseSource(SEEDS, CPU, 1).draw_updates(agent.noise_shapes(BATCH), UPDATES)
     for i, noise in enumerate(draws):
         agent.update(state, batches[i * size : (i + 1) * size], noise)

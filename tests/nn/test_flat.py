@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from offrl.nn import MLP, seed_generators
-from offrl.nn.flat import uniform_per_seed
+from offrl.nn.flat import FlatModule, uniform_per_seed
 
 
 def make_network(*seeds: int) -> MLP:
@@ -77,6 +77,29 @@ def test_a_clone_is_equal_and_independent() -> None:
     assert not torch.equal(twin(x), network(x))
 
 
+class Pair(FlatModule):
+    """A module made of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = make_network(0, 1), make_network(2, 3)
+        self.flatten()
+
+
+@pytest.mark.parametrize("change", [lambda pair: pair, FlatModule.clone, FlatModule.double], ids=["new", "clone", "to"])
+def test_the_flat_tensor_of_a_part_is_a_part_of_the_wholes(change: Callable[[Pair], Pair]) -> None:
+    pair = change(Pair())
+    half = pair.first.flat.numel()
+    pair.flat[half + 1] = 7.0
+    pair.second.flat[0] = 5.0
+    pair.first.flat[-1] = 3.0
+    assert pair.flat[half - 1 : half + 2].tolist() == [3.0, 5.0, 7.0]
+    for part in (pair.first, pair.second):
+        assert_views(part)
+    pair.flat.zero_()
+    assert not pair.second(torch.ones(2, 6, 3, dtype=pair.flat.dtype)).any()
+
+
 def test_gradients_reach_the_parameters_of_a_moved_module() -> None:
     network = make_network(0).double()
     network(torch.ones(1, 2, 3, dtype=torch.float64)).sum().backward()
@@ -94,6 +117,15 @@ def test_moving_towards_a_source_is_polyak_averaging() -> None:
     for parameter, value in zip(target.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=0.0, atol=1e-7)
     assert torch.equal(source.flat, unchanged)
+
+
+def test_a_rate_may_be_a_tensor() -> None:
+    target, source = make_network(0), make_network(1)
+    before = target.flat.clone()
+    target.move_towards(source, torch.tensor(0.0))
+    assert torch.equal(target.flat, before)
+    target.move_towards(source, torch.tensor(0.25))
+    torch.testing.assert_close(target.flat, 0.75 * before + 0.25 * source.flat, rtol=0.0, atol=1e-7)
 
 
 def test_moving_all_the_way_copies_the_source() -> None:

@@ -1,0 +1,259 @@
+"""Deep Q-network (Mnih et al., 2015), https://doi.org/10.1038/nature14236, with the improvements that came after it.
+
+As options: double Q-learning (van Hasselt et al., 2016), https://arxiv.org/abs/1509.06461; duelling networks (Wang et
+al., 2016), https://arxiv.org/abs/1511.06581; noisy networks (Fortunato et al., 2018), https://arxiv.org/abs/1706.10295;
+and for learning from a dataset alone the conservative penalty of CQL (Kumar et al., 2020),
+https://arxiv.org/abs/2006.04779. Prioritised replay and multi-step returns are how batches are drawn and made: recipes
+have `priority.kind` and `data.n_step`, and the update goes by the batch's weights, rewards and discounts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from offrl.agents.requirements import require_discrete
+from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn.conv import Encoder
+from offrl.nn.noisy import NoisyMLP
+from offrl.ops.losses import chosen_huber, log_sum_exp_gap
+from offrl.options import (
+    Activation,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Probability,
+    ProbabilityBelowOne,
+    Widths,
+)
+from offrl.types import Batch, Metrics, Noise, Observation, Spec
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Options of DQN.
+
+    Attributes:
+        hidden: widths of the hidden layers, behind the convolutions where there are any.
+        convolutions: layers [channels, kernel, stride] for each image in the observation; "auto" has some for images
+            of its size, and none leaves them flat; see `offrl.nn.conv.Encoder`.
+        activation, layer_norm: of the hidden layers, see `offrl.nn.MLP`; the convolutions have the same activation.
+        dropout: chance of zeroing a hidden unit in the loss; targets see all units.
+        weight_decay: decoupled decay rate.
+        max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them as they are.
+        learning_rate: Adam's step size.
+        discount: γ, per step.
+        target_rate: τ: how far the target network moves towards the network; 1 copies it.
+        target_every: updates between such moves.
+        double: let the network choose the action whose value the target network gives.
+        dueling: the state's value and the actions' advantages have hidden layers of their own; the mean advantage is
+            taken off.
+        noisy: explore by noise on the weights of the hidden and output layers, in place of random actions.
+        conservative: coefficient of log Σ_a exp Q(s, a) − Q(s, a_data) in the loss: on a dataset alone, it keeps the
+            values of actions that were never tried from growing; 0 leaves it out.
+        epsilon_start, epsilon_end: chance of a random action while collecting, at first and at last.
+        epsilon_steps: exploring steps of each seed in which it goes from one to the other, linearly.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    hidden: Widths = (256, 256)
+    convolutions: Literal["auto"] | tuple[tuple[Count, Count, Count], ...] = "auto"
+    activation: Activation = "relu"
+    layer_norm: bool = False
+    dropout: ProbabilityBelowOne = 0.0
+    weight_decay: NonNegative = 0.0
+    max_gradient_norm: NonNegative = 10.0
+    learning_rate: Positive = 3e-4
+    discount: Probability = 0.99
+    target_rate: PositiveFraction = 0.005
+    target_every: Count = 1
+    double: bool = False
+    dueling: bool = False
+    noisy: bool = False
+    conservative: NonNegative = 0.0
+    epsilon_start: Probability = 1.0
+    epsilon_end: Probability = 0.05
+    epsilon_steps: Count = 10_000
+
+
+class QNetwork(FlatModule):
+    """Q(s, ·): an encoder and one stream of layers to all values; or duelling, V(s) + A(s, ·) − mean A(s, ·).
+
+    Attributes:
+        noise_width: how many draws one sample of a noisy network takes; 0 where it isn't noisy.
+    """
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(
+        self, config: DQNConfig, space: gym.Space[Any], actions: int, generators: list[torch.Generator]
+    ) -> None:
+        super().__init__()
+        c = config
+        self.encoder = Encoder(space, c.convolutions, c.activation, generators)
+        kind = NoisyMLP if c.noisy else MLP
+        options: dict[str, Any] = {"activation": c.activation, "layer_norm": c.layer_norm, "dropout": c.dropout}
+        outputs = (1, actions) if c.dueling else (actions,)
+        self.streams = nn.ModuleList(kind(self.encoder.width, n, c.hidden, generators, **options) for n in outputs)
+        self.noise_widths = [stream.noise_width for stream in self.streams if isinstance(stream, NoisyMLP)]
+        self.noise_width = sum(self.noise_widths)
+        self.flatten()
+
+    def forward(
+        self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
+    ) -> Tensor:
+        """The values of all actions, [S, B, A].
+
+        Args:
+            observation: [S, B, …].
+            noise: draws [S, B, noise_width] for a noisy network, or [S, 1, noise_width] for one sample in all the
+                batch; None takes the weights' means.
+            dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
+        """
+        features = self.encoder(observation)
+        if len(self.streams) == 1:
+            return self._apply_stream(0, features, noise, dropout_noise)
+        noises = [None, None] if noise is None else noise.split(self.noise_widths, dim=-1)
+        dropped = [None, None] if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
+        value, advantage = (self._apply_stream(i, features, noises[i], dropped[i]) for i in range(2))
+        return value + advantage - advantage.mean(dim=-1, keepdim=True)
+
+    def _apply_stream(self, i: int, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None) -> Tensor:
+        stream, options = self.streams[i], {} if noise is None else {"noise": noise}
+        values: Tensor = stream(features, dropout_noise=dropout_noise, **options)
+        return values
+
+
+@dataclass
+class DQNState:
+    """All that training changes; `updates` and `exploration_steps` count for all seeds, int64."""
+
+    network: QNetwork
+    target_network: QNetwork
+    optimizer: Adam
+    updates: Tensor
+    exploration_steps: Tensor
+
+
+class DQN:
+    """Values of discrete actions, learned off-policy: from a replay of its own steps, or from a dataset.
+
+    Raises:
+        SpaceMismatchError: actions aren't discrete.
+        RecipeError: the convolutions don't fit the observations.
+    """
+
+    batches_per_update = 1
+
+    def __init__(self, config: DQNConfig, spec: Spec) -> None:
+        space = require_discrete(spec, "DQN")
+        self.config, self.spec = config, spec
+        self.actions, self.first_action = int(space.n), int(space.start)
+        example = self._network([0])
+        self.noise_width, self.streams = example.noise_width, len(example.streams)
+        self.exploration_shape: tuple[int, ...] = (self.noise_width,) if config.noisy else (self.actions,)
+
+    def init(self, seeds: Sequence[int], device: torch.device) -> DQNState:
+        """Fresh networks for each seed; the target starts as a copy."""
+        c, network = self.config, self._network(seeds).to(device)
+        decay, norm = c.weight_decay, c.max_gradient_norm
+        return DQNState(
+            network=network,
+            target_network=network.clone(),
+            optimizer=Adam(network, c.learning_rate, weight_decay=decay, max_gradient_norm=norm),
+            updates=torch.zeros((), dtype=torch.int64, device=device),
+            exploration_steps=torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        """Each pass through a noisy network has a sample of weights of its own: values, targets, choice of actions."""
+        c = self.config
+        shapes: dict[str, tuple[int, ...]] = {}
+        if c.dropout:
+            shapes["dropout"] = (batch_size, self.streams * sum(c.hidden))
+        if c.noisy:
+            shapes["weights"] = (3 if c.double else 2, 1, self.noise_width)
+        return shapes
+
+    def update(self, state: DQNState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """One gradient step on w · (huber(Q(s, a) − y) + conservative · (log Σ_a exp Q(s, a) − Q(s, a))).
+
+        Where the batch carries importance weights w, `td_error` is |Q(s, a) − y|, [1, S, B].
+        """
+        c, (batch,) = self.config, batches
+        for_values, for_targets, *for_choice = noise["weights"].unbind(1) if c.noisy else (None, None, None)
+        target = self._target(state, batch, for_targets, *for_choice)
+        q = state.network(batch.observation, noise=for_values, dropout_noise=noise.get("dropout"))
+        choice = batch.action - self.first_action if self.first_action else batch.action
+        loss, slope, error = chosen_huber(q, choice, target, batch.weight)
+        metrics = {"td_loss": loss, "q": q.detach().mean(dim=(1, 2)), "target_q": target.mean(dim=1)}
+        if c.conservative:
+            metrics["conservative_gap"], more = log_sum_exp_gap(q, choice, batch.action_mask, batch.weight)
+            slope += c.conservative * more
+        state.optimizer.step(torch.autograd.grad(q, state.optimizer.parameters, slope))
+        self._move_target(state)
+        if batch.weight is not None:
+            metrics["td_error"] = error.abs().unsqueeze(0)
+        return metrics
+
+    @torch.no_grad()
+    def _target(
+        self, state: DQNState, batch: Batch, noise: Tensor | None, noise_of_choice: Tensor | None = None
+    ) -> Tensor:
+        """y = r + γ max_a' Q'(s', a') over the allowed actions; double: r + γ Q'(s', argmax_a' Q(s', a')); [S, B]."""
+        next_q = state.target_network(batch.next_observation, noise=noise)
+        if self.config.double:
+            choosing_q = state.network(batch.next_observation, noise=noise_of_choice)
+            best = allowed(choosing_q, batch.next_action_mask).argmax(dim=-1, keepdim=True)
+            value = next_q.gather(-1, best).squeeze(-1)
+        else:
+            value = allowed(next_q, batch.next_action_mask).amax(dim=-1)
+        return torch.addcmul(batch.reward, batch.discount, value)
+
+    def _move_target(self, state: DQNState) -> None:
+        """Towards the network after every `target_every`-th update; a tensor decides, so that nobody waits for it."""
+        c, rate = self.config, self.config.target_rate
+        state.updates += 1
+        if c.target_every == 1:
+            state.target_network.move_towards(state.network, rate)
+        else:
+            due = (state.updates % c.target_every == 0).to(state.network.flat.dtype)
+            state.target_network.move_towards(state.network, rate * due)
+
+    @torch.no_grad()
+    def act(self, state: DQNState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """argmax_a Q(s, a), int64 [S, N]; exploring with draws [S, N, A], or [S, N, noise_width] for noisy weights."""
+        if noise is not None and self.config.noisy:
+            action = state.network(observation, noise=noise).argmax(dim=-1)
+        else:
+            action = state.network(observation).argmax(dim=-1)
+            if noise is not None:
+                action = self._sometimes_random(state, action, noise)
+        return action + self.first_action if self.first_action else action
+
+    def _sometimes_random(self, state: DQNState, action: Tensor, noise: Tensor) -> Tensor:
+        """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
+        c = self.config
+        slope = (c.epsilon_end - c.epsilon_start) / c.epsilon_steps
+        low, high = sorted((c.epsilon_start, c.epsilon_end))
+        epsilon = (state.exploration_steps * slope).add_(c.epsilon_start).clamp_(low, high)
+        state.exploration_steps += noise.shape[1]
+        # Φ(sum / √A) is uniform on [0, 1]; Φ⁻¹ of one ε costs less than Φ of every sum.
+        explores = noise.sum(dim=-1) < torch.special.ndtri(epsilon) * self.actions**0.5
+        return torch.where(explores, noise.argmax(dim=-1), action)
+
+    def _network(self, seeds: Sequence[int]) -> QNetwork:
+        return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
+
+
+def allowed(q: Tensor, mask: Tensor | None) -> Tensor:
+    """Values [S, B, A] of the actions that a mask allows, −∞ for the others; all, where there is no mask."""
+    return q if mask is None else q.masked_fill(~mask, -torch.inf)
