@@ -86,6 +86,11 @@ def td3_recipe(**changes: Any) -> Recipe:
     return recipe_from_dict({**values, **changes})
 
 
+def sac_recipe(**changes: Any) -> Recipe:
+    """SAC like `td3_recipe`."""
+    return td3_recipe(**{"algo": "sac", **changes})
+
+
 def last_tensors(run: Run) -> dict[str, torch.Tensor]:
     """Every tensor of a run's last checkpoint, by part and name."""
     directory = run.checkpoint("last")

@@ -1,4 +1,4 @@
-"""Rounds of updates: how many environment steps and updates each holds."""
+"""Rounds of updates: how many environment steps and updates each holds, and what they pass on."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
+from offrl.errors import RecipeError
 from offrl.train.building import build_loop
 from offrl.train.feeds import OnlineFeed
 from offrl.train.run import Run
-from offrl.train.session import SilentListener
+from offrl.train.session import SilentListener, train
 from offrl.train.task import Task
-from tests.train.runs import td3_recipe
+from tests.train.runs import make_demonstrations, sac_recipe, td3_recipe
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,30 @@ def test_the_warm_up_collects_without_learning(tmp_path: Path) -> None:
     actions = feed.ring.rows[0, :6, 3]
     assert (abs(actions) < 1.0).all()
     assert actions.std() > 0.1
+
+
+def test_an_update_s_errors_are_the_next_one_s_priorities(tmp_path: Path) -> None:
+    demonstrations = make_demonstrations(tmp_path / "demonstrations")
+    recipe = sac_recipe(dataset=str(demonstrations.path), priority={"kind": "proportional", "exponent": 1.0})
+    loop = build_loop(Run.create(tmp_path / "run", recipe), Task.of(recipe), SilentListener())
+    rounds = loop.feed.rounds(2)
+    (batch,) = next(rounds).batches
+    errors = torch.zeros(1, *batch.reward.shape)
+    errors[..., 3] = 1e6
+    metrics = {"td_error": errors, "loss": torch.zeros(2)}
+    loop.feed.learned([batch], metrics)
+    assert metrics.keys() == {"loss"}
+
+    (following,) = next(rounds).batches
+    assert batch.index is not None
+    assert following.index is not None
+    assert following.weight is not None
+    assert torch.equal(following.index, batch.index[:, 3:4].expand_as(following.index))
+
+
+def test_priorities_need_an_algorithm_that_tells_its_errors(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no TD errors to draw by"):
+        train(td3_recipe(priority={"kind": "rank"}), tmp_path / "run")
 
 
 def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> OnlineFeed:

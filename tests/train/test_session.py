@@ -36,6 +36,7 @@ from tests.train.runs import (
     bc_recipe,
     last_tensors,
     make_demonstrations,
+    sac_recipe,
     start_python,
     td3_recipe,
 )
@@ -101,6 +102,38 @@ def test_training_on_equals_training_through(algo: str, demonstrations: Path, tm
 
     assert_same_tensors(through, halves)
     assert _without_rates(through) == _without_rates(halves)
+
+
+@pytest.mark.parametrize(
+    ("env", "options"),
+    [
+        ("Pendulum-v1", {}),
+        ("Pendulum-v1", {"value_network": True, "dropout": 0.1}),
+        # 80 acting steps, less the warm-up, are no multiple of 7: the held exploration must be resumed as well.
+        ("Pendulum-v1", {"sde": True, "sde_every": 7}),
+        ("CartPole-v1", {}),
+    ],
+    ids=["plain", "options", "state-dependent exploration", "discrete"],
+)
+def test_training_sac_on_equals_training_through(env: str, options: dict[str, Any], tmp_path: Path) -> None:
+    recipe = td3_recipe(algo="sac", env=env, agent={"hidden": [16, 16], **options})
+    through = train(recipe, tmp_path / "through")
+
+    train(dataclasses.replace(recipe, steps=80), tmp_path / "halves")
+    halves = resume(tmp_path / "halves", steps=recipe.steps)
+
+    assert_same_tensors(through, halves)
+
+
+@pytest.mark.parametrize(("kind", "online"), [("proportional", False), ("rank", True)])
+def test_priorities_go_on_too(kind: str, online: bool, demonstrations: Path, tmp_path: Path) -> None:
+    recipe = sac_recipe(
+        dataset=None if online else str(demonstrations), priority={"kind": kind, "importance_steps": 30}
+    )
+    recipe = dataclasses.replace(recipe, steps=160, evaluation=dataclasses.replace(recipe.evaluation, every=0))
+    through = train(recipe, tmp_path / "through")
+    train(dataclasses.replace(recipe, steps=80), tmp_path / "halves")
+    assert_same_tensors(through, resume(tmp_path / "halves", steps=160))
 
 
 @pytest.mark.parametrize("algo", ["bc", "td3"])
