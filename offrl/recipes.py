@@ -58,7 +58,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PriorityConfig:
-    """Prioritised replay (Schaul et al., 2016), for agents that tell their TD errors: dqn.
+    """Prioritised replay (Schaul et al., 2016), for agents that tell their TD errors: dqn and sac.
 
     Attributes:
         kind: "proportional" draws transitions by (|TD error| + ε)^exponent, "rank" by their rank in it, to the power

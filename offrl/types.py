@@ -136,6 +136,8 @@ class Agent(Protocol[StateT]):
         spec: the task's spaces.
         batches_per_update: batches that one `update` call consumes (TD3: `policy_delay`, one for each critic step).
         exploration_shape: shape, for each observation, of the draws that make `act` explore.
+
+    Those that tell `td_error` have a true `tells_errors`, and can draw from prioritised replay.
     """
 
     spec: Spec

@@ -152,6 +152,7 @@ class DQN:
     """
 
     batches_per_update = 1
+    tells_errors = True
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         space = require_discrete(spec, "DQN")

@@ -133,6 +133,7 @@ class SAC:
     """
 
     batches_per_update = 1
+    tells_errors = True
 
     def __init__(self, config: SACConfig, spec: Spec) -> None:
         space = spec.action_space

@@ -14,7 +14,6 @@ from offrl.data.rollout import RolloutBuffer
 from offrl.data.sampler import ReplaySampler
 from offrl.envs.collector import Collector
 from offrl.envs.exploration import uniform_actions
-from offrl.errors import RecipeError
 from offrl.recipes import OnlineConfig
 from offrl.train.noise import NoiseSource
 from offrl.types import Agent, Batch, Metrics, Noise
@@ -268,19 +267,9 @@ def offline_share(online: OnlineConfig, step: int) -> float:
 
 
 def tell_errors(sampler: ReplaySampler, batches: list[Batch], metrics: Metrics) -> None:
-    """Make an update's TD errors the priorities of its transitions, and take them out of the metrics.
-
-    Raises:
-        RecipeError: replay is prioritised, and the agent tells no TD errors.
-    """
-    errors = metrics.pop("td_error", None)
-    if not sampler.priorities:
-        return
-    if errors is None:
-        raise RecipeError(
-            "this algorithm has no TD errors to draw by", mend="set priority.kind=none, or choose dqn or sac"
-        )
-    sampler.learned(batches, errors)
+    """Make an update's TD errors the priorities of its transitions, and take them out of the metrics."""
+    if sampler.priorities:
+        sampler.learned(batches, metrics.pop("td_error"))
 
 
 def episode_report(collector: Collector) -> dict[str, list[Any]]:

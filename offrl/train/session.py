@@ -66,6 +66,12 @@ def check_buildable(task: Task) -> None:
     recipe = task.recipe
     device = resolve_device(recipe.device)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
+    if recipe.priority.kind != "none" and not getattr(agent, "tells_errors", False):
+        raise RecipeError(
+            f"{recipe.algo} has no TD errors to draw by",
+            where="priority.kind",
+            mend="leave priorities out (priority.kind=none), or choose dqn or sac",
+        )
     if recipe.start is not None:
         take_over(fresh_policy(agent, recipe.seeds, device, None), recipe)
     if "tensorboard" in recipe.writers:

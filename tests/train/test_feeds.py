@@ -65,8 +65,9 @@ def test_an_update_s_errors_are_the_next_one_s_priorities(tmp_path: Path) -> Non
 
 
 def test_priorities_need_an_algorithm_that_tells_its_errors(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no TD errors to draw by"):
+    with pytest.raises(RecipeError, match="td3 has no TD errors to draw by"):
         train(td3_recipe(priority={"kind": "rank"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> OnlineFeed:

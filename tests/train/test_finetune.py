@@ -166,6 +166,23 @@ def test_discrete_policies_go_on(algo: str, tmp_path: Path) -> None:
     assert replay.episodes.return_.sum() == 60
 
 
+@pytest.mark.parametrize("priority", ["none", "proportional"])
+def test_values_learned_offline_go_on(priority: str, tmp_path: Path) -> None:
+    """Also with priorities of their own for the data and for the agent's steps."""
+    data = collect_random("CartPole-v1", episodes=20, destination=tmp_path / "random")["path"]
+    values = bc_recipe(Path(data), steps=40, env="none").to_dict() | {"algo": "dqn"}
+    changes = {"agent": {"hidden": [16], "conservative": 1.0}, "priority": {"kind": priority}}
+    pretrained = train(recipe_from_dict(values | changes), tmp_path / "pretrained")
+    recipe = continued(pretrained, env="CartPole-v1")
+    # No random actions but those that a trained agent takes.
+    assert recipe.agent.epsilon_start == recipe.agent.epsilon_end < 0.1
+    through = train(recipe, tmp_path / "through")
+    train(dataclasses.replace(recipe, steps=40), tmp_path / "halves")
+    assert_same_tensors(through, resume(tmp_path / "halves", steps=60))
+    with pytest.raises(RecipeError, match="dqn has no critics apart from its policy"):
+        train(continued(pretrained, "online.critic_warmup=5", env="CartPole-v1"), tmp_path / "refused")
+
+
 def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path) -> None:
     """Demonstrations are worth the number of their episode, the steps of a pendulum less than nothing."""
     loop = at_step_0(continued(pretrained, offline_fraction=0.25), tmp_path / "run")
