@@ -107,7 +107,7 @@ def test_awkward_text_survives_toml(text: str, tmp_path: Path) -> None:
 
 
 def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("algo", sorted(AGENTS))
