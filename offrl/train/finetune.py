@@ -177,10 +177,11 @@ def take_over(policy: Policy, recipe: Recipe) -> None:
 
 
 def _continued(source: Recipe) -> dict[str, Any]:
-    """The same algorithm's recipe; what it learned is in its state."""
+    """The same algorithm's recipe; what it learned is in its state. When to stop was the source's own affair."""
     values = source.to_dict()
     for section in ("cross_validation", "early_stopping"):
         values.pop(section)
+    values["online"].pop("stop_at", None)
     values["agent"] |= _without_schedules(values["agent"])
     return values
 
