@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from tests.benchmarks.workers.measuring import (
     BATCH_SIZE,
+    DQN_BATCH_SIZE,
     ENVIRONMENTS,
     EPOCHS,
+    EPSILON,
     HIDDEN,
     MINIBATCH_SIZE,
     ROLLOUT_STEPS,
     SMALL_HIDDEN,
+    STEPS_PER_UPDATE,
 )
 
 
@@ -164,6 +167,13 @@ ROWS = {
                 Comparison(_PARALLEL, _peer("stable-baselines3", "ppo-dummy", ", DummyVecEnv"), target=3.0),
                 Comparison(_PARALLEL, _peer("stable-baselines3", "ppo-subproc", ", SubprocVecEnv"), target=3.0),
             ),
+        ),
+        Row(
+            "dqn",
+            f"DQN on CartPole-v1, {_widths(SMALL_HIDDEN)}, batch {DQN_BATCH_SIZE}, an update every {STEPS_PER_UPDATE} "
+            f"steps, ε {EPSILON}",
+            "env steps/s",
+            (Comparison(_ours("offrl", "dqn"), _peer("stable-baselines3", "dqn"), target=3.0),),
         ),
         Row(
             "help",

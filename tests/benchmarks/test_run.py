@@ -181,6 +181,7 @@ def test_every_worker_knows_the_rows_of_its_subjects() -> None:
         ("sac-online", {"stable-baselines3"}, 2.0),
         ("ppo", {"stable-baselines3"}, 3.0),
         ("ppo-parallel", {"stable-baselines3, DummyVecEnv", "stable-baselines3, SubprocVecEnv"}, 3.0),
+        ("dqn", {"stable-baselines3"}, 3.0),
     ],
 )
 def test_targets_are_the_design_s(name: str, others: set[str], target: float) -> None:
@@ -191,3 +192,4 @@ def test_targets_are_the_design_s(name: str, others: set[str], target: float) ->
 def test_titles_say_the_settings_that_workers_take() -> None:
     assert "256×256, batch 256" in ROWS["td3-bc"].title
     assert "64×64, 2,048 steps an environment and update, 10 epochs, minibatches of 64" in ROWS["ppo"].title
+    assert "batch 32, an update every 4 steps" in ROWS["dqn"].title
