@@ -84,7 +84,7 @@ class TrainingProgress:
         self._last_line = now
         start, first = self._first
         rate = (step - first) / (now - start) if now > start and step > first else None
-        speed = f", {rate:,.0f} steps/s, {_duration((steps - step) / rate)} left" if rate else ""
+        speed = f", {rate:,.0f} steps/s, {_duration(max(0, steps - step) / rate)} left" if rate else ""
         note(f"step {step:,} of {steps:,}{speed}, {metrics}")
 
 
