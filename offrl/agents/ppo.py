@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import gymnasium as gym
 import torch
@@ -17,12 +15,13 @@ from torch import Tensor
 from offrl.agents.requirements import choices_of, policy_kind
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
-from offrl.nn.actors import CategoricalActor, Distribution, GaussianActor, Slopes
+from offrl.nn.actors import CategoricalActor, GaussianActor, Slopes
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.orthogonal import make_orthogonal
 from offrl.nn.pausing import PausingAdam
 from offrl.ops.returns import generalised_advantages, running_returns
-from offrl.ops.running import fresh_moments, merge_moments, normalise
+from offrl.ops.rows import Rows, merge_axes
+from offrl.ops.running import fresh_moments, merge_moments, normalise, standardise
 from offrl.ops.surrogate import clipped_error, clipped_error_slope, clipped_gain, clipped_gain_slope
 from offrl.options import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
@@ -117,56 +116,6 @@ class PPOState:
     observation_moments: Tensor
     return_moments: Tensor
     return_carry: Tensor
-
-
-class Rows(NamedTuple):
-    """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
-
-    Attributes:
-        observation: normalised.
-        encoded: actions, as the actor's densities take them.
-        log_prob, value: before the update.
-        target: what the values are regressed on.
-        mask: the actions that were allowed.
-        old: the action distributions before the update.
-        draws: standard normal ones for a gradient step.
-    """
-
-    observation: Tensor
-    encoded: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-    value: Tensor
-    target: Tensor
-    mask: Tensor | None
-    old: Distribution
-    draws: dict[str, Tensor]
-
-    def shuffled(self, order: Tensor) -> Rows:
-        """Each seed's rows in its order, int64 [S, N]."""
-        seeds, rows = order.shape
-        index = (order + rows * torch.arange(seeds, device=order.device).unsqueeze(1)).flatten()
-        return self._map(lambda part: part.flatten(0, 1).index_select(0, index).view(part.shape))
-
-    def split(self, parts: int) -> Iterator[Rows]:
-        """Consecutive rows, in parts as even as can be."""
-        rows = self.log_prob.shape[1]
-        bounds = [part * rows // parts for part in range(parts + 1)]
-        for start, end in itertools.pairwise(bounds):
-            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Rows:
-        return Rows(
-            observation=function(self.observation),
-            encoded=function(self.encoded),
-            log_prob=function(self.log_prob),
-            advantage=function(self.advantage),
-            value=function(self.value),
-            target=function(self.target),
-            mask=None if self.mask is None else function(self.mask),
-            old=tuple(map(function, self.old)),
-            draws={name: function(part) for name, part in self.draws.items()},
-        )
 
 
 @dataclass
@@ -385,7 +334,7 @@ class PPO:
         descend(state.critic_optimizer, recorded.gradient(by_output), progress)
 
     def _advantage(self, rows: Rows) -> Tensor:
-        return standardised(rows.advantage) if self.config.normalize_advantage else rows.advantage
+        return standardise(rows.advantage) if self.config.normalize_advantage else rows.advantage
 
     def _compare(self, state: PPOState, rows: Rows) -> Metrics:
         """How both networks do after the update, and how far the policy is from the one that acted."""
@@ -434,8 +383,7 @@ class PPO:
         if kind not in fits[self.kind]:
             able = next((name for name, kinds in fits.items() if kind in kinds), None)
             raise RecipeError(
-                f"PPO's {self.kind} policy can't start from a {kind} one",
-                mend=f"set agent.policy={able}",
+                f"PPO's {self.kind} policy can't start from a {kind} one", mend=f"set agent.policy={able}"
             )
         if self.config.normalize_observation:
             raise RecipeError(
@@ -443,19 +391,6 @@ class PPO:
                 mend="set agent.normalize_observation=false",
             )
         adopt_layers(state.actor.network, policy)
-
-
-def merge_axes(observation: Observation) -> Observation:
-    """[S, E, T, …] to [S, E · T, …]."""
-    if isinstance(observation, Tensor):
-        return observation.flatten(1, 2)
-    return {key: part.flatten(1, 2) for key, part in observation.items()}
-
-
-def standardised(values: Tensor) -> Tensor:
-    """Each row of [S, N] with mean 0 and standard deviation 1."""
-    spread, mean = torch.std_mean(values, dim=1, keepdim=True, correction=0)
-    return (values - mean) / (spread + 1e-8)
 
 
 def add(one: Slopes, other: Slopes) -> Slopes:

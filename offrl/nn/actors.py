@@ -54,7 +54,7 @@ class StochasticActor(Protocol):
         """Of Σ weight · log π."""
 
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
-        """In nats; estimated from draws [S, N, A] where it has no closed form."""
+        """In nats; a squashed policy's is estimated from draws [S, N, A], and without them is that before squashing."""
 
     def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
         """Of Σ weight · entropy."""

@@ -45,3 +45,9 @@ def normalise(values: Tensor, moments: Tensor, limit: float, epsilon: float = 1e
     """
     mean, variance, _ = moments.unsqueeze(2).unbind(dim=1)
     return ((values - mean) * torch.rsqrt(variance + epsilon)).clamp(-limit, limit)
+
+
+def standardise(values: Tensor) -> Tensor:
+    """Each row of [S, N] with mean 0 and standard deviation 1, which here and now are its own."""
+    spread, mean = torch.std_mean(values, dim=1, keepdim=True, correction=0)
+    return (values - mean) / (spread + 1e-8)

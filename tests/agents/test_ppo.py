@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 
 from offrl.agents.bc import BC, BCConfig
-from offrl.agents.ppo import PPO, PPOConfig, PPOState, Rows
+from offrl.agents.ppo import PPO, PPOConfig, PPOState
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.train.checkpoint import restore_tensors, state_tensors
 from offrl.types import Batch, Noise, Spec
@@ -528,23 +528,23 @@ def test_warming_up_the_critic_leaves_the_policy_alone() -> None:
     assert metrics["kl"].eq(0.0).all()
 
 
-def test_every_pass_takes_every_row_once_in_parts_as_even_as_can_be() -> None:
-    agent = PPO(small(epochs=2, minibatch_size=7), continuous())
-    rows = torch.arange(20.0).view(2, 10)
-    names = ("observation", "encoded", "log_prob", "advantage", "value", "target")
-    whole = Rows(**dict.fromkeys(names, rows), mask=None, old=(), draws={})
-    noise = {"order": torch.randn(2, 2, 10), "entropy": torch.randn(2, 2, 10, 2)}
-    parts = list(agent._minibatches(whole, noise))
-    assert [part.value.shape[1] for part in parts] == [5, 5, 5, 5]
-    orders = []
-    for epoch, (first, second) in enumerate([parts[:2], parts[2:]]):
-        taken = torch.cat([first.value, second.value], dim=1)
-        assert torch.equal(taken.sort(dim=1).values, rows)
-        orders += [taken[0].tolist(), (taken[1] - 10.0).tolist()]
-        draws = torch.cat([first.draws["entropy"], second.draws["entropy"]], dim=1)
-        index = taken.long() - torch.tensor([[0], [10]])
-        torch.testing.assert_close(draws, noise["entropy"][:, epoch].gather(1, index.unsqueeze(-1).expand(-1, -1, 2)))
-    assert len({tuple(order) for order in orders}) == 4, "each seed and pass has an order of its own"
+def test_every_pass_goes_over_every_row_in_an_order_of_its_own() -> None:
+    config = small(epochs=2, actor_learning_rate=1e-9, critic_learning_rate=1e-9, minibatch_size=1)
+    agent = PPO(config, continuous())
+    (batch,), (noise,) = random_rollouts(agent.spec, 1, 1, environments=1, steps=5), random_noise(agent, 1, 1, 5)
+    state = agent.init((0,), CPU)
+    order: list[float] = []
+    step = agent._critic_step
+
+    def listening(state: PPOState, rows: Any, progress: Any) -> None:
+        order.append(rows.observation[0, 0, 0].item())
+        step(state, rows, progress)
+
+    agent._critic_step = listening  # type: ignore[method-assign]
+    agent.update(state, [batch], noise)
+    first, second = order[:5], order[5:]
+    assert sorted(first) == sorted(second) == sorted(batch.observation[0, 0, :, 0].tolist())
+    assert first != second
 
 
 def test_dropout_acts_in_gradient_steps_only() -> None:

@@ -174,3 +174,12 @@ def test_forbidden_actions_have_no_chance() -> None:
     torch.testing.assert_close(p[..., 0] + p[..., 2], torch.ones_like(p[..., 0]))
     expected = -(p[..., 0] * p[..., 0].log() + p[..., 2] * p[..., 2].log())
     torch.testing.assert_close(actor.entropy(distribution), expected)
+
+
+def test_the_networks_flat_tensor_is_part_of_the_actors() -> None:
+    for actor in (gaussian(), gaussian().clone(), categorical(), gaussian().float()):
+        actor.network.flat.fill_(7.0)
+        for parameter in actor.network.parameters():
+            assert parameter.eq(7.0).all()
+        actor.flat.fill_(5.0)
+        assert all(parameter.eq(5.0).all() for parameter in actor.parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from offrl.ops.running import fresh_moments, merge_moments, normalise
+from offrl.ops.running import fresh_moments, merge_moments, normalise, standardise
 
 
 def test_merged_moments_are_those_of_all_the_data() -> None:
@@ -62,3 +62,9 @@ def test_a_component_that_never_varies_stays_finite() -> None:
     moments = merge_moments(fresh_moments(1, 1), values)
     assert normalise(values, moments, limit=10.0).eq(0.0).all()
     assert normalise(values + 1.0, moments, limit=10.0).eq(10.0).all()
+
+
+def test_standardising_by_hand() -> None:
+    values = torch.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0]])
+    expected = torch.tensor([[-3.0, -1.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0]]) / 5.0**0.5
+    torch.testing.assert_close(standardise(values), expected)

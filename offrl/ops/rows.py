@@ -1,0 +1,70 @@
+"""A rollout's transitions as rows without order, to be shuffled and cut into minibatches."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from offrl.types import Observation
+
+
+class Rows(NamedTuple):
+    """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
+
+    Attributes:
+        observation: normalised.
+        encoded: actions, as the actor's densities take them.
+        log_prob, value: before the update.
+        target: what the values are regressed on.
+        mask: the actions that were allowed.
+        old: the action distributions before the update.
+        draws: standard normal ones for a gradient step.
+    """
+
+    observation: Tensor
+    encoded: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    value: Tensor
+    target: Tensor
+    mask: Tensor | None
+    old: tuple[Tensor, ...]
+    draws: dict[str, Tensor]
+
+    def shuffled(self, order: Tensor) -> Rows:
+        """Each seed's rows in its order, int64 [S, N]."""
+        seeds, rows = order.shape
+        index = (order + rows * torch.arange(seeds, device=order.device).unsqueeze(1)).flatten()
+        return self._map(lambda part: part.flatten(0, 1).index_select(0, index).view(part.shape))
+
+    def split(self, parts: int) -> Iterator[Rows]:
+        """Consecutive rows, in parts as even as can be."""
+        rows = self.log_prob.shape[1]
+        bounds = [part * rows // parts for part in range(parts + 1)]
+        for start, end in itertools.pairwise(bounds):
+            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows(
+            observation=function(self.observation),
+            encoded=function(self.encoded),
+            log_prob=function(self.log_prob),
+            advantage=function(self.advantage),
+            value=function(self.value),
+            target=function(self.target),
+            mask=None if self.mask is None else function(self.mask),
+            old=tuple(map(function, self.old)),
+            draws={name: function(part) for name, part in self.draws.items()},
+        )
+
+
+def merge_axes(observation: Observation) -> Observation:
+    """[S, E, T, …] to [S, E · T, …]."""
+    if isinstance(observation, Tensor):
+        return observation.flatten(1, 2)
+    return {key: part.flatten(1, 2) for key, part in observation.items()}
