@@ -53,3 +53,21 @@ def test_the_expert_hops() -> None:
     returns = open_dataset("hopper-expert").episodes.return_
     assert returns.mean() >= 3_000
     assert BUNDLED["hopper-expert"].card["scores"]["expert"] == pytest.approx(returns.mean())
+
+
+def test_the_medium_hopper_is_about_a_third_of_the_expert() -> None:
+    card = BUNDLED["hopper-medium"].card
+    for mean_return in (card["training"]["mean_return"], card["data"]["mean_return"]):
+        share = (mean_return - card["scores"]["random"]) / (card["scores"]["expert"] - card["scores"]["random"])
+        assert 0.25 < share < 0.45
+    # Both were made from one training.
+    assert BUNDLED["hopper-medium-replay"].card["training"] == card["training"]
+
+
+def test_the_mixture_holds_both_datasets_and_names_them() -> None:
+    mixture, parts = open_dataset("hopper-medium-expert"), [open_dataset(f"hopper-{n}") for n in ("medium", "expert")]
+    named = [(source["name"], source["fingerprint"]) for source in BUNDLED["hopper-medium-expert"].card["sources"]]
+    assert named == [(f"hopper-{n}", part.fingerprint) for n, part in zip(("medium", "expert"), parts, strict=True)]
+    assert mixture.num_steps == sum(part.num_steps for part in parts)
+    origins = mixture.episodes.sources.to_pylist()
+    assert (origins[0], origins[-1]) == ("hopper-medium#0", f"hopper-expert#{parts[1].num_episodes - 1}")
