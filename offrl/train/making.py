@@ -116,6 +116,9 @@ class Maker:
         return {"name": file.name, "path": str(destination), **_summary(store)}
 
     def _store(self, file: RecipeFile, recipe: DatasetRecipe, folder: Path) -> TrajectoryStore:
+        # A name that is wrong should be noticed before hours of training, not after them.
+        for name in _named(recipe):
+            self._existing(name)
         policy = None if recipe.training is None else self._policy(recipe.training, recipe.sources)
         parts = [self._part(s, policy, folder / f"part-{i}") for i, s in enumerate(recipe.sources)]
         for part in parts[1:]:
@@ -201,6 +204,12 @@ class Maker:
             "expert": policy.mean_return,
             "measured_on": f"{environment}, {REFERENCE_EPISODES} episodes each",
         }
+
+
+def _named(recipe: DatasetRecipe) -> list[str]:
+    """The other datasets that a recipe asks for."""
+    names = [source.name for source in recipe.sources if isinstance(source, DatasetSource)]
+    return names if recipe.references in (None, MEASURED) else [*names, recipe.references]
 
 
 def training_path(algo: str, values: Mapping[str, Any]) -> Path:

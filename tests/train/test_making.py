@@ -209,6 +209,14 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
     assert list(home().iterdir()) == []
 
 
+def test_a_wrong_name_is_noticed_before_anything_is_trained(tmp_path: Path, training: dict[str, Any]) -> None:
+    recipe = write_recipe(tmp_path, "wrong", [{"kind": "replay"}], training=training, references="nosuch")
+    told: list[str] = []
+    with pytest.raises(DatasetNotFoundError, match="nosuch"):
+        Maker(tell=told.append).make(recipe)
+    assert told == []
+
+
 def test_a_training_on_a_dataset_has_no_replay(tmp_path: Path) -> None:
     (tmp_path / "bc.toml").write_text('algo = "bc"\ndataset = "somewhere"\n')
     recipe = write_recipe(tmp_path, "wrong", [{"kind": "replay"}], training={"recipe": str(tmp_path / "bc.toml")})
