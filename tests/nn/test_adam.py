@@ -150,3 +150,25 @@ def test_gradients_in_another_order_or_with_gaps_are_copied() -> None:
     first, second, third = memory.split(4)
     for parts in ((second, first), (first, third), (first, memory[4:12:2]), (first, second.clone())):
         assert torch.equal(joined(parts), torch.cat(parts))
+
+
+@pytest.mark.parametrize("rate", [2e-2, torch.tensor(2e-2)], ids=["number", "tensor"])
+def test_another_rate_holds_for_one_step(rate: float | Tensor) -> None:
+    moves = []
+    for given in (None, rate):
+        network = make_network(0)
+        optimizer, before = Adam(network, 1e-2), network.flat.clone()
+        optimizer.descend(torch.ones_like(network.flat), given)
+        moves.append(before - network.flat)
+        assert optimizer.learning_rate == 1e-2
+    torch.testing.assert_close(moves[1], 2.0 * moves[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_rows_by_seed_hold_each_seeds_elements(seeds: int) -> None:
+    network = make_network(*range(seeds))
+    optimizer = Adam(network, 1e-3)
+    rows = optimizer.by_seed(network.flat)
+    for seed in range(seeds):
+        assert torch.equal(rows[seed], torch.cat([parameter[seed].flatten() for parameter in network.parameters()]))
+    assert torch.equal(optimizer.by_parameter(rows), network.flat)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -172,3 +174,35 @@ def test_draws_do_nothing_where_there_is_no_dropout() -> None:
     x = inputs(1)
     noise = torch.randn(1, 6, sum(HIDDEN))
     assert torch.equal(network(x, dropout_noise=noise), network(x))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"activation": "tanh"}, {"activation": "relu"}, {"activation": "elu"}, {"layer_norm": True}, {"dropout": 0.4}],
+    ids=str,
+)
+def test_a_recorded_output_gives_autograds_gradient(options: dict[str, Any]) -> None:
+    network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), **options)
+    randomise(network)
+    x, by_output = inputs(2), inputs(2, width=2)
+    noise = inputs(2, width=sum(HIDDEN)) if "dropout" in options else None
+    expected = torch.autograd.grad(network(x, dropout_noise=noise), list(network.parameters()), by_output)
+    with torch.no_grad():
+        recorded = network.record(x, dropout_noise=noise)
+        torch.testing.assert_close(recorded.output.detach(), network(x, dropout_noise=noise))
+        gradient = recorded.gradient(by_output)
+    torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in expected]))
+
+
+def test_a_recorded_gradient_is_of_the_parameters_where_they_lie_now() -> None:
+    network = MLP(3, 2, HIDDEN, seed_generators([0]), activation="tanh")
+    x, by_output = inputs(1), inputs(1, width=2)
+    with torch.no_grad():
+        first = network.record(x).gradient(by_output).clone()
+        twin = network.clone()
+        twin.flat.mul_(2.0)
+        assert torch.equal(network.record(x).gradient(by_output), first)
+        doubled = twin.record(x).gradient(by_output)
+        assert not torch.allclose(doubled, first)
+        assert doubled.data_ptr() != network.record(x).gradient(by_output).data_ptr()
+        torch.testing.assert_close(twin.double().record(x.double()).gradient(by_output.double()).float(), doubled)
