@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from offrl.agents.requirements import require_discrete
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn.adam import joined
 from offrl.nn.conv import Encoder
 from offrl.nn.noisy import NoisyMLP
 from offrl.ops.losses import chosen_huber, log_sum_exp_gap
@@ -119,17 +120,31 @@ class QNetwork(FlatModule):
             dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
         """
         features = self.encoder(observation)
-        if len(self.streams) == 1:
-            return self._apply_stream(0, features, noise, dropout_noise)
-        noises = [None, None] if noise is None else noise.split(self.noise_widths, dim=-1)
-        dropped = [None, None] if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
-        value, advantage = (self._apply_stream(i, features, noises[i], dropped[i]) for i in range(2))
+        count = len(self.streams)
+        noises = [{}] * count if noise is None else [{"noise": part} for part in noise.split(self.noise_widths, dim=-1)]
+        dropped = [None] * count if dropout_noise is None else dropout_noise.chunk(count, dim=-1)
+        outputs: list[Tensor] = [
+            stream(features, dropout_noise=draws, **options)
+            for stream, draws, options in zip(self.streams, dropped, noises, strict=True)
+        ]
+        if count == 1:
+            return outputs[0]
+        value, advantage = outputs
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
 
-    def _apply_stream(self, i: int, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None) -> Tensor:
-        stream, options = self.streams[i], {} if noise is None else {"noise": noise}
-        values: Tensor = stream(features, dropout_noise=dropout_noise, **options)
-        return values
+    def record(
+        self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """`forward`, and what makes a gradient by its values one by `flat`.
+
+        A single stream without convolutions in front does without autograd; see `MLP.record`.
+        """
+        stream = self.streams[0]
+        if len(self.streams) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
+            recorded = stream.record(self.encoder(observation), dropout_noise=dropout_noise)
+            return recorded.output.detach(), recorded.gradient
+        values = self(observation, noise=noise, dropout_noise=dropout_noise)
+        return values.detach(), lambda by_values: joined(torch.autograd.grad(values, self.own_parameters, by_values))
 
 
 @dataclass
@@ -192,14 +207,14 @@ class DQN:
         c, (batch,) = self.config, batches
         for_values, for_targets, *for_choice = noise["weights"].unbind(1) if c.noisy else (None, None, None)
         target = self._target(state, batch, for_targets, *for_choice)
-        q = state.network(batch.observation, noise=for_values, dropout_noise=noise.get("dropout"))
+        q, gradient = state.network.record(batch.observation, noise=for_values, dropout_noise=noise.get("dropout"))
         choice = batch.action - self.first_action if self.first_action else batch.action
         loss, slope, error = chosen_huber(q, choice, target, batch.weight)
-        metrics = {"td_loss": loss, "q": q.detach().mean(dim=(1, 2)), "target_q": target.mean(dim=1)}
+        metrics = {"td_loss": loss, "q": q.mean(dim=(1, 2)), "target_q": target.mean(dim=1)}
         if c.conservative:
             metrics["conservative_gap"], more = log_sum_exp_gap(q, choice, batch.action_mask, batch.weight)
             slope += c.conservative * more
-        state.optimizer.step(torch.autograd.grad(q, state.optimizer.parameters, slope))
+        state.optimizer.descend(gradient(slope))
         self._move_target(state)
         if batch.weight is not None:
             metrics["td_error"] = error.abs().unsqueeze(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class Encoder(nn.Module):
 
     Raises:
         SpaceMismatchError: a part has no fixed shape.
-        RecipeError: layers are given, and there is no image, or one that they leave nothing of.
+        RecipeError: layers are given, and there is no image, or one that they don't fit.
     """
 
     __call__: Callable[..., Tensor]
@@ -83,6 +84,8 @@ class Encoder(nn.Module):
 class ImageNetwork(nn.Module):
     """Convolutions of one image, each with an activation behind it; weights start as `torch.nn.Conv2d`'s do.
 
+    Where a layer's strides would leave out the last rows or columns, zeros are put behind them: all of it is seen.
+
     Args:
         shape: of the image.
         convolutions: the layers; "auto" chooses by the image's size.
@@ -90,7 +93,7 @@ class ImageNetwork(nn.Module):
         generators: one per seed.
 
     Raises:
-        RecipeError: the layers leave nothing of the image.
+        RecipeError: a kernel is larger than what the layers before it leave of the image.
     """
 
     def __init__(
@@ -106,18 +109,22 @@ class ImageNetwork(nn.Module):
         fitting = LARGE if min(sides) >= LEAST_SIDE_OF_LARGE else SMALL
         layers = fitting if convolutions == "auto" else convolutions
         self.strides = [stride for *_, stride in layers]
+        self.padding: list[tuple[int, int]] = []
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for outputs, kernel, stride in layers:
+            if kernel > min(sides):
+                raise RecipeError(
+                    f"the convolutions {[list(layer) for layer in layers]} don't fit an image of shape {shape}: one of "
+                    f"{kernel} × {kernel} pixels comes upon {sides[0]} × {sides[1]}",
+                    mend="set agent.convolutions to layers [channels, kernel, stride] with smaller kernels and strides",
+                )
             bound = (channels * kernel**2) ** -0.5
             weight = uniform_per_seed((outputs, channels, kernel, kernel), bound, generators)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(uniform_per_seed((outputs,), bound, generators)))
-            sides = [(side - kernel) // stride + 1 for side in sides]
-            if min(sides) < 1:
-                raise RecipeError(
-                    f"the convolutions {[list(layer) for layer in layers]} leave nothing of an image of shape {shape}",
-                    mend="set agent.convolutions to layers [channels, kernel, stride] with smaller kernels and strides",
-                )
+            bottom, right = (-(side - kernel) % stride for side in sides)
+            self.padding.append((right, bottom))
+            sides = [math.ceil((side - kernel) / stride) + 1 for side in sides]
             channels = outputs
         self.width = channels * int(np.prod(sides))
 
@@ -130,7 +137,9 @@ class ImageNetwork(nn.Module):
         parameters = [(w.unbind(), b.unbind()) for w, b in zip(self.weights, self.biases, strict=True)]
         encoded = []
         for seed, part in enumerate(x.unbind()):
-            for (weights, biases), stride in zip(parameters, self.strides, strict=True):
+            for (weights, biases), stride, (right, bottom) in zip(parameters, self.strides, self.padding, strict=True):
+                if right or bottom:
+                    part = nn.functional.pad(part, (0, right, 0, bottom))
                 part = self.activation(nn.functional.conv2d(part, weights[seed], biases[seed], stride))
             encoded.append(part.flatten(1))
         return torch.stack(encoded)

@@ -1,4 +1,4 @@
-"""Losses of single values, with their derivatives written out: a tenth of the time of autograd's record of them."""
+"""Losses of single values with their derivatives, which spares autograd's record of them; outside of autograd."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def chosen_huber(
     """Huber loss (1964) of chosen values: δ²/2 for |δ| ≤ 1, |δ| − 1/2 beyond; its derivative is δ clipped to ±1.
 
     Args:
-        values: Q(s, ·), [S, B, A]; not differentiated by autograd.
+        values: Q(s, ·), [S, B, A].
         choice: which of them, int64 [S, B], from 0.
         target: y, [S, B].
         weight: importance weights, [S, B].
@@ -21,7 +21,7 @@ def chosen_huber(
     Returns:
         The mean over the batch, [S]; its derivative by the values, [S, B, A]; the errors δ = Q(s, a) − y, [S, B].
     """
-    values, choice = values.detach(), choice.unsqueeze(-1)
+    choice = choice.unsqueeze(-1)
     chosen = values.gather(-1, choice).squeeze(-1)
     loss, error = huber_loss(chosen, target, reduction="none"), chosen - target
     slope = error.clamp(-1.0, 1.0)
@@ -43,7 +43,7 @@ def log_sum_exp_gap(
     Returns:
         The mean over the batch, [S]; its derivative by the values, [S, B, A].
     """
-    values, choice = values.detach(), choice.unsqueeze(-1)
+    choice = choice.unsqueeze(-1)
     chosen = values.gather(-1, choice)
     if mask is not None:
         values = values.masked_fill(~mask, -torch.inf)

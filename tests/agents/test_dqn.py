@@ -162,6 +162,9 @@ class PlainDQN:
         x = observation["camera"][0].permute(0, 3, 1, 2) / 255.0
         for layer, stride in enumerate((1, 2)):
             weight, bias = (weights[f"encoder.images.0.{kind}.{layer}"] for kind in ("weights", "biases"))
+            if layer == 1:
+                # 7 × 6 rows and columns: one more row, or the kernel of 2 × 2 would leave out the last one.
+                x = functional.pad(x, (0, 0, 0, 1))
             x = torch.tanh(functional.conv2d(x, weight, bias, stride=stride))
         return torch.cat([x.flatten(1), observation["speed"][0]], dim=1)
 

@@ -15,6 +15,7 @@ from offrl.nn import seed_generators
 from offrl.nn.conv import LARGE, SMALL, Encoder, ImageNetwork, channels_and_sides, is_image
 
 LAYERS = ((4, 3, 1), (6, 2, 2))
+"""The second needs an even number of rows and columns, or its strides would leave some out."""
 
 
 def image_space(*shape: int) -> gym.spaces.Box:
@@ -30,10 +31,19 @@ def encoder(space: gym.Space[Any], seeds: list[int], convolutions: Any = LAYERS,
     return Encoder(space, convolutions, activation, seed_generators(seeds))
 
 
+class Even(nn.Module):
+    """Puts a row or column of zeros behind an odd number of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+
 def plain(network: ImageNetwork, seed: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """One seed's layers as `nn.Conv2d`."""
     modules: list[nn.Module] = []
     for weight, bias, stride in zip(network.weights, network.biases, network.strides, strict=True):
+        if stride == 2:
+            modules.append(Even())
         outputs, inputs, kernel, _ = weight[seed].shape
         layer = nn.Conv2d(inputs, outputs, kernel, stride)
         with torch.no_grad():
@@ -55,8 +65,8 @@ def test_each_seed_is_a_plain_network(activation: str, module: type[nn.Module]) 
     made = encoder(image_space(9, 8, 3), [0, 1], activation=activation)
     x = images(2, 5, 9, 8, 3)
     output = made(x)
-    # 9 × 8 pixels become 7 × 6, then 3 × 3, of 6 channels.
-    assert output.shape == (2, 5, made.width) == (2, 5, 54)
+    # 9 × 8 pixels become 7 × 6, then 4 × 3, of 6 channels.
+    assert output.shape == (2, 5, made.width) == (2, 5, 72)
     for seed in range(2):
         channels_first = x[seed].permute(0, 3, 1, 2) / 255.0
         torch.testing.assert_close(output[seed], plain(first_image(made), seed, module)(channels_first))
@@ -123,7 +133,7 @@ def test_images_and_the_rest_of_a_nested_space_are_joined() -> None:
         "top": images(2, 5, 7, 7),
     }
     output = made(observation)
-    assert output.shape == (2, 5, made.width) == (2, 5, 54 + 24 + 2 + 3 + 4)
+    assert output.shape == (2, 5, made.width) == (2, 5, 72 + 54 + 2 + 3 + 4)
     networks = dict(zip(made.image_keys, made.images, strict=True))
     assert networks.keys() == {"arm.camera", "top"}
     expected = {
@@ -153,7 +163,7 @@ def test_what_is_no_image_is_flattened() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "layers", "width"),
-    [((84, 84, 4), LARGE, 3136), ((36, 36, 1), LARGE, 64), ((35, 60, 1), SMALL, 32 * 16 * 28), ((5, 5), SMALL, 32)],
+    [((84, 84, 4), LARGE, 3136), ((36, 36, 1), LARGE, 64), ((35, 60, 1), SMALL, 32 * 16 * 29), ((5, 5), SMALL, 32)],
 )
 def test_layers_are_chosen_by_the_size(shape: tuple[int, ...], layers: Any, width: int) -> None:
     network = ImageNetwork(shape, "auto", "relu", seed_generators([0]))
@@ -162,8 +172,18 @@ def test_layers_are_chosen_by_the_size(shape: tuple[int, ...], layers: Any, widt
     assert network.width == width
 
 
+@pytest.mark.parametrize("side", range(5, 12))
+@pytest.mark.parametrize("layers", [SMALL, ((2, 4, 3), (2, 2, 2))])
+def test_every_pixel_is_seen(side: int, layers: Any) -> None:
+    network = ImageNetwork((side, side), layers, "tanh", seed_generators([0]))
+    image = torch.full((1, 1, side, side), 9.0, requires_grad=True)
+    network(image).sum().backward()
+    assert image.grad is not None
+    assert (image.grad != 0.0).all()
+
+
 def test_layers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"(?s)\[\[8, 8, 4\], \[8, 4, 2\]\] leave nothing .*\(12, 12, 3\).*smaller"):
+    with pytest.raises(RecipeError, match=r"(?s)\[\[8, 8, 4\], .*\(12, 12, 3\): one of 4 × 4 .* upon 2 × 2.*smaller"):
         encoder(image_space(12, 12, 3), [0], ((8, 8, 4), (8, 4, 2)))
     with pytest.raises(RecipeError, match="no image"):
         encoder(gym.spaces.Box(0.0, 1.0, (9, 8, 3), np.float32), [0])
