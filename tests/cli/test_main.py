@@ -46,7 +46,8 @@ def test_the_help_of_train_names_every_algorithm(offrl: Offrl) -> None:
 
 
 def test_the_help_of_finetune_names_what_starts_from_a_cloned_policy(offrl: Offrl) -> None:
-    text = " ".join(offrl("finetune", "--help").stdout.split()).partition("--algo NAME")[2].partition("from a policy")[0]
+    text = " ".join(offrl("finetune", "--help").stdout.split())
+    text = text.partition("Go on with")[2].partition("from a policy")[0]
     assert {name for name in AGENTS if name in text} == {
         name for name, entry in AGENTS.items() if hasattr(entry.build, "adopt_policy")
     }
