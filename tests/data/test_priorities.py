@@ -367,7 +367,8 @@ def test_priorities_follow_the_ring(
         world.step(0.1)
         if rng.random() < 0.05:
             world.cut()
-        if step % every:
+        # A cut behind the end of an episode leaves a ring of three rows without a transition.
+        if step % every or not world.ring.counts().all():
             continue
         batch = sampler.sample(2)
         table, seed_of = sampler.priorities[0].table, np.full(world.ring.num_places(), 0)
