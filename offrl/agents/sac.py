@@ -9,7 +9,7 @@ from typing import Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict, FiniteFloat
+from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from offrl.agents.requirements import require_bounded_box
@@ -53,6 +53,7 @@ class SACConfig:
         max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them as they are.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; a temperature with
             rate 0 stays as it starts.
+        decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
         discount: γ, per step.
         target_rate: τ of the target network's Polyak averaging.
         initial_temperature: α at the start.
@@ -79,6 +80,7 @@ class SACConfig:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: NonNegative = 3e-4
+    decay_steps: NonNegativeInt = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     initial_temperature: Positive = 1.0
@@ -173,7 +175,7 @@ class SAC:
             actor_optimizer=self._optimizer(actor, c.actor_learning_rate),
             critic_optimizer=self._optimizer(critic, c.critic_learning_rate),
             value_optimizer=self._optimizer(value, c.critic_learning_rate) if value else None,
-            temperature_optimizer=Adam(temperature, c.temperature_learning_rate),
+            temperature_optimizer=Adam(temperature, c.temperature_learning_rate, decay_steps=c.decay_steps),
             exploration=torch.zeros(len(seeds), *held, device=device),
             acting_steps=torch.zeros((), dtype=torch.int64, device=device),
         )
@@ -207,7 +209,13 @@ class SAC:
 
     def _optimizer(self, network: FlatModule, learning_rate: float) -> Adam:
         c = self.config
-        return Adam(network, learning_rate, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
+        return Adam(
+            network,
+            learning_rate,
+            weight_decay=c.weight_decay,
+            max_gradient_norm=c.max_gradient_norm,
+            decay_steps=c.decay_steps,
+        )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c = self.config

@@ -53,6 +53,7 @@ class TD3Config:
         max_gradient_norm: longer gradients, of the actor or of both critics together, are scaled to this norm; 0 leaves
             them as they are.
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
+        decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
         discount: γ, per step.
         target_rate: τ of the target networks' Polyak averaging.
         critics: 2, whose lower value is the target's, or 1.
@@ -78,6 +79,7 @@ class TD3Config:
     max_gradient_norm: NonNegative = 0.0
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
+    decay_steps: NonNegativeInt = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     critics: Literal[1, 2] = 2
@@ -137,14 +139,20 @@ class TD3:
             critic=critic,
             target_actor=actor.clone(),
             target_critic=critic.clone(),
-            actor_optimizer=self._optimizer(actor, c.actor_learning_rate),
-            critic_optimizer=self._optimizer(critic, c.critic_learning_rate),
+            actor_optimizer=self._optimizer(actor, c.actor_learning_rate, c.decay_steps // c.policy_delay),
+            critic_optimizer=self._optimizer(critic, c.critic_learning_rate, c.decay_steps),
             bc_weight=torch.ones(len(seeds), device=device),
         )
 
-    def _optimizer(self, network: MLP, learning_rate: float) -> Adam:
+    def _optimizer(self, network: MLP, learning_rate: float, decay_steps: int) -> Adam:
         c = self.config
-        return Adam(network, learning_rate, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
+        return Adam(
+            network,
+            learning_rate,
+            weight_decay=c.weight_decay,
+            max_gradient_norm=c.max_gradient_norm,
+            decay_steps=decay_steps,
+        )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c = self.config

@@ -49,6 +49,22 @@ def test_without_decay_it_is_plain_adam() -> None:
     torch.testing.assert_close(ours.flat, theirs.flat, rtol=0.0, atol=1e-6)
 
 
+def test_the_step_size_falls_to_nothing_as_torch_schedules_it() -> None:
+    ours, theirs = make_network(0), make_network(0)
+    optimizer, reference = Adam(ours, 1e-2, decay_steps=8), torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(reference, 1.0, 0.0, total_iters=8)
+    for step in range(8):
+        optimizer.minimise(loss_of(ours, step, 1))
+        reference.zero_grad()
+        loss_of(theirs, step, 1).backward()
+        reference.step()
+        schedule.step()
+    torch.testing.assert_close(ours.flat, theirs.flat, rtol=0.0, atol=1e-6)
+    last = ours.flat.clone()
+    optimizer.minimise(loss_of(ours, 8, 1))
+    assert torch.equal(ours.flat, last)
+
+
 def test_the_first_step_is_the_learning_rate_against_the_gradient() -> None:
     network = make_network(0)
     before = network.flat.clone()
