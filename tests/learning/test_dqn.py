@@ -1,4 +1,4 @@
-"""DQN learns, from vectors and from pixels."""
+"""DQN learns, online and offline, from vectors and from pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offrl.recipes import recipe_from_dict
+from offrl.data.catalog import open_dataset
+from offrl.recipe_catalog import find_recipe
+from offrl.recipes import recipe_from_dict, with_settings
 from offrl.train.session import train
 from tests.envs.pixels import CATCH, NESTED_CATCH
 from tests.learning.trained import final_scores
@@ -38,6 +40,27 @@ def test_dqn_balances_the_pole(tmp_path: Path) -> None:
     scores = final_scores("dqn/cartpole", tmp_path / "run", 5)
     assert scores["step"] <= 50_000
     assert sum(mean >= 475.0 for mean in scores["mean_return_per_seed"]) >= 4
+
+
+@pytest.mark.learning
+def test_dqn_learns_from_logged_steps_alone(tmp_path: Path) -> None:
+    scores = final_scores("dqn/cartpole-replay", tmp_path / "run", 3)
+    assert min(scores["mean_return_per_seed"]) >= 400.0
+    data = open_dataset("cartpole-replay").episodes.return_
+    assert float(data.mean()) < 200.0
+
+
+@pytest.mark.learning
+def test_the_conservative_penalty_keeps_values_from_blowing_up(tmp_path: Path) -> None:
+    """An expert's episodes don't show what other actions lead to; no value is beyond 1 / (1 − γ) = 100."""
+    values = {}
+    for conservative in (0.0, 2.0):
+        settings = [f"agent.conservative={conservative}", "dataset=cartpole-expert", "seeds=[0, 1]", "env=none"]
+        recipe = recipe_from_dict(with_settings(find_recipe("dqn/cartpole-replay").values, settings))
+        *_, last = train(recipe, tmp_path / f"run-{conservative}").lines("metrics.jsonl")
+        values[conservative] = last["q"]
+    assert min(values[0.0]) > 200.0
+    assert max(values[2.0]) < 100.0
 
 
 @pytest.mark.learning
