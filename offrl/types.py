@@ -158,3 +158,21 @@ class Agent(Protocol[StateT]):
 
         The draws are [S, N, *exploration_shape].
         """
+
+
+class RewardModel(Protocol):
+    """A reward that was learned from demonstrations: what `gail`'s and `airl`'s agents are beside being agents.
+
+    Attributes:
+        spec: the spaces of what it rewards.
+    """
+
+    spec: Spec
+
+    def reward(self, state: Any, batch: Batch) -> Tensor:
+        """Rewards of transitions, float32 [S, B], without a gradient.
+
+        Args:
+            state: of the agent, for S seeds.
+            batch: [S, B, …], as agents see it; of it, the observations, the action and `terminated` are read.
+        """
