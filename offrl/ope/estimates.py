@@ -51,7 +51,8 @@ class Estimate:
         name: the estimator, as "wdr".
         value: the target policy's value; None where the log can't tell, and then `warnings` says why.
         contributions: [N], one term for each episode, whose mean is the value; of self-normalised estimators the value
-            plus the linearised influence of the episode. Empty where there is no value.
+            plus the linearised influence of the episode; of MAGIC, WDR's moved to its value. Empty where there is no
+            value.
         interval: None where none can be given.
         effective_sample_size: how many episodes of the target policy the weighted log is worth; None without weights.
         largest_weight_share: the share of all weight on the heaviest episode; None without weights.

@@ -133,6 +133,11 @@ class EpisodeLog:
         """Σ_t γ^t r_t of each episode as it was logged, [N]."""
         return np.asarray(np.add.reduceat(self.discounts * self.reward, self.offsets[:-1]))
 
+    @cached_property
+    def longest_first(self) -> NDArray[np.int64]:
+        """The episodes by falling length, int64 [N]."""
+        return np.argsort(-self.lengths, kind="stable")
+
     @property
     def is_one_step(self) -> bool:
         """Whether every episode is a single decision."""

@@ -1,0 +1,135 @@
+"""The estimators by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from offrl.ope.diagnostics import mean_weight
+from offrl.ope.doubly_robust import direct_method, doubly_robust, weighted_doubly_robust
+from offrl.ope.importance import per_decision, trajectory, weighted_per_decision, weighted_trajectory
+from offrl.ope.log import EpisodeLog
+from offrl.ope.one_step import default_threshold, switch_doubly_robust
+from offrl.ope.sums import WeightedSum
+from offrl.ope.weights import StepWeights
+
+
+@dataclass(frozen=True)
+class Question:
+    """A log, and how its weights are to be cut; weights are computed once for all estimators.
+
+    Attributes:
+        clip: no weight counts as more; None cuts none.
+        switch: above it, switch-dr believes the model.
+    """
+
+    log: EpisodeLog
+    clip: float | None = None
+    switch: float | None = None
+
+    @cached_property
+    def steps(self) -> StepWeights:
+        """Weights up to each step."""
+        return StepWeights.of(self.log, clip=self.clip)
+
+    @cached_property
+    def whole(self) -> StepWeights:
+        """Weights of whole episodes."""
+        unclipped = self.steps if self.clip is None else StepWeights.of(self.log)
+        return unclipped.at_end(clip=self.clip)
+
+    @cached_property
+    def truncated(self) -> StepWeights:
+        """Weights of whole episodes as `clipped` cuts them."""
+        return self.whole.at_end(clip=self.threshold("clipped"))
+
+    @cached_property
+    def weighted(self) -> WeightedSum:
+        """WDR, which MAGIC blends the parts of."""
+        return weighted_doubly_robust(self.log, self.steps)
+
+    @cached_property
+    def uncut(self) -> Question:
+        """The same with no weight cut and the model never believed instead."""
+        return Question(self.log, math.inf, math.inf)
+
+    @cached_property
+    def mean_weight(self) -> tuple[float | None, float | None]:
+        """Of whole episodes, nothing cut, and its standard error; None where they are no numbers."""
+        return mean_weight(self.whole if self.clip is None else self.uncut.whole)
+
+    @property
+    def switch_threshold(self) -> float:
+        """Above it, switch-dr believes the model."""
+        return default_threshold(self.log) if self.switch is None else self.switch
+
+    def threshold(self, name: str) -> float | None:
+        """Where an estimator cuts its weights, or switches; None where it doesn't."""
+        if name == "switch-dr":
+            return self.switch_threshold
+        return default_threshold(self.log) if name == "clipped" and self.clip is None else self.clip
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """One way to answer.
+
+    Attributes:
+        title: its name in full.
+        build: what it sums up.
+        per_step: whether each step has a weight of its own; else one holds for the whole episode.
+        unbiased: whether its expectation is the policy's value where the behaviour's probabilities are right.
+        values: whether it needs V̂, and Q̂ unless it is the direct method.
+        one_step: whether it is for logs of single decisions only.
+    """
+
+    title: str
+    build: Callable[[Question], WeightedSum]
+    per_step: bool = True
+    unbiased: bool = False
+    values: bool = False
+    one_step: bool = False
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "is": Estimator("importance sampling", lambda ask: trajectory(ask.log, ask.whole), per_step=False, unbiased=True),
+    "wis": Estimator(
+        "weighted importance sampling", lambda ask: weighted_trajectory(ask.log, ask.whole), per_step=False
+    ),
+    "pdis": Estimator("per-decision importance sampling", lambda ask: per_decision(ask.log, ask.steps), unbiased=True),
+    "wpdis": Estimator(
+        "weighted per-decision importance sampling", lambda ask: weighted_per_decision(ask.log, ask.steps)
+    ),
+    "dm": Estimator("direct method", lambda ask: direct_method(ask.log), values=True),
+    "dr": Estimator("doubly robust", lambda ask: doubly_robust(ask.log, ask.steps), unbiased=True, values=True),
+    "wdr": Estimator("weighted doubly robust", lambda ask: ask.weighted, values=True),
+    "magic": Estimator("model and guided importance sampling combined", lambda ask: ask.weighted, values=True),
+    "ips": Estimator(
+        "inverse propensity scores",
+        lambda ask: trajectory(ask.log, ask.whole),
+        per_step=False,
+        unbiased=True,
+        one_step=True,
+    ),
+    "snips": Estimator(
+        "self-normalised inverse propensity scores",
+        lambda ask: weighted_trajectory(ask.log, ask.whole),
+        per_step=False,
+        one_step=True,
+    ),
+    "clipped": Estimator(
+        "inverse propensity scores, clipped",
+        lambda ask: trajectory(ask.log, ask.truncated),
+        per_step=False,
+        one_step=True,
+    ),
+    "switch-dr": Estimator(
+        "switch doubly robust",
+        lambda ask: switch_doubly_robust(ask.log, ask.steps, ask.switch_threshold),
+        values=True,
+        one_step=True,
+    ),
+}
+"""Every estimator that needs nothing but an `EpisodeLog`, by the name that people give."""
