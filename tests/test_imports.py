@@ -21,12 +21,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"types", "errors", "ops"},
     "agents": {"types", "errors", "options", "ops", "nn"},
     "data": LEAVES,
-    "ope": {"types", "errors", "ops", "data"},
+    "ope": {"types", "errors", "ops", "nn", "data"},
     "envs": {"types", "errors", "data"},
     "recipes": {"errors", "options", "toml", "agents"},
     "dataset_recipes": {"errors", "options"},
     "recipe_catalog": {"errors", "bundled", "recipes"},
-    "train": {"types", "errors", "ops", "nn", "agents", "data", "envs", "recipes"}
+    "train": {"types", "errors", "ops", "nn", "agents", "data", "envs", "recipes", "ope"}
     | {"toml", "recipe_catalog", "dataset_recipes"},
 }
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}

@@ -17,6 +17,7 @@ from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
 from offrl.nn.actors import CategoricalActor, GaussianActor, Slopes
 from offrl.nn.adoption import adopt_layers
+from offrl.nn.distributions import log_tanh_derivative
 from offrl.nn.orthogonal import make_orthogonal
 from offrl.nn.pausing import PausingAdam
 from offrl.ops.returns import generalised_advantages, running_returns
@@ -361,6 +362,19 @@ class PPO:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
         distribution = state.actor.distribution(state.actor.network(self._observe(state, observation)))
         return state.actor.mode(distribution) if noise is None else state.actor.sample(distribution, noise)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether sampled actions have the density `log_prob`: those that bounds clip have none."""
+        return self.kind != "gaussian" or not self._bounded
+
+    @torch.no_grad()
+    def log_prob(self, state: PPOState, observation: Observation, action: Tensor) -> Tensor:
+        """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
+        actor, encoded = state.actor, state.actor.encode(action)
+        distribution = actor.distribution(actor.network(self._observe(state, observation)))
+        log_prob = actor.log_prob(distribution, encoded)
+        return log_prob - log_tanh_derivative(encoded).sum(dim=-1) if self.kind == "squashed_gaussian" else log_prob
 
     def adopt_policy(self, state: PPOState, policy: MLP, kind: str) -> None:
         """Start the actor from a cloned policy of the same hidden widths.

@@ -1,0 +1,129 @@
+"""A run's agents as policies to be valued from a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.data.frames import StackedFrames
+from offrl.data.trajectories import Trajectories
+from offrl.envs.policy import Policy
+from offrl.envs.spaces import check_spaces
+from offrl.errors import SpaceMismatchError
+from offrl.ope.logged import Logged
+from offrl.ope.policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
+from offrl.ope.steps import Choices
+from offrl.train.noise import NoiseSource
+from offrl.types import Observation
+
+SAMPLING_STREAM = 6
+
+
+@dataclass(frozen=True)
+class AgentPolicies:
+    """The policies of a run's seeds.
+
+    Attributes:
+        policy: as environments meet them.
+        names: one for each seed.
+        stochastic: whether actions are sampled, where the greedy ones are meant otherwise.
+        epsilon: share of uniformly random actions, among discrete ones.
+    """
+
+    policy: Policy
+    names: list[str]
+    stochastic: bool = False
+    epsilon: float = 0.0
+
+    def choices(self, store: Trajectories, *, draws: int, seed: int) -> list[Choices]:
+        """What each seed's policy does at the rows of a log.
+
+        Raises:
+            SpaceMismatchError: the policies are for other spaces, or sampled ones are asked for and have no density.
+        """
+        policy, agent = self.policy, self.policy.agent
+        stacked = StackedFrames(store, policy.frame_stack) if policy.frame_stack > 1 else store
+        check_spaces(agent.spec, stacked.spec, f"the log '{store.metadata.name}'")
+        if self.stochastic and not getattr(agent, "has_density", False):
+            raise SpaceMismatchError(
+                f"sampled actions of {self.names[0]} have no density: it samples none, or bounds clip what it samples",
+                mend="leave out --stochastic; --epsilon mixes random actions in where actions are discrete",
+            )
+        logged = Logged.read(stacked)
+        if not self.stochastic:
+            return [
+                deterministic_choices(logged, action, name, self.epsilon)
+                for action, name in zip(self._greedy(logged), self.names, strict=True)
+            ]
+        if logged.actions is not None:
+            return [discrete_choices(logged, mixed(part, self.epsilon)) for part in self._probabilities(logged)]
+        return self._continuous(logged, draws, seed)
+
+    def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
+        parts = [self.policy.to_environment(self._act(part)) for part in chunks(logged.observation)]
+        seeds = self.policy.seeds
+        return list(np.concatenate([part.reshape(seeds, -1, *part.shape[1:]) for part in parts], axis=1))
+
+    def _act(self, observation: Any) -> Tensor:
+        return self.policy.act(self._observe(observation))
+
+    def _probabilities(self, logged: Logged) -> NDArray[np.float32]:
+        """Of all discrete actions, [S, R + N, A]."""
+        assert logged.actions is not None
+        first = int(logged.spec.action_space.start)  # type: ignore[attr-defined]
+        parts = []
+        for part in chunks(logged.observation):
+            observed = self._observe(part)
+            rows = _rows(observed)
+            taken = [torch.full((self.policy.seeds, rows), first + action) for action in range(logged.actions)]
+            parts.append(torch.stack([self._log_prob(observed, action).exp() for action in taken], dim=-1))
+        whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
+        return whole
+
+    def _continuous(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
+        agent, seeds = self.policy.agent, self.policy.seeds
+        action = torch.from_numpy(np.ascontiguousarray(logged.agent_action))
+        noise = NoiseSource([seed] * seeds, self.policy.device, SAMPLING_STREAM)
+        drawn = []
+        for part in chunks(logged.observation):
+            observed = self._observe(part)
+            shape = (_rows(observed), *agent.exploration_shape)
+            drawn.append(torch.stack([self.policy.act(observed, noise.draw(shape)) for _ in range(draws)], dim=1).cpu())
+        steps, log_probs = take(logged.observation, logged.row), []
+        for part, taken in zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True):
+            log_probs.append(self._log_prob(self._observe(part), taken.expand(seeds, -1, -1)))
+        log_prob = torch.cat(log_probs, dim=1).double().numpy() - logged.log_volume
+        return [
+            Choices(actions=actions.numpy(), log_prob=each)
+            for actions, each in zip(torch.cat(drawn, dim=2), log_prob, strict=True)
+        ]
+
+    def _log_prob(self, observed: Observation, action: Tensor) -> Tensor:
+        policy = self.policy
+        log_prob: Tensor = policy.agent.log_prob(policy.state, observed, action.to(policy.device))  # type: ignore[attr-defined]
+        return log_prob.cpu()
+
+    def _observe(self, observation: Any) -> Observation:
+        """Rows of the log, [n, …], as all seeds' agents see them, [S, n, …]."""
+        policy = self.policy
+        alone = not isinstance(observation, dict)
+        parts = {key: self._shared(values) for key, values in ({"": observation} if alone else observation).items()}
+        seen = parts if policy.normalizer is None else policy.normalizer.normalize(parts)
+        wide = {key: part.expand(policy.seeds, *part.shape[1:]) for key, part in seen.items()}
+        return wide[""] if alone else wide
+
+    def _shared(self, values: NDArray[Any]) -> Tensor:
+        tensor: Tensor = torch.tensor(values)
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        return tensor.to(self.policy.device).unsqueeze(0)
+
+
+def _rows(observation: Observation) -> int:
+    """Rows of an observation [S, n, …]."""
+    part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
+    return part.shape[1]
