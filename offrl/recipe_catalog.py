@@ -92,7 +92,7 @@ def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFi
 
     With a dataset, it is the one whose `dataset` is that name, or else one that names neither a dataset nor an
     environment: what the algorithm wants of any dataset. Without, it is the one that has no `dataset` and whose `env`
-    is that id.
+    is that id. Of several, it is the one with the shortest name.
     """
     recipes = [recipe for recipe in bundled_recipes() if recipe.values.get("algo") == algo]
     if dataset:
@@ -101,7 +101,7 @@ def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFi
     else:
         online = [recipe for recipe in recipes if "dataset" not in recipe.values]
         meant = [recipe for recipe in online if env and recipe.values.get("env") == env]
-    return meant[0] if meant else None
+    return min(meant, key=lambda recipe: len(recipe.name), default=None)
 
 
 def _read(path: Path, name: str) -> RecipeFile:

@@ -36,6 +36,7 @@ class DataConfig:
 
     Attributes:
         top_fraction: train on this share of the episodes, those of highest return.
+        episodes: of those, train on this many, the first ones; 0 takes all.
         validation_fraction: share of the episodes held out for the validation loss; 0 holds none out.
         normalize_observation: shift and scale observations by the training episodes' mean and standard deviation.
         reward_scale: factor on every reward.
@@ -48,6 +49,7 @@ class DataConfig:
     __pydantic_config__ = STRICT
 
     top_fraction: PositiveFraction = 1.0
+    episodes: NonNegativeInt = 0
     validation_fraction: ProbabilityBelowOne = 0.1
     normalize_observation: bool = True
     reward_scale: FiniteFloat = 1.0
@@ -93,6 +95,9 @@ class OnlineConfig:
         offline_fraction_end: that share at last.
         offline_fraction_steps: environment steps in which it goes from one to the other, linearly; 0 leaves it as it
             is.
+        fixed_horizon: every episode of own steps takes this many: where the environment's own ends earlier, it starts
+            anew without telling; for imitation, where an episode's length would leak into the reward. 0 leaves episodes
+            as they are.
         stop_at: training ends once every seed has had an evaluation with at least this mean return; None never ends it.
         record: keep every step, as the environment sees it, in the run's folder `replay`, a dataset by its path.
     """
@@ -108,6 +113,7 @@ class OnlineConfig:
     offline_fraction: Probability = 0.0
     offline_fraction_end: Probability = 0.0
     offline_fraction_steps: NonNegativeInt = 0
+    fixed_horizon: NonNegativeInt = 0
     stop_at: FiniteFloat | None = None
     record: bool = False
 
@@ -227,6 +233,10 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
             f"there is no algorithm {algo!r}", where=where, mend=f"choose one of: {', '.join(sorted(AGENTS))}"
         )
     agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, ("agent",))
+    if AGENTS[algo].wraps:
+        options, kind = agent.generator_options or {}, AGENTS[agent.generator].config
+        section = ("agent", "generator_options")
+        agent = dataclasses.replace(agent, generator_options=_validate(kind, options, where, section))
     recipe: Recipe = _validate(Recipe, {**values, "agent": None}, where, ())
     return dataclasses.replace(recipe, agent=agent)
 
@@ -284,6 +294,8 @@ def _validate(kind: type[Any], values: Any, where: str, prefix: tuple[str, ...])
 
 def _problem(kind: type[Any], prefix: tuple[str, ...], detail: Any) -> str:
     key = ".".join(str(part) for part in (*prefix, *detail["loc"]))
+    if detail["type"] == "dataclass_type":
+        return f"'{key}': should be a table of options, got {detail['input']!r}"
     if detail["type"] == "unexpected_keyword_argument":
         for section in detail["loc"][:-1]:
             kind = get_type_hints(kind)[section]

@@ -113,7 +113,10 @@ def _listed(value: Any) -> Any:
 @pytest.mark.parametrize("algo", sorted(AGENTS))
 def test_defaults_are_valid_and_written_in_full(algo: str, tmp_path: Path) -> None:
     recipe = recipe_from_dict({"algo": algo})
-    assert recipe == Recipe(algo=algo, agent=AGENTS[algo].config())
+    agent = AGENTS[algo].config()
+    if AGENTS[algo].wraps:
+        agent = dataclasses.replace(agent, generator_options=AGENTS[agent.generator].config())
+    assert recipe == Recipe(algo=algo, agent=agent)
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe), encoding="utf-8")
     written = load_recipe(path)

@@ -76,6 +76,13 @@ class TrainingProgress:
         else:
             self._bar.console.print(text)
 
+    def warned(self, text: str) -> None:
+        """Show a warning."""
+        if self._bar is None:
+            note(f"Warning: {text}")
+        else:
+            self._bar.console.print(f"Warning: {text}", markup=False)
+
     def _print_line(self, step: int, steps: int, metrics: str) -> None:
         now = time.monotonic()
         self._first = self._first or (now, step)

@@ -43,7 +43,9 @@ class TrainCommand(TyperCommand):
 
 @command
 def train(
-    algo: Annotated[str | None, typer.Argument(metavar="ALGO", help="The algorithm: bc, dqn, ppo, sac or td3.")] = None,
+    algo: Annotated[
+        str | None, typer.Argument(metavar="ALGO", help="The algorithm: bc, dqn, gail, ppo, sac or td3.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
     ] = None,
@@ -61,6 +63,12 @@ def train(
     device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = None,
     top_fraction: Annotated[
         float | None, typer.Option(metavar="X", help="Learn from this share of the episodes, those of highest return.")
+    ] = None,
+    demos: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Learn from this many episodes, the first ones.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Imitate with the policy that bc cloned in that run.")
     ] = None,
     cross_validate: Annotated[
         Penalty | None,
@@ -104,6 +112,7 @@ def train(
         "batch_size": batch_size,
         "device": device,
         "data.top_fraction": top_fraction,
+        "data.episodes": demos,
         "cross_validation.kind": cross_validate,
         "evaluation.every": eval_every,
         "evaluation.episodes": eval_episodes,
@@ -111,12 +120,13 @@ def train(
         "writers": None if writers is None else [name.strip() for name in writers.split(",")],
     }
     if resume is not None:
-        _refuse_others({"ALGO": algo, "--recipe": recipe, "--set": settings, "--out": out, **flags, "steps": None})
+        others = {"ALGO": algo, "--recipe": recipe, "--set": settings, "--out": out, "--from": start}
+        _refuse_others({**others, **flags, "steps": None})
         continue_run(resume, steps, as_json)
     elif algo is None:
         raise RequestError("no algorithm is named", mend="write offrl train ALGO, such as offrl train bc")
     else:
-        start_run(choose_recipe(algo, recipe, flags, settings or []), out, as_json)
+        start_run(choose_recipe(algo, recipe, flags, settings or [], start), out, as_json)
 
 
 def _seeds(count: int | None, first: int | None) -> list[int] | None:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from offrl.train.run import Run
 
 
-def choose_recipe(algo: str, name: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
+def choose_recipe(
+    algo: str, name: str | None, flags: Mapping[str, Any], settings: Sequence[str], start: Path | None = None
+) -> Recipe:
     """The recipe that a command line describes: a file's or a match's values, changed by flags, then by settings.
 
     Args:
@@ -30,9 +32,10 @@ def choose_recipe(algo: str, name: str | None, flags: Mapping[str, Any], setting
         name: of a recipe to start from; None takes the bundled one that matches, or else the algorithm's defaults.
         flags: dotted key to value; None leaves the key as it is.
         settings: `key=value` texts.
+        start: a run whose cloned policies are where imitation starts; options that they hang on are theirs.
 
     Raises:
-        RequestError: the named recipe is for another algorithm.
+        RequestError: the named recipe is for another algorithm, or there is no policy to start from.
         RecipeError: there is no such recipe, or something in it is wrong.
     """
     from offrl.recipe_catalog import find_recipe, matching_recipe
@@ -49,6 +52,10 @@ def choose_recipe(algo: str, name: str | None, flags: Mapping[str, Any], setting
         note(f"Recipe: {found.name}")
     given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
     values = with_settings(found.values if found else {"algo": algo}, [*given, *settings])
+    if start is not None:
+        from offrl.train.finetune import imitation_values
+
+        values = imitation_values(values, start.resolve(), "last")
     return recipe_from_dict(values, f"the command line, over {found.path}" if found else "the command line")
 
 

@@ -78,6 +78,7 @@ class Collector:
         processes: how many processes step the environments.
         reward_scaler: applied to rewards on their way to the sink.
         recorder: is told of the same steps, untouched.
+        horizon: steps that every episode takes, see `offrl.envs.stepping.FixedHorizon`; 0 leaves episodes as they are.
 
     Attributes:
         observed: what to act on next, as the agent sees it: [S, E, …].
@@ -96,11 +97,13 @@ class Collector:
         processes: int = 1,
         reward_scaler: RewardScaler | None = None,
         recorder: StepRecorder | None = None,
+        horizon: int = 0,
     ) -> None:
         self.policy, self.sink, self.seeds, self.per_seed = policy, sink, seeds, environments
         self.recorder = recorder
         self.reward_scaler = reward_scaler or RewardScaler()
-        self.environments = make_environments(environment, len(seeds) * environments, processes, policy.frame_stack)
+        count = len(seeds) * environments
+        self.environments = make_environments(environment, count, processes, policy.frame_stack, horizon)
         check_spaces(policy.agent.spec, spaces_of(self.environments), environment)
         self._forget_finished()
 

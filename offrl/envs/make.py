@@ -13,7 +13,9 @@ from offrl.types import Spec
 Environments = SerialEnvironments | ParallelEnvironments
 
 
-def make_environments(environment: str, count: int, processes: int = 1, frame_stack: int = 1) -> Environments:
+def make_environments(
+    environment: str, count: int, processes: int = 1, frame_stack: int = 1, horizon: int = 0
+) -> Environments:
     """Copies of a registered environment, each reset within the step that ends its episode.
 
     Args:
@@ -21,14 +23,15 @@ def make_environments(environment: str, count: int, processes: int = 1, frame_st
         count: how many copies.
         processes: how many processes step them, this one among them; at most one for each copy is used.
         frame_stack: newest observations that are shown together; 1 shows each by itself.
+        horizon: steps that every episode takes, see `offrl.envs.stepping.FixedHorizon`; 0 leaves episodes as they are.
 
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     try:
         if min(processes, count) == 1:
-            return SerialEnvironments(environment, count, frame_stack)
-        return ParallelEnvironments(environment, count, min(processes, count), frame_stack)
+            return SerialEnvironments(environment, count, frame_stack, horizon)
+        return ParallelEnvironments(environment, count, min(processes, count), frame_stack, horizon)
     except (gym.error.Error, ImportError) as error:
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",

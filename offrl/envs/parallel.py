@@ -24,13 +24,13 @@ class ParallelEnvironments:
         environment: a Gymnasium id.
         count: N.
         processes: 2 to N.
-        frame_stack: as `SerialEnvironments` takes it.
+        frame_stack, horizon: as `SerialEnvironments` takes them.
     """
 
-    def __init__(self, environment: str, count: int, processes: int, frame_stack: int = 1) -> None:
+    def __init__(self, environment: str, count: int, processes: int, frame_stack: int = 1, horizon: int = 0) -> None:
         sizes = [len(part) for part in np.array_split(np.arange(count), processes)]
         self.bounds = np.cumsum([0, *sizes]).tolist()
-        self.own = SerialEnvironments(environment, sizes[0], frame_stack)
+        self.own = SerialEnvironments(environment, sizes[0], frame_stack, horizon)
         self.single_observation_space = self.own.single_observation_space
         self.single_action_space = self.own.single_action_space
         # A fork would copy this process's threads in the middle of whatever they do.
@@ -40,7 +40,7 @@ class ParallelEnvironments:
         self.workers = []
         for size in sizes[1:]:
             ours, theirs = context.Pipe()
-            worker = context.Process(target=serve, args=(theirs, spec, size, frame_stack), daemon=True)
+            worker = context.Process(target=serve, args=(theirs, spec, size, frame_stack, horizon), daemon=True)
             worker.start()
             theirs.close()
             self.connections.append(ours)
@@ -107,9 +107,9 @@ class ParallelEnvironments:
         )
 
 
-def serve(connection: Connection, spec: EnvSpec, count: int, frame_stack: int) -> None:
+def serve(connection: Connection, spec: EnvSpec, count: int, frame_stack: int, horizon: int) -> None:
     """What another process does: step its share of the copies until the connection closes."""
-    environments = SerialEnvironments(spec, count, frame_stack)
+    environments = SerialEnvironments(spec, count, frame_stack, horizon)
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
         while True:
             name, argument = connection.recv()

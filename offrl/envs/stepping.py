@@ -39,10 +39,13 @@ class SerialEnvironments:
         environment: a Gymnasium id, or what Gymnasium remembers of one.
         count: N.
         frame_stack: newest observations that are shown together; 1 shows each by itself.
+        horizon: steps that every episode takes, see `FixedHorizon`; 0 leaves episodes as they are.
     """
 
-    def __init__(self, environment: str | EnvSpec, count: int, frame_stack: int = 1) -> None:
+    def __init__(self, environment: str | EnvSpec, count: int, frame_stack: int = 1, horizon: int = 0) -> None:
         self.copies = [make_single(environment, frame_stack) for _ in range(count)]
+        if horizon:
+            self.copies = [FixedHorizon(copy, horizon) for copy in self.copies]
         self.single_observation_space = self.copies[0].observation_space
         self.single_action_space = self.copies[0].action_space
 
@@ -74,6 +77,33 @@ class SerialEnvironments:
     def close(self) -> None:
         for copy in self.copies:
             copy.close()
+
+
+class FixedHorizon(gym.Wrapper[Any, Any, Any, Any]):
+    """Episodes of one length: where the environment's own ends, it starts anew without telling.
+
+    Args:
+        env: the environment; its own time limit, if it has one, restarts it as well.
+        horizon: steps after which an episode is truncated.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], horizon: int) -> None:
+        super().__init__(env)
+        self.horizon, self.taken = horizon, 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        self.taken = 0
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step; only the horizon ends the episode."""
+        shown, reward, terminated, truncated, info = self.env.step(action)
+        self.taken += 1
+        over = self.taken == self.horizon
+        if (terminated or truncated) and not over:
+            shown, _ = self.env.reset()
+        return shown, reward, False, over, info
 
 
 def make_single(environment: str | EnvSpec, frame_stack: int, **options: Any) -> gym.Env[Any, Any]:

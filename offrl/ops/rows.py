@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from offrl.types import Observation
+from offrl.types import Batch, Observation
 
 
 class Rows(NamedTuple):
@@ -68,3 +69,33 @@ def merge_axes(observation: Observation) -> Observation:
     if isinstance(observation, Tensor):
         return observation.flatten(1, 2)
     return {key: part.flatten(1, 2) for key, part in observation.items()}
+
+
+def take_rows(batch: Batch, index: Tensor) -> Batch:
+    """Each seed's transitions at its indices, int64 [S, K]."""
+    seeds, rows = batch.reward.shape
+    flat = (index + rows * torch.arange(seeds, device=index.device).unsqueeze(1)).flatten()
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: taken(part) for key, part in value.items()}
+        return None if value is None else value.flatten(0, 1).index_select(0, flat).unflatten(0, index.shape)
+
+    return replace(batch, **{field.name: taken(getattr(batch, field.name)) for field in fields(batch)})
+
+
+def without_time(batch: Batch) -> Batch:
+    """A rollout [S, E, T, …] as transitions [S, E · T, …] without order; other batches as they are."""
+    if batch.reward.dim() == 2:
+        return batch
+    return replace(
+        batch,
+        observation=merge_axes(batch.observation),
+        action=batch.action.flatten(1, 2),
+        reward=batch.reward.flatten(1),
+        discount=batch.discount.flatten(1),
+        next_observation=merge_axes(batch.next_observation),
+        terminated=batch.terminated.flatten(1),
+        truncated=None,
+        action_mask=None,
+    )

@@ -22,6 +22,7 @@ from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy
 from offrl.recipes import Recipe
 from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
+from offrl.train.imitation import ImitationFeed, LearnedReturns, LengthGuard
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import make_writers
 from offrl.train.noise import NoiseSource
@@ -32,6 +33,8 @@ from offrl.train.scores import summarise
 from offrl.train.task import NO_ENVIRONMENT, Task
 
 UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
+DEMONSTRATION_SEEDS = 2**63
+"""Added to a seed, gives that of its demonstrations: no seed is as great."""
 VALIDATION_TRANSITIONS = 8_192
 """Held-out transitions that a validation loss is averaged over: a fixed sample of this size."""
 
@@ -39,14 +42,17 @@ VALIDATION_TRANSITIONS = 8_192
 def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     """Everything that a run needs, at step 0."""
     recipe = task.recipe
-    training, held_out = _hold_out(recipe, task.data)
+    training, held_out = (task.data, None) if task.imitates else _hold_out(recipe, task.data)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
     normalizer, frames = _normalizer(task, training), recipe.data.frame_stack
     policy = fresh_policy(agent, recipe.seeds, resolve_device(recipe.device), normalizer, frames)
     recorder = _recorder(run) if task.online and recipe.online.record else None
     validate: Callable[[], Tensor] | None = None
     feed: Feed
-    if task.online:
+    if task.imitates:
+        assert training is not None
+        feed = _imitation_feed(recipe, policy, recorder, training, listener)
+    elif task.online:
         feed = _online_feed(recipe, policy, recorder, training)
     else:
         assert training is not None
@@ -131,8 +137,10 @@ def _recorder(run: Run) -> EpisodeRecorder:
     )
 
 
-def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None, data: Trajectories | None) -> Feed:
-    if AGENTS[recipe.algo].online == "rollouts":
+def _online_feed(
+    recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None, data: Trajectories | None
+) -> OnlineFeed | RolloutFeed:
+    if AGENTS[recipe.algo].online_by(recipe.agent) == "rollouts":
         return _rollout_feed(recipe, policy, recorder)
     online, seeds = recipe.online, recipe.seeds
     ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
@@ -157,6 +165,25 @@ def _online_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | Non
         online=online,
         random_warmup=recipe.start is None,
     )
+
+
+def _imitation_feed(
+    recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None, data: Trajectories, listener: Listener
+) -> ImitationFeed:
+    own = _online_feed(recipe, policy, recorder, None)
+    demonstrations = ReplaySampler(
+        [data],
+        batch_size=recipe.batch_size,
+        # Not those of the replay, whose draws would go up and down with these.
+        seeds=[seed + DEMONSTRATION_SEEDS for seed in recipe.seeds],
+        **sampling_options(recipe, policy),
+    )
+    returns = None
+    if hasattr(policy.agent, "reward"):
+        returns = LearnedReturns(own.collector.sink, policy, recipe.online.environments)
+        own.collector.sink = returns
+    guard = LengthGuard(data, recipe, listener.warned)
+    return ImitationFeed(own, policy.agent, demonstrations, returns, guard)
 
 
 def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> RolloutFeed:
@@ -185,6 +212,7 @@ def _collector(recipe: Recipe, policy: Policy, sink: StepSink, recorder: Episode
         processes=recipe.online.processes,
         reward_scaler=RewardScaler(recipe.data.reward_scale),
         recorder=recorder,
+        horizon=recipe.online.fixed_horizon,
     )
 
 

@@ -21,7 +21,7 @@ from offrl.nn import Adam
 
 
 def state_tensors(state: Any) -> dict[str, Tensor]:
-    """Every tensor in an agent's state (a dataclass of networks, optimisers and tensors), by dotted name."""
+    """Every tensor in an agent's state, by dotted name: a dataclass of networks, optimisers, tensors, other states."""
     tensors: dict[str, Tensor] = {}
     for field in dataclasses.fields(state):
         part = getattr(state, field.name)
@@ -31,6 +31,8 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
             tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.state_dict().items()}
         elif isinstance(part, Adam):
             tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.named_tensors().items()}
+        elif dataclasses.is_dataclass(part):
+            tensors |= {f"{field.name}.{name}": tensor for name, tensor in state_tensors(part).items()}
     return tensors
 
 

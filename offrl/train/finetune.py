@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offrl.agents import AGENTS
+from offrl.agents import AGENTS, Entry
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.recipes import Recipe, recipe_from_dict, with_settings
@@ -114,14 +114,14 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
         RecipeError: it can't; the message says which can.
     """
     algo, entry = recipe.algo, AGENTS[recipe.algo]
-    if entry.online == "none":
-        able = sorted(name for name, other in AGENTS.items() if other.online != "none")
+    if not learns_online(entry):
+        able = sorted(name for name, other in AGENTS.items() if learns_online(other))
         raise RecipeError(
             f"{algo} learns from a dataset only, so it can't go on online",
             mend=f"choose the algorithm that goes on from its policy with --algo: {', '.join(able)}",
         )
-    if algo != source.algo and (source.algo != "bc" or not hasattr(entry.build, "adopt_policy")):
-        able = sorted(name for name, other in AGENTS.items() if hasattr(other.build, "adopt_policy"))
+    if algo != source.algo and (source.algo != "bc" or not hasattr(entry.agent, "adopt_policy")):
+        able = sorted(name for name, other in AGENTS.items() if hasattr(other.agent, "adopt_policy"))
         raise RecipeError(
             f"{algo} can't start from a policy that {source.algo} trained",
             mend=f"only cloned policies (bc) start another algorithm, one of: {', '.join(able)}; leave --algo out to "
@@ -132,7 +132,7 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
             f"the run to start from has the seeds {list(source.seeds)}, the recipe {list(recipe.seeds)}",
             mend="leave seeds out: each trained policy goes on as the seed that it was",
         )
-    if recipe.online.critic_warmup and not hasattr(entry.build, "update_critic"):
+    if recipe.online.critic_warmup and not hasattr(entry.agent, "update_critic"):
         raise RecipeError(f"{algo} has no critics apart from its policy", mend="set online.critic_warmup=0")
     if mixes_data(recipe) and entry.online == "rollouts":
         raise RecipeError(
@@ -144,6 +144,41 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
             "there is no data to mix in: the run to start from had no dataset",
             mend="leave --offline-fraction out, or name a dataset with --set dataset=NAME",
         )
+
+
+def learns_online(entry: Entry) -> bool:
+    """Whether an algorithm learns from its own steps."""
+    return entry.wraps or entry.online != "none"
+
+
+def imitation_values(values: Mapping[str, Any], start: Path, checkpoint: str) -> dict[str, Any]:
+    """A recipe's plain values for imitating with a generator that starts from a run's cloned policies.
+
+    Seeds, and options that the policies hang on, are theirs; the critics learn alone before the policy moves.
+
+    Raises:
+        RequestError: there is no policy to start from.
+        RecipeError: what `recipe_from_dict` finds wrong in the values.
+    """
+    source = source_recipe(start, checkpoint)
+    recipe = recipe_from_dict(values)
+    if source.algo == recipe.algo or not AGENTS[recipe.algo].wraps:
+        return {**values, "start": str(start), "start_checkpoint": checkpoint}
+    spec = spec_of(read_facts(starting_checkpoint(start, checkpoint)))
+    known, agent = source.to_dict(), dict(values.get("agent", {}))
+    options = agent.get("generator_options", {})
+    agent["generator_options"] = {**options, **_bound_options(source, spec, recipe.agent.generator)}
+    data = {key: known["data"][key] for key in ("normalize_observation", "frame_stack")}
+    critic_warmup = min(CRITIC_WARMUP, recipe.steps // 10)
+    return {
+        **values,
+        "start": str(start),
+        "start_checkpoint": checkpoint,
+        "seeds": known["seeds"],
+        "agent": agent,
+        "data": {**values.get("data", {}), **data},
+        "online": {"critic_warmup": critic_warmup, **values.get("online", {})},
+    }
 
 
 def mixes_data(recipe: Recipe) -> bool:
@@ -189,15 +224,7 @@ def _continued(source: Recipe) -> dict[str, Any]:
 def _succeeding(source: Recipe, spec: Spec, algo: str, base: Mapping[str, Any]) -> dict[str, Any]:
     """Another algorithm's recipe, with what the source's policies and data are bound to."""
     known = source.to_dict()
-    agent = dict(base.get("agent", {})) | {key: known["agent"][key] for key in ("hidden", "activation")}
-    fields = AGENTS[algo].config.__dataclass_fields__ if algo in AGENTS else {}
-    if "policy" in fields and source.algo == "bc":
-        agent["policy"] = _stochastic(AGENTS["bc"].build(source.agent, spec).kind, spec)  # type: ignore[attr-defined]
-    if "initial_log_std" in fields:
-        agent["initial_log_std"] = INITIAL_LOG_STD
-    if "normalize_observation" in fields:
-        # The data's statistics are in use already, and a policy sees the world through them.
-        agent["normalize_observation"] = False
+    agent = dict(base.get("agent", {})) | _bound_options(source, spec, algo)
     seen = ("top_fraction", "validation_fraction", "normalize_observation", "frame_stack")
     data = {key: known["data"][key] for key in seen}
     values = {
@@ -214,6 +241,21 @@ def _succeeding(source: Recipe, spec: Spec, algo: str, base: Mapping[str, Any]) 
     return values
 
 
+def _bound_options(source: Recipe, spec: Spec, algo: str) -> dict[str, Any]:
+    """Options of another algorithm that its policy must have, or had better have, to start from the source's."""
+    known = source.to_dict()["agent"]
+    options: dict[str, Any] = {key: known[key] for key in ("hidden", "activation")}
+    fields = AGENTS[algo].config.__dataclass_fields__ if algo in AGENTS else {}
+    if "policy" in fields and source.algo == "bc":
+        options["policy"] = _stochastic(AGENTS["bc"].build(source.agent, spec).kind, spec)  # type: ignore[attr-defined]
+    if "initial_log_std" in fields:
+        options["initial_log_std"] = INITIAL_LOG_STD
+    if "normalize_observation" in fields:
+        # The data's statistics are in use already, and a policy sees the world through them.
+        options["normalize_observation"] = False
+    return options
+
+
 def _stochastic(kind: str, spec: Spec) -> str:
     """The kind of policy that explores around one of this kind."""
     if kind != "deterministic":
@@ -224,6 +266,9 @@ def _stochastic(kind: str, spec: Spec) -> str:
 def _without_schedules(agent: Mapping[str, Any]) -> dict[str, Any]:
     """Options that stop what a training from scratch begins with, or ends with."""
     steady: dict[str, Any] = {}
+    if agent.get("generator_options"):
+        options = agent["generator_options"]
+        steady["generator_options"] = {**options, **_without_schedules(options)}
     if "decay_steps" in agent:
         steady["decay_steps"] = 0
     if "epsilon_end" in agent:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offrl import __version__
+from offrl.agents import AGENTS
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
 from offrl.train.capture import Update, fast_update
@@ -45,6 +46,9 @@ class Listener(Protocol):
 
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
         """After each evaluation."""
+
+    def warned(self, text: str) -> None:
+        """When something may not be what one wants."""
 
 
 @dataclass
@@ -254,8 +258,9 @@ class Loop:
         return self.stale_validations >= patience if patience else torch.zeros_like(self.stale_validations).bool()
 
     def _all_stopped(self) -> bool:
-        goal = self.run.recipe.online.stop_at
-        if goal is not None and (self.run.recipe.dataset is None or self.run.recipe.start is not None):
+        recipe = self.run.recipe
+        goal, acts = recipe.online.stop_at, recipe.dataset is None or AGENTS[recipe.algo].wraps
+        if goal is not None and (acts or recipe.start is not None):
             return bool((self.best.scores >= goal).all())
         return bool(self._stopped().all())
 

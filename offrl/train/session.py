@@ -35,6 +35,9 @@ class SilentListener:
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
         """Nothing to show."""
 
+    def warned(self, text: str) -> None:
+        """Nothing to show."""
+
 
 def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = None) -> Run:
     """Train in a new run directory, and evaluate at the end if there is an environment.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from offrl.agents import AGENTS
 from offrl.data.catalog import open_dataset
 from offrl.data.frames import StackedFrames, stacked_spec
@@ -19,6 +21,7 @@ from offrl.errors import RecipeError
 from offrl.recipes import Recipe
 from offrl.train.checkpoint import read_facts
 from offrl.train.finetune import check_fine_tuning, mixes_data, starting_checkpoint
+from offrl.train.imitation import check_demonstrations, check_imitation
 from offrl.train.policies import spec_of
 from offrl.train.run import Run
 from offrl.types import Spec
@@ -46,9 +49,14 @@ class Task:
     origin: Path | None = None
 
     @property
+    def imitates(self) -> bool:
+        """Whether the agent learns from its own steps, and the data shows it what to do."""
+        return AGENTS[self.recipe.algo].wraps
+
+    @property
     def online(self) -> bool:
         """Whether the agent learns from its own steps, be it among others."""
-        return self.data is None or self.recipe.start is not None
+        return self.imitates or self.data is None or self.recipe.start is not None
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: Path | None = None) -> Task:
@@ -64,6 +72,8 @@ class Task:
             RequestError: there is no policy to fine-tune.
             SpaceMismatchError: dataset, environment and policy don't belong together.
         """
+        if AGENTS[recipe.algo].wraps:
+            return cls._imitating(recipe, checkpoint)
         if recipe.start is not None:
             return cls._fine_tuning(recipe, checkpoint)
         if mixes_data(recipe):
@@ -101,6 +111,34 @@ class Task:
         return cls(recipe, stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack), None, facts)
 
     @classmethod
+    def _imitating(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
+        """Own steps beside demonstrations, from scratch or from another run's policies."""
+        check_imitation(recipe)
+        assert recipe.dataset is not None
+        store = open_dataset(recipe.dataset)
+        environment = store.metadata.environment if recipe.env is None else recipe.env
+        if environment is None or environment == NO_ENVIRONMENT:
+            raise RecipeError(f"{recipe.algo} learns by acting, and no environment is named", mend="add --env ID")
+        start = None if recipe.start is None else str(Path(recipe.start).resolve())
+        recipe = dataclasses.replace(recipe, env=environment, dataset=_anywhere(recipe.dataset), start=start)
+        check_spaces(store.spec, environment_spec(environment), environment)
+        spec = stacked_spec(store.spec, recipe.data.frame_stack)
+        origin = None
+        if start is not None:
+            origin = checkpoint or starting_checkpoint(Path(start), recipe.start_checkpoint)
+            if checkpoint is None:
+                check_fine_tuning(recipe, Run.open(Path(start)).recipe)
+            check_spaces(spec_of(read_facts(origin)), spec, environment)
+        data = _chosen(store, recipe)
+        check_demonstrations(data)
+        facts = {
+            "dataset": recipe.dataset,
+            "fingerprint": store.fingerprint,
+            "reference_scores": store.metadata.reference_scores,
+        }
+        return cls(recipe, spec, data, facts, origin)
+
+    @classmethod
     def _fine_tuning(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
         assert recipe.start is not None
         start = Path(recipe.start).resolve()
@@ -127,6 +165,15 @@ class Task:
 def _chosen(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
     """The episodes to learn from, as the agent is to see them."""
     chosen, frames = top_by_return(store, recipe.data.top_fraction), recipe.data.frame_stack
+    count = recipe.data.episodes
+    if count > chosen.num_episodes:
+        raise RecipeError(
+            f"there are {chosen.num_episodes} episodes to choose from in '{recipe.dataset}', and {count} are asked for",
+            where="data.episodes (--demos)",
+            mend="ask for fewer, or raise data.top_fraction",
+        )
+    if count:
+        chosen = chosen.select(np.arange(count))
     return chosen if frames == 1 else StackedFrames(chosen, frames)
 
 

@@ -49,7 +49,7 @@ def test_the_help_of_finetune_names_what_starts_from_a_cloned_policy(offrl: Offr
     text = " ".join(offrl("finetune", "--help").stdout.split())
     text = text.partition("Go on with")[2].partition("from a policy")[0]
     assert {name for name in AGENTS if name in text} == {
-        name for name, entry in AGENTS.items() if hasattr(entry.build, "adopt_policy")
+        name for name, entry in AGENTS.items() if hasattr(entry.agent, "adopt_policy") and not entry.wraps
     }
 
 

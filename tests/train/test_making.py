@@ -127,6 +127,9 @@ def test_an_interrupted_training_goes_on_to_the_same_data(tmp_path: Path, traini
         def evaluated(self, step: int, scores: dict[str, Any]) -> None:
             pass
 
+        def warned(self, text: str) -> None:
+            pass
+
     sources = [{"kind": "policy", "episodes": 1, "stochastic": True}, {"kind": "replay"}]
     recipe = write_recipe(tmp_path, "late", sources, training=training)
     with pytest.raises(Interrupted):

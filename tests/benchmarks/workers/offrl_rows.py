@@ -111,6 +111,9 @@ class Ticks:
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
         """There is no evaluation here."""
 
+    def warned(self, text: str) -> None:
+        """Nobody is there to read it."""
+
 
 def train_until_over(ticks: Ticks, **settings: Any) -> float:
     """`offrl train` in a run directory of its own, with metrics but without evaluations and checkpoints."""

@@ -1,0 +1,294 @@
+"""Generative Adversarial Imitation Learning (Ho & Ermon, 2016), https://arxiv.org/abs/1606.03476.
+
+With an off-policy generator it is discriminator-actor-critic (Kostrikov et al., 2019),
+https://arxiv.org/abs/1809.02925: the generator's replay takes the place of its newest steps, without importance
+weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict
+from torch import Tensor
+
+from offrl.errors import RecipeError
+from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn.discriminator import Discriminator, Inputs, TransitionFeatures, gradient_penalty
+from offrl.ops.adversarial import (
+    RewardForm,
+    decision_entropy,
+    expert_loss,
+    generator_loss,
+    reward_of,
+    weighted_mean,
+)
+from offrl.ops.rows import take_rows, without_time
+from offrl.ops.running import fresh_moments, merge_moments
+from offrl.options import Count, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.types import Agent, Batch, Metrics, Noise, Observation, Spec
+
+GENERATOR = "generator."
+"""Prefix of the names of the generator's draws among those of an update."""
+
+
+@dataclass(frozen=True)
+class GAILConfig:
+    """Options of the discriminator, and which agent it rewards.
+
+    Attributes:
+        generator: the agent that imitates.
+        generator_options: that agent's own options.
+        reward: what the generator earns where the discriminator takes a transition for the expert's with probability D:
+            "positive" −log(1 − D), "negative" log D, "logit" log D − log(1 − D).
+        inputs: what the discriminator sees of a transition: "state_action", "state", or "transition", (s, s').
+        absorbing: behind a terminal state, go on for ever in an absorbing one that the discriminator judges as well, so
+            that an episode's length earns nothing by itself.
+        hidden: widths of the discriminator's hidden layers.
+        activation: between them.
+        learning_rate: Adam's step size.
+        updates: discriminator steps per update of the generator, each on a batch of demonstrations and as many of the
+            generator's transitions.
+        gradient_penalty: λ of the distance of the logit's slope from 1, between the expert's transitions and the
+            generator's (Gulrajani et al., 2017, https://arxiv.org/abs/1704.00028).
+        spectral_norm: hold every layer's largest singular value at 1.
+        label_smoothing: ε; demonstrations count as the expert's with probability 1 − ε.
+        entropy_bonus: coefficient of the entropy of the discriminator's decisions, in nats.
+        normalize_input: shift and scale observations by the running mean and standard deviation of all that it saw.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    generator: Literal["ppo", "sac", "td3"] = "ppo"
+    generator_options: Any = None
+    reward: RewardForm = "logit"
+    inputs: Inputs = "state_action"
+    absorbing: bool = True
+    hidden: Widths = (128, 128)
+    activation: Literal["relu", "tanh"] = "relu"
+    learning_rate: Positive = 3e-4
+    updates: Count = 1
+    gradient_penalty: NonNegative = 10.0
+    spectral_norm: bool = False
+    label_smoothing: ProbabilityBelowOne = 0.0
+    entropy_bonus: NonNegative = 0.0
+    normalize_input: bool = True
+
+    @property
+    def discount(self) -> float:
+        """The generator's γ, per step."""
+        discount: float = self.generator_options.discount
+        return discount
+
+    @property
+    def rollout_steps(self) -> int:
+        """Steps of each environment that an on-policy generator learns from at once."""
+        steps: int = self.generator_options.rollout_steps
+        return steps
+
+
+@dataclass
+class GAILState:
+    """All that training changes.
+
+    Attributes:
+        moments: of the observations that the discriminator saw, see `offrl.ops.running`; [S, 3, D].
+        generator: the generator's own state.
+    """
+
+    discriminator: Discriminator
+    optimizer: Adam
+    moments: Tensor
+    generator: Any
+
+
+class GAIL:
+    """A discriminator between the expert's transitions and a generator's, and that generator, whose reward it is.
+
+    An update takes the generator's own batches and, behind them, a batch of demonstrations for each discriminator step.
+
+    Args:
+        config: the discriminator's options.
+        spec: the spaces.
+        generator: any agent for these spaces that learns from its own steps.
+
+    Raises:
+        RecipeError: absorbing states are asked for and the generator doesn't discount.
+    """
+
+    def __init__(self, config: GAILConfig, spec: Spec, generator: Agent[Any]) -> None:
+        self.config, self.spec, self.generator = config, spec, generator
+        self.batches_per_update = generator.batches_per_update
+        self.demonstration_batches = config.updates
+        self.exploration_shape = generator.exploration_shape
+        self.features = TransitionFeatures(spec, config.inputs, absorbing=config.absorbing)
+        self.discount = config.discount
+        if config.absorbing and self.discount == 1.0:
+            raise RecipeError(
+                "an absorbing state that earns rewards for ever has no finite value without discounting",
+                mend="set agent.generator_options.discount below 1, or agent.absorbing=false",
+            )
+
+    def init(self, seeds: Sequence[int], device: torch.device) -> GAILState:
+        """A fresh discriminator and a fresh generator for each seed."""
+        c = self.config
+        discriminator = Discriminator(
+            self.features.width,
+            c.hidden,
+            seed_generators(seeds),
+            activation=c.activation,
+            spectral_norm=c.spectral_norm,
+        ).to(device)
+        return GAILState(
+            discriminator=discriminator,
+            optimizer=Adam(discriminator, c.learning_rate),
+            moments=fresh_moments(len(seeds), self.features.flat_observation.width).to(device),
+            generator=self.generator.init(seeds, device),
+        )
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        """The generator's draws; those that choose the transitions a discriminator step sees; those that mix them."""
+        c = self.config
+        own = {GENERATOR + name: shape for name, shape in self.generator.noise_shapes(batch_size).items()}
+        own["rows"] = (c.updates, batch_size)
+        if c.gradient_penalty:
+            own["mixture"] = (c.updates, batch_size)
+        return own
+
+    def update(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
+        metrics, rewarded = self._learn(state, batches, noise)
+        return metrics | self.generator.update(state.generator, rewarded, draws_of_generator(noise))
+
+    def update_critic(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the generator's policy left as it is."""
+        metrics, rewarded = self._learn(state, batches, noise)
+        generator: Any = self.generator
+        own: Metrics = generator.update_critic(state.generator, rewarded, draws_of_generator(noise))
+        return metrics | own
+
+    def _learn(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
+        """Train the discriminator; its metrics, and the generator's batches with the rewards it gives them."""
+        own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
+        flat = [without_time(batch) for batch in own]
+        if self.config.normalize_input:
+            self._see([*flat, *demonstrations], state)
+        metrics: Metrics = {}
+        for step, expert in enumerate(demonstrations):
+            draws: Noise = {name: noise[name][:, step] for name in ("rows", "mixture") if name in noise}
+            generated = self._chosen(flat[step % len(flat)], expert, draws["rows"])
+            metrics = self._discriminator_step(state, expert, generated, draws)
+        rewards = [self.reward(state, batch) for batch in flat]
+        metrics["learned_reward"] = torch.stack([reward.mean(dim=1) for reward in rewards]).mean(dim=0)
+        rewarded = [
+            dataclasses.replace(batch, reward=reward.view(batch.reward.shape))
+            for batch, reward in zip(own, rewards, strict=True)
+        ]
+        return metrics, rewarded
+
+    def _see(self, batches: Sequence[Batch], state: GAILState) -> None:
+        """Add observations to the running moments."""
+        seen = torch.cat([part for batch in batches for part in self.features.seen(batch)], dim=1)
+        state.moments.copy_(merge_moments(state.moments, seen))
+
+    def _chosen(self, generated: Batch, expert: Batch, draws: Tensor) -> Batch:
+        """As many of the generator's transitions as there are demonstrations, or all, without replacement."""
+        count = expert.reward.shape[1]
+        if generated.reward.shape[1] <= count:
+            return generated
+        return take_rows(generated, draws.argsort(dim=-1, stable=True)[:, :count])
+
+    def _discriminator_step(self, state: GAILState, expert: Batch, generated: Batch, draws: Noise) -> Metrics:
+        """Down the slope of the cross-entropy, the gradient penalty and the (negative) entropy of the decisions."""
+        c, discriminator = self.config, state.discriminator
+        x, count = self._inputs(state, expert), expert.reward.shape[1]
+        y = self._inputs(state, generated)
+        joint = torch.cat([x, y, *([self.features.absorbed(expert)] if c.absorbing else [])], dim=1)
+        discriminator.iterate()
+        layers = discriminator.layers()
+        logit = discriminator(joint, layers)
+        mine, theirs = logit[:, count : count + y.shape[1]], logit[:, :count]
+        (mine_all, mine_weight), (theirs_all, theirs_weight) = (
+            self._with_absorbed(part, logit, batch) for part, batch in ((mine, generated), (theirs, expert))
+        )
+        loss = weighted_mean(expert_loss(theirs_all, c.label_smoothing), theirs_weight)
+        loss = loss + weighted_mean(generator_loss(mine_all), mine_weight)
+        metrics = {
+            "expert_accuracy": (theirs > 0.0).float().mean(dim=1),
+            "generator_accuracy": (mine <= 0.0).float().mean(dim=1),
+            "discriminator_loss": loss.detach(),
+        }
+        if c.entropy_bonus:
+            loss = loss - c.entropy_bonus * decision_entropy(logit[:, : count + y.shape[1]]).mean(dim=1)
+        if c.gradient_penalty:
+            loss = loss + c.gradient_penalty * gradient_penalty(
+                discriminator, layers, self._between(x, y, expert, generated, draws["mixture"])
+            )
+        state.optimizer.minimise(loss.sum())
+        return metrics
+
+    def _with_absorbed(self, logit: Tensor, joint: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits and weights of a side: behind each terminal state one step of the absorbing one counts."""
+        if not self.config.absorbing:
+            return logit, None
+        weight = torch.cat([torch.ones_like(batch.terminated), batch.terminated.sum(dim=1, keepdim=True)], dim=1)
+        return torch.cat([logit, joint[:, -1:]], dim=1), weight
+
+    def _between(self, x: Tensor, y: Tensor, expert: Batch, generated: Batch, draws: Tensor) -> Tensor:
+        """Points between the two sides' inputs; where an episode terminated, the absorbing state stands for its end."""
+        count = min(x.shape[1], y.shape[1])
+        x, y = x[:, :count], y[:, :count]
+        if self.config.absorbing:
+            absorbed = self.features.absorbed(expert)
+            x, y = (
+                torch.where(batch.terminated[:, :count, None] > 0.0, absorbed, part)
+                for part, batch in ((x, expert), (y, generated))
+            )
+        return torch.lerp(x, y, torch.special.ndtr(draws[:, :count, None]))
+
+    def _inputs(self, state: GAILState, batch: Batch) -> Tensor:
+        return self.features(batch, state.moments if self.config.normalize_input else None)
+
+    @torch.no_grad()
+    def reward(self, state: GAILState, batch: Batch) -> Tensor:
+        """The learned reward of transitions, [S, B].
+
+        With absorbing states, a terminal transition earns besides what follows it for ever, γ / (1 − γ) times the
+        absorbing state's reward. Terminal transitions aren't bootstrapped from, so the generator's targets are those of
+        a replay that holds absorbing transitions and a critic that knows their value exactly.
+        """
+        form = self.config.reward
+        reward = reward_of(state.discriminator(self._inputs(state, batch)), form)
+        if not self.config.absorbing:
+            return reward
+        absorbing = reward_of(state.discriminator(self.features.absorbed(batch)), form)
+        return reward + batch.terminated * absorbing * (self.discount / (1.0 - self.discount))
+
+    def act(self, state: GAILState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """The generator's actions."""
+        return self.generator.act(state.generator, observation, noise)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the generator's sampled actions have the density `log_prob`."""
+        return getattr(self.generator, "has_density", False)
+
+    def log_prob(self, state: GAILState, observation: Observation, action: Tensor) -> Tensor:
+        """The generator's log π(a | s), [S, N], in nats."""
+        generator: Any = self.generator
+        log_prob: Tensor = generator.log_prob(state.generator, observation, action)
+        return log_prob
+
+    def adopt_policy(self, state: GAILState, policy: MLP, kind: str) -> None:
+        """Start the generator's actor from a cloned policy; see the generator's own `adopt_policy`."""
+        generator: Any = self.generator
+        generator.adopt_policy(state.generator, policy, kind)
+
+
+def draws_of_generator(noise: Noise) -> Noise:
+    """The generator's part of an update's draws."""
+    return {name.removeprefix(GENERATOR): draws for name, draws in noise.items() if name.startswith(GENERATOR)}

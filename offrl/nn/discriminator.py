@@ -1,0 +1,162 @@
+"""Networks that tell an expert's transitions from others, and what they look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from offrl.nn.flat import FlatModule, uniform_per_seed
+from offrl.nn.mlp import MLP, Layers, PlainLayers, plain_layers
+from offrl.nn.observation import FlatObservation
+from offrl.ops.running import normalise
+from offrl.types import Batch, Spec
+
+Inputs = Literal["state_action", "state", "transition"]
+"""What of a transition is looked at: (s, a), s, or (s, s')."""
+INPUT_LIMIT = 10.0
+"""Standard deviations that normalised observations are clipped to."""
+
+
+class TransitionFeatures:
+    """Transitions as vectors: flat observations, then the action (one-hot where it is discrete).
+
+    Args:
+        spec: the spaces.
+        inputs: what of a transition to take.
+        absorbing: append the indicator of the absorbing state that follows a terminal one, for each state taken.
+    """
+
+    def __init__(self, spec: Spec, inputs: Inputs, *, absorbing: bool = False) -> None:
+        self.spec, self.inputs, self.absorbing = spec, inputs, absorbing
+        self.flat_observation = FlatObservation(spec.observation_space)
+        self.states = 2 if inputs == "transition" else 1
+        actions = spec.action_dim if inputs == "state_action" else 0
+        self.observations = self.states * self.flat_observation.width
+        self.width = self.observations + actions + (self.states if absorbing else 0)
+
+    def __call__(self, batch: Batch, moments: Tensor | None = None) -> Tensor:
+        """[S, B, …] to [S, B, width]; observations normalised by running moments [S, 3, D], if any are given."""
+        return torch.cat([*self.seen(batch, moments), *self._rest(batch)], dim=-1)
+
+    def seen(self, batch: Batch, moments: Tensor | None = None) -> list[Tensor]:
+        """The flat observations, [S, B, D] each."""
+        states = [batch.observation, batch.next_observation][: self.states]
+        flat = [self.flat_observation(state) for state in states]
+        return flat if moments is None else [normalise(part, moments, INPUT_LIMIT) for part in flat]
+
+    def absorbed(self, batch: Batch) -> Tensor:
+        """The features [S, 1, width] of the step from the absorbing state to itself."""
+        features = batch.reward.new_zeros(len(batch.reward), 1, self.width)
+        features[..., self.width - self.states :] = 1.0
+        return features
+
+    def _rest(self, batch: Batch) -> list[Tensor]:
+        parts = [self._action(batch.action)] if self.inputs == "state_action" else []
+        if self.absorbing:
+            parts.append(torch.zeros_like(batch.reward).unsqueeze(-1))
+            if self.states == 2:
+                # The state behind a terminal one is the absorbing one.
+                parts.append(batch.terminated.unsqueeze(-1))
+        return parts
+
+    def _action(self, action: Tensor) -> Tensor:
+        space = self.spec.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return one_hot(action - int(space.start), int(space.n)).float()
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
+            return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1).float()
+        return action
+
+
+class Discriminator(FlatModule):
+    """S networks, each of a vector to one number, differentiable by its input too.
+
+    Args:
+        inputs: width of the input.
+        hidden: widths of the hidden layers.
+        generators: one per seed, for the initial weights.
+        activation: "relu" or "tanh".
+        spectral_norm: divide each layer's weights by an estimate of their largest singular value (Miyato et al., 2018,
+            https://arxiv.org/abs/1802.05957), which one power iteration per `iterate` improves.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        generators: list[torch.Generator],
+        *,
+        activation: Literal["relu", "tanh"] = "relu",
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = MLP(inputs, 1, hidden, generators, activation=activation)
+        self.activation, self.spectral_norm = activation, spectral_norm
+        if spectral_norm:
+            for depth, width in enumerate((*hidden, 1)):
+                self.register_buffer(f"direction_{depth}", uniform_per_seed((width,), 1.0, generators))
+        self.flatten()
+
+    @torch.no_grad()
+    def iterate(self) -> None:
+        """Turn each layer's estimated first left singular vector by a power iteration."""
+        if not self.spectral_norm:
+            return
+        for depth, (weight, _) in enumerate(self.network.stacked(1)):
+            direction = self.get_buffer(f"direction_{depth}")
+            direction.copy_(normalize(torch.bmm(weight, _right(weight, direction)).squeeze(-1), dim=-1))
+
+    def layers(self) -> Layers:
+        """W [S, outputs, inputs] and b [S, 1, outputs] as they are applied, differentiable by the parameters."""
+        parameters = [part.squeeze(1) for part in self.network.own_parameters]
+        weights, biases = parameters[::2], parameters[1::2]
+        if self.spectral_norm:
+            weights = [self._normalised(depth, weight) for depth, weight in enumerate(weights)]
+        return list(zip(weights, biases, strict=True))
+
+    def forward(self, x: Tensor, layers: Layers | None = None) -> Tensor:
+        """[S, B, inputs] to [S, B]; `layers` spares computing them once more."""
+        layers = self.layers() if layers is None else layers
+        if not torch.is_grad_enabled():
+            return plain_layers(x, self.activation, layers)[0].squeeze(-1)
+        parameters = [part.unsqueeze(1) for layer in layers for part in layer]
+        detached = [(weight.detach(), bias.detach()) for weight, bias in layers]
+        output: Tensor = PlainLayers.apply(x, self.activation, detached, *parameters)  # type: ignore[no-untyped-call]
+        return output.squeeze(-1)
+
+    def input_gradient(self, x: Tensor, layers: Layers) -> Tensor:
+        """The output's derivative by the input, [S, B, inputs]; differentiable by the layers, not by the input."""
+        slope = layers[-1][0].expand(-1, x.shape[1], -1)
+        # The derivative of a ReLU is constant wherever it has one, so the way forward needs no record.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.activation == "tanh"):
+            hidden, derivatives = x, []
+            for weight, bias in layers[:-1]:
+                hidden = torch.baddbmm(bias, hidden, weight.mT)
+                hidden = hidden.tanh() if self.activation == "tanh" else hidden.relu()
+                derivatives.append(1.0 - hidden.square() if self.activation == "tanh" else (hidden > 0.0).float())
+        for (weight, _), derivative in zip(reversed(layers[:-1]), reversed(derivatives), strict=True):
+            slope = torch.bmm(slope * derivative, weight)
+        return slope
+
+    def _normalised(self, depth: int, weight: Tensor) -> Tensor:
+        """W / (uᵀ W v), whose derivative leaves out that of the singular vectors."""
+        direction = self.get_buffer(f"direction_{depth}")
+        right = _right(weight.detach(), direction)
+        return weight / torch.bmm(direction.unsqueeze(1), torch.bmm(weight, right))
+
+
+def _right(weight: Tensor, left: Tensor) -> Tensor:
+    """The right singular vectors [S, inputs, 1] that belong to left ones [S, outputs] of W [S, outputs, inputs]."""
+    return normalize(torch.bmm(weight.mT, left.unsqueeze(-1)), dim=1)
+
+
+def gradient_penalty(discriminator: Discriminator, layers: Layers, x: Tensor) -> Tensor:
+    """(‖∂ output / ∂x‖ − 1)², averaged over [S, B, inputs] to [S] (Gulrajani et al., 2017)."""
+    slope = discriminator.input_gradient(x, layers)
+    return ((slope.square().sum(dim=-1) + 1e-12).sqrt() - 1.0).square().mean(dim=1)
