@@ -19,14 +19,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toml": set(),
     "ops": {"types", "errors"},
     "nn": {"types", "errors", "ops"},
-    "agents": {"types", "errors", "options", "ops", "nn"},
+    "irl": {"types", "errors"},
+    "agents": {"types", "errors", "options", "ops", "nn", "irl"},
     "data": LEAVES,
     "ope": {"types", "errors", "ops", "nn", "data"},
     "envs": {"types", "errors", "data"},
     "recipes": {"errors", "options", "toml", "agents"},
     "dataset_recipes": {"errors", "options"},
     "recipe_catalog": {"errors", "bundled", "recipes"},
-    "train": {"types", "errors", "ops", "nn", "agents", "data", "envs", "recipes", "ope"}
+    "train": {"types", "errors", "ops", "nn", "irl", "agents", "data", "envs", "recipes", "ope"}
     | {"toml", "recipe_catalog", "dataset_recipes"},
 }
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}
