@@ -12,6 +12,7 @@ import offrl
 from offrl_cli import datasets, recipes
 from offrl_cli.convert import convert
 from offrl_cli.finetune import finetune
+from offrl_cli.ope import ope
 from offrl_cli.reporting import show_tracebacks
 from offrl_cli.runs import collect, evaluate, plot
 from offrl_cli.train import TrainCommand, train
@@ -34,6 +35,7 @@ app.command(cls=TrainCommand)(train)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(collect)
+app.command()(ope)
 app.command()(convert)
 app.command()(plot)
 app.add_typer(datasets.app, name="datasets")

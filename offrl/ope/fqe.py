@@ -87,9 +87,9 @@ class _Fit:
         self.discrete = steps.actions is not None
         action = torch.from_numpy(np.ascontiguousarray(steps.action))
         self.action = action.long() if self.discrete else action.float()
-        low, high = steps.value_bounds()
-        # Networks start near 0 and learn values of about 1 best.
-        self.scale = max(float(np.std(_returns_to_go(steps))), float(np.abs(steps.reward).mean()), 1e-6)
+        (low, high), to_go = steps.value_bounds(), _returns_to_go(steps)
+        # Networks learn values that differ by about 1 best.
+        self.scale = max(float(to_go.std()), float(np.abs(steps.reward).mean()), 1e-6)
         self.low, self.high = low / self.scale, high / self.scale
         self.reward = torch.from_numpy(steps.reward / self.scale).float()
         self.discount = torch.from_numpy(steps.discount * steps.continues).float()
@@ -103,6 +103,10 @@ class _Fit:
             [generator for _ in policies for generator in seed_generators([seed])],
             ensemble=config.members,
         )
+        # What was earned on average is a better start than 0: the target network takes long to get anywhere.
+        start = float(np.clip(to_go.mean() / self.scale, self.low, self.high))
+        with torch.no_grad():
+            self.network.own_parameters[-1].add_(start)
         self.target = self.network.clone()
         self.optimizer = Adam(self.network, config.learning_rate, decay_steps=config.steps)
 

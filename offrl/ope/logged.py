@@ -117,10 +117,11 @@ class Logged:
     def features(self) -> NDArray[np.float32]:
         """Observations as flat vectors, float32 [R + N, F]: one-hot where discrete, else of mean 0 and deviation 1."""
         observation = self.observation
+        # Copies: PyTorch takes no read-only memory.
         tensors = (
-            {key: torch.from_numpy(np.ascontiguousarray(part)).unsqueeze(0) for key, part in observation.items()}
+            {key: torch.tensor(part).unsqueeze(0) for key, part in observation.items()}
             if isinstance(observation, Mapping)
-            else torch.from_numpy(np.ascontiguousarray(observation)).unsqueeze(0)
+            else torch.tensor(observation).unsqueeze(0)
         )
         flat: NDArray[np.float32] = FlatObservation(self.spec.observation_space)(tensors)[0].numpy()
         if isinstance(self.spec.observation_space, gym.spaces.Discrete):

@@ -21,13 +21,11 @@ LOG_PROB_SUFFIX = "log_prob"
 
 
 class TargetPolicy(Protocol):
-    """A policy whose value is asked for.
+    """A policy whose value is asked for."""
 
-    Attributes:
-        name: what results call it.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """What results call it."""
 
     def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
         """What it does at the log's rows.
@@ -220,25 +218,32 @@ class Smoothed:
         return self.policy.name
 
     def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
-        base = self.policy.choices(logged, draws=1, seed=seed).actions
-        if base is None:
-            raise SpaceMismatchError(
-                f"only continuous actions are smoothed by a kernel, and those of '{logged.name}' are "
-                f"{logged.spec.action_space}",
-                mend="leave out --kernel-bandwidth",
-            )
-        low, high = unit_bounds(logged)
-        mean = torch.from_numpy(base[0].astype(np.float64))
-        below, above = ((torch.from_numpy(bound) - mean) / self.bandwidth for bound in (low, high))
-        low_share, share = torch.special.ndtr(below), torch.special.ndtr(above) - torch.special.ndtr(below)
-        z = (torch.from_numpy(logged.agent_action.astype(np.float64)) - mean[logged.row]) / self.bandwidth
-        density = -0.5 * z.square() - np.log(self.bandwidth * np.sqrt(2.0 * np.pi)) - share[logged.row].log()
-        uniform = torch.rand(draws, *mean.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        quantile = torch.special.ndtri((low_share + uniform * share).clamp(1e-12, 1.0 - 1e-12))
-        return Choices(
-            actions=(mean + self.bandwidth * quantile).float().numpy(),
-            log_prob=density.sum(dim=-1).numpy() - logged.log_volume,
+        plain = self.policy.choices(logged, draws=1, seed=seed)
+        return smoothed_choices(logged, plain, self.bandwidth, draws=draws, seed=seed, name=self.name)
+
+
+def smoothed_choices(logged: Logged, plain: Choices, bandwidth: float, *, draws: int, seed: int, name: str) -> Choices:
+    """Of continuous actions with Gaussian noise; see `Smoothed`.
+
+    Raises:
+        SpaceMismatchError: actions are discrete, or sampled already.
+    """
+    if plain.actions is None or plain.log_prob is not None:
+        raise SpaceMismatchError(
+            f"a kernel smooths deterministic continuous actions, and {name}'s are sampled or discrete",
+            mend="leave out --kernel-bandwidth",
         )
+    bounds = (torch.from_numpy(bound) for bound in unit_bounds(logged))
+    mean = torch.from_numpy(plain.actions[0].astype(np.float64))
+    below, above = (torch.special.ndtr((bound - mean) / bandwidth) for bound in bounds)
+    z = (torch.from_numpy(logged.agent_action.astype(np.float64)) - mean[logged.row]) / bandwidth
+    density = -0.5 * z.square() - np.log(bandwidth * np.sqrt(2.0 * np.pi)) - (above - below)[logged.row].log()
+    uniform = torch.rand(draws, *mean.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    quantile = torch.special.ndtri((below + uniform * (above - below)).clamp(1e-12, 1.0 - 1e-12))
+    return Choices(
+        actions=(mean + bandwidth * quantile).float().numpy(),
+        log_prob=density.sum(dim=-1).numpy() - logged.log_volume,
+    )
 
 
 def deterministic_choices(logged: Logged, action: NDArray[Any], name: str, epsilon: float = 0.0) -> Choices:

@@ -1,0 +1,381 @@
+"""From a log and policies to their values: what can be estimated, what can't and why, and who is best."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offrl.errors import DataError, RequestError, SpaceMismatchError
+from offrl.ope import intervals
+from offrl.ope.behavior import BehaviorConfig, BehaviorEstimate, estimate_behavior
+from offrl.ope.bounds import Bounds
+from offrl.ope.diagnostics import diagnose
+from offrl.ope.estimates import Interval
+from offrl.ope.estimation import BOUNDED, IntervalKind, estimate
+from offrl.ope.estimators import ESTIMATORS
+from offrl.ope.fqe import FittedValues, FQEConfig, fit_q
+from offrl.ope.log import EpisodeLog
+from offrl.ope.logged import Logged
+from offrl.ope.ranking import Ranking, agreement, rank
+from offrl.ope.results import BehaviorResult, Evaluation, PolicyResult, Truth
+from offrl.ope.steps import Choices
+
+FQE, DIRECT = "fqe", "dm"
+"""Fitted Q evaluation is the direct method with its values."""
+SEQUENTIAL_DEFAULTS = ("is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", FQE)
+ONE_STEP_DEFAULTS = ("ips", "snips", "dr", "switch-dr", FQE)
+RANKING_PREFERENCE = ("wdr", FQE, "magic", "dr", "snips", "wpdis", "wis", "switch-dr", "pdis", "ips", "is", "clipped")
+NEVER_LOGGED_LIMIT = 0.01
+"""Probability of actions that occur nowhere in the log from which on it is warned of."""
+SPREAD_LIMIT = 0.1
+"""Fitted values whose networks differ by more than this share of the value are warned of."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A policy to be valued.
+
+    Attributes:
+        name: what results call it.
+        choices: what it does at the log's rows.
+        unsmoothed: of a policy smoothed by a kernel, what it did before.
+        true_returns: discounted returns of episodes in which it acted itself, float64 [n]; None where nobody tried.
+    """
+
+    name: str
+    choices: Choices
+    unsmoothed: Choices | None = None
+    true_returns: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        estimators: keys of `ESTIMATORS`, or "fqe"; None takes all usual ones that the log and the policies allow.
+        discount: γ, per step.
+        horizon: steps of an episode that count; None for all.
+        confidence, interval, resamples, seed, clip, bounds: see `offrl.ope.estimation.estimate`.
+        may_estimate_behavior: whether the probabilities of logged actions may be estimated where the log has none.
+        rank_by: the estimator that several policies are ranked by; None takes the first usual one there is.
+        fqe: how values are fitted.
+        behavior: how the behaviour policy is.
+    """
+
+    estimators: Sequence[str] | None = None
+    discount: float = 0.99
+    horizon: int | None = None
+    confidence: float = 0.95
+    interval: IntervalKind | None = "bootstrap-bca"
+    resamples: int = 1_000
+    seed: int = 0
+    clip: float | None = None
+    bounds: Bounds | None = None
+    may_estimate_behavior: bool = False
+    rank_by: str | None = None
+    fqe: FQEConfig = field(default_factory=FQEConfig)
+    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+
+
+def evaluate(logged: Logged, targets: Sequence[Target], plan: Plan) -> Evaluation:
+    """Estimate what each policy would earn in an episode, and rank several.
+
+    Args:
+        logged: the log.
+        targets: the policies, and what they do at the log's rows.
+        plan: what is asked for.
+
+    Raises:
+        RequestError: an estimator that is named needs what isn't there: probabilities of the logged actions, a density
+            of the policy's, or what it does at each state.
+    """
+    if len(logged.lengths) == 1:
+        raise DataError(
+            "the log is a single episode: nothing tells how far off an estimate from it is",
+            where=logged.name,
+            mend="name a log of more episodes",
+        )
+    names, notes = _names(logged, targets, plan)
+    behavior = _behavior(logged, names, plan)
+    values = _values(logged, targets, names, plan)
+    results = tuple(
+        _result(logged, target, names, plan, behavior, None if values is None else values.of(position))
+        for position, target in enumerate(targets)
+    )
+    ranking = _ranking(results, plan, notes)
+    truths = [result.truth for result in results]
+    known = [truth.value for truth in truths if truth is not None]
+    return Evaluation(
+        dataset=logged.name,
+        episodes=len(logged.lengths),
+        steps=len(logged.reward),
+        discount=plan.discount,
+        horizon=plan.horizon,
+        confidence=plan.confidence,
+        clip=plan.clip,
+        behavior=_behavior_result(logged, names, plan, behavior),
+        policies=results,
+        ranking=ranking,
+        agreement=None if ranking is None or len(known) < len(results) else agreement(ranking, known),
+        notes=tuple(notes),
+    )
+
+
+def needs_weights(name: str) -> bool:
+    """Whether an estimator divides by the probabilities of the logged actions."""
+    return name not in (FQE, DIRECT)
+
+
+def needs_values(name: str) -> bool:
+    """Whether an estimator needs fitted values."""
+    return name == FQE or ESTIMATORS[name].values
+
+
+def _names(logged: Logged, targets: Sequence[Target], plan: Plan) -> tuple[tuple[str, ...], list[str]]:
+    """The estimators to use, and what is left out for want of something."""
+    one_step = bool((logged.lengths == 1).all())
+    unknown = [name for name in plan.estimators or () if name != FQE and name not in ESTIMATORS]
+    if unknown:
+        raise RequestError(
+            f"there is no estimator '{unknown[0]}'", mend=f"choose among {', '.join((*ESTIMATORS, FQE))}"
+        )
+    wanted = tuple(plan.estimators or (ONE_STEP_DEFAULTS if one_step else SEQUENTIAL_DEFAULTS))
+    if plan.estimators is None and plan.interval in BOUNDED:
+        wanted = tuple(name for name in wanted if name != FQE and ESTIMATORS[name].unbiased)
+    kept, notes = wanted, []
+    for needs, lack in ((needs_weights, _no_weights(logged, targets, plan)), (needs_values, _no_values(targets))):
+        left_out = [name for name in kept if needs(name)]
+        if lack is None or not left_out:
+            continue
+        if plan.estimators is not None:
+            raise lack
+        notes.append(f"Left out {', '.join(left_out)}: {lack.what}. To have them, {lack.mend}.")
+        kept = tuple(name for name in kept if not needs(name))
+    if not kept:
+        raise _no_weights(logged, targets, plan) or RequestError("no estimator is left", mend="name one: --estimators")
+    return kept, notes
+
+
+def _no_weights(logged: Logged, targets: Sequence[Target], plan: Plan) -> RequestError | None:
+    """Why there are no weights."""
+    without = [target.name for target in targets if target.choices.log_prob is None]
+    if without:
+        return SpaceMismatchError(
+            f"{without[0]} is deterministic, and its continuous actions have no density to weigh the log by",
+            mend="choose --estimators fqe, smooth its actions with --kernel-bandwidth 0.2, or value the policy that "
+            "samples with --stochastic",
+        )
+    if logged.behavior_log_prob is None and not plan.may_estimate_behavior:
+        return RequestError(
+            "the log doesn't say how probable its actions were (no column behavior_log_prob)",
+            where=logged.name,
+            mend="allow to estimate it with --estimate-behavior, or convert the log with --map behavior_prob=COLUMN",
+        )
+    return None
+
+
+def _no_values(targets: Sequence[Target]) -> RequestError | None:
+    """Why no values can be fitted."""
+    without = [t.name for t in targets if t.choices.probabilities is None and t.choices.actions is None]
+    if not without:
+        return None
+    return RequestError(
+        f"values can't be fitted for {without[0]}: of its actions only the logged ones' probabilities are known",
+        mend="give a column of the probabilities of all actions, or the policy itself",
+    )
+
+
+def _behavior(logged: Logged, names: Sequence[str], plan: Plan) -> BehaviorEstimate | NDArray[np.float64] | None:
+    """Log-probabilities of the logged actions: the log's own, or an estimate; None where nobody needs them."""
+    if not any(map(needs_weights, names)):
+        return None
+    if logged.behavior_log_prob is not None:
+        return logged.behavior_log_prob
+    return estimate_behavior(logged, plan.behavior, plan.seed)
+
+
+def _behavior_result(
+    logged: Logged, names: Sequence[str], plan: Plan, behavior: BehaviorEstimate | NDArray[np.float64] | None
+) -> BehaviorResult:
+    unweighted = np.zeros(len(logged.reward))
+    returns = _episode_log(logged, unweighted, unweighted, plan, None).returns
+    source: Literal["logged", "estimated", "none"] = "none"
+    if behavior is not None:
+        source = "estimated" if isinstance(behavior, BehaviorEstimate) else "logged"
+    low, high = intervals.student_t(returns, plan.confidence)
+    return BehaviorResult(
+        probabilities=source,
+        value=float(returns.mean()),
+        interval=Interval(low, high, plan.confidence, "t"),
+        estimated=behavior if isinstance(behavior, BehaviorEstimate) else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Values:
+    """One policy's: q and v [R], v_final [N], how far the networks differ, and the bias of smoothing."""
+
+    q: NDArray[np.float64]
+    v: NDArray[np.float64]
+    v_final: NDArray[np.float64]
+    spread: float
+    smoothing_bias: float | None
+
+
+@dataclass(frozen=True)
+class _AllValues:
+    """Of all policies, and behind them of the smoothed ones as they were before."""
+
+    fitted: FittedValues
+    first: NDArray[np.int64]
+    unsmoothed: dict[int, int]
+
+    def of(self, position: int) -> _Values:
+        """One policy's."""
+        fitted, bias = self.fitted, None
+        if position in self.unsmoothed:
+            plain = fitted.v[self.unsmoothed[position], self.first]
+            bias = float((fitted.v[position, self.first] - plain).mean())
+        return _Values(
+            fitted.q[position], fitted.v[position], fitted.v_final[position], float(fitted.spread[position]), bias
+        )
+
+
+def _values(logged: Logged, targets: Sequence[Target], names: Sequence[str], plan: Plan) -> _AllValues | None:
+    """Fitted for all policies at once; None where nobody needs them."""
+    if not any(map(needs_values, names)):
+        return None
+    smoothed = [position for position, target in enumerate(targets) if target.unsmoothed is not None]
+    before = [target.unsmoothed for target in targets if target.unsmoothed is not None]
+    everything = [target.choices for target in targets] + before
+    fitted = fit_q(logged.steps(plan.discount, plan.horizon), _same_draws(everything), plan.fqe, plan.seed)
+    first = np.cumsum(logged.lengths) - logged.lengths
+    return _AllValues(fitted, first, {position: len(targets) + i for i, position in enumerate(smoothed)})
+
+
+def _same_draws(choices: Sequence[Choices]) -> list[Choices]:
+    """As many drawn actions of each policy: those that draw none repeat theirs."""
+    most = max((len(each.actions) for each in choices if each.actions is not None), default=1)
+    return [
+        each
+        if each.actions is None or len(each.actions) == most
+        else dataclasses.replace(each, actions=np.broadcast_to(each.actions[:1], (most, *each.actions.shape[1:])))
+        for each in choices
+    ]
+
+
+def _result(
+    logged: Logged,
+    target: Target,
+    names: Sequence[str],
+    plan: Plan,
+    behavior: BehaviorEstimate | NDArray[np.float64] | None,
+    values: _Values | None,
+) -> PolicyResult:
+    unweighted = np.zeros(len(logged.reward))
+    weighted = behavior is not None
+    acted = behavior.log_prob if isinstance(behavior, BehaviorEstimate) else behavior
+    taken = target.choices.log_prob if weighted else unweighted
+    assert taken is not None
+    log = _episode_log(logged, unweighted if acted is None else acted, taken, plan, values)
+    estimates = estimate(
+        log,
+        [DIRECT if name == FQE else name for name in dict.fromkeys(names)],
+        confidence=plan.confidence,
+        interval=plan.interval,
+        resamples=plan.resamples,
+        seed=plan.seed,
+        clip=plan.clip,
+        bounds=plan.bounds,
+    )
+    named = tuple(
+        dataclasses.replace(each, name=name) for each, name in zip(estimates, dict.fromkeys(names), strict=True)
+    )
+    return PolicyResult(
+        name=target.name,
+        estimates=named,
+        diagnostics=diagnose(log) if weighted else None,
+        truth=None if target.true_returns is None else _truth(target.true_returns),
+        spread=None if values is None else values.spread,
+        smoothing_bias=None if values is None else values.smoothing_bias,
+        warnings=tuple(_warnings(logged, target, values)),
+    )
+
+
+def _episode_log(
+    logged: Logged, behavior: NDArray[Any], target: NDArray[Any], plan: Plan, values: _Values | None
+) -> EpisodeLog:
+    ends = np.cumsum(logged.lengths)
+    return EpisodeLog(
+        reward=logged.reward,
+        behavior_log_prob=behavior,
+        target_log_prob=target,
+        offsets=np.concatenate([[0], ends]),
+        terminated=logged.terminated[ends - 1],
+        truncated=logged.truncated[ends - 1],
+        discount=plan.discount,
+        horizon=plan.horizon,
+        q=None if values is None else values.q,
+        v=None if values is None else values.v,
+        v_final=None if values is None else values.v_final,
+        density=logged.actions is None,
+    )
+
+
+def _truth(returns: NDArray[np.float64]) -> Truth:
+    count = len(returns)
+    error = float(returns.std(ddof=1)) / math.sqrt(count) if count > 1 else None
+    return Truth(float(returns.mean()), error, count)
+
+
+def _warnings(logged: Logged, target: Target, values: _Values | None) -> list[str]:
+    warnings, probabilities = [], target.choices.probabilities
+    if probabilities is not None and logged.actions is not None:
+        never = np.bincount(logged.agent_action, minlength=logged.actions) == 0
+        share = float(probabilities[logged.row][:, never].sum(axis=1).mean())
+        if share > NEVER_LOGGED_LIMIT:
+            warnings.append(
+                f"{share:.0%} of what {target.name} does are actions that occur nowhere in the log: nothing is known "
+                "of what they earn."
+            )
+    if values is not None:
+        first = np.cumsum(logged.lengths) - logged.lengths
+        start = float(values.v[first].mean())
+        if values.spread > SPREAD_LIMIT * abs(start):
+            warnings.append(
+                f"The fitted values of {target.name} differ by {values.spread:.3g} from one network to the other: the "
+                "log doesn't settle them."
+            )
+    return warnings
+
+
+def _ranking(results: Sequence[PolicyResult], plan: Plan, notes: list[str]) -> Ranking | None:
+    if len(results) < 2:
+        return None
+    there = [each.name for each in results[0].estimates]
+    if plan.rank_by is not None and plan.rank_by not in there:
+        raise RequestError(
+            f"the policies can't be ranked by {plan.rank_by}: it isn't among the estimators", mend="add it to them"
+        )
+    for name in [plan.rank_by] if plan.rank_by else RANKING_PREFERENCE:
+        estimates = [result.estimate(name) for result in results]
+        whole = [each for each in estimates if each is not None and each.value is not None]
+        # By default an estimator that is reliable for all policies; where there is none, fitted values need no weights.
+        if len(whole) == len(results) and (plan.rank_by or all(each.reliable for each in whole)):
+            sure = name not in (FQE, DIRECT)
+            if not sure:
+                notes.append(
+                    "The ranking's intervals are over first states; they know nothing of errors in the values."
+                )
+            return rank(whole, confidence=plan.confidence, resamples=plan.resamples, seed=plan.seed, sure=sure)
+    if plan.rank_by:
+        raise RequestError(f"not all policies have a value by {plan.rank_by}", mend="rank by another estimator")
+    notes.append("The policies aren't ranked: no estimator is reliable for all of them.")
+    return None

@@ -1,0 +1,204 @@
+"""Off-policy evaluation of runs, of ONNX files, and of policies that are a column of a log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offrl.data.catalog import open_dataset
+from offrl.data.trajectories import Trajectories
+from offrl.envs.evaluator import EVALUATION_STREAM, MAX_PARALLEL
+from offrl.envs.make import make_environments
+from offrl.envs.policy import Policy
+from offrl.envs.rollout import rollouts, share_evenly
+from offrl.envs.spaces import check_spaces, spaces_of
+from offrl.errors import RequestError, SpaceMismatchError
+from offrl.ope.evaluation import Plan, Target, evaluate
+from offrl.ope.logged import Logged
+from offrl.ope.policies import ColumnPolicy, OnnxPolicy, TargetPolicy, smoothed_choices
+from offrl.ope.results import Evaluation
+from offrl.ope.steps import Choices
+from offrl.train.collect import PolicyBehavior
+from offrl.train.policies import load_policy
+from offrl.train.run import Run
+from offrl.train.target_policies import AgentPolicies
+
+DRAWS = 4
+"""Continuous actions that are drawn for each row of the log from a policy that samples."""
+TRUTH_STREAM = 104_729
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How the policies act that are valued.
+
+    Attributes:
+        checkpoint: "last" or "best".
+        seed_index: only the policy of a run's so-manieth seed, from 0; None for all.
+        stochastic: sample actions where the greedy ones are meant otherwise.
+        epsilon: share of uniformly random actions, among discrete ones.
+        kernel_bandwidth: standard deviation of noise on continuous greedy actions, mapped to [-1, 1]; 0 for none.
+    """
+
+    checkpoint: str = "last"
+    seed_index: int | None = None
+    stochastic: bool = False
+    epsilon: float = 0.0
+    kernel_bandwidth: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where the truth is from: the policies act in an environment.
+
+    Attributes:
+        environment: a Gymnasium id.
+        episodes: of each policy.
+    """
+
+    environment: str
+    episodes: int = 100
+
+
+def evaluate_policies(
+    paths: Sequence[Path],
+    dataset: str,
+    plan: Plan,
+    acting: Acting | None = None,
+    *,
+    column: str | None = None,
+    trial: Trial | None = None,
+) -> Evaluation:
+    """Value policies from a dataset that others made.
+
+    Args:
+        paths: run directories, or ONNX files.
+        dataset: the log.
+        plan: what is asked for.
+        acting: how the policies act.
+        column: a column of the log that tells what a policy would have done; see `offrl.ope.policies.ColumnPolicy`.
+        trial: where to find out the truth too; None leaves it unknown.
+
+    Raises:
+        RequestError: nothing to value is named, or the truth of what can't act.
+        SpaceMismatchError: a policy is for other spaces than the log's.
+    """
+    acting, store = acting or Acting(), open_dataset(dataset)
+    if not paths and column is None:
+        raise RequestError("no policy is named", mend="name a run, an ONNX file, or a column with --target-column")
+    logged = dataclasses.replace(Logged.read(store, (column,) if column else ()), name=dataset)
+    targets: list[Target] = []
+    for path in paths:
+        if path.suffix == ".onnx":
+            targets.append(_alone(OnnxPolicy(path), logged, acting, plan, trial))
+        else:
+            targets += _of_run(Run.open(path), store, logged, plan, acting, trial)
+    if column is not None:
+        targets.append(_alone(ColumnPolicy(column), logged, acting, plan, trial))
+    return evaluate(logged, _told_apart(targets), plan)
+
+
+def _alone(policy: TargetPolicy, logged: Logged, acting: Acting, plan: Plan, trial: Trial | None) -> Target:
+    if trial is not None:
+        raise RequestError(
+            f"only runs can be tried out, and {policy.name} isn't one", mend="leave out --truth, or name a run"
+        )
+    choices = policy.choices(logged, draws=DRAWS, seed=plan.seed)
+    return _target(policy.name, choices, logged, acting, plan, None)
+
+
+def _target(
+    name: str, choices: Choices, logged: Logged, acting: Acting, plan: Plan, returns: NDArray[np.float64] | None
+) -> Target:
+    if not acting.kernel_bandwidth:
+        return Target(name, choices, true_returns=returns)
+    smoothed = smoothed_choices(logged, choices, acting.kernel_bandwidth, draws=DRAWS, seed=plan.seed, name=name)
+    return Target(name, smoothed, unsmoothed=choices, true_returns=returns)
+
+
+def _of_run(
+    run: Run, store: Trajectories, logged: Logged, plan: Plan, acting: Acting, trial: Trial | None
+) -> list[Target]:
+    """The policies of its seeds."""
+    policy, _ = load_policy(run, acting.checkpoint)
+    seeds = run.recipe.seeds
+    if acting.seed_index is not None and acting.seed_index >= len(seeds):
+        raise RequestError(
+            f"there is no seed {acting.seed_index}: the run has {len(seeds)}, counted from 0",
+            where=str(run.path),
+            mend="choose a lower --seed-index",
+        )
+    names = [run.path.name if len(seeds) == 1 else f"{run.path.name} seed {seed}" for seed in seeds]
+    policies = AgentPolicies(policy, names, acting.stochastic, acting.epsilon)
+    if acting.kernel_bandwidth and acting.stochastic:
+        raise RequestError("a policy that samples needs no kernel", mend="leave out --stochastic or --kernel-bandwidth")
+    choices = policies.choices(store, draws=DRAWS, seed=plan.seed)
+    returns = None if trial is None else true_returns(policies, seeds, trial, plan)
+    chosen = range(len(seeds)) if acting.seed_index is None else [acting.seed_index]
+    return [
+        _target(names[i], choices[i], logged, acting, plan, None if returns is None else returns[i]) for i in chosen
+    ]
+
+
+def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, plan: Plan) -> NDArray[np.float64]:
+    """Discounted returns of episodes in which each seed's policy acts itself, [S, episodes].
+
+    Raises:
+        RequestError: the environment can't be made.
+        SpaceMismatchError: its spaces are not those of the policies.
+    """
+    policy = policies.policy
+    copies, quota = share_evenly(trial.episodes, MAX_PARALLEL)
+    environments = make_environments(trial.environment, policy.seeds * copies, frame_stack=policy.frame_stack)
+    try:
+        check_spaces(policy.agent.spec, spaces_of(environments), trial.environment)
+        resets = np.random.SeedSequence([EVALUATION_STREAM, TRUTH_STREAM, plan.seed]).generate_state(copies).tolist()
+        returns = np.zeros((environments.count, quota))
+        finished, time = np.zeros((2, environments.count), np.int64)
+        act = _acting(policies, seeds, plan.seed)
+        for step in rollouts(act, environments, quota, resets * policy.seeds):
+            counted = step.running if plan.horizon is None else step.running & (time < plan.horizon)
+            (running,) = np.nonzero(counted)
+            returns[running, finished[running]] += plan.discount ** time[running] * step.reward[running]
+            ended = step.terminated | step.truncated
+            time = np.where(ended, 0, time + 1)
+            finished += ended
+    finally:
+        environments.close()
+    return returns.reshape(policy.seeds, trial.episodes)
+
+
+def _acting(policies: AgentPolicies, seeds: tuple[int, ...], seed: int) -> Callable[[Any], NDArray[Any]]:
+    """A vector environment's observation to actions, as the policies that are valued take them."""
+    behavior = PolicyBehavior(policies.policy, seeds, seed, policies.stochastic)
+    if not policies.epsilon:
+        return behavior.act
+    generator, space = np.random.default_rng([TRUTH_STREAM, seed]), _discrete(policies.policy)
+
+    def act(observation: Any) -> NDArray[Any]:
+        action = behavior.act(observation)
+        random = generator.integers(space.start, space.start + space.n, len(action))
+        return np.where(generator.random(len(action)) < policies.epsilon, random, action)
+
+    return act
+
+
+def _discrete(policy: Policy) -> Any:
+    space = policy.agent.spec.action_space
+    if not hasattr(space, "n"):
+        raise SpaceMismatchError("only discrete actions are mixed with random ones", mend="leave out --epsilon")
+    return space
+
+
+def _told_apart(targets: Sequence[Target]) -> list[Target]:
+    """Where two have the same name, all get a number in front."""
+    names = [target.name for target in targets]
+    if len(set(names)) == len(names):
+        return list(targets)
+    return [dataclasses.replace(target, name=f"{position}: {target.name}") for position, target in enumerate(targets)]
