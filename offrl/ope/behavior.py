@@ -179,12 +179,14 @@ class _Fit:
         )
 
     def _discrete_error(self, output: Tensor) -> float:
-        probabilities = output.softmax(dim=-1).double().numpy().ravel()
-        assert self.logged.actions is not None
-        taken = np.eye(self.logged.actions)[self.action.numpy()].ravel()
+        probabilities = output.softmax(dim=-1).double().numpy()
+        steps, actions = probabilities.shape
+        taken = np.eye(actions)[self.action.numpy()]
         bins = np.minimum((probabilities * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-        excess = np.bincount(bins, taken - probabilities, minlength=CALIBRATION_BINS)
-        return float(np.abs(excess).sum() / len(probabilities))
+        # Each action has bins of its own: what one is foretold too often, another is too rarely.
+        bins += CALIBRATION_BINS * np.arange(actions)
+        excess = np.bincount(bins.ravel(), (taken - probabilities).ravel())
+        return float(np.abs(excess).sum() / (steps * actions))
 
     def _continuous_error(self, output: Tensor) -> float:
         mean, log_std = split_gaussian(output)

@@ -260,7 +260,7 @@ def deterministic_choices(logged: Logged, action: NDArray[Any], name: str, epsil
             f"{logged.spec.action_space}",
             mend="name the log that it was made for",
         )
-    return discrete_choices(logged, mixed(np.eye(actions, dtype=np.float32)[chosen], epsilon))
+    return discrete_choices(logged, mixed(np.eye(actions)[chosen], epsilon))
 
 
 def mixed(probabilities: NDArray[Any], epsilon: float) -> NDArray[Any]:
