@@ -425,6 +425,6 @@ def test_densities_are_the_generator_s() -> None:
 def test_rewards_for_ever_need_a_discount() -> None:
     undiscounted = TD3Config(discount=1.0)
     generator = TD3(undiscounted, continuous())
-    with pytest.raises(RecipeError, match="agent.absorbing=false"):
+    with pytest.raises(RecipeError, match=r"agent\.absorbing=false"):
         GAIL(small(generator_options=undiscounted), continuous(), generator)
     GAIL(small(generator_options=undiscounted, absorbing=False), continuous(), generator)

@@ -52,6 +52,24 @@ def test_each_copy_is_an_environment_of_its_own(name: str, processes: int) -> No
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+def test_a_horizon_hides_where_episodes_end(processes: int) -> None:
+    """The first episodes of identity 2 take 7 and 5 steps, and the third one 3: rewards tell which one it is."""
+    environments = make_environments(COUNTING, 2, processes, horizon=10)
+    environments.reset([2, 2])
+    steps = [environments.step(np.zeros((2, 2), np.float32)) for _ in range(20)]
+    assert not any(step.terminated.any() for step in steps)
+    assert [bool(step.truncated.all()) for step in steps] == [number in (9, 19) for number in range(20)]
+    rewards = [*range(7), *range(100, 103), *range(200, 203), *range(300, 301), *range(400, 406)]
+    assert [step.reward.tolist() for step in steps] == [[reward, reward] for reward in rewards]
+    # Within an episode, what is shown next is what is acted on; behind the horizon it is the next episode's start.
+    assert steps[6].next_observation is steps[6].observation
+    assert steps[6].observation[0].tolist() == [2.0, 1.0, 0.0]
+    assert steps[9].next_observation[0].tolist() == [2.0, 1.0, 3.0]
+    assert steps[9].observation[0].tolist() == [2.0, 2.0, 0.0]
+    environments.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 def test_actions_are_handed_out_whole(processes: int) -> None:
     environments = make_environments("CartPole-v1", 3, processes)
     environments.reset([1, 2, 3])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.dqn import DQN, DQNConfig
+from offrl.agents.gail import GAIL, GAILConfig
 from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
@@ -25,6 +26,9 @@ from tests.agents.batches import CPU, continuous, discrete
 
 SEEDS, BATCH, UPDATES = (0, 7), 16, 20
 STORED = Path(__file__).with_name("learning.json")
+
+SMALL_PPO = PPOConfig(hidden=(24, 24), epochs=2)
+SMALL_SAC = SACConfig(hidden=(24, 24))
 
 AGENTS: dict[str, Agent[Any]] = {
     "td3": TD3(TD3Config(hidden=(24, 24)), continuous()),
@@ -74,6 +78,14 @@ AGENTS: dict[str, Agent[Any]] = {
         ),
         discrete(),
     ),
+    "gail with ppo": GAIL(
+        GAILConfig(hidden=(24, 24), updates=2, generator_options=SMALL_PPO), discrete(), PPO(SMALL_PPO, discrete())
+    ),
+    "gail with sac": GAIL(
+        GAILConfig("sac", SMALL_SAC, "positive", "transition", hidden=(24,), spectral_norm=True, gradient_penalty=0.0),
+        continuous(),
+        SAC(SMALL_SAC, continuous()),
+    ),
     "bc deterministic": BC(BCConfig(hidden=(24, 24), ema=0.9, l1=1e-3), continuous()),
     "bc squashed": BC(BCConfig(policy="squashed_gaussian", hidden=(24, 24), entropy_bonus=0.1), continuous()),
     "bc gaussian": BC(BCConfig(policy="gaussian", hidden=(24, 24), dropout=0.2, layer_norm=True), continuous()),
@@ -112,14 +124,17 @@ def as_rollout(batch: Batch) -> Batch:
 def summarise(agent: Agent[Any]) -> dict[str, list[list[float]]]:
     """For each network and seed: the sum and the absolute sum of its parameters after training."""
     state = agent.init(SEEDS, CPU)
-    size = agent.batches_per_update
+    size = agent.batches_per_update + getattr(agent, "demonstration_batches", 0)
     batches = make_batches(agent.spec, UPDATES * size)
-    if isinstance(agent, PPO):
-        batches = [as_rollout(batch) for batch in batches]
+    if isinstance(agent, PPO) or isinstance(getattr(agent, "generator", None), PPO):
+        own = range(0, len(batches), size)
+        batches = [as_rollout(batch) if i in own else batch for i, batch in enumerate(batches)]
     draws = NoiseSource(SEEDS, CPU, 1).draw_updates(agent.noise_shapes(BATCH), UPDATES)
     for i, noise in enumerate(draws):
         agent.update(state, batches[i * size : (i + 1) * size], noise)
-    networks = {name: part for name, part in vars(state).items() if isinstance(part, nn.Module)}
+    nested = vars(state.generator) if hasattr(state, "generator") else {}
+    parts = vars(state) | {f"generator.{name}": part for name, part in nested.items()}
+    networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     return {name: [_sums(network, position) for position in range(len(SEEDS))] for name, network in networks.items()}
 
 
