@@ -77,6 +77,13 @@ def collect(
     random: Annotated[
         bool, typer.Option("--random", help="Without a run: uniformly random actions in --env, and their density.")
     ] = False,
+    optimal: Annotated[
+        bool, typer.Option("--optimal", help="Without a run: the best policy of a toy-text --env, found exactly.")
+    ] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="X", help="With --optimal: draw actions, of higher entropy the larger X is."),
+    ] = None,
     checkpoint: Annotated[
         Kind | None, typer.Option(help="Which checkpoint to load. Default: best, or last where none is marked best.")
     ] = None,
@@ -91,7 +98,7 @@ def collect(
     env: Environment = None,
     as_json: AsJson = False,
 ) -> None:
-    """Record a trained policy's episodes, or random ones, as a dataset.
+    """Record a trained policy's episodes, random or optimal ones, as a dataset.
 
     Example: offrl collect runs/td3-Hopper-v5-20250101-120000 --episodes 100 --out my-hopper
     """
@@ -101,12 +108,22 @@ def collect(
         "--stochastic": stochastic,
         "--reference-scores": reference_scores,
     }
+    given = [name for name, value in others.items() if value]
+    if temperature is not None and not optimal:
+        raise RequestError("a temperature is given to no optimal policy", mend="add --optimal, or leave it out")
     destination = new_store_path(out)
     with working("Collecting"):
-        if random:
+        if optimal:
+            from offrl.train.collect import collect_optimal
+
+            environment = _environment_alone("--optimal", env, [*given, *(["--random"] if random else [])])
+            report = collect_optimal(
+                environment, episodes=episodes, destination=destination, seed=seed, temperature=temperature or 0.0
+            )
+        elif random:
             from offrl.train.collect import collect_random
 
-            environment = _environment_alone(env, [name for name, value in others.items() if value])
+            environment = _environment_alone("--random", env, given)
             report = collect_random(environment, episodes=episodes, destination=destination, seed=seed)
         else:
             from offrl.train.collect import collect as collect_episodes
@@ -132,10 +149,10 @@ def collect(
         print_pairs(report)
 
 
-def _environment_alone(env: str | None, others: list[str]) -> str:
-    """Random actions need an environment and nothing else; raises RequestError."""
+def _environment_alone(option: str, env: str | None, others: list[str]) -> str:
+    """Random and optimal actions need an environment and nothing else; raises RequestError."""
     if others:
-        raise RequestError(f"--random doesn't go with {', '.join(others)}", mend="leave these out, or --random")
+        raise RequestError(f"{option} doesn't go with {', '.join(others)}", mend=f"leave these out, or {option}")
     if env is None:
         raise RequestError("no environment is named", mend="add --env ID, such as --env Hopper-v5")
     return env
@@ -148,7 +165,8 @@ def plot(
         Path | None, typer.Option(metavar="PNG", help="The picture. Default: plots/METRIC.png in the first run.")
     ] = None,
     metric: Annotated[
-        str, typer.Option(metavar="NAME", help="evaluation (mean return), or a metric of the runs, such as loss.")
+        str,
+        typer.Option(metavar="NAME", help="evaluation (mean return), a metric of the runs, such as loss, or reward."),
     ] = "evaluation",
     x: Annotated[Horizontal, typer.Option(help="The horizontal axis.")] = Horizontal.step,
     as_json: AsJson = False,
@@ -157,7 +175,8 @@ def plot(
 
     Lines are means over seeds, bands one standard error.
 
-    Runs whose recipes differ in their seeds only make one curve.
+    Runs whose recipes differ in their seeds only make one curve. Of a run of
+    irl, --metric reward draws the learned reward on its grid.
 
     Example: offrl plot runs/bc-* --out curves.png
     """
@@ -166,10 +185,25 @@ def plot(
         from offrl.train.run import Run
 
         destination = out or runs[0] / "plots" / f"{metric}.png"
-        curves = plot_runs([Run.open(run) for run in runs], destination, metric=metric, x=x.value)
+        if metric == "reward":
+            curves = []
+            _draw_reward_map(runs, destination)
+        else:
+            curves = plot_runs([Run.open(run) for run in runs], destination, metric=metric, x=x.value)
     if as_json:
         print_json({"picture": destination, "curves": [vars(curve) for curve in curves]})
         return
-    rows = [[curve.label, curve.seeds, len(curve.x), float(curve.mean[-1])] for curve in curves]
-    print_table(["curve", "seeds", "points", "last"], rows)
+    if curves:
+        rows = [[curve.label, curve.seeds, len(curve.x), float(curve.mean[-1])] for curve in curves]
+        print_table(["curve", "seeds", "points", "last"], rows)
     print_pairs({"picture": destination})
+
+
+def _draw_reward_map(runs: list[Path], destination: Path) -> None:
+    """The learned reward of one run; raises RequestError."""
+    from offrl.train.reward_maps import require_grid
+    from offrl.train.run import Run
+
+    if len(runs) > 1:
+        raise RequestError("rewards are drawn one run at a time", mend="name a single run")
+    require_grid(Run.open(runs[0]), destination)

@@ -44,7 +44,7 @@ class TrainCommand(TyperCommand):
 @command
 def train(
     algo: Annotated[
-        str | None, typer.Argument(metavar="ALGO", help="The algorithm: bc, dqn, gail, ppo, sac or td3.")
+        str | None, typer.Argument(metavar="ALGO", help="The algorithm: bc, dqn, gail, irl, ppo, sac or td3.")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
@@ -63,6 +63,12 @@ def train(
     device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = None,
     top_fraction: Annotated[
         float | None, typer.Option(metavar="X", help="Learn from this share of the episodes, those of highest return.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="irl: maxcausalent, maxent or apprenticeship.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="NAME", help="irl: a reward for the state entered, or for a state_action.")
     ] = None,
     demos: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Learn from this many episodes, the first ones.")
@@ -113,6 +119,8 @@ def train(
         "device": device,
         "data.top_fraction": top_fraction,
         "data.episodes": demos,
+        "agent.method": method,
+        "agent.features": features,
         "cross_validation.kind": cross_validate,
         "evaluation.every": eval_every,
         "evaluation.episodes": eval_episodes,

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.gail import GAIL, GAILConfig
+from offrl.agents.irl import IRL, IRLConfig
 from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
@@ -26,6 +27,7 @@ class Entry(NamedTuple):
             consecutive ones that are then thrown away, or not at all. One that wraps another learns as that one does.
         wraps: whether it hands another agent, its option `generator`, what to learn from: its own steps beside
             demonstrations.
+        tabular: whether it learns from all demonstrations at once, and from the table of the environment's dynamics.
     """
 
     config: type[Any]
@@ -33,6 +35,7 @@ class Entry(NamedTuple):
     offline: bool
     online: Online
     wraps: bool = False
+    tabular: bool = False
 
     def build(self, config: Any, spec: Spec) -> Agent[Any]:
         """The agent of these options for these spaces."""
@@ -49,6 +52,7 @@ AGENTS: dict[str, Entry] = {
     "bc": Entry(BCConfig, BC, offline=True, online="none"),
     "dqn": Entry(DQNConfig, DQN, offline=True, online="replay"),
     "gail": Entry(GAILConfig, GAIL, offline=False, online="none", wraps=True),
+    "irl": Entry(IRLConfig, IRL, offline=True, online="none", tabular=True),
     "ppo": Entry(PPOConfig, PPO, offline=False, online="rollouts"),
     "sac": Entry(SACConfig, SAC, offline=True, online="replay"),
     "td3": Entry(TD3Config, TD3, offline=True, online="replay"),

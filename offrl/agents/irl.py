@@ -13,14 +13,15 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.irl import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn.adam import joined
 from offrl.nn.distributions import categorical_sample
-from offrl.options import Activation, Count, NonNegative, Positive, PositiveFraction, Widths
+from offrl.options import Activation, NonNegative, Positive, PositiveFraction, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 LEAST = 1e-30
@@ -38,12 +39,13 @@ class IRLConfig:
         hidden: widths of a reward network's hidden layers, over those features; none is a linear reward.
         activation: of the reward network.
         discount: γ; of visits and values.
-        horizon: steps that an episode has at most; None takes the environment's time limit, if it has one. "maxent"
-            needs one of the two.
+        horizon: steps that an episode has at most; 0 takes the environment's time limit, if it has one. "maxent" needs
+            one of the two.
         learning_rate: Adam's step size.
         l2: coefficient of Σw² over the reward's parameters in the loss. It keeps the reward of a faultless expert,
             which would otherwise grow without end, within bounds.
-        tolerance: training ends once no feature's expected discounted count is further than this from the expert's.
+        tolerance: training ends once no component of the loss's gradient is larger. Without l2, that of a linear reward
+            is the difference between a feature's expected discounted counts under the policy and the expert.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -53,7 +55,7 @@ class IRLConfig:
     hidden: Widths = ()
     activation: Activation = "tanh"
     discount: PositiveFraction = 0.99
-    horizon: Count | None = None
+    horizon: NonNegativeInt = 0
     learning_rate: Positive = 0.5
     l2: NonNegative = 0.0
     tolerance: Positive = 1e-3
@@ -162,17 +164,22 @@ class IRL:
         (demonstrations,) = batches
         expert = demonstrations.visits.flatten() if self.by_action else demonstrations.entered
         if self.config.method == "apprenticeship":
-            error = self._project(state, demonstrations, expert)
+            error = gradient = self._project(state, demonstrations, expert)
         else:
-            error = self._ascend(state, demonstrations, expert)
+            error, gradient = self._ascend(state, demonstrations, expert)
         return {
+            "gradient": gradient.abs().amax(-1).double(),
             "feature_error": error.abs().amax(-1),
             "visitation_error": (state.visits - demonstrations.visits).sum(-1).abs().amax(-1),
             "log_likelihood": (demonstrations.visits * state.log_policy).sum((-2, -1)),
         }
 
-    def _ascend(self, state: IRLState, demonstrations: Demonstrations, expert: Tensor) -> Tensor:
-        """One step up the likelihood, whose gradient by the reward is the expert's counts minus the model's."""
+    def _ascend(self, state: IRLState, demonstrations: Demonstrations, expert: Tensor) -> tuple[Tensor, Tensor]:
+        """One step up the likelihood, whose gradient by the reward is the expert's counts minus the model's.
+
+        Returns:
+            the model's feature counts minus the expert's, and the loss's gradient by the parameters, [S, …] each.
+        """
         with torch.enable_grad():
             rewards = self._rewards(state)
         table = rewards.detach()
@@ -182,8 +189,9 @@ class IRL:
         if self.config.l2:
             loss = loss + self.config.l2 * sum(parameter.square().sum() for parameter in state.reward.parameters())
         state.table.copy_(table)
-        state.optimizer.minimise(loss)
-        return self._of_features(error)
+        gradient = joined(torch.autograd.grad(loss, state.optimizer.parameters))
+        state.optimizer.descend(gradient)
+        return self._of_features(error), state.optimizer.by_seed(gradient)
 
     def _rewards(self, state: IRLState) -> Tensor:
         """The table that the parameters stand for, float64 [S, rows]."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.errors import DataError
+from offrl.errors import DataError, RequestError
 from offrl.irl.mdp import TabularMDP
 
 Integers = NDArray[np.int64]
@@ -43,10 +43,11 @@ def visits_of(mdp: TabularMDP, states: list[Any], actions: list[Any], where: str
         where: names the demonstrations in messages.
 
     Raises:
-        DataError: there are none, an episode has no steps, or it does what the process can't do.
+        RequestError: there are none.
+        DataError: an episode has no steps, or does what the process can't do.
     """
     if not actions:
-        raise DataError("there are no demonstrations to learn from", where=where, mend="keep at least one episode")
+        raise RequestError("there are no demonstrations to learn from", where=where, mend="keep at least one episode")
     lengths = np.array([len(each) for each in actions], np.int64)
     if (lengths == 0).any():
         raise DataError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from offrl import __version__
@@ -23,6 +24,7 @@ from offrl.envs.policy import Policy
 from offrl.recipes import Recipe
 from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
 from offrl.train.imitation import ImitationFeed, LearnedReturns, LengthGuard
+from offrl.train.irl import DemonstrationFeed, demonstrations_of, process_of
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import make_writers
 from offrl.train.noise import NoiseSource
@@ -42,14 +44,20 @@ VALIDATION_TRANSITIONS = 8_192
 def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     """Everything that a run needs, at step 0."""
     recipe = task.recipe
-    training, held_out = (task.data, None) if task.imitates else _hold_out(recipe, task.data)
+    training, held_out = (task.data, None) if task.uses_all_data else _hold_out(recipe, task.data)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
     normalizer, frames = _normalizer(task, training), recipe.data.frame_stack
-    policy = fresh_policy(agent, recipe.seeds, resolve_device(recipe.device), normalizer, frames)
+    device = torch.device("cpu") if task.tabular else resolve_device(recipe.device)
+    policy = fresh_policy(agent, recipe.seeds, device, normalizer, frames)
     recorder = _recorder(run) if task.online and recipe.online.record else None
     validate: Callable[[], Tensor] | None = None
+    finished: Callable[[], bool] | None = None
     feed: Feed
-    if task.imitates:
+    if task.tabular:
+        assert training is not None
+        feed = DemonstrationFeed(agent, policy.state, demonstrations_of(process_of(recipe), training, task.spec))  # type: ignore[arg-type]
+        finished = feed.converged
+    elif task.imitates:
         assert training is not None
         feed = _imitation_feed(recipe, policy, recorder, training, listener)
     elif task.online:
@@ -78,6 +86,7 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
         writers=make_writers(run),
         listener=listener,
         recorder=recorder,
+        finished=finished,
     )
 
 

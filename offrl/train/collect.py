@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +26,15 @@ from offrl.envs.policy import Policy
 from offrl.envs.rollout import CountedStep, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
+from offrl.irl import optimal_policy, soft_values
+from offrl.train.irl import table_of
 from offrl.train.noise import NoiseSource
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
 from offrl.types import Spec
 
-COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM = 15_485_863, 4, 5
+COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM, TABLE_STREAM = 15_485_863, 4, 5, 6
+DISCOUNT = 0.99
 COMMIT_STEPS = 10_000
 """Steps between commits: about this many are lost to a kill."""
 
@@ -138,6 +142,44 @@ def collect_random(environment: str, *, episodes: int, destination: Path, seed: 
         environments.close()
 
 
+def collect_optimal(
+    environment: str, *, episodes: int, destination: Path, seed: int = 0, temperature: float = 0.0
+) -> dict[str, Any]:
+    """Store complete episodes of a policy that is optimal for a toy-text environment's true reward, or softly so.
+
+    Values are discounted by 0.99, without regard to a time limit.
+
+    Args:
+        environment: the Gymnasium id of an environment with a table of transitions.
+        episodes: how many.
+        destination: a new directory for the store.
+        seed: picks initial states and actions.
+        temperature: actions are drawn from the policy of maximum entropy for rewards divided by this, and their
+            log-probability is stored; 0 takes the best action, the first one of several.
+
+    Returns:
+        what `collect` does.
+
+    Raises:
+        RequestError: the environment can't be made, or has no table of transitions.
+    """
+    behavior = TableBehavior(environment, seed, temperature)
+    copies, quota = share_evenly(episodes, MAX_PARALLEL)
+    environments = make_environments(environment, copies)
+    try:
+        provenance = {
+            "made_by": f"offrl {__version__} collect --optimal",
+            "seed": seed,
+            "temperature": temperature,
+            "discount": DISCOUNT,
+        }
+        spec = spaces_of(environments)
+        writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
+        return _report(_write(writer, _episodes(behavior, environments, spec, quota, seed)))
+    finally:
+        environments.close()
+
+
 class Behavior(Protocol):
     """What acts while collecting.
 
@@ -169,6 +211,29 @@ class RandomBehavior:
         action = uniform_actions(self.spec, draws).numpy()
         raw = action if self.action_map is None else self.action_map.from_unit(action)
         return raw.reshape(self.copies, *(self.spec.action_space.shape or ()))
+
+
+class TableBehavior:
+    """The policy that is optimal for a table's true reward, or that of maximum entropy at a temperature."""
+
+    def __init__(self, environment: str, seed: int, temperature: float) -> None:
+        mdp = replace(table_of(environment, discount=DISCOUNT), horizon=None)
+        assert mdp.reward is not None
+        reward = mdp.expected_reward(mdp.reward)
+        policy = soft_values(mdp, reward / temperature).log_policy.exp() if temperature else optimal_policy(mdp, reward)
+        self.policy: NDArray[np.float64] = policy.numpy()
+        self.names, self.temperature = ["optimal policy"], temperature
+        self.rng = np.random.default_rng([TABLE_STREAM, seed])
+        self.log_prob: NDArray[np.float32] | None = None
+
+    def act(self, observation: Any) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        chances = self.policy[observation]
+        draws = self.rng.random(len(chances)) * chances.sum(-1)
+        action: NDArray[np.int64] = (chances.cumsum(-1) <= draws[:, None]).sum(-1)
+        if self.temperature:
+            self.log_prob = np.log(chances[np.arange(len(action)), action]).astype(np.float32)
+        return action
 
 
 def uniform_log_prob(spec: Spec) -> float:

@@ -89,6 +89,7 @@ class Loop:
         writers: where metrics go.
         listener: told of progress.
         recorder: keeps the online steps; None where they aren't to be kept.
+        finished: whether there is nothing left to learn; None where the steps, or early stopping, end it.
     """
 
     run: Run
@@ -101,6 +102,7 @@ class Loop:
     writers: list[MetricWriter]
     listener: Listener
     recorder: EpisodeRecorder | None = None
+    finished: Callable[[], bool] | None = None
     step: int = 0
     stale_validations: Tensor = field(init=False)
     best: BestState = field(init=False)
@@ -258,6 +260,8 @@ class Loop:
         return self.stale_validations >= patience if patience else torch.zeros_like(self.stale_validations).bool()
 
     def _all_stopped(self) -> bool:
+        if self.finished is not None:
+            return self.finished()
         recipe = self.run.recipe
         goal, acts = recipe.online.stop_at, recipe.dataset is None or AGENTS[recipe.algo].wraps
         if goal is not None and (acts or recipe.start is not None):

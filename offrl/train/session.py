@@ -18,9 +18,11 @@ from offrl.train.building import build_loop, sampling_options
 from offrl.train.checkpoint import write_atomically
 from offrl.train.cross_validation import cross_validate, with_coefficient
 from offrl.train.finetune import take_over
+from offrl.train.irl import DemonstrationFeed, demonstrations_of, process_of, write_reward
 from offrl.train.loop import Listener, Loop
 from offrl.train.metrics import require_tensorboard
 from offrl.train.policies import fresh_policy, load_policy, resolve_device
+from offrl.train.reward_maps import draw_reward
 from offrl.train.run import Run
 from offrl.train.scores import summarise
 from offrl.train.task import Task
@@ -75,6 +77,9 @@ def check_buildable(task: Task) -> None:
             where="priority.kind",
             mend="leave priorities out (priority.kind=none), or choose dqn or sac",
         )
+    if task.tabular:
+        assert task.data is not None
+        demonstrations_of(process_of(recipe), task.data, task.spec)
     if recipe.start is not None:
         take_over(fresh_policy(agent, recipe.seeds, device, None), recipe)
     if "tensorboard" in recipe.writers:
@@ -187,6 +192,9 @@ def _finish(loop: Loop) -> Run:
         if loop.recorder is not None:
             loop.recorder.close()
     run, recipe = loop.run, loop.run.recipe
+    if isinstance(loop.feed, DemonstrationFeed):
+        write_reward(run, loop.feed.demonstrations.mdp)
+        draw_reward(run, run.path / "plots" / "reward.png")
     if loop.evaluate:
         kind = "best" if loop.validate and recipe.early_stopping.patience else "last"
         scores = evaluate_run(run, episodes=recipe.evaluation.final_episodes, checkpoint=kind)

@@ -54,6 +54,16 @@ class Task:
         return AGENTS[self.recipe.algo].wraps
 
     @property
+    def tabular(self) -> bool:
+        """Whether the agent learns from all demonstrations at once, and from the environment's table."""
+        return AGENTS[self.recipe.algo].tabular
+
+    @property
+    def uses_all_data(self) -> bool:
+        """Whether no episode is held out: demonstrations are few."""
+        return self.imitates or self.tabular
+
+    @property
     def online(self) -> bool:
         """Whether the agent learns from its own steps, be it among others."""
         return self.imitates or self.data is None or self.recipe.start is not None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from offrl.errors import DataError
+from offrl.errors import OffrlError
 from offrl.irl import visits_of
 from tests.irl.test_solving import two_states
 
@@ -38,11 +38,11 @@ def test_steps_behind_the_horizon_do_not_count() -> None:
     ],
 )
 def test_what_is_no_demonstration_is_refused(states: list[list[int]], actions: list[list[int]], words: str) -> None:
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises(OffrlError, match=words) as caught:
         visits_of(two_states(), [np.array(s) for s in states], [np.array(a, int) for a in actions], "demos")
     assert "demos" in str(caught.value)
 
 
 def test_the_place_of_an_impossible_step_is_named() -> None:
-    with pytest.raises(DataError, match="demos, episode 1, step 2"):
+    with pytest.raises(OffrlError, match="demos, episode 1, step 2"):
         visits_of(two_states(), [np.array([0, 1]), np.array([0, 0, 0, 1])], [np.array([1]), np.zeros(3, int)], "demos")
