@@ -1,0 +1,151 @@
+"""Runs valued from logs: an agent's probabilities at the log's rows, and what it earns where it acts itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offrl.data.store import TrajectoryStore
+from offrl.errors import RequestError, SpaceMismatchError
+from offrl.ope.behavior import BehaviorConfig
+from offrl.ope.evaluation import Plan
+from offrl.ope.fqe import FQEConfig
+from offrl.recipes import recipe_from_dict
+from offrl.train.collect import collect, collect_random
+from offrl.train.ope import Acting, Trial, evaluate_policies, true_returns
+from offrl.train.policies import load_policy
+from offrl.train.run import Run
+from offrl.train.session import train
+from offrl.train.target_policies import AgentPolicies
+from tests.train.runs import bc_recipe, make_demonstrations, sac_recipe
+
+PLAN = Plan(estimators=["is", "wis"], horizon=10, resamples=60, fqe=FQEConfig(hidden=(8,), steps=20))
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random actions in CartPole; a stochastic PPO's of two seeds; and Pendulum's."""
+    root = tmp_path_factory.mktemp("ope")
+    collect_random("CartPole-v1", episodes=30, destination=root / "random")
+    ppo = {
+        "algo": "ppo",
+        "env": "CartPole-v1",
+        "steps": 128,
+        "seeds": [0, 1],
+        "agent": {"rollout_steps": 64, "hidden": [8], "initial_log_std": 0.0},
+        "online": {"environments": 1},
+        "evaluation": {"every": 0, "final_episodes": 1},
+    }
+    run = train(recipe_from_dict(ppo), root / "ppo")
+    collect(run, episodes=4, destination=root / "own", stochastic=True)
+    make_demonstrations(root / "pendulum", episodes=6, length=20)
+    train(bc_recipe(root / "pendulum", steps=20, env="none"), root / "bc")
+    train(sac_recipe(steps=80, seeds=[0]), root / "sac")
+    collect(Run.open(root / "sac"), episodes=2, destination=root / "by-sac", stochastic=True)
+    return root
+
+
+def policies(logs: Path, name: str, **options: float) -> AgentPolicies:
+    policy, _ = load_policy(Run.open(logs / name), "last")
+    return AgentPolicies(policy, [f"seed {i}" for i in range(policy.seeds)], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("run", "log"), [("ppo", "own"), ("sac", "by-sac")])
+def test_logged_probabilities_are_found_again(logs: Path, run: str, log: str) -> None:
+    """What a policy logged while it acted is what is found for it at the log's rows."""
+    store = TrajectoryStore.open(logs / log)
+    choices = policies(logs, run, stochastic=True).choices(store, draws=2, seed=0)
+    own = [int(str(store.episodes.source(i)).split()[-1]) for i in range(store.num_episodes)]
+    steps = np.repeat(own, store.episodes.length)
+    rows = np.arange(store.num_steps) + np.repeat(np.arange(store.num_episodes), store.episodes.length)
+    logged = store.read("behavior_log_prob", 0, store.num_rows)[rows]
+    found = np.stack([each.log_prob for each in choices])[steps, np.arange(store.num_steps)]
+    np.testing.assert_allclose(found, logged, atol=2e-3)
+
+
+def test_probabilities_of_all_actions_and_of_greedy_ones(logs: Path) -> None:
+    store = TrajectoryStore.open(logs / "random")
+    sampled = policies(logs, "ppo", stochastic=True).choices(store, draws=1, seed=0)
+    greedy = policies(logs, "ppo").choices(store, draws=1, seed=0)
+    mixed = policies(logs, "ppo", epsilon=0.5).choices(store, draws=1, seed=0)
+    for s, g, m in zip(sampled, greedy, mixed, strict=True):
+        assert s.probabilities is not None
+        assert g.probabilities is not None
+        assert m.probabilities is not None
+        np.testing.assert_allclose(s.probabilities.sum(axis=1), 1.0, rtol=1e-5)
+        np.testing.assert_array_equal(g.probabilities, np.eye(2)[s.probabilities.argmax(axis=1)])
+        np.testing.assert_allclose(m.probabilities, 0.5 * g.probabilities + 0.25)
+
+
+def test_continuous_greedy_actions_are_the_agents(logs: Path) -> None:
+    store = TrajectoryStore.open(logs / "pendulum")
+    loaded = policies(logs, "bc")
+    for position, each in enumerate(loaded.choices(store, draws=1, seed=0)):
+        assert each.log_prob is None
+        assert each.actions is not None
+        observation = np.concatenate([store.read("observation", 0, store.num_rows)] * 2)
+        acted = loaded.policy.act_greedily(observation).reshape(2, -1)[position]
+        np.testing.assert_allclose(2.0 * each.actions[0, :, 0], acted, atol=1e-5)
+
+
+def test_every_seed_is_a_policy_unless_one_is_chosen(logs: Path) -> None:
+    found = evaluate_policies([logs / "ppo"], str(logs / "random"), PLAN)
+    assert [policy.name for policy in found.policies] == ["ppo seed 0", "ppo seed 1"]
+    one = evaluate_policies([logs / "ppo"], str(logs / "random"), PLAN, Acting(seed_index=1))
+    assert one.policies[0].name == "ppo seed 1"
+    assert one.policies[0].estimates[0].value == found.policies[1].estimates[0].value
+    twice = evaluate_policies([logs / "ppo"] * 2, str(logs / "random"), PLAN, Acting(seed_index=0))
+    assert [policy.name for policy in twice.policies] == ["0: ppo seed 0", "1: ppo seed 0"]
+    with pytest.raises(RequestError, match="no seed 2"):
+        evaluate_policies([logs / "ppo"], str(logs / "random"), PLAN, Acting(seed_index=2))
+
+
+def test_the_truth_is_discounted_and_cut_at_the_horizon(logs: Path) -> None:
+    loaded = policies(logs, "ppo")
+    plan = Plan(discount=0.5, horizon=3)
+    returns = true_returns(loaded, (0, 1), Trial("CartPole-v1", 4), plan)
+    np.testing.assert_allclose(returns, np.full((2, 4), 1.75))
+    long = true_returns(loaded, (0, 1), Trial("CartPole-v1", 4), Plan(discount=1.0))
+    assert long.min() > 5
+    random = true_returns(policies(logs, "ppo", epsilon=1.0), (0, 1), Trial("CartPole-v1", 40), Plan(discount=1.0))
+    assert random.mean() == pytest.approx(22.0, abs=5.0)
+    found = evaluate_policies([logs / "ppo"], str(logs / "random"), PLAN, trial=Trial("CartPole-v1", 4))
+    assert found.policies[0].truth is not None
+    assert found.policies[0].truth.value == pytest.approx((1 - 0.99**10) / 0.01, abs=1.5)
+    assert found.agreement is None or math.isfinite(found.agreement.regret[0])
+
+
+def test_what_cannot_be_valued_is_refused(logs: Path) -> None:
+    random, pendulum = str(logs / "random"), str(logs / "pendulum")
+    with pytest.raises(RequestError, match="no policy is named"):
+        evaluate_policies([], random, PLAN)
+    with pytest.raises(RequestError, match="no column 'behaviour'"):
+        evaluate_policies([], random, PLAN, column="behaviour")
+    with pytest.raises(SpaceMismatchError, match="the log"):
+        evaluate_policies([logs / "ppo"], pendulum, PLAN)
+    with pytest.raises(SpaceMismatchError, match="have no density"):
+        evaluate_policies([logs / "bc"], pendulum, PLAN, Acting(stochastic=True))
+    with pytest.raises(SpaceMismatchError, match="only discrete actions are mixed"):
+        evaluate_policies([logs / "bc"], pendulum, PLAN, Acting(epsilon=0.1))
+    with pytest.raises(RequestError, match="only runs can be tried out"):
+        evaluate_policies([], random, PLAN, column="behavior_log_prob", trial=Trial("CartPole-v1"))
+
+
+def test_the_behaviours_own_column_is_worth_its_own_return(logs: Path) -> None:
+    found = evaluate_policies([], str(logs / "random"), PLAN, column="behavior_log_prob")
+    (policy,) = found.policies
+    assert policy.estimates[0].value == pytest.approx(found.behavior.value)
+    assert policy.estimates[0].effective_sample_size == pytest.approx(found.episodes)
+
+
+def test_smoothing_gives_a_density(logs: Path) -> None:
+    behavior = BehaviorConfig(folds=2, hidden=(8,), steps=100, check_every=50)
+    plan = dataclasses.replace(PLAN, estimators=["wis", "fqe"], may_estimate_behavior=True, behavior=behavior)
+    found = evaluate_policies([logs / "bc"], str(logs / "pendulum"), plan, Acting(kernel_bandwidth=0.5))
+    for policy in found.policies:
+        assert policy.smoothing_bias is not None
+        assert policy.estimates[0].effective_sample_size is not None
