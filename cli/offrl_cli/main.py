@@ -13,6 +13,7 @@ from offrl_cli import datasets, recipes
 from offrl_cli.convert import convert
 from offrl_cli.finetune import finetune
 from offrl_cli.ope import ope
+from offrl_cli.relabel import relabel
 from offrl_cli.reporting import show_tracebacks
 from offrl_cli.runs import collect, evaluate, plot
 from offrl_cli.train import TrainCommand, train
@@ -38,6 +39,7 @@ app.command()(collect)
 app.command()(ope)
 app.command()(convert)
 app.command()(plot)
+app.command()(relabel)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(recipes.app, name="recipes")
 
