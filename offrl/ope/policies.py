@@ -120,8 +120,8 @@ class ColumnPolicy:
     """A policy that is known by a column of the log alone.
 
     The column holds π(a | s) of the logged action, [R], or the probabilities of all discrete actions, [R, A]; where its
-    name ends in "log_prob", their logarithms. Values can be fitted only where all actions' probabilities are there for
-    the last observations too, as columns `info.*` have them.
+    name ends in "log_prob", their logarithms. Values can be fitted only where all actions' probabilities are there,
+    those at the last observations of truncated episodes too, which columns `info.*` can hold.
     """
 
     column: str
@@ -142,9 +142,11 @@ class ColumnPolicy:
             return Choices(log_prob=check_log_prob(steps, len(logged.reward), f"column {self.column}"))
         actions = _require_discrete(logged, self.column)
         check_probabilities(values[logged.row], (len(logged.reward), actions), f"column {self.column}")
-        final = np.delete(np.arange(logged.rows), logged.row)
+        # What a policy does behind a termination doesn't matter; behind a truncation, values depend on it.
+        ends = np.cumsum(logged.lengths) - 1
+        needed = (logged.row[ends] + 1)[~logged.terminated[ends]]
         choices = discrete_choices(logged, values)
-        whole = np.allclose(values[final].sum(axis=-1), 1.0, atol=1e-3)
+        whole = np.allclose(values[needed].sum(axis=-1), 1.0, atol=1e-3)
         return choices if whole else replace(choices, probabilities=None)
 
 

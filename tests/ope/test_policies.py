@@ -171,6 +171,8 @@ def test_a_column_of_the_log() -> None:
     assert whole.probabilities is not None
     without_final = with_column("info.p", [[0.2, 0.8], [0.2, 0.8], [0.0, 0.0], [0.2, 0.8], [0.0, 0.0]])
     assert ColumnPolicy("info.p").choices(without_final, draws=1, seed=0).probabilities is None
+    ended = dataclasses.replace(without_final, terminated=np.array([False, True, True]))
+    assert ColumnPolicy("info.p").choices(ended, draws=1, seed=0).probabilities is not None
     with pytest.raises(DataError, match="negative, NaN or infinite, first at step 1"):
         ColumnPolicy("info.p").choices(with_column("info.p", [0.8, -0.1, 1.0]), draws=1, seed=0)
 
