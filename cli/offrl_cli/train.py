@@ -44,7 +44,7 @@ class TrainCommand(TyperCommand):
 @command
 def train(
     algo: Annotated[
-        str | None, typer.Argument(metavar="ALGO", help="The algorithm: bc, dqn, gail, irl, ppo, sac or td3.")
+        str | None, typer.Argument(metavar="ALGO", help="The algorithm: airl, bc, dqn, gail, irl, ppo, sac or td3.")
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from offrl.agents.airl import AIRL, AIRLConfig
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.gail import GAIL, GAILConfig
@@ -49,6 +50,7 @@ class Entry(NamedTuple):
 
 
 AGENTS: dict[str, Entry] = {
+    "airl": Entry(AIRLConfig, AIRL, offline=False, online="none", wraps=True),
     "bc": Entry(BCConfig, BC, offline=True, online="none"),
     "dqn": Entry(DQNConfig, DQN, offline=True, online="replay"),
     "gail": Entry(GAILConfig, GAIL, offline=False, online="none", wraps=True),

@@ -7,7 +7,6 @@ weights.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,8 +15,16 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl.agents.generators import (
+    GeneratorWrapper,
+    chosen_rows,
+    draws_of_generator,
+    draws_of_step,
+    mean_reward,
+    with_rewards,
+)
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn import Adam, seed_generators
 from offrl.nn.discriminator import Discriminator, Inputs, TransitionFeatures, gradient_penalty
 from offrl.ops.adversarial import (
     RewardForm,
@@ -27,13 +34,10 @@ from offrl.ops.adversarial import (
     reward_of,
     weighted_mean,
 )
-from offrl.ops.rows import take_rows, without_time
+from offrl.ops.rows import without_time
 from offrl.ops.running import fresh_moments, merge_moments
 from offrl.options import Count, NonNegative, Positive, ProbabilityBelowOne, Widths
-from offrl.types import Agent, Batch, Metrics, Noise, Observation, Spec
-
-GENERATOR = "generator."
-"""Prefix of the names of the generator's draws among those of an update."""
+from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class GAILState:
     generator: Any
 
 
-class GAIL:
+class GAIL(GeneratorWrapper):
     """A discriminator between the expert's transitions and a generator's, and that generator, whose reward it is.
 
     An update takes the generator's own batches and, behind them, a batch of demonstrations for each discriminator step.
@@ -121,10 +125,8 @@ class GAIL:
     """
 
     def __init__(self, config: GAILConfig, spec: Spec, generator: Agent[Any]) -> None:
-        self.config, self.spec, self.generator = config, spec, generator
-        self.batches_per_update = generator.batches_per_update
-        self.demonstration_batches = config.updates
-        self.exploration_shape = generator.exploration_shape
+        super().__init__(spec, generator, demonstration_batches=config.updates)
+        self.config = config
         self.features = TransitionFeatures(spec, config.inputs, absorbing=config.absorbing)
         self.discount = config.discount
         if config.absorbing and self.discount == 1.0:
@@ -153,11 +155,10 @@ class GAIL:
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         """The generator's draws; those that choose the transitions a discriminator step sees; those that mix them."""
         c = self.config
-        own = {GENERATOR + name: shape for name, shape in self.generator.noise_shapes(batch_size).items()}
-        own["rows"] = (c.updates, batch_size)
+        shapes = self.generator_noise_shapes(batch_size) | {"rows": (c.updates, batch_size)}
         if c.gradient_penalty:
-            own["mixture"] = (c.updates, batch_size)
-        return own
+            shapes["mixture"] = (c.updates, batch_size)
+        return shapes
 
     def update(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
@@ -179,28 +180,17 @@ class GAIL:
             self._see([*flat, *demonstrations], state)
         metrics: Metrics = {}
         for step, expert in enumerate(demonstrations):
-            draws: Noise = {name: noise[name][:, step] for name in ("rows", "mixture") if name in noise}
-            generated = self._chosen(flat[step % len(flat)], expert, draws["rows"])
+            draws = draws_of_step(noise, step)
+            generated = chosen_rows(flat[step % len(flat)], expert.reward.shape[1], draws["rows"])
             metrics = self._discriminator_step(state, expert, generated, draws)
         rewards = [self.reward(state, batch) for batch in flat]
-        metrics["learned_reward"] = torch.stack([reward.mean(dim=1) for reward in rewards]).mean(dim=0)
-        rewarded = [
-            dataclasses.replace(batch, reward=reward.view(batch.reward.shape))
-            for batch, reward in zip(own, rewards, strict=True)
-        ]
-        return metrics, rewarded
+        metrics["learned_reward"] = mean_reward(rewards)
+        return metrics, with_rewards(own, rewards)
 
     def _see(self, batches: Sequence[Batch], state: GAILState) -> None:
         """Add observations to the running moments."""
         seen = torch.cat([part for batch in batches for part in self.features.seen(batch)], dim=1)
         state.moments.copy_(merge_moments(state.moments, seen))
-
-    def _chosen(self, generated: Batch, expert: Batch, draws: Tensor) -> Batch:
-        """As many of the generator's transitions as there are demonstrations, or all, without replacement."""
-        count = expert.reward.shape[1]
-        if generated.reward.shape[1] <= count:
-            return generated
-        return take_rows(generated, draws.argsort(dim=-1, stable=True)[:, :count])
 
     def _discriminator_step(self, state: GAILState, expert: Batch, generated: Batch, draws: Noise) -> Metrics:
         """Down the slope of the cross-entropy, the gradient penalty and the (negative) entropy of the decisions."""
@@ -267,28 +257,3 @@ class GAIL:
             return reward
         absorbing = reward_of(state.discriminator(self.features.absorbed(batch)), form)
         return reward + batch.terminated * absorbing * (self.discount / (1.0 - self.discount))
-
-    def act(self, state: GAILState, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """The generator's actions."""
-        return self.generator.act(state.generator, observation, noise)
-
-    @property
-    def has_density(self) -> bool:
-        """Whether the generator's sampled actions have the density `log_prob`."""
-        return getattr(self.generator, "has_density", False)
-
-    def log_prob(self, state: GAILState, observation: Observation, action: Tensor) -> Tensor:
-        """The generator's log π(a | s), [S, N], in nats."""
-        generator: Any = self.generator
-        log_prob: Tensor = generator.log_prob(state.generator, observation, action)
-        return log_prob
-
-    def adopt_policy(self, state: GAILState, policy: MLP, kind: str) -> None:
-        """Start the generator's actor from a cloned policy; see the generator's own `adopt_policy`."""
-        generator: Any = self.generator
-        generator.adopt_policy(state.generator, policy, kind)
-
-
-def draws_of_generator(noise: Noise) -> Noise:
-    """The generator's part of an update's draws."""
-    return {name.removeprefix(GENERATOR): draws for name, draws in noise.items() if name.startswith(GENERATOR)}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offrl.agents.airl import AIRL, AIRLConfig
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.gail import GAIL, GAILConfig
@@ -86,6 +87,7 @@ AGENTS: dict[str, Agent[Any]] = {
         continuous(),
         SAC(SMALL_SAC, continuous()),
     ),
+    "airl": AIRL(AIRLConfig(hidden=(24,), generator_options=SMALL_PPO), continuous(), PPO(SMALL_PPO, continuous())),
     "bc deterministic": BC(BCConfig(hidden=(24, 24), ema=0.9, l1=1e-3), continuous()),
     "bc squashed": BC(BCConfig(policy="squashed_gaussian", hidden=(24, 24), entropy_bonus=0.1), continuous()),
     "bc gaussian": BC(BCConfig(policy="gaussian", hidden=(24, 24), dropout=0.2, layer_norm=True), continuous()),

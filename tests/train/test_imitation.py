@@ -106,6 +106,15 @@ def loop_of(recipe: Recipe, path: Path, listener: SilentListener | None = None) 
     return build_loop(Run.create(path, task.recipe), task, listener or SilentListener())
 
 
+def test_training_airl_on_equals_training_through(pendulum: Path, tmp_path: Path) -> None:
+    agent = {"generator_options": GENERATORS["ppo"], "hidden": [8]}
+    values = gail_recipe(pendulum).to_dict() | {"algo": "airl", "agent": agent}
+    recipe = recipe_from_dict(values)
+    through = train(recipe, tmp_path / "through")
+    train(dataclasses.replace(recipe, steps=80), tmp_path / "halves")
+    assert_same_tensors(through, resume(tmp_path / "halves", steps=160))
+
+
 @pytest.mark.parametrize("generator", ["ppo", "sac", "td3"])
 def test_training_on_equals_training_through(generator: str, pendulum: Path, tmp_path: Path) -> None:
     """The discriminator, the generator, the ring and all draws, bit for bit."""

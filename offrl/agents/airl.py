@@ -1,0 +1,194 @@
+"""Adversarial Inverse Reinforcement Learning (Fu et al., 2018), https://arxiv.org/abs/1710.11248."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict
+from torch import Tensor
+
+from offrl.agents.generators import (
+    GeneratorWrapper,
+    chosen_rows,
+    draws_of_generator,
+    draws_of_step,
+    mean_reward,
+    with_rewards,
+)
+from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn.discriminator import TransitionFeatures
+from offrl.ops.adversarial import expert_loss, generator_loss
+from offrl.ops.rows import without_time
+from offrl.ops.running import fresh_moments, merge_moments
+from offrl.options import Activation, Count, NonNegative, Positive, Widths
+from offrl.types import Agent, Batch, Metrics, Noise, Spec
+
+
+@dataclass(frozen=True)
+class AIRLConfig:
+    """Options of the reward and its shaping, and which agent learns from them.
+
+    Attributes:
+        generator: the agent that imitates; its policy must have a density.
+        generator_options: that agent's own options.
+        inputs: what the reward is of: "state", which can carry over to other dynamics, or "state_action".
+        hidden: widths of the reward's hidden layers.
+        shaping_hidden: widths of those of the shaping potential.
+        activation: between them.
+        learning_rate: Adam's step size.
+        weight_decay: decoupled decay rate of all parameters.
+        updates: steps of the discriminator per update of the generator, each on a batch of demonstrations and as many
+            of the generator's transitions.
+        normalize_input: shift and scale observations by the running mean and standard deviation of all that was seen.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    generator: Literal["ppo"] = "ppo"
+    generator_options: Any = None
+    inputs: Literal["state", "state_action"] = "state"
+    hidden: Widths = (32,)
+    shaping_hidden: Widths = (32, 32)
+    activation: Activation = "relu"
+    learning_rate: Positive = 3e-4
+    weight_decay: NonNegative = 0.0
+    updates: Count = 4
+    normalize_input: bool = True
+
+    @property
+    def discount(self) -> float:
+        """The generator's γ, per step."""
+        discount: float = self.generator_options.discount
+        return discount
+
+    @property
+    def rollout_steps(self) -> int:
+        """Steps of each environment that the generator learns from at once."""
+        steps: int = self.generator_options.rollout_steps
+        return steps
+
+
+class ShapedReward(FlatModule):
+    """g(s[, a]) and h(s), of S seeds each."""
+
+    def __init__(self, reward: MLP, potential: MLP) -> None:
+        super().__init__()
+        self.reward, self.potential = reward, potential
+        self.flatten()
+
+
+@dataclass
+class AIRLState:
+    """All that training changes.
+
+    Attributes:
+        moments: of the observations that were seen, see `offrl.ops.running`; [S, 3, D].
+        generator: the generator's own state.
+    """
+
+    shaped: ShapedReward
+    optimizer: Adam
+    moments: Tensor
+    generator: Any
+
+
+class AIRL(GeneratorWrapper):
+    """A reward that explains the expert, found with a discriminator that knows the generator's policy.
+
+    D = e^f / (e^f + π(a|s)) with f(s, a, s') = g(s[, a]) + γ h(s') − h(s). The shaping potential h takes up what
+    depends on the dynamics, so that g is left with what doesn't; of a terminal state it counts nothing. The generator
+    earns log D − log(1 − D) = f − log π(a|s).
+
+    An update takes the generator's rollout and, behind it, a batch of demonstrations for each discriminator step.
+
+    Args:
+        config: the reward's options.
+        spec: the spaces.
+        generator: an agent for these spaces whose `log_prob` tells its policy.
+    """
+
+    def __init__(self, config: AIRLConfig, spec: Spec, generator: Agent[Any]) -> None:
+        super().__init__(spec, generator, demonstration_batches=config.updates)
+        self.config, self.discount = config, config.discount
+        self.features = TransitionFeatures(spec, config.inputs)
+        self.states = TransitionFeatures(spec, "transition")
+
+    def init(self, seeds: Sequence[int], device: torch.device) -> AIRLState:
+        """A fresh reward, shaping potential and generator for each seed."""
+        c, generators = self.config, seed_generators(seeds)
+        observations = self.features.flat_observation.width
+        shaped = ShapedReward(
+            MLP(self.features.width, 1, c.hidden, generators, activation=c.activation),
+            MLP(observations, 1, c.shaping_hidden, generators, activation=c.activation),
+        ).to(device)
+        return AIRLState(
+            shaped=shaped,
+            optimizer=Adam(shaped, c.learning_rate, weight_decay=c.weight_decay),
+            moments=fresh_moments(len(seeds), observations).to(device),
+            generator=self.generator.init(seeds, device),
+        )
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        """The generator's draws, and those that choose the transitions a discriminator step sees."""
+        return self.generator_noise_shapes(batch_size) | {"rows": (self.config.updates, batch_size)}
+
+    def update(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
+        metrics, rewarded = self._learn(state, batches, noise)
+        return metrics | self.generator.update(state.generator, rewarded, draws_of_generator(noise))
+
+    def update_critic(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the generator's policy left as it is."""
+        metrics, rewarded = self._learn(state, batches, noise)
+        generator: Any = self.generator
+        own: Metrics = generator.update_critic(state.generator, rewarded, draws_of_generator(noise))
+        return metrics | own
+
+    def _learn(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
+        """Train the discriminator; its metrics, and the generator's batches with the rewards it gives them."""
+        own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
+        flat = [without_time(batch) for batch in own]
+        if self.config.normalize_input:
+            seen = [self.features.flat_observation(batch.observation) for batch in (*flat, *demonstrations)]
+            state.moments.copy_(merge_moments(state.moments, torch.cat(seen, dim=1)))
+        metrics: Metrics = {}
+        for step, expert in enumerate(demonstrations):
+            draws = draws_of_step(noise, step)
+            generated = chosen_rows(flat[step % len(flat)], expert.reward.shape[1], draws["rows"])
+            metrics = self._discriminator_step(state, expert, generated)
+        with torch.no_grad():
+            rewards = [self._logit(state, batch) for batch in flat]
+        metrics["learned_reward"] = mean_reward([self.reward(state, batch) for batch in flat])
+        return metrics, with_rewards(own, rewards)
+
+    def _discriminator_step(self, state: AIRLState, expert: Batch, generated: Batch) -> Metrics:
+        """Down the slope of the cross-entropy."""
+        theirs, mine = self._logit(state, expert), self._logit(state, generated)
+        loss = expert_loss(theirs, 0.0).mean(dim=1) + generator_loss(mine).mean(dim=1)
+        state.optimizer.minimise(loss.sum())
+        return {
+            "expert_accuracy": (theirs > 0.0).float().mean(dim=1),
+            "generator_accuracy": (mine <= 0.0).float().mean(dim=1),
+            "discriminator_loss": loss.detach(),
+        }
+
+    def _logit(self, state: AIRLState, batch: Batch) -> Tensor:
+        """f(s, a, s') − log π(a|s), [S, B]."""
+        moments = self._moments(state)
+        potential = state.shaped.potential(torch.cat(self.states.seen(batch, moments), dim=1)).squeeze(-1)
+        here, there = potential.chunk(2, dim=1)
+        reward = state.shaped.reward(self.features(batch, moments)).squeeze(-1)
+        log_prob = self.log_prob(state, batch.observation, batch.action)
+        return reward + self.discount * (1.0 - batch.terminated) * there - here - log_prob
+
+    @torch.no_grad()
+    def reward(self, state: AIRLState, batch: Batch) -> Tensor:
+        """The reward g(s[, a]) without its shaping, [S, B]."""
+        reward: Tensor = state.shaped.reward(self.features(batch, self._moments(state))).squeeze(-1)
+        return reward
+
+    def _moments(self, state: AIRLState) -> Tensor | None:
+        return state.moments if self.config.normalize_input else None

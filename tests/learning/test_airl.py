@@ -1,0 +1,75 @@
+"""A state-only reward, learned in one room, leads the way in another whose door is elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+
+from offrl.recipes import recipe_from_dict
+from offrl.train.policies import load_policy
+from offrl.train.run import Run
+from offrl.train.session import evaluate_run, train
+from offrl.types import Batch
+from tests.envs.walls import DOOR_ABOVE, DOOR_BELOW, SIZE, Walls, best_return, write_demonstrations
+
+LEARNED = "offrl-test/LearnedDoorBelow{seed}-v0"
+PPO: dict[str, Any] = {
+    "hidden": [32],
+    "rollout_steps": 40,
+    "minibatch_size": 80,
+    "epochs": 5,
+    "actor_learning_rate": 3e-3,
+    "critic_learning_rate": 3e-3,
+    "discount": 0.95,
+}
+COMMON: dict[str, Any] = {
+    "device": "cpu",
+    "steps": 32_000,
+    "online": {"environments": 8},
+    "data": {"normalize_observation": False},
+    "evaluation": {"every": 0, "final_episodes": 100},
+}
+
+
+def imitator(algo: str, demonstrations: Path, run: Path) -> Run:
+    """Three seeds of an algorithm where the door is above."""
+    steps: dict[str, Any] = {"steps": 2_000} if algo == "bc" else {}
+    agent = {
+        "airl": {"hidden": [], "shaping_hidden": [], "learning_rate": 1e-2, "normalize_input": False},
+        "gail": {"hidden": [32], "learning_rate": 3e-3, "updates": 4, "normalize_input": False},
+        "bc": {"hidden": [32]},
+    }[algo]
+    options = {} if algo == "bc" else {"generator_options": PPO}
+    values = {"algo": algo, "dataset": str(demonstrations), "seeds": [0, 1, 2], "batch_size": 160}
+    return train(recipe_from_dict({**COMMON, **values, **steps, "agent": {**agent, **options}}), run)
+
+
+def returns(run: Run, env: str) -> list[float]:
+    """Of each seed."""
+    means: list[float] = evaluate_run(run, episodes=100, env=env)["mean_return_per_seed"]
+    return means
+
+
+@pytest.mark.learning
+def test_a_learned_reward_leads_where_imitation_is_lost(tmp_path: Path) -> None:
+    demonstrations = write_demonstrations(tmp_path / "demonstrations", 100)
+    runs = {algo: imitator(algo, demonstrations, tmp_path / algo) for algo in ("airl", "gail", "bc")}
+    for algo, run in runs.items():
+        assert min(returns(run, DOOR_ABOVE)) >= 0.8 * best_return(door=0), algo
+        # Every imitator goes to where the door was.
+        assert max(returns(run, DOOR_BELOW)) <= 0.5 * best_return(door=4), algo
+    policy, _ = load_policy(runs["airl"], "last")
+    cells = torch.arange(SIZE * SIZE).expand(3, -1)
+    nothing = torch.zeros(cells.shape)
+    agent: Any = policy.agent
+    rewards = agent.reward(policy.state, Batch(cells, torch.zeros_like(cells), nothing, nothing, cells, nothing))
+    for seed in range(3):
+        name = LEARNED.format(seed=seed)
+        gym.register(name, entry_point=Walls, disable_env_checker=True, kwargs={"door": 4, "rewards": rewards[seed]})
+        recipe = recipe_from_dict({**COMMON, "algo": "ppo", "env": name, "seeds": [seed], "agent": PPO})
+        run = train(recipe, tmp_path / f"ppo-{seed}")
+        assert returns(run, DOOR_BELOW)[0] >= 0.9 * best_return(door=4)
