@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from offrl.data import schema
 from offrl.data.convert.fields import assign_fields
 from offrl.data.convert.flagged import flagged_source
+from offrl.data.convert.imitation import is_imitation_npz
 from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
 from offrl.data.convert.source import ColumnInfo, Source, read_whole
@@ -79,11 +80,15 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
     )
 
 
-def looks_like_ogbench(path: Path) -> bool:
-    """Whether an archive has OGBench's keys, and neither rewards nor truncation flags as logs of transitions do."""
+def detect_npz(path: Path) -> str:
+    """The name of an archive's format, by its keys."""
     with _open_archive(path) as archive:
         keys = {name.removesuffix(".npy") for name in archive.namelist()}
-    return keys >= _OGBENCH_KEYS and not keys & {"rewards", "timeouts", "truncations", "next_observations"}
+    if is_imitation_npz(keys):
+        return "imitation"
+    # Logs of transitions have rewards or truncation flags, OGBench has neither.
+    plain = keys & {"rewards", "timeouts", "truncations", "next_observations"}
+    return "ogbench" if keys >= _OGBENCH_KEYS and not plain else "npz"
 
 
 def _mention_companion(path: Path, log: Log) -> None:

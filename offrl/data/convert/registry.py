@@ -41,6 +41,7 @@ FORMATS: dict[str, Format] = {
     "d4rl": Format("D4RL: HDF5, one row per transition", "d4rl:open_d4rl", (".hdf5", ".h5")),
     "minari": Format("Minari: the folder of a dataset, HDF5 or Arrow", "minari:open_minari"),
     "ogbench": Format("OGBench: npz, T + 1 rows per trajectory", "npz:open_ogbench"),
+    "imitation": Format("imitation: trajectories as npz, or as a Hugging Face folder", "imitation:open_imitation"),
     "npz": Format("NumPy archive, one row per transition", "npz:open_npz", (".npz",)),
     "csv": Format("table, one row per step", "table:open_csv", (".csv", ".tsv")),
     "parquet": Format("table, one row per step", "table:open_parquet", (".parquet", ".pq")),
@@ -72,6 +73,11 @@ def _detect_folder(path: Path) -> str | None:
         metadata = folder / "metadata.json"
         if metadata.is_file() and "data_format" in _json_keys(metadata):
             return "minari"
+    if (path / "state.json").is_file():
+        from offrl.data.convert.imitation import is_imitation_folder
+
+        if is_imitation_folder(path):
+            return "imitation"
     if "schema_version" in _json_keys(path / "metadata.json"):
         raise RequestError("this is a trajectory store already", where=str(path), mend="use it as it is")
     if (path / "steps.parquet").is_file():
@@ -97,9 +103,9 @@ def _detect_file(path: Path) -> str | None:
     if start == b"\x89HDF\r\n\x1a\n":
         return "d4rl"
     if path.suffix.lower() == ".npz":
-        from offrl.data.convert.npz import looks_like_ogbench
+        from offrl.data.convert.npz import detect_npz
 
-        return "ogbench" if looks_like_ogbench(path) else "npz"
+        return detect_npz(path)
     if start.startswith(b"PAR1"):
         return "parquet"
     return next((name for name, item in FORMATS.items() if path.suffix.lower() in item.suffixes), None)
