@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tests.benchmarks.workers.measuring import (
     BATCH_SIZE,
+    DISCRIMINATOR_BATCH_SIZE,
+    DISCRIMINATOR_UPDATES,
     DQN_BATCH_SIZE,
     ENVIRONMENTS,
     EPOCHS,
@@ -167,6 +169,13 @@ ROWS = {
                 Comparison(_PARALLEL, _peer("stable-baselines3", "ppo-dummy", ", DummyVecEnv"), target=3.0),
                 Comparison(_PARALLEL, _peer("stable-baselines3", "ppo-subproc", ", SubprocVecEnv"), target=3.0),
             ),
+        ),
+        Row(
+            "gail",
+            f"GAIL on Hopper-v5 with that PPO, 1 environment; {DISCRIMINATOR_UPDATES} discriminator updates of "
+            f"{DISCRIMINATOR_BATCH_SIZE} and {DISCRIMINATOR_BATCH_SIZE} transitions a rollout",
+            "env steps/s",
+            (Comparison(_ours("offrl", "gail"), _peer("imitation", "gail", ", Hopper-v4"), target=2.5),),
         ),
         Row(
             "dqn",

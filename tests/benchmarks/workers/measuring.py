@@ -28,6 +28,8 @@ SMALL_HIDDEN = (64, 64)
 """Of the networks of PPO and DQN."""
 ROLLOUT_STEPS, EPOCHS, MINIBATCH_SIZE = 2048, 10, 64
 """PPO: steps of each environment in an update, and the passes over them."""
+DISCRIMINATOR_UPDATES, DISCRIMINATOR_BATCH_SIZE = 8, 256
+"""GAIL: discriminator steps in a round, and the transitions of either side in each."""
 ENVIRONMENTS = 8
 """Where several are stepped side by side."""
 DQN_BATCH_SIZE, STEPS_PER_UPDATE, STEPS_PER_TARGET = 32, 4, 10_000

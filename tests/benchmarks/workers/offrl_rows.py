@@ -16,6 +16,8 @@ from measuring import (
     BATCH_SIZE,
     BLOCK,
     DEMONSTRATIONS,
+    DISCRIMINATOR_BATCH_SIZE,
+    DISCRIMINATOR_UPDATES,
     DQN_BATCH_SIZE,
     ENDLESS,
     ENVIRONMENTS,
@@ -184,6 +186,37 @@ def ppo_parallel(window: Window) -> float:
     return ppo(window, ENVIRONMENTS, processes=2)
 
 
+def gail(window: Window) -> float:
+    """PPO's rollouts and updates as above, and as much of a discriminator as the other has: no penalty."""
+    generator = {
+        "hidden": SMALL_HIDDEN,
+        "rollout_steps": ROLLOUT_STEPS,
+        "epochs": EPOCHS,
+        "minibatch_size": MINIBATCH_SIZE,
+    }
+    agent = {
+        "generator": "ppo",
+        "generator_options": generator,
+        "reward": "positive",
+        "absorbing": False,
+        "hidden": SMALL_HIDDEN,
+        "updates": DISCRIMINATOR_UPDATES,
+        "gradient_penalty": 0.0,
+    }
+    window.tick(0)
+    with store(DEMONSTRATIONS) as dataset:
+        return train_until_over(
+            Ticks(window),
+            algo="gail",
+            dataset=str(dataset.path),
+            env="Hopper-v5",
+            agent=agent,
+            batch_size=DISCRIMINATOR_BATCH_SIZE,
+            data={"normalize_observation": False},
+            log_every=ROLLOUT_STEPS,
+        )
+
+
 def dqn(window: Window) -> float:
     agent = {
         "hidden": SMALL_HIDDEN,
@@ -226,6 +259,7 @@ if __name__ == "__main__":
         "sac-online": sac_online,
         "ppo": ppo,
         "ppo-parallel": ppo_parallel,
+        "gail": gail,
         "dqn": dqn,
         "help": show_help,
     }
