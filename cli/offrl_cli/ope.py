@@ -48,8 +48,8 @@ def ope(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="is, wis, pdis, wpdis, dr, wdr, magic, fqe; of one-step logs ips, snips, clipped, switch-dr too. "
-            "Default: all usual ones that the log allows.",
+            help="is, wis, pdis, wpdis, dr, wdr, magic, fqe, lstd, mql, mwl, dice; of one-step logs ips, snips, "
+            "clipped, switch-dr too. Default: the usual ones that the log allows.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(metavar="C", help="Of the intervals.")] = 0.95,

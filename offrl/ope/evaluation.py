@@ -16,13 +16,15 @@ from offrl.ope import intervals
 from offrl.ope.behavior import BehaviorConfig, BehaviorEstimate, estimate_behavior
 from offrl.ope.bounds import Bounds
 from offrl.ope.diagnostics import diagnose
-from offrl.ope.estimates import Interval
-from offrl.ope.estimation import BOUNDED, IntervalKind, estimate
+from offrl.ope.estimates import Estimate, Interval
+from offrl.ope.estimation import BOUNDED, MINIMUM_EFFECTIVE_SAMPLE_SIZE, IntervalKind, estimate
 from offrl.ope.estimators import ESTIMATORS
 from offrl.ope.fqe import FittedValues, FQEConfig, fit_q
 from offrl.ope.log import EpisodeLog
 from offrl.ope.logged import Logged
+from offrl.ope.marginalised import MARGINALISED, marginalised
 from offrl.ope.ranking import Ranking, agreement, rank
+from offrl.ope.resampling import resample_means
 from offrl.ope.results import BehaviorResult, Evaluation, PolicyResult, Truth
 from offrl.ope.steps import Choices
 
@@ -30,7 +32,10 @@ FQE, DIRECT = "fqe", "dm"
 """Fitted Q evaluation is the direct method with its values."""
 SEQUENTIAL_DEFAULTS = ("is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", FQE)
 ONE_STEP_DEFAULTS = ("ips", "snips", "dr", "switch-dr", FQE)
-RANKING_PREFERENCE = ("wdr", FQE, "magic", "dr", "snips", "wpdis", "wis", "switch-dr", "pdis", "ips", "is", "clipped")
+RANKING_PREFERENCE = (
+    *("wdr", FQE, DIRECT, "magic", "dr", "snips", "wpdis", "wis", "switch-dr"),
+    *(*MARGINALISED, "pdis", "ips", "is", "clipped"),
+)
 NEVER_LOGGED_LIMIT = 0.01
 """Probability of actions that occur nowhere in the log from which on it is warned of."""
 SPREAD_LIMIT = 0.1
@@ -59,7 +64,8 @@ class Plan:
     """What is asked for.
 
     Attributes:
-        estimators: keys of `ESTIMATORS`, or "fqe"; None takes all usual ones that the log and the policies allow.
+        estimators: keys of `ESTIMATORS`, "fqe", or some of `MARGINALISED`; None takes all usual ones that the log and
+            the policies allow.
         discount: γ, per step.
         horizon: steps of an episode that count; None for all.
         confidence, interval, resamples, seed, clip, bounds: see `offrl.ope.estimation.estimate`.
@@ -130,27 +136,31 @@ def evaluate(logged: Logged, targets: Sequence[Target], plan: Plan) -> Evaluatio
 
 def needs_weights(name: str) -> bool:
     """Whether an estimator divides by the probabilities of the logged actions."""
-    return name not in (FQE, DIRECT)
+    return name not in (FQE, DIRECT, *MARGINALISED)
+
+
+def needs_choices(name: str) -> bool:
+    """Whether an estimator needs what a policy does at each state, besides the logged actions' probabilities."""
+    return name in MARGINALISED or needs_values(name)
 
 
 def needs_values(name: str) -> bool:
     """Whether an estimator needs fitted values."""
-    return name == FQE or ESTIMATORS[name].values
+    return name == FQE or (name in ESTIMATORS and ESTIMATORS[name].values)
 
 
 def _names(logged: Logged, targets: Sequence[Target], plan: Plan) -> tuple[tuple[str, ...], list[str]]:
     """The estimators to use, and what is left out for want of something."""
     one_step = bool((logged.lengths == 1).all())
-    unknown = [name for name in plan.estimators or () if name != FQE and name not in ESTIMATORS]
+    known = (*ESTIMATORS, FQE, *MARGINALISED)
+    unknown = [name for name in plan.estimators or () if name not in known]
     if unknown:
-        raise RequestError(
-            f"there is no estimator '{unknown[0]}'", mend=f"choose among {', '.join((*ESTIMATORS, FQE))}"
-        )
+        raise RequestError(f"there is no estimator '{unknown[0]}'", mend=f"choose among {', '.join(known)}")
     wanted = tuple(plan.estimators or (ONE_STEP_DEFAULTS if one_step else SEQUENTIAL_DEFAULTS))
     if plan.estimators is None and plan.interval in BOUNDED:
         wanted = tuple(name for name in wanted if name != FQE and ESTIMATORS[name].unbiased)
     kept, notes = wanted, []
-    for needs, lack in ((needs_weights, _no_weights(logged, targets, plan)), (needs_values, _no_values(targets))):
+    for needs, lack in ((needs_weights, _no_weights(logged, targets, plan)), (needs_choices, _no_values(targets))):
         left_out = [name for name in kept if needs(name)]
         if lack is None or not left_out:
             continue
@@ -285,9 +295,26 @@ def _result(
     taken = target.choices.log_prob if weighted else unweighted
     assert taken is not None
     log = _episode_log(logged, unweighted if acted is None else acted, taken, plan, values)
-    estimates = estimate(
+    named = {name: _solved(logged, target, name, plan) for name in names if name in MARGINALISED}
+    others = [name for name in dict.fromkeys(names) if name not in MARGINALISED]
+    if others:
+        named |= zip(others, _estimates(log, others, plan), strict=True)
+    return PolicyResult(
+        name=target.name,
+        estimates=tuple(named[name] for name in dict.fromkeys(names)),
+        diagnostics=diagnose(log) if weighted else None,
+        truth=None if target.true_returns is None else _truth(target.true_returns),
+        spread=None if values is None else values.spread,
+        smoothing_bias=None if values is None else values.smoothing_bias,
+        warnings=tuple(_warnings(logged, target, values)),
+    )
+
+
+def _estimates(log: EpisodeLog, names: Sequence[str], plan: Plan) -> list[Estimate]:
+    """By those of `ESTIMATORS`, and "fqe"."""
+    found = estimate(
         log,
-        [DIRECT if name == FQE else name for name in dict.fromkeys(names)],
+        [DIRECT if name == FQE else name for name in names],
         confidence=plan.confidence,
         interval=plan.interval,
         resamples=plan.resamples,
@@ -295,18 +322,49 @@ def _result(
         clip=plan.clip,
         bounds=plan.bounds,
     )
-    named = tuple(
-        dataclasses.replace(each, name=name) for each, name in zip(estimates, dict.fromkeys(names), strict=True)
+    return [dataclasses.replace(each, name=name) for name, each in zip(names, found, strict=True)]
+
+
+def _solved(logged: Logged, target: Target, name: str, plan: Plan) -> Estimate:
+    """One of `MARGINALISED`."""
+    found = marginalised(logged.steps(plan.discount, plan.horizon), target.choices, name, plan.seed)
+    square, count = float(np.square(found.weights).sum()), len(found.weights)
+    size = float(found.weights.sum()) ** 2 / square * len(logged.lengths) / count if square > 0.0 else 0.0
+    warnings = [
+        "Values and weights are taken to be linear in features; the interval knows nothing of what they are not."
+    ]
+    if not found.balanced:
+        warnings.append("The weights don't average what true ones do: the log can't tell what the policy would do.")
+    return Estimate(
+        name=name,
+        value=found.value,
+        contributions=found.contributions,
+        interval=_solved_interval(found.contributions, name, plan),
+        effective_sample_size=size,
+        largest_weight_share=float(np.abs(found.weights).max() / max(np.abs(found.weights).sum(), 1e-300)),
+        reliable=found.balanced and size >= MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+        warnings=tuple(warnings),
     )
-    return PolicyResult(
-        name=target.name,
-        estimates=named,
-        diagnostics=diagnose(log) if weighted else None,
-        truth=None if target.true_returns is None else _truth(target.true_returns),
-        spread=None if values is None else values.spread,
-        smoothing_bias=None if values is None else values.smoothing_bias,
-        warnings=tuple(_warnings(logged, target, values)),
-    )
+
+
+def _solved_interval(contributions: NDArray[np.float64], name: str, plan: Plan) -> Interval | None:
+    """By the linearised contributions of the episodes."""
+    if plan.interval is None:
+        return None
+    if plan.interval in BOUNDED:
+        raise RequestError(
+            f"the interval '{plan.interval}' is for unbiased estimators, and {name} isn't one",
+            mend="choose a bootstrap, or t",
+        )
+    if not plan.interval.startswith("bootstrap"):
+        low, high = intervals.student_t(contributions, plan.confidence)
+        return Interval(low, high, plan.confidence, "t")
+    drawn = resample_means(contributions[:, None], resamples=plan.resamples, seed=plan.seed)[:, 0]
+    if plan.interval == "bootstrap-bca":
+        low, high = intervals.bca(contributions, drawn, plan.confidence)
+        return Interval(low, high, plan.confidence, plan.interval)
+    low, high = intervals.percentile(drawn, plan.confidence)
+    return Interval(low, high, plan.confidence, "bootstrap-percentile")
 
 
 def _episode_log(

@@ -148,3 +148,23 @@ def test_a_single_episode_and_an_unknown_estimator_are_refused(logged: Logged) -
         evaluate(single, [target(single)], PLAN)
     with pytest.raises(RequestError, match="no estimator 'sorcery'"):
         evaluate(logged, [target(logged)], dataclasses.replace(PLAN, estimators=["sorcery"]))
+
+
+def test_values_that_are_solved_for(logged: Logged) -> None:
+    plan = dataclasses.replace(PLAN, estimators=["mwl", "wis", "lstd"], horizon=None)
+    found = evaluate(logged, [target(logged)], plan)
+    (policy,) = found.policies
+    assert [each.name for each in policy.estimates] == ["mwl", "wis", "lstd"]
+    solved = policy.estimates[0]
+    everything = float(MDP.start @ MDP.values(TARGET, 0.9)[1])
+    assert solved.interval is not None
+    assert solved.interval.low <= everything <= solved.interval.high
+    assert solved.reliable
+    student = evaluate(logged, [target(logged)], dataclasses.replace(plan, estimators=["lstd"], interval="t"))
+    interval = student.policies[0].estimates[0].interval
+    assert interval is not None
+    assert interval.method == "t"
+    with pytest.raises(RequestError, match="don't depend on time"):
+        evaluate(logged, [target(logged)], dataclasses.replace(plan, horizon=5))
+    with pytest.raises(RequestError, match="unbiased estimators"):
+        evaluate(logged, [target(logged)], dataclasses.replace(plan, estimators=["lstd"], interval="hoeffding"))
