@@ -44,7 +44,8 @@ class TrainCommand(TyperCommand):
 @command
 def train(
     algo: Annotated[
-        str | None, typer.Argument(metavar="ALGO", help="The algorithm: airl, bc, dqn, gail, irl, ppo, sac or td3.")
+        str | None,
+        typer.Argument(metavar="ALGO", help="The algorithm: airl, bc, dqn, gail, irl, ppo, sac, sqil or td3."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
@@ -53,7 +54,8 @@ def train(
         str | None, typer.Option(metavar="ID", help="Gymnasium id to evaluate in, or without a dataset to learn in.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Gradient steps with a dataset, environment steps without.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Environment steps where it learns by acting, else gradient steps."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, metavar="S", help="Train S seeds side by side.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="K", help="The first, or only, seed. Default: 0.")] = None,

@@ -12,6 +12,7 @@ from offrl.agents.gail import GAIL, GAILConfig
 from offrl.agents.irl import IRL, IRLConfig
 from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
+from offrl.agents.sqil import SQIL, SQILConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.types import Agent, Spec
 
@@ -57,6 +58,7 @@ AGENTS: dict[str, Entry] = {
     "irl": Entry(IRLConfig, IRL, offline=True, online="none", tabular=True),
     "ppo": Entry(PPOConfig, PPO, offline=False, online="rollouts"),
     "sac": Entry(SACConfig, SAC, offline=True, online="replay"),
+    "sqil": Entry(SQILConfig, SQIL, offline=False, online="none", wraps=True),
     "td3": Entry(TD3Config, TD3, offline=True, online="replay"),
 }
 """Name on the command line and in recipes, to algorithm."""

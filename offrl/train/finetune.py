@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offrl.agents import AGENTS, Entry
+from offrl.agents import AGENTS
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.recipes import Recipe, recipe_from_dict, with_settings
 from offrl.train.checkpoint import read_facts, restore_tensors, state_tensors
 from offrl.train.policies import load_policy, spec_of
 from offrl.train.run import Run
-from offrl.types import Spec
+from offrl.types import Agent, Spec
 
 WARMUP_STEPS = 1_000
 """Steps of the policy before the first update, so that no batch holds a handful of transitions over and over."""
@@ -59,6 +59,11 @@ def fine_tuning_recipe(
     """
     source = source_recipe(start, checkpoint)
     algo = source.algo if algo is None else algo
+    if algo != source.algo and algo in AGENTS and AGENTS[algo].wraps:
+        raise RecipeError(
+            f"{algo} learns from demonstrations, which fine-tuning has none of",
+            mend=f"offrl train {algo} --dataset NAME --from {start}",
+        )
     if algo == source.algo:
         values = _continued(source)
     else:
@@ -114,14 +119,14 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
         RecipeError: it can't; the message says which can.
     """
     algo, entry = recipe.algo, AGENTS[recipe.algo]
-    if not learns_online(entry):
-        able = sorted(name for name, other in AGENTS.items() if learns_online(other))
+    if entry.online == "none" and not entry.wraps:
+        able = sorted(name for name, other in AGENTS.items() if other.online != "none")
         raise RecipeError(
             f"{algo} learns from a dataset only, so it can't go on online",
             mend=f"choose the algorithm that goes on from its policy with --algo: {', '.join(able)}",
         )
-    if algo != source.algo and (source.algo != "bc" or not hasattr(entry.agent, "adopt_policy")):
-        able = sorted(name for name, other in AGENTS.items() if hasattr(other.agent, "adopt_policy"))
+    if algo != source.algo and (source.algo != "bc" or not hasattr(_learner(recipe), "adopt_policy")):
+        able = sorted(n for n, other in AGENTS.items() if hasattr(other.agent, "adopt_policy") and not other.wraps)
         raise RecipeError(
             f"{algo} can't start from a policy that {source.algo} trained",
             mend=f"only cloned policies (bc) start another algorithm, one of: {', '.join(able)}; leave --algo out to "
@@ -132,7 +137,7 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
             f"the run to start from has the seeds {list(source.seeds)}, the recipe {list(recipe.seeds)}",
             mend="leave seeds out: each trained policy goes on as the seed that it was",
         )
-    if recipe.online.critic_warmup and not hasattr(entry.agent, "update_critic"):
+    if recipe.online.critic_warmup and not hasattr(_learner(recipe), "update_critic"):
         raise RecipeError(f"{algo} has no critics apart from its policy", mend="set online.critic_warmup=0")
     if mixes_data(recipe) and entry.online == "rollouts":
         raise RecipeError(
@@ -146,9 +151,10 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
         )
 
 
-def learns_online(entry: Entry) -> bool:
-    """Whether an algorithm learns from its own steps."""
-    return entry.wraps or entry.online != "none"
+def _learner(recipe: Recipe) -> Callable[..., Agent[Any]]:
+    """What acts: the algorithm's class, or that of the agent it wraps."""
+    entry = AGENTS[recipe.algo]
+    return AGENTS[recipe.agent.generator].agent if entry.wraps else entry.agent
 
 
 def imitation_values(values: Mapping[str, Any], start: Path, checkpoint: str) -> dict[str, Any]:

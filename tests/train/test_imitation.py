@@ -17,7 +17,7 @@ from offrl.errors import OffrlError, RecipeError, RequestError, SpaceMismatchErr
 from offrl.recipes import Recipe, recipe_from_dict
 from offrl.train.building import build_loop
 from offrl.train.feeds import Cycle
-from offrl.train.finetune import imitation_values
+from offrl.train.finetune import fine_tuning_recipe, imitation_values
 from offrl.train.imitation import ImitationFeed
 from offrl.train.loop import Loop
 from offrl.train.policies import load_policy
@@ -113,6 +113,38 @@ def test_training_airl_on_equals_training_through(pendulum: Path, tmp_path: Path
     through = train(recipe, tmp_path / "through")
     train(dataclasses.replace(recipe, steps=80), tmp_path / "halves")
     assert_same_tensors(through, resume(tmp_path / "halves", steps=160))
+
+
+@pytest.mark.parametrize("generator", ["sac", "dqn"])
+def test_training_sqil_on_equals_training_through(generator: str, cartpole: Path, tmp_path: Path) -> None:
+    agent = {"generator": generator, "generator_options": {"hidden": [8]}}
+    recipe = recipe_from_dict(gail_recipe(cartpole).to_dict() | {"algo": "sqil", "agent": agent})
+    through = train(recipe, tmp_path / "through")
+    assert "learned_return" not in through.lines("metrics.jsonl")[-1]
+    train(dataclasses.replace(recipe, steps=80), tmp_path / "halves")
+    assert_same_tensors(through, resume(tmp_path / "halves", steps=160))
+
+
+def test_fine_tuning_is_not_the_way_to_imitate(pendulum: Path, tmp_path: Path) -> None:
+    cloned = train(bc_recipe(pendulum, env="none"), tmp_path / "bc")
+    with pytest.raises(RecipeError, match="offrl train gail --dataset NAME --from"):
+        fine_tuning_recipe(cloned.path, steps=100, algo="gail", env="Pendulum-v1")
+
+
+def test_fine_tuning_goes_on_with_an_imitation(pendulum: Path, tmp_path: Path) -> None:
+    source = train(gail_recipe(pendulum, "td3"), tmp_path / "run")
+    recipe = fine_tuning_recipe(source.path, steps=80)
+    assert recipe.online.offline_fraction == 0.0
+    once = dataclasses.replace(recipe.evaluation, every=0, episodes=1, final_episodes=1)
+    run = train(dataclasses.replace(recipe, evaluation=once), tmp_path / "on")
+    assert load_policy(run, "last")[0].state.optimizer.steps > load_policy(source, "last")[0].state.optimizer.steps
+
+
+def test_a_generator_that_cannot_start_from_a_clone_is_refused(cartpole: Path, tmp_path: Path) -> None:
+    cloned = train(bc_recipe(cartpole, agent={"hidden": [8]}, env="none", seeds=[0]), tmp_path / "bc")
+    values = {"algo": "sqil", "agent": {"generator": "dqn"}, "dataset": str(cartpole), "env": "CartPole-v1"}
+    with pytest.raises(RecipeError, match="can't start from a policy that bc trained"):
+        train(recipe_from_dict(imitation_values(values, cloned.path, "last")), tmp_path / "run")
 
 
 @pytest.mark.parametrize("generator", ["ppo", "sac", "td3"])
