@@ -22,6 +22,8 @@ MOST_POLICIES = 6
 """Policies that get a row of their own in the picture; the page's tables have them all."""
 VISIBLE_SPAN = 3.0
 """Estimates beyond the others' range by so many times its width are drawn at the edge, as arrows."""
+NARROWEST = 0.01
+"""Histograms of weights span at least this, in powers of ten."""
 BLUE, GREY, GREEN, RED = "#1f5fa8", "#8a8f98", "#1d8348", "#b03a2e"
 
 STYLE = """
@@ -131,8 +133,12 @@ def _draw_weights(axes: Axes, policy: PolicyResult) -> None:
         axes.set_axis_off()
         return
     histogram = policy.diagnostics.histogram
-    widths = np.diff(histogram.edges)
-    axes.bar(histogram.edges[:-1], histogram.counts, width=widths, align="edge", color=BLUE, linewidth=0)
+    edges, counts = histogram.edges, histogram.counts
+    if edges[-1] - edges[0] < NARROWEST:
+        # All weights are as good as equal: one bar says so, where forty would show rounding errors.
+        edges, counts = np.mean(edges) + NARROWEST * np.array([-0.5, 0.5]), counts.sum(keepdims=True)
+        axes.set_xlim(edges[0] - 5 * NARROWEST, edges[-1] + 5 * NARROWEST)
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=BLUE, linewidth=0)
     axes.axvline(0.0, color=GREY, linestyle="--", linewidth=1.0)
     zero = f"; {histogram.zero:,} of weight 0" if histogram.zero else ""
     axes.set_title(f"episodes by weight{zero}", fontsize=10, loc="left")

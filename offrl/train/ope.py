@@ -92,7 +92,8 @@ def evaluate_policies(
     acting, store = acting or Acting(), open_dataset(dataset)
     if not paths and column is None:
         raise RequestError("no policy is named", mend="name a run, an ONNX file, or a column with --target-column")
-    logged = dataclasses.replace(Logged.read(store, (column,) if column else ()), name=dataset)
+    name = Path(dataset).name if Path(dataset).exists() else dataset
+    logged = dataclasses.replace(Logged.read(store, (column,) if column else ()), name=name)
     targets: list[Target] = []
     for path in paths:
         if path.suffix == ".onnx":
