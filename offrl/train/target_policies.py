@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,6 +56,8 @@ class AgentPolicies:
                 mend="leave out --stochastic; --epsilon mixes random actions in where actions are discrete",
             )
         logged = Logged.read(stacked)
+        if isinstance(logged.spec.action_space, gym.spaces.MultiDiscrete):
+            return self._joint(logged)
         if not self.stochastic:
             return [
                 deterministic_choices(logged, action, name, self.epsilon)
@@ -63,6 +66,17 @@ class AgentPolicies:
         if logged.actions is not None:
             return [discrete_choices(logged, mixed(part, self.epsilon)) for part in self._probabilities(logged)]
         return self._continuous(logged, draws, seed)
+
+    def _joint(self, logged: Logged) -> list[Choices]:
+        """Of several choices at once, the logged ones' probabilities alone: all there could be are too many to list."""
+        if self.epsilon:
+            raise SpaceMismatchError(
+                "only single discrete actions are mixed with random ones", mend="leave out --epsilon"
+            )
+        if self.stochastic:
+            return [Choices(log_prob=each) for each in self._of_logged(logged, torch.from_numpy(logged.action).long())]
+        greedy = [np.asarray(action)[logged.row] for action in self._greedy(logged)]
+        return [Choices(log_prob=np.where((action == logged.action).all(axis=-1), 0.0, -np.inf)) for action in greedy]
 
     def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
         parts = [self.policy.to_environment(self._act(part)) for part in chunks(logged.observation)]
@@ -86,22 +100,26 @@ class AgentPolicies:
         return whole
 
     def _continuous(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
-        agent, seeds = self.policy.agent, self.policy.seeds
-        action = torch.from_numpy(np.ascontiguousarray(logged.agent_action))
-        noise = NoiseSource([seed] * seeds, self.policy.device, SAMPLING_STREAM)
+        agent = self.policy.agent
+        noise = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM)
         drawn = []
         for part in chunks(logged.observation):
             observed = self._observe(part)
             shape = (_rows(observed), *agent.exploration_shape)
             drawn.append(torch.stack([self.policy.act(observed, noise.draw(shape)) for _ in range(draws)], dim=1).cpu())
-        steps, log_probs = take(logged.observation, logged.row), []
-        for part, taken in zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True):
-            log_probs.append(self._log_prob(self._observe(part), taken.expand(seeds, -1, -1)))
-        log_prob = torch.cat(log_probs, dim=1).double().numpy() - logged.log_volume
+        log_prob = self._of_logged(logged, torch.from_numpy(np.ascontiguousarray(logged.agent_action)))
         return [
             Choices(actions=actions.numpy(), log_prob=each)
             for actions, each in zip(torch.cat(drawn, dim=2), log_prob, strict=True)
         ]
+
+    def _of_logged(self, logged: Logged, action: Tensor) -> NDArray[np.float64]:
+        """log π(a | s) of the logged actions [R, A], in the environment's units, [S, R]."""
+        steps, parts = take(logged.observation, logged.row), []
+        for part, taken in zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True):
+            parts.append(self._log_prob(self._observe(part), taken.expand(self.policy.seeds, -1, -1)))
+        whole: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy() - logged.log_volume
+        return whole
 
     def _log_prob(self, observed: Observation, action: Tensor) -> Tensor:
         policy = self.policy

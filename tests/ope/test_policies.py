@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -175,6 +176,37 @@ def test_a_column_of_the_log() -> None:
     assert ColumnPolicy("info.p").choices(ended, draws=1, seed=0).probabilities is not None
     with pytest.raises(DataError, match="negative, NaN or infinite, first at step 1"):
         ColumnPolicy("info.p").choices(with_column("info.p", [0.8, -0.1, 1.0]), draws=1, seed=0)
+
+
+class FakeSession:
+    """Stands for onnxruntime's: doubles the first input, or gives probabilities that depend on it."""
+
+    def __init__(self, path: str, providers: list[str]) -> None:
+        self.kind = Path(path).stem
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="observation", type="tensor(float)")]
+
+    def run(self, outputs: list[str] | None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        values = feed["observation"]
+        assert values.dtype == np.float32
+        if self.kind == "numbers":
+            return [np.full(len(values), 6)]
+        return [
+            np.tile(np.array([[0.25, 0.75]], np.float32), (len(values), 1)) if self.kind == "shares" else 2 * values
+        ]
+
+
+def test_an_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=FakeSession))
+    log = continuous_log()
+    actions = OnnxPolicy(Path("double.onnx")).choices(log, draws=1, seed=0).actions
+    assert actions is not None
+    np.testing.assert_allclose(actions[0], (2 * log.observation - [2.0, 0.0]) / [2.0, 2.0], atol=1e-6)
+    shares = OnnxPolicy(Path("shares.onnx")).choices(discrete_log(), draws=1, seed=0)
+    np.testing.assert_allclose(shares.log_prob, np.log([0.75, 0.75, 0.25]))
+    numbers = OnnxPolicy(Path("numbers.onnx")).choices(discrete_log(), draws=1, seed=0)
+    np.testing.assert_allclose(numbers.log_prob, [0.0, 0.0, -np.inf])
 
 
 def test_an_onnx_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

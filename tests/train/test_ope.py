@@ -6,14 +6,19 @@ import dataclasses
 import math
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
-from offrl.data.store import TrajectoryStore
+from offrl.agents.bc import BC, BCConfig
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.envs.policy import Policy
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.ope.behavior import BehaviorConfig
-from offrl.ope.evaluation import Plan
+from offrl.ope.evaluation import Plan, Target, evaluate
 from offrl.ope.fqe import FQEConfig
+from offrl.ope.logged import Logged
 from offrl.recipes import recipe_from_dict
 from offrl.train.collect import collect, collect_random
 from offrl.train.ope import Acting, Trial, evaluate_policies, true_returns
@@ -21,6 +26,7 @@ from offrl.train.policies import load_policy
 from offrl.train.run import Run
 from offrl.train.session import train
 from offrl.train.target_policies import AgentPolicies
+from offrl.types import Spec
 from tests.train.runs import bc_recipe, make_demonstrations, sac_recipe
 
 PLAN = Plan(estimators=["is", "wis"], horizon=10, resamples=60, fqe=FQEConfig(hidden=(8,), steps=20))
@@ -90,6 +96,39 @@ def test_continuous_greedy_actions_are_the_agents(logs: Path) -> None:
         observation = np.concatenate([store.read("observation", 0, store.num_rows)] * 2)
         acted = loaded.policy.act_greedily(observation).reshape(2, -1)[position]
         np.testing.assert_allclose(2.0 * each.actions[0, :, 0], acted, atol=1e-5)
+
+
+def test_several_choices_at_once(tmp_path: Path) -> None:
+    """Only the logged actions' probabilities are found: a product for sampled ones, 0 or 1 for greedy ones."""
+    spec = Spec(gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiDiscrete([2, 3]))
+    generator = np.random.default_rng(0)
+    action = np.stack([generator.integers(0, 2, 22), generator.integers(0, 3, 22)], axis=1)
+    steps = ~np.isin(np.arange(22), [10, 21])
+    columns = {
+        "observation": generator.uniform(-1, 1, (22, 2)).astype(np.float32),
+        "action": action * steps[:, None],
+        "reward": 1.0 * steps,
+        "terminated": np.zeros(22, bool),
+        "truncated": np.isin(np.arange(22), [9, 20]),
+        "behavior_log_prob": -np.log(6.0) * steps,
+    }
+    with StoreWriter(tmp_path / "log", spec) as writer:
+        writer.append(EpisodeBlock(columns, np.array([10, 10])))
+    agent = BC(BCConfig(hidden=(8,)), spec)
+    policy = Policy(agent, agent.init([0], torch.device("cpu")), 1, torch.device("cpu"), None, None)
+    store = TrajectoryStore.open(tmp_path / "log")
+    logged = Logged.read(store)
+    (sampled,) = AgentPolicies(policy, ["bc"], stochastic=True).choices(store, draws=1, seed=0)
+    (greedy,) = AgentPolicies(policy, ["bc"]).choices(store, draws=1, seed=0)
+    assert sampled.log_prob is not None
+    assert greedy.log_prob is not None
+    seen = torch.from_numpy(np.asarray(logged.observation)[logged.row])[None]
+    wanted = agent.log_prob(policy.state, seen, torch.from_numpy(logged.action)[None])[0]
+    np.testing.assert_allclose(sampled.log_prob, wanted, rtol=1e-5)
+    same = (agent.act(policy.state, seen)[0].numpy() == logged.action).all(axis=1)
+    np.testing.assert_array_equal(greedy.log_prob == 0.0, same)
+    found = evaluate(logged, [Target("bc", sampled)], Plan(resamples=60))
+    assert [each.name for each in found.policies[0].estimates] == ["is", "wis", "pdis", "wpdis"]
 
 
 def test_every_seed_is_a_policy_unless_one_is_chosen(logs: Path) -> None:
