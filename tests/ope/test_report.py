@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -74,3 +76,22 @@ def test_the_picture_has_a_row_for_each_policy(evaluation: Evaluation, tmp_path:
         for part in np.array_split(half[..., :3], 3, axis=1):
             assert part.std() > 0.02
     assert width > height > 600
+
+
+@pytest.mark.slow
+def test_a_browser_without_a_network_finds_nothing_wrong(evaluation: Evaluation, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    _, page = write_report(evaluation, tmp_path / "report")
+    shot = tmp_path / "shot.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--proxy-server=127.0.0.1:9"]
+    done = subprocess.run(
+        [browser, *options, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr
+    assert shot.read_bytes().startswith(b"\x89PNG")
