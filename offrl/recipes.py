@@ -87,7 +87,7 @@ class OnlineConfig:
         processes: how many processes step them, the training's own among them; the results don't depend on it.
         capacity: rows per seed that the replay ring holds.
         warmup_steps: environment steps before the first update; with uniformly random actions, or, in fine-tuning, with
-            the policy's own.
+            the policy's own, or, with an expert to ask, with that one's.
         critic_warmup: environment steps behind these in which the critics alone are updated: they catch up with what
             the policy does before it changes.
         updates_per_step: gradient steps per environment step.
@@ -180,6 +180,7 @@ class Recipe:
         start: a run directory whose policies are the start of a fine-tuning, which learns online; None trains from
             scratch.
         start_checkpoint: which of that run's checkpoints.
+        expert: a run directory whose policies say what to do, for dagger; its last checkpoint counts.
         env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one; "none"
             evaluates nowhere.
         steps: gradient steps offline, environment steps (per seed) online.
@@ -198,6 +199,7 @@ class Recipe:
     dataset: str | None = None
     start: str | None = None
     start_checkpoint: Literal["last", "best"] = "last"
+    expert: str | None = None
     env: str | None = None
     steps: Count = 20_000
     batch_size: Count = 256

@@ -45,7 +45,7 @@ class TrainCommand(TyperCommand):
 def train(
     algo: Annotated[
         str | None,
-        typer.Argument(metavar="ALGO", help="The algorithm: airl, bc, dqn, gail, irl, ppo, sac, sqil or td3."),
+        typer.Argument(metavar="ALGO", help="The algorithm: airl, bc, dagger, dqn, gail, irl, ppo, sac, sqil or td3."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
@@ -77,6 +77,9 @@ def train(
     ] = None,
     start: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Imitate with the policy that bc cloned in that run.")
+    ] = None,
+    expert: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run whose policy dagger asks what to do.")
     ] = None,
     cross_validate: Annotated[
         Penalty | None,
@@ -121,6 +124,7 @@ def train(
         "device": device,
         "data.top_fraction": top_fraction,
         "data.episodes": demos,
+        "expert": None if expert is None else str(expert.resolve()),
         "agent.method": method,
         "agent.features": features,
         "cross_validation.kind": cross_validate,

@@ -29,6 +29,7 @@ class Entry(NamedTuple):
             consecutive ones that are then thrown away, or not at all. One that wraps another learns as that one does.
         wraps: whether it hands another agent, its option `generator`, what to learn from: its own steps beside
             demonstrations.
+        taught: whether an expert's run tells it what to do in the states that it comes to.
         tabular: whether it learns from all demonstrations at once, and from the table of the environment's dynamics.
     """
 
@@ -37,6 +38,7 @@ class Entry(NamedTuple):
     offline: bool
     online: Online
     wraps: bool = False
+    taught: bool = False
     tabular: bool = False
 
     def build(self, config: Any, spec: Spec) -> Agent[Any]:
@@ -53,6 +55,7 @@ class Entry(NamedTuple):
 AGENTS: dict[str, Entry] = {
     "airl": Entry(AIRLConfig, AIRL, offline=False, online="none", wraps=True),
     "bc": Entry(BCConfig, BC, offline=True, online="none"),
+    "dagger": Entry(BCConfig, BC, offline=False, online="replay", taught=True),
     "dqn": Entry(DQNConfig, DQN, offline=True, online="replay"),
     "gail": Entry(GAILConfig, GAIL, offline=False, online="none", wraps=True),
     "irl": Entry(IRLConfig, IRL, offline=True, online="none", tabular=True),

@@ -33,6 +33,7 @@ from offrl.train.recording import FOLDER, EpisodeRecorder
 from offrl.train.run import Run
 from offrl.train.scores import summarise
 from offrl.train.task import NO_ENVIRONMENT, Task
+from offrl.train.teaching import LabelledSteps, teacher_of
 
 UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
 DEMONSTRATION_SEEDS = 2**63
@@ -163,9 +164,10 @@ def _online_feed(
         # The ring is in this machine's memory, whatever the device.
         **sampling_options(recipe, policy) | {"device": "cpu"},
     )
+    teacher = teacher_of(recipe, policy.agent.spec) if AGENTS[recipe.algo].taught else None
     return OnlineFeed(
         agent=policy.agent,
-        collector=_collector(recipe, policy, ring, recorder),
+        collector=_collector(recipe, policy, LabelledSteps(ring, teacher) if teacher else ring, recorder),
         ring=ring,
         sampler=sampler,
         noise=NoiseSource(seeds, policy.device, UPDATE_STREAM),
@@ -173,6 +175,7 @@ def _online_feed(
         batch_size=recipe.batch_size,
         online=online,
         random_warmup=recipe.start is None,
+        teacher=teacher,
     )
 
 

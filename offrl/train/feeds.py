@@ -16,6 +16,7 @@ from offrl.envs.collector import Collector
 from offrl.envs.exploration import uniform_actions
 from offrl.recipes import OnlineConfig
 from offrl.train.noise import NoiseSource
+from offrl.train.teaching import Teacher
 from offrl.types import Agent, Batch, Metrics, Noise
 
 
@@ -113,6 +114,7 @@ class OnlineFeed:
         batch_size: transitions per seed and batch.
         online: when to update, and from how much of the dataset.
         random_warmup: whether actions before the first update are random ones, or the policy's own.
+        teacher: acts before the first update, if there is one, and is asked what to do behind it.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class OnlineFeed:
         batch_size: int,
         online: OnlineConfig,
         random_warmup: bool,
+        teacher: Teacher | None = None,
     ) -> None:
         self.agent, self.collector, self.ring, self.sampler = agent, collector, ring, sampler
         self.noise, self.exploration, self.online = noise, exploration, online
@@ -135,6 +138,7 @@ class OnlineFeed:
         self.vector_steps, self.updates = ratio.denominator, ratio.numerator
         self.steps_per_round = self.vector_steps * collector.per_seed
         self.random_steps = online.warmup_steps if random_warmup else 0
+        self.teacher = teacher
         self.steps_taken = torch.zeros((), dtype=torch.int64)
 
     def rounds(self, count: int) -> Iterator[Cycle]:
@@ -184,7 +188,10 @@ class OnlineFeed:
 
     def _act(self) -> None:
         collector, agent = self.collector, self.agent
-        if self.steps_taken < self.random_steps:
+        told = None if self.teacher is None else self.teacher.act(collector.observed)
+        if told is not None and self.steps_taken < self.online.warmup_steps:
+            action = told
+        elif self.steps_taken < self.random_steps:
             draws = self.exploration.draw((collector.per_seed, agent.spec.action_dim))
             action = uniform_actions(agent.spec, draws)
         else:

@@ -120,7 +120,7 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
     """
     algo, entry = recipe.algo, AGENTS[recipe.algo]
     if entry.online == "none" and not entry.wraps:
-        able = sorted(name for name, other in AGENTS.items() if other.online != "none")
+        able = sorted(name for name, other in AGENTS.items() if other.online != "none" and not other.taught)
         raise RecipeError(
             f"{algo} learns from a dataset only, so it can't go on online",
             mend=f"choose the algorithm that goes on from its policy with --algo: {', '.join(able)}",
@@ -168,8 +168,13 @@ def imitation_values(values: Mapping[str, Any], start: Path, checkpoint: str) ->
     """
     source = source_recipe(start, checkpoint)
     recipe = recipe_from_dict(values)
-    if source.algo == recipe.algo or not AGENTS[recipe.algo].wraps:
-        return {**values, "start": str(start), "start_checkpoint": checkpoint}
+    if not AGENTS[recipe.algo].wraps:
+        raise RecipeError(
+            f"{recipe.algo} doesn't imitate by acting, so --from isn't for it",
+            mend=f"offrl finetune {start} --algo {recipe.algo} goes on with a cloned policy",
+        )
+    if source.algo == recipe.algo:
+        return {"seeds": list(source.seeds), **values, "start": str(start), "start_checkpoint": checkpoint}
     spec = spec_of(read_facts(starting_checkpoint(start, checkpoint)))
     known, agent = source.to_dict(), dict(values.get("agent", {}))
     options = agent.get("generator_options", {})
@@ -177,10 +182,10 @@ def imitation_values(values: Mapping[str, Any], start: Path, checkpoint: str) ->
     data = {key: known["data"][key] for key in ("normalize_observation", "frame_stack")}
     critic_warmup = min(CRITIC_WARMUP, recipe.steps // 10)
     return {
+        "seeds": known["seeds"],
         **values,
         "start": str(start),
         "start_checkpoint": checkpoint,
-        "seeds": known["seeds"],
         "agent": agent,
         "data": {**values.get("data", {}), **data},
         "online": {"critic_warmup": critic_warmup, **values.get("online", {})},

@@ -24,6 +24,7 @@ from offrl.train.finetune import check_fine_tuning, mixes_data, starting_checkpo
 from offrl.train.imitation import check_demonstrations, check_imitation
 from offrl.train.policies import spec_of
 from offrl.train.run import Run
+from offrl.train.teaching import teacher_of
 from offrl.types import Spec
 
 NO_ENVIRONMENT = "none"
@@ -82,6 +83,8 @@ class Task:
             RequestError: there is no policy to fine-tune.
             SpaceMismatchError: dataset, environment and policy don't belong together.
         """
+        if recipe.expert is not None and not AGENTS[recipe.algo].taught:
+            raise RecipeError(f"{recipe.algo} has no use for an expert", mend="leave --expert out, or train dagger")
         if AGENTS[recipe.algo].wraps:
             return cls._imitating(recipe, checkpoint)
         if recipe.start is not None:
@@ -117,8 +120,13 @@ class Task:
             raise RecipeError(f"{recipe.algo} learns from a dataset, and none is named", mend="add --dataset NAME")
         if recipe.env in (None, NO_ENVIRONMENT):
             raise RecipeError("the recipe names neither a dataset nor an environment", mend="add --dataset or --env")
+        spec = stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack)
+        if recipe.expert is not None:
+            recipe = dataclasses.replace(recipe, expert=str(Path(recipe.expert).resolve()))
+        if AGENTS[recipe.algo].taught:
+            teacher_of(recipe, spec)
         facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
-        return cls(recipe, stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack), None, facts)
+        return cls(recipe, spec, None, facts)
 
     @classmethod
     def _imitating(cls, recipe: Recipe, checkpoint: Path | None) -> Task:

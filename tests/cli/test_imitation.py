@@ -72,3 +72,18 @@ def test_warnings_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
     with TrainingProgress() as progress:
         progress.warned("[ends] differ")
     assert "Warning: [ends] differ" in capfd.readouterr().err
+
+
+def test_an_expert_can_be_asked(offrl: Offrl, demos: Path) -> None:
+    assert offrl("train", "bc", "--dataset", demos, *TINY, "--set", "agent.hidden=[8]", "--out", "bc").code == 0
+    task = ("--env", "Pendulum-v1", "--set", "agent.hidden=[8]", "--set", "online.warmup_steps=20")
+    result = offrl("train", "dagger", "--expert", "bc", *task, *TINY, "--out", "run", "--json")
+    assert result.code == 0, result.stderr
+    assert Path(Run.open(Path("run")).recipe.expert or "").name == "bc"
+
+
+def test_from_is_for_imitation(offrl: Offrl, demos: Path) -> None:
+    assert offrl("train", "bc", "--dataset", demos, *TINY, "--set", "agent.hidden=[8]", "--out", "bc").code == 0
+    result = offrl("train", "td3", "--env", "Pendulum-v1", "--from", "bc")
+    assert result.code == 2
+    assert "offrl finetune" in result.stderr
