@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    TanhTransform,
+    TransformedDistribution,
+    kl_divergence,
+)
 
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.ppo import PPO, PPOConfig, PPOState
 from offrl.errors import RecipeError, SpaceMismatchError
+from offrl.nn.actors import GaussianActor
 from offrl.train.checkpoint import restore_tensors, state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
@@ -680,3 +689,29 @@ def test_a_cloned_policy_that_does_not_fit_is_refused(kind: Any, options: dict[s
 def test_policies_that_do_not_fit_the_actions_are_refused(policy: Any, spec: Spec, words: str) -> None:
     with pytest.raises(SpaceMismatchError, match=words):
         PPO(PPOConfig(policy=policy), spec)
+
+
+@pytest.mark.parametrize(
+    ("policy", "spec"), [("squashed_gaussian", continuous()), ("gaussian", unbounded()), ("categorical", discrete())]
+)
+def test_log_prob_is_the_density_of_what_is_sampled(policy: Any, spec: Spec) -> None:
+    agent = PPO(small(policy=policy, normalize_observation=True), spec)
+    state = agent.init([0, 1], CPU)
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.randn(2, 5, agent.flat_observation.width, generator=generator)
+    action = agent.act(state, observation, 0.5 * torch.randn(2, 5, *agent.exploration_shape, generator=generator))
+    assert agent.has_density
+    found = agent.log_prob(state, observation, action)
+    output = state.actor.network(agent._observe(state, observation))
+    if policy == "categorical":
+        wanted = Categorical(logits=output).log_prob(action - int(spec.action_space.start))  # type: ignore[attr-defined]
+    else:
+        assert isinstance(state.actor, GaussianActor)
+        base = Normal(output, state.actor.log_std.exp().expand_as(output))
+        squash = [TanhTransform()] if policy == "squashed_gaussian" else []
+        wanted = Independent(TransformedDistribution(base, squash), 1).log_prob(action)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_clipped_actions_have_no_density() -> None:
+    assert not PPO(small(policy="gaussian"), continuous()).has_density

@@ -168,3 +168,22 @@ def test_values_that_are_solved_for(logged: Logged) -> None:
         evaluate(logged, [target(logged)], dataclasses.replace(plan, horizon=5))
     with pytest.raises(RequestError, match="unbiased estimators"):
         evaluate(logged, [target(logged)], dataclasses.replace(plan, estimators=["lstd"], interval="hoeffding"))
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(0.5, "behavior_log_prob"), (-np.inf, "probability 0"), (np.nan, "NaN")])
+def test_logged_probabilities_that_are_none(logged: Logged, wrong: float, words: str) -> None:
+    assert logged.behavior_log_prob is not None
+    probabilities = logged.behavior_log_prob.copy()
+    probabilities[7] = wrong
+    bad = dataclasses.replace(logged, behavior_log_prob=probabilities)
+    with pytest.raises(DataError, match=words):
+        evaluate(bad, [target(bad)], dataclasses.replace(PLAN, estimators=["wis"]))
+
+
+def test_rewards_that_are_none(logged: Logged) -> None:
+    reward = logged.reward.copy()
+    reward[3] = np.nan
+    bad = dataclasses.replace(logged, reward=reward)
+    for name in ("wis", "fqe", "lstd"):
+        with pytest.raises(DataError, match="NaN"):
+            evaluate(bad, [target(bad)], dataclasses.replace(PLAN, estimators=[name]))
