@@ -6,9 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+LINE = 120
+"""Characters that a line may have before the mapping in it becomes a section."""
+
 
 def write_toml(values: Mapping[str, Any]) -> str:
-    """Values, then a section for each mapping, and one for each item of a list of mappings; inner ones are inline.
+    """Values, then a section for each mapping, and one for each item of a list of mappings.
+
+    Inner mappings are inline, or sections of their own where that would make a long line of a mapping's.
 
     Args:
         values: text, numbers, booleans, lists and mappings of these. None has no TOML.
@@ -16,10 +21,22 @@ def write_toml(values: Mapping[str, Any]) -> str:
     sections = {key: value for key, value in values.items() if _is_section(value)}
     lines = [f"{key} = {_value(value)}" for key, value in values.items() if key not in sections]
     for name, section in sections.items():
-        header, tables = (f"[{name}]", [section]) if isinstance(section, Mapping) else (f"[[{name}]]", section)
-        for table in tables:
-            lines += ["", header, *(f"{key} = {_value(value)}" for key, value in table.items())]
+        if isinstance(section, Mapping):
+            lines += _section(name, section)
+        else:
+            for table in section:
+                lines += ["", f"[[{name}]]", *(f"{key} = {_value(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _section(name: str, table: Mapping[str, Any]) -> list[str]:
+    """Lines of a section, and of those within it."""
+    written = {key: f"{key} = {_value(value)}" for key, value in table.items()}
+    inner = [key for key, value in table.items() if isinstance(value, Mapping) and len(written[key]) > LINE]
+    lines = ["", f"[{name}]", *(line for key, line in written.items() if key not in inner)]
+    for key in inner:
+        lines += _section(f"{name}.{key}", table[key])
+    return lines
 
 
 def _is_section(value: Any) -> bool:

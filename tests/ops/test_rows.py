@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from offrl.ops.rows import Rows, merge_axes
+from offrl.ops.rows import Rows, merge_axes, take_rows, without_time
+from tests.agents.batches import continuous, random_batches, random_rollouts
 
 NAMES = ("observation", "encoded", "log_prob", "advantage", "value", "target")
 
@@ -58,3 +61,27 @@ def test_environments_and_steps_become_rows() -> None:
     assert isinstance(merged, dict)
     assert torch.equal(merged["a"], observation.view(1, 6, 4))
     assert merged["b"].shape == (1, 6)
+
+
+def test_each_seed_s_transitions_are_taken_at_its_indices() -> None:
+    (batch,) = random_batches(continuous(), 1, 2)
+    index = torch.tensor([[3, 0, 7], [1, 1, 5]])
+    nested = replace(batch, observation={"a": batch.observation})
+    taken = take_rows(nested, index)
+    assert taken.truncated is None
+    assert isinstance(taken.observation, dict)
+    for seed in range(2):
+        assert torch.equal(taken.observation["a"][seed], batch.observation[seed, index[seed]])
+        assert torch.equal(taken.action[seed], batch.action[seed, index[seed]])
+        assert torch.equal(taken.reward[seed], batch.reward[seed, index[seed]])
+
+
+def test_a_rollout_loses_its_time_and_a_batch_has_none_to_lose() -> None:
+    (rollout,), (batch,) = random_rollouts(continuous(), 1, 2), random_batches(continuous(), 1, 2)
+    flat = without_time(rollout)
+    assert flat.truncated is None
+    for name in ("observation", "action", "reward", "discount", "next_observation", "terminated"):
+        whole, rows = getattr(rollout, name), getattr(flat, name)
+        assert torch.equal(rows[:, 9 + 4], whole[:, 1, 4])
+        assert rows.shape == (2, 18, *whole.shape[3:])
+    assert without_time(batch) is batch
