@@ -23,6 +23,7 @@ from offrl.ope.fqe import FittedValues, FQEConfig, fit_q
 from offrl.ope.log import EpisodeLog
 from offrl.ope.logged import Logged
 from offrl.ope.marginalised import MARGINALISED, marginalised
+from offrl.ope.policies import DRAWS, TargetPolicy
 from offrl.ope.ranking import Ranking, agreement, rank
 from offrl.ope.resampling import resample_means
 from offrl.ope.results import BehaviorResult, Evaluation, PolicyResult, Truth
@@ -90,13 +91,13 @@ class Plan:
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
 
 
-def evaluate(logged: Logged, targets: Sequence[Target], plan: Plan) -> Evaluation:
+def evaluate(logged: Logged, policies: Sequence[Target | TargetPolicy], plan: Plan | None = None) -> Evaluation:
     """Estimate what each policy would earn in an episode, and rank several.
 
     Args:
         logged: the log.
-        targets: the policies, and what they do at the log's rows.
-        plan: what is asked for.
+        policies: themselves, or what they do at the log's rows.
+        plan: what is asked for; None for the defaults.
 
     Raises:
         RequestError: an estimator that is named needs what isn't there: probabilities of the logged actions, a density
@@ -108,6 +109,8 @@ def evaluate(logged: Logged, targets: Sequence[Target], plan: Plan) -> Evaluatio
             where=logged.name,
             mend="name a log of more episodes",
         )
+    plan = plan or Plan()
+    targets = [_target(logged, policy, plan) for policy in policies]
     names, notes = _names(logged, targets, plan)
     behavior = _behavior(logged, names, plan)
     values = _values(logged, targets, names, plan)
@@ -132,6 +135,12 @@ def evaluate(logged: Logged, targets: Sequence[Target], plan: Plan) -> Evaluatio
         agreement=None if ranking is None or len(known) < len(results) else agreement(ranking, known),
         notes=tuple(notes),
     )
+
+
+def _target(logged: Logged, policy: Target | TargetPolicy, plan: Plan) -> Target:
+    if isinstance(policy, Target):
+        return policy
+    return Target(policy.name, policy.choices(logged, draws=DRAWS, seed=plan.seed))
 
 
 def needs_weights(name: str) -> bool:

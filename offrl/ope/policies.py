@@ -17,6 +17,8 @@ from offrl.ope.logged import Logged, Observations
 from offrl.ope.steps import Choices
 
 ROWS_AT_ONCE = 16_384
+DRAWS = 4
+"""Continuous actions that are drawn for each row of the log from a policy that samples."""
 LOG_PROB_SUFFIX = "log_prob"
 
 

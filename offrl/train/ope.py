@@ -21,7 +21,7 @@ from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.ope.evaluation import Plan, Target, evaluate
 from offrl.ope.logged import Logged
-from offrl.ope.policies import ColumnPolicy, OnnxPolicy, TargetPolicy, smoothed_choices
+from offrl.ope.policies import DRAWS, ColumnPolicy, OnnxPolicy, TargetPolicy, smoothed_choices
 from offrl.ope.results import Evaluation
 from offrl.ope.steps import Choices
 from offrl.train.collect import PolicyBehavior
@@ -29,8 +29,6 @@ from offrl.train.policies import load_policy
 from offrl.train.run import Run
 from offrl.train.target_policies import AgentPolicies
 
-DRAWS = 4
-"""Continuous actions that are drawn for each row of the log from a policy that samples."""
 TRUTH_STREAM = 104_729
 
 

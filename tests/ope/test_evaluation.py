@@ -73,6 +73,13 @@ def test_probabilities_are_estimated_where_that_is_allowed(logged: Logged) -> No
     json.dumps(allowed.to_dict(), allow_nan=False)
 
 
+def test_policies_may_be_given_as_they_are(logged: Logged) -> None:
+    plan = dataclasses.replace(PLAN, estimators=["wis"])
+    one, other = evaluate(logged, [TablePolicy(TARGET), target(logged, name="same")], plan).policies
+    assert (one.name, other.name) == ("table", "same")
+    assert one.estimates[0].value == other.estimates[0].value
+
+
 def test_a_deterministic_policy_over_continuous_actions() -> None:
     action = np.random.default_rng(0).uniform(-1, 1, (1_000, 1)).astype(np.float32)
     log = dataclasses.replace(
