@@ -213,7 +213,7 @@ class _Comparison:
         count, *sums = self.sums
         if not count:
             return {"mean_reward_before": None, "mean_reward": None, "correlation": None}
-        a, b, aa, bb, ab = (total / count for total in sums)
+        a, b, aa, bb, ab = (float(total / count) for total in sums)
         spread = (aa - a * a) * (bb - b * b)
         known = spread > 1e-12 * max(aa * bb, 1e-300)
         return {
