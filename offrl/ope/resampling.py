@@ -17,7 +17,9 @@ from offrl.ope.sums import WeightedSum
 from offrl.ope.weights import StepWeights, finite
 
 COUNTS_AT_ONCE = 4_000_000
-COLUMNS_AT_ONCE = 1_024
+RESAMPLES_AT_ONCE = 128
+COLUMNS_AT_ONCE = 256
+"""Products of these sizes stay in the processor's cache."""
 DRAWS_AT_ONCE = 1 << 17
 _HEADROOM = 600.0
 """Weights are scaled so that the largest of a step is exp(600): the smaller ones have more room before they vanish."""
@@ -26,7 +28,7 @@ _HEADROOM = 600.0
 def counts(episodes: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each episode is drawn in each resample, float64 [b, N], `resamples` rows in all."""
     generator = np.random.default_rng(seed)
-    at_once = max(1, COUNTS_AT_ONCE // episodes)
+    at_once = min(RESAMPLES_AT_ONCE, max(1, COUNTS_AT_ONCE // episodes))
     together = max(1, DRAWS_AT_ONCE // episodes)
     for first in range(0, resamples, at_once):
         drawn = np.empty((min(at_once, resamples - first), episodes))
