@@ -290,6 +290,36 @@ class IRL:
         return observation.long() - self.first_state
 
 
+def explain(
+    demonstrations: Demonstrations,
+    config: IRLConfig,
+    features: Tensor | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    updates: int = 500,
+) -> tuple[IRL, IRLState, Metrics]:
+    """Learn the reward of demonstrations in a process of your own, outside of any run.
+
+    Args:
+        demonstrations: discounted as `config.discount` says, or undiscounted with a horizon for "maxent".
+        config: see there; discount and horizon are those of the process.
+        features: as for `IRL`.
+        seeds: a reward is learned for each.
+        updates: at most so many; fewer where the gradient gets smaller than `config.tolerance` before.
+
+    Returns:
+        the agent, its state, whose `table` is the reward, and the last update's metrics.
+    """
+    mdp = demonstrations.mdp
+    agent = IRL(config, Spec(gym.spaces.Discrete(mdp.states), gym.spaces.Discrete(mdp.actions)), features)
+    state, metrics = agent.init(seeds, torch.device("cpu")), {}
+    for _ in range(updates):
+        metrics = agent.update(state, [demonstrations], {})
+        if bool((metrics["gradient"] <= config.tolerance).all()):
+            break
+    return agent, state, metrics
+
+
 def _staged(mdp: TabularMDP, policy: Tensor) -> Tensor:
     """A policy [S, n, m] that is the same in every step, as solvers take it."""
     if mdp.horizon is None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.agents.irl import IRL, IRLConfig, IRLState
+from offrl.agents.irl import IRL, IRLConfig, IRLState, explain
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.irl import (
     Demonstrations,
@@ -58,20 +58,6 @@ def best_expert(mdp: TabularMDP) -> Demonstrations:
     return shown_by(mdp, optimal_policy(mdp, true_reward(mdp)))
 
 
-def learn(
-    config: IRLConfig, demonstrations: Demonstrations, updates: int, seeds: tuple[int, ...] = (0,)
-) -> tuple[IRL, IRLState, dict[str, Tensor]]:
-    """Update until the features' counts are those of the expert, or so many times; the last metrics."""
-    agent = IRL(config, table_spec(demonstrations.mdp))
-    state = agent.init(seeds, CPU)
-    metrics: dict[str, Tensor] = {}
-    for _ in range(updates):
-        metrics = agent.update(state, [demonstrations], {})
-        if bool((metrics["feature_error"] <= config.tolerance).all()):
-            break
-    return agent, state, metrics
-
-
 def value_difference(agent: IRL, state: IRLState, mdp: TabularMDP) -> float:
     """How much less than the best a policy earns that is optimal for the learned reward, as a share of the best."""
     reward = true_reward(mdp)
@@ -86,7 +72,7 @@ def test_the_reward_of_a_known_grid_is_worth_as_much_as_the_true_one(environment
     """Issue: expected value difference under 2% of the optimal value, state visitation as the expert's to 1e-3."""
     mdp, _ = grid(environment)
     config = IRLConfig(features=features, discount=0.95, learning_rate=0.3, tolerance=2e-4)
-    agent, state, metrics = learn(config, soft_expert(mdp), 600)
+    agent, state, metrics = explain(soft_expert(mdp), config, updates=600)
     assert float(metrics["feature_error"]) <= 2e-4
     assert float(metrics["visitation_error"]) < 1e-3
     assert value_difference(agent, state, mdp) < 0.02
@@ -95,7 +81,7 @@ def test_the_reward_of_a_known_grid_is_worth_as_much_as_the_true_one(environment
 @pytest.mark.parametrize("environment", GRIDS)
 def test_a_faultless_expert_is_explained_too(environment: str) -> None:
     mdp, _ = grid(environment)
-    agent, state, metrics = learn(IRLConfig(discount=0.95, tolerance=1e-2), best_expert(mdp), 150)
+    agent, state, metrics = explain(best_expert(mdp), IRLConfig(discount=0.95, tolerance=1e-2), updates=150)
     assert float(metrics["visitation_error"]) < 2e-2
     assert value_difference(agent, state, mdp) < 0.02
 
@@ -242,9 +228,9 @@ def test_seeds_together_are_what_each_is_alone(method: Any) -> None:
     mdp = random_mdp(7, horizon=5, discount=1.0)
     expert = soft_expert(mdp)
     config = IRLConfig(method=method, discount=1.0, hidden=() if method == "apprenticeship" else (6,), tolerance=1e-9)
-    _, together, _ = learn(config, expert, 5, (4, 9))
+    _, together, _ = explain(expert, config, seeds=(4, 9), updates=5)
     for position, seed in enumerate((4, 9)):
-        _, alone, _ = learn(config, expert, 5, (seed,))
+        _, alone, _ = explain(expert, config, seeds=(seed,), updates=5)
         for name, tensor in state_tensors(alone).items():
             own = state_tensors(together)[name]
             assert torch.allclose(
@@ -255,7 +241,7 @@ def test_seeds_together_are_what_each_is_alone(method: Any) -> None:
 def test_apprenticeship_mixes_policies_until_they_count_as_the_expert_does() -> None:
     mdp, _ = grid(SLIPPERY)
     config = IRLConfig(method="apprenticeship", discount=0.95, tolerance=5e-3)
-    agent, state, metrics = learn(config, best_expert(mdp), 200)
+    agent, state, metrics = explain(best_expert(mdp), config, updates=200)
     assert float(metrics["feature_error"]) <= 5e-3
     reward = true_reward(mdp)
     best = float(evaluate_policy(mdp, optimal_policy(mdp, reward), reward))
@@ -283,7 +269,7 @@ def test_the_first_projection_by_hand() -> None:
 def test_path_weighting_explains_experts_where_dynamics_are_sure() -> None:
     mdp, _ = grid(GRID, discount=1.0)
     expert = soft_expert(mdp)
-    _, state, metrics = learn(IRLConfig(method="maxent", discount=1.0, tolerance=1e-2), expert, 200)
+    _, state, metrics = explain(expert, IRLConfig(method="maxent", discount=1.0, tolerance=1e-2), updates=200)
     assert float(metrics["feature_error"]) <= 1e-2
     earned, shown = ((visited * true_reward(mdp)).sum() for visited in (state.visits[0], expert.visits))
     assert float(earned) == pytest.approx(float(shown), rel=0.01)
@@ -292,7 +278,7 @@ def test_path_weighting_explains_experts_where_dynamics_are_sure() -> None:
 def test_a_reward_network_explains_the_expert_as_well() -> None:
     mdp, _ = grid(TIMELESS)
     config = IRLConfig(hidden=(32,), discount=0.95, learning_rate=0.02, tolerance=5e-3)
-    agent, state, metrics = learn(config, soft_expert(mdp), 800)
+    agent, state, metrics = explain(soft_expert(mdp), config, updates=800)
     assert float(metrics["feature_error"]) <= 5e-3
     assert value_difference(agent, state, mdp) < 0.02
 
@@ -300,7 +286,8 @@ def test_a_reward_network_explains_the_expert_as_well() -> None:
 def test_a_penalty_keeps_the_reward_small() -> None:
     mdp, _ = grid(TIMELESS)
     sizes = [
-        float(learn(IRLConfig(discount=0.95, l2=l2), best_expert(mdp), 60)[1].table.abs().max()) for l2 in (0.0, 0.1)
+        float(explain(best_expert(mdp), IRLConfig(discount=0.95, l2=l2), updates=60)[1].table.abs().max())
+        for l2 in (0.0, 0.1)
     ]
     assert sizes[1] < 0.5 * sizes[0]
 
@@ -358,7 +345,7 @@ def test_options_that_do_not_go_together_are_refused(make: Callable[[], IRL], wo
 
 def test_the_same_updates_come_to_the_same_state() -> None:
     mdp = replace(random_mdp(9), horizon=4)
-    one, other = (learn(IRLConfig(hidden=(4,)), soft_expert(mdp), 6)[1] for _ in range(2))
+    one, other = (explain(soft_expert(mdp), IRLConfig(hidden=(4,)), updates=6)[1] for _ in range(2))
     assert all(
         torch.equal(a, b) for a, b in zip(state_tensors(one).values(), state_tensors(other).values(), strict=True)
     )
