@@ -13,7 +13,7 @@ from offrl.ope.policies import TablePolicy
 from offrl.ope.steps import Choices, Steps
 from tests.ope.tabular import BEHAVIOR, TARGET, TabularMDP
 
-QUICK = FQEConfig(hidden=(32,), members=1, steps=1_500, batch_size=256, learning_rate=3e-3, target_rate=0.05)
+QUICK = FQEConfig(hidden=(32,), members=1, steps=800, batch_size=128, learning_rate=3e-3, target_rate=0.05)
 
 
 def chain(*, terminated: bool, discount: float = 0.5, horizon: int | None = None) -> Steps:
@@ -62,9 +62,9 @@ def test_bounds_of_values() -> None:
 @pytest.mark.parametrize("horizon", [None, 5])
 def test_values_of_a_table_are_those_solved_for(horizon: int | None) -> None:
     mdp = TabularMDP.random(seed=1)
-    logged = mdp.log(BEHAVIOR, 1_500)
+    logged = mdp.log(BEHAVIOR, 1_000)
     choices = [TablePolicy(table).choices(logged, draws=1, seed=0) for table in (TARGET, BEHAVIOR)]
-    values = fit_q(logged.steps(0.9, horizon), choices, dataclasses.replace(QUICK, hidden=(64,), steps=2_500))
+    values = fit_q(logged.steps(0.9, horizon), choices, dataclasses.replace(QUICK, steps=1_500, batch_size=256))
     state = np.asarray(logged.observation)[logged.row]
     first = np.cumsum(logged.lengths) - logged.lengths
     for position, table in enumerate((TARGET, BEHAVIOR)):
