@@ -53,6 +53,36 @@ def test_random_steps_with_a_learned_reward_teach_what_the_demonstrations_showed
     assert returns["zero"] < 0.0
 
 
+POLE = [
+    "steps=5000",
+    "batch_size=128",
+    "seeds=[0, 1, 2, 3, 4]",
+    "env='CartPole-v1'",
+    "agent.conservative=0.0",
+    "agent.learning_rate=1e-3",
+    "agent.discount=0.95",
+    "data.reward_scale=0.1",
+    "evaluation.every=0",
+]
+"""Without the conservative penalty, which clones the data whatever its rewards are."""
+
+
+@pytest.mark.learning
+def test_a_discriminator_s_reward_teaches_to_balance_the_pole_from_random_steps(tmp_path: Path) -> None:
+    """Five demonstrations, by way of GAIL's reward, stand in for the true reward of 1,000 random episodes."""
+    settings = ["seeds=[0, 1, 2]", "evaluation.every=0", "evaluation.final_episodes=1"]
+    gail = train(recipe_from_dict(with_settings(find_recipe("gail/cartpole").values, settings)), tmp_path / "gail")
+    relabel("cartpole-random", LearnedReward.of(gail), tmp_path / "learned")
+    returns = {}
+    for dataset in ("cartpole-random", str(tmp_path / "learned")):
+        values = with_settings(find_recipe("dqn/cartpole-replay").values, [*POLE, f"dataset={dataset}"])
+        run = train(recipe_from_dict(values), tmp_path / f"dqn-{Path(dataset).name}")
+        (scores,) = run.lines("evaluations.jsonl")
+        returns[Path(dataset).name] = scores["mean_return"]
+    assert returns["cartpole-random"] > 60.0
+    assert returns["learned"] >= 0.8 * returns["cartpole-random"]
+
+
 @pytest.mark.learning
 @pytest.mark.parametrize("environment", ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4"])
 def test_demonstrations_of_toy_text_are_explained(tmp_path: Path, environment: str) -> None:
