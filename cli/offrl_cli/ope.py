@@ -37,9 +37,7 @@ class IntervalMethod(StrEnum):
 def ope(
     policies: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[RUN...]", help="Run directories that offrl train left, or ONNX files.", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Run directories that offrl train left, or ONNX files.", show_default=False),
     ] = None,
     dataset: Annotated[
         str, typer.Option(metavar="NAME|PATH", help="The log to value them from.", show_default=False)

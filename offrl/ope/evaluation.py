@@ -17,17 +17,16 @@ from offrl.ope.behavior import BehaviorConfig, BehaviorEstimate, estimate_behavi
 from offrl.ope.bounds import Bounds
 from offrl.ope.diagnostics import diagnose
 from offrl.ope.estimates import Estimate, Interval
-from offrl.ope.estimation import BOUNDED, MINIMUM_EFFECTIVE_SAMPLE_SIZE, IntervalKind, estimate
+from offrl.ope.estimation import BOUNDED, IntervalKind, estimate
 from offrl.ope.estimators import ESTIMATORS
 from offrl.ope.fqe import FittedValues, FQEConfig, fit_q
 from offrl.ope.log import EpisodeLog
 from offrl.ope.logged import Logged
-from offrl.ope.marginalised import MARGINALISED, marginalised
+from offrl.ope.marginalised import MARGINALISED, marginal_estimate
 from offrl.ope.policies import DRAWS, TargetPolicy
 from offrl.ope.ranking import Ranking, agreement, rank
-from offrl.ope.resampling import resample_means
 from offrl.ope.results import BehaviorResult, Evaluation, PolicyResult, Truth
-from offrl.ope.steps import Choices
+from offrl.ope.steps import Choices, Steps
 
 FQE, DIRECT = "fqe", "dm"
 """Fitted Q evaluation is the direct method with its values."""
@@ -39,6 +38,8 @@ RANKING_PREFERENCE = (
 )
 NEVER_LOGGED_LIMIT = 0.01
 """Probability of actions that occur nowhere in the log from which on it is warned of."""
+BACKUPS = 2.0
+"""How often, for each step that values look ahead, the target networks should have moved all the way."""
 SPREAD_LIMIT = 0.1
 """Fitted values whose networks differ by more than this share of the value are warned of."""
 
@@ -304,7 +305,8 @@ def _result(
     taken = target.choices.log_prob if weighted else unweighted
     assert taken is not None
     log = _episode_log(logged, unweighted if acted is None else acted, taken, plan, values)
-    named = {name: _solved(logged, target, name, plan) for name in names if name in MARGINALISED}
+    steps = logged.steps(plan.discount, plan.horizon) if set(names) & set(MARGINALISED) else None
+    named = {} if steps is None else _solved(steps, target.choices, names, plan)
     others = [name for name in dict.fromkeys(names) if name not in MARGINALISED]
     if others:
         named |= zip(others, _estimates(log, others, plan), strict=True)
@@ -315,7 +317,7 @@ def _result(
         truth=None if target.true_returns is None else _truth(target.true_returns),
         spread=None if values is None else values.spread,
         smoothing_bias=None if values is None else values.smoothing_bias,
-        warnings=tuple(_warnings(logged, target, values)),
+        warnings=(*_warnings(logged, target, values), *([] if values is None else _unsettled(logged, plan))),
     )
 
 
@@ -334,46 +336,21 @@ def _estimates(log: EpisodeLog, names: Sequence[str], plan: Plan) -> list[Estima
     return [dataclasses.replace(each, name=name) for name, each in zip(names, found, strict=True)]
 
 
-def _solved(logged: Logged, target: Target, name: str, plan: Plan) -> Estimate:
-    """One of `MARGINALISED`."""
-    found = marginalised(logged.steps(plan.discount, plan.horizon), target.choices, name, plan.seed)
-    square, count = float(np.square(found.weights).sum()), len(found.weights)
-    size = float(found.weights.sum()) ** 2 / square * len(logged.lengths) / count if square > 0.0 else 0.0
-    warnings = [
-        "Values and weights are taken to be linear in features; the interval knows nothing of what they are not."
-    ]
-    if not found.balanced:
-        warnings.append("The weights don't average what true ones do: the log can't tell what the policy would do.")
-    return Estimate(
-        name=name,
-        value=found.value,
-        contributions=found.contributions,
-        interval=_solved_interval(found.contributions, name, plan),
-        effective_sample_size=size,
-        largest_weight_share=float(np.abs(found.weights).max() / max(np.abs(found.weights).sum(), 1e-300)),
-        reliable=found.balanced and size >= MINIMUM_EFFECTIVE_SAMPLE_SIZE,
-        warnings=tuple(warnings),
-    )
-
-
-def _solved_interval(contributions: NDArray[np.float64], name: str, plan: Plan) -> Interval | None:
-    """By the linearised contributions of the episodes."""
-    if plan.interval is None:
-        return None
-    if plan.interval in BOUNDED:
-        raise RequestError(
-            f"the interval '{plan.interval}' is for unbiased estimators, and {name} isn't one",
-            mend="choose a bootstrap, or t",
+def _solved(steps: Steps, choices: Choices, names: Sequence[str], plan: Plan) -> dict[str, Estimate]:
+    """By those of `MARGINALISED`."""
+    return {
+        name: marginal_estimate(
+            steps,
+            choices,
+            name,
+            confidence=plan.confidence,
+            interval=plan.interval,
+            resamples=plan.resamples,
+            seed=plan.seed,
         )
-    if not plan.interval.startswith("bootstrap"):
-        low, high = intervals.student_t(contributions, plan.confidence)
-        return Interval(low, high, plan.confidence, "t")
-    drawn = resample_means(contributions[:, None], resamples=plan.resamples, seed=plan.seed)[:, 0]
-    if plan.interval == "bootstrap-bca":
-        low, high = intervals.bca(contributions, drawn, plan.confidence)
-        return Interval(low, high, plan.confidence, plan.interval)
-    low, high = intervals.percentile(drawn, plan.confidence)
-    return Interval(low, high, plan.confidence, "bootstrap-percentile")
+        for name in names
+        if name in MARGINALISED
+    }
 
 
 def _episode_log(
@@ -421,6 +398,22 @@ def _warnings(logged: Logged, target: Target, values: _Values | None) -> list[st
                 "log doesn't settle them."
             )
     return warnings
+
+
+def _unsettled(logged: Logged, plan: Plan) -> list[str]:
+    """Whether the target networks of fitted Q evaluation move often enough to carry rewards as far as they count."""
+    ahead = np.inf if plan.discount == 1.0 else 1.0 / (1.0 - plan.discount)
+    ended = bool(logged.terminated[np.cumsum(logged.lengths) - 1].all())
+    if plan.horizon is not None or ended or plan.discount == 1.0:
+        ahead = min(ahead, plan.horizon or int(logged.lengths.max()))
+    reach = plan.fqe.steps * plan.fqe.target_rate
+    if reach >= BACKUPS * ahead:
+        return []
+    needed = math.ceil(BACKUPS * ahead / plan.fqe.target_rate)
+    return [
+        f"Fitted values look about {ahead:.0f} steps ahead, too far for {plan.fqe.steps:,} gradient steps: they may "
+        f"not have settled (at least {needed:,} are wanted, --fqe-steps)."
+    ]
 
 
 def _ranking(results: Sequence[PolicyResult], plan: Plan, notes: list[str]) -> Ranking | None:

@@ -25,6 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offrl.errors import RequestError
+from offrl.ope import intervals
+from offrl.ope.estimates import Estimate, Interval
+from offrl.ope.estimation import BOUNDED, MINIMUM_EFFECTIVE_SAMPLE_SIZE, IntervalKind
+from offrl.ope.resampling import resample_means
 from offrl.ope.steps import Choices, Steps
 
 MARGINALISED = ("lstd", "mql", "mwl", "dice")
@@ -107,6 +111,65 @@ def marginalised(steps: Steps, choices: Choices, name: str, seed: int = 0) -> Ma
         weights=weights,
         balanced=bool(np.isfinite(value)) and abs(balance - 1.0) <= BALANCE_LIMIT,
     )
+
+
+def marginal_estimate(
+    steps: Steps,
+    choices: Choices,
+    name: str,
+    *,
+    confidence: float = 0.95,
+    interval: IntervalKind | None = "bootstrap-bca",
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> Estimate:
+    """`marginalised` as an estimate, with its interval.
+
+    Args:
+        steps, choices, name: see `marginalised`.
+        confidence, interval, resamples, seed: see `offrl.ope.estimation.estimate`; all bootstraps but BCa are by
+            percentiles here, of the linearised contributions.
+
+    Raises:
+        RequestError: there is a horizon, or the interval is for unbiased estimators.
+    """
+    found = marginalised(steps, choices, name, seed)
+    weights, share = np.abs(found.weights), 0.0
+    square = float(np.square(found.weights).sum())
+    size = float(found.weights.sum()) ** 2 / square * len(steps.lengths) / len(weights) if square > 0.0 else 0.0
+    if square > 0.0:
+        share = float(weights.max() / weights.sum())
+    warnings = [
+        "Values and weights are taken to be linear in features; the interval knows nothing of what they aren't."
+    ]
+    if not found.balanced:
+        warnings.append("The weights don't average what true ones do: the log can't tell what the policy would do.")
+    return Estimate(
+        name=name,
+        value=found.value,
+        contributions=found.contributions,
+        interval=None if interval is None else _interval(found, name, confidence, interval, resamples, seed),
+        effective_sample_size=size,
+        largest_weight_share=share,
+        reliable=found.balanced and size >= MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+        warnings=tuple(warnings),
+    )
+
+
+def _interval(
+    found: MarginalValue, name: str, confidence: float, kind: IntervalKind, resamples: int, seed: int
+) -> Interval:
+    contributions = found.contributions
+    if kind in BOUNDED:
+        raise RequestError(
+            f"the interval '{kind}' is for unbiased estimators, and {name} isn't one", mend="choose a bootstrap, or t"
+        )
+    if kind == "t":
+        return Interval(*intervals.student_t(contributions, confidence), confidence, kind)
+    drawn = resample_means(contributions[:, None], resamples=resamples, seed=seed)[:, 0]
+    if kind == "bootstrap-bca":
+        return Interval(*intervals.bca(contributions, drawn, confidence), confidence, kind)
+    return Interval(*intervals.percentile(drawn, confidence), confidence, "bootstrap-percentile")
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,17 @@ def test_probabilities_are_estimated_where_that_is_allowed(logged: Logged) -> No
     json.dumps(allowed.to_dict(), allow_nan=False)
 
 
+def test_values_that_cannot_have_settled_are_warned_of(logged: Logged) -> None:
+    def warnings(**changes: object) -> str:
+        plan = dataclasses.replace(PLAN, estimators=["fqe"], fqe=FQEConfig(hidden=(4,), steps=60), **changes)  # type: ignore[arg-type]
+        return " ".join(evaluate(logged, [target(logged)], plan).policies[0].warnings)
+
+    assert "look about 5 steps ahead" in warnings()
+    assert "at least 200 are wanted" in warnings()
+    assert "look about 10 steps ahead" in warnings(horizon=None)
+    assert "steps ahead" not in warnings(discount=0.2, horizon=1)
+
+
 def test_policies_may_be_given_as_they_are(logged: Logged) -> None:
     plan = dataclasses.replace(PLAN, estimators=["wis"])
     one, other = evaluate(logged, [TablePolicy(TARGET), target(logged, name="same")], plan).policies
