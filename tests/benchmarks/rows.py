@@ -13,8 +13,12 @@ from tests.benchmarks.workers.measuring import (
     EPOCHS,
     EPSILON,
     HIDDEN,
+    LOGGED_EPISODES,
+    LOGGED_STEPS,
     MINIBATCH_SIZE,
+    RESAMPLES,
     ROLLOUT_STEPS,
+    SHORT_EPISODES,
     SMALL_HIDDEN,
     STEPS_PER_UPDATE,
 )
@@ -183,6 +187,16 @@ ROWS = {
             f"steps, ε {EPSILON}",
             "env steps/s",
             (Comparison(_ours("offrl", "dqn"), _peer("stable-baselines3", "dqn"), target=3.0),),
+        ),
+        *(
+            Row(
+                name,
+                f"IS, PDIS, WIS, WPDIS of {LOGGED_STEPS:,} steps in {episodes:,} episodes, {RESAMPLES:,} resamples",
+                "s",
+                (Comparison(_ours("offrl", name), _peer("scope-rl", name)),),
+                limit=5.0,
+            )
+            for name, episodes in (("ope-long", LOGGED_EPISODES), ("ope-short", SHORT_EPISODES))
         ),
         Row(
             "help",

@@ -36,6 +36,9 @@ DQN_BATCH_SIZE, STEPS_PER_UPDATE, STEPS_PER_TARGET = 32, 4, 10_000
 """DQN: environment steps from one update to the next, and from one copy of the network to its target to the next."""
 EPSILON = 0.05
 """DQN: chance of a random action after the warm-up steps."""
+LOGGED_STEPS, LOGGED_EPISODES, SHORT_EPISODES = 1_000_000, 1_000, 100_000
+"""Off-policy evaluation: steps in all, in long episodes or in short ones."""
+RESAMPLES, LOG_DISCOUNT = 1_000, 0.99
 ENDLESS = 10**9
 """Steps asked of a training loop that the end of the window interrupts."""
 
@@ -74,6 +77,33 @@ def synthetic_episodes(count: int, seed: int = 0) -> Episodes:
     action = np.tanh(observation[:, :-1] @ weights)
     reward = rng.standard_normal((count, EPISODE_LENGTH), dtype=np.float32)
     return Episodes(observation, action, reward)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A log of choices between two actions, in episodes of equal length that all terminate.
+
+    Attributes:
+        action: int64 [steps].
+        reward: [steps].
+        behavior, target: [steps, 2], each action's probability.
+    """
+
+    episodes: int
+    action: np.ndarray
+    reward: np.ndarray
+    behavior: np.ndarray
+    target: np.ndarray
+
+
+def synthetic_choices(episodes: int, seed: int = 0) -> Choices:
+    """Random choices, and a target policy so close by that the weights of whole episodes stay useful."""
+    rng = np.random.default_rng(seed)
+    first = rng.uniform(0.3, 0.7, LOGGED_STEPS)
+    near = first + rng.uniform(-0.02, 0.02, LOGGED_STEPS)
+    action = (rng.random(LOGGED_STEPS) > first).astype(np.int64)
+    behavior, target = np.column_stack([first, 1.0 - first]), np.column_stack([near, 1.0 - near])
+    return Choices(episodes, action, rng.standard_normal(LOGGED_STEPS), behavior, target)
 
 
 class Window:
@@ -130,11 +160,16 @@ def steadily(window: Window, step: Callable[[], int]) -> float:
 
 def process_seconds(window: Window, command: Sequence[str]) -> float:
     """Run a command from start to exit until the window is over; the median of the seconds that it took."""
+    return median_seconds(window, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+
+
+def median_seconds(window: Window, work: Callable[[], object]) -> float:
+    """Do some work until the window is over; the median of the seconds that it took."""
     durations = []
 
     def step() -> int:
         start = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        work()
         durations.append(time.perf_counter() - start)
         return 1
 

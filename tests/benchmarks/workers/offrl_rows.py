@@ -25,25 +25,33 @@ from measuring import (
     EPOCHS,
     EPSILON,
     HIDDEN,
+    LOG_DISCOUNT,
+    LOGGED_EPISODES,
     MINIBATCH_SIZE,
     OBSERVATION_DIM,
     ONLINE_WARM_UP_STEPS,
+    RESAMPLES,
     ROLLOUT_STEPS,
     SAMPLING_EPISODES,
+    SHORT_EPISODES,
     SMALL_HIDDEN,
     STEPS_PER_TARGET,
     STEPS_PER_UPDATE,
     Window,
     WindowOver,
     main,
+    median_seconds,
     process_seconds,
     steadily,
+    synthetic_choices,
     synthetic_episodes,
 )
 
 from offrl.data.block import EpisodeBlock
 from offrl.data.sampler import ReplaySampler
 from offrl.data.store import StoreWriter, TrajectoryStore
+from offrl.ope.estimation import estimate
+from offrl.ope.log import EpisodeLog
 from offrl.recipes import recipe_from_dict
 from offrl.train.session import train
 from offrl.types import Spec
@@ -248,6 +256,27 @@ def show_help(window: Window) -> float:
     return process_seconds(window, [str(Path(sys.executable).with_name("offrl")), "--help"])
 
 
+def importance_sampling(window: Window, episodes: int) -> float:
+    """Seconds for IS, PDIS, WIS and WPDIS from probabilities, with bootstrap intervals."""
+    data = synthetic_choices(episodes)
+    steps = np.arange(len(data.action))
+    ended = np.ones(episodes, dtype=bool)
+
+    def work() -> None:
+        log = EpisodeLog(
+            data.reward,
+            np.log(data.behavior[steps, data.action]),
+            np.log(data.target[steps, data.action]),
+            np.linspace(0, len(steps), episodes + 1).astype(np.int64),
+            ended,
+            ~ended,
+            LOG_DISCOUNT,
+        )
+        estimate(log, ["is", "pdis", "wis", "wpdis"], interval="bootstrap-percentile", resamples=RESAMPLES)
+
+    return median_seconds(window, work)
+
+
 if __name__ == "__main__":
     rows = {
         "sampling": sampling,
@@ -261,6 +290,8 @@ if __name__ == "__main__":
         "ppo-parallel": ppo_parallel,
         "gail": gail,
         "dqn": dqn,
+        "ope-long": lambda window: importance_sampling(window, LOGGED_EPISODES),
+        "ope-short": lambda window: importance_sampling(window, SHORT_EPISODES),
         "help": show_help,
     }
     main(rows, "offrl")
