@@ -16,6 +16,7 @@ from offrl.ope import intervals
 from offrl.ope.behavior import BehaviorConfig, BehaviorEstimate, estimate_behavior
 from offrl.ope.bounds import Bounds
 from offrl.ope.diagnostics import diagnose
+from offrl.ope.doubts import divided, never_logged, unsettled
 from offrl.ope.estimates import Estimate, Interval
 from offrl.ope.estimation import BOUNDED, IntervalKind, estimate
 from offrl.ope.estimators import ESTIMATORS
@@ -36,12 +37,6 @@ RANKING_PREFERENCE = (
     *("wdr", FQE, DIRECT, "magic", "dr", "snips", "wpdis", "wis", "switch-dr"),
     *(*MARGINALISED, "pdis", "ips", "is", "clipped"),
 )
-NEVER_LOGGED_LIMIT = 0.01
-"""Probability of actions that occur nowhere in the log from which on it is warned of."""
-BACKUPS = 2.0
-"""How often, for each step that values look ahead, the target networks should have moved all the way."""
-SPREAD_LIMIT = 0.1
-"""Fitted values whose networks differ by more than this share of the value are warned of."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +312,7 @@ def _result(
         truth=None if target.true_returns is None else _truth(target.true_returns),
         spread=None if values is None else values.spread,
         smoothing_bias=None if values is None else values.smoothing_bias,
-        warnings=(*_warnings(logged, target, values), *([] if values is None else _unsettled(logged, plan))),
+        warnings=tuple(_warnings(logged, target, plan, values)),
     )
 
 
@@ -379,41 +374,13 @@ def _truth(returns: NDArray[np.float64]) -> Truth:
     return Truth(float(returns.mean()), error, count)
 
 
-def _warnings(logged: Logged, target: Target, values: _Values | None) -> list[str]:
-    warnings, probabilities = [], target.choices.probabilities
-    if probabilities is not None and logged.actions is not None:
-        never = np.bincount(logged.agent_action, minlength=logged.actions) == 0
-        share = float(probabilities[logged.row][:, never].sum(axis=1).mean())
-        if share > NEVER_LOGGED_LIMIT:
-            warnings.append(
-                f"{share:.0%} of what {target.name} does are actions that occur nowhere in the log: nothing is known "
-                "of what they earn."
-            )
+def _warnings(logged: Logged, target: Target, plan: Plan, values: _Values | None) -> list[str]:
+    warnings = never_logged(logged, target.choices, target.name)
     if values is not None:
         first = np.cumsum(logged.lengths) - logged.lengths
-        start = float(values.v[first].mean())
-        if values.spread > SPREAD_LIMIT * abs(start):
-            warnings.append(
-                f"The fitted values of {target.name} differ by {values.spread:.3g} from one network to the other: the "
-                "log doesn't settle them."
-            )
+        warnings += divided(float(values.v[first].mean()), values.spread, target.name)
+        warnings += unsettled(logged, plan.discount, plan.horizon, plan.fqe)
     return warnings
-
-
-def _unsettled(logged: Logged, plan: Plan) -> list[str]:
-    """Whether the target networks of fitted Q evaluation move often enough to carry rewards as far as they count."""
-    ahead = np.inf if plan.discount == 1.0 else 1.0 / (1.0 - plan.discount)
-    ended = bool(logged.terminated[np.cumsum(logged.lengths) - 1].all())
-    if plan.horizon is not None or ended or plan.discount == 1.0:
-        ahead = min(ahead, plan.horizon or int(logged.lengths.max()))
-    reach = plan.fqe.steps * plan.fqe.target_rate
-    if reach >= BACKUPS * ahead:
-        return []
-    needed = math.ceil(BACKUPS * ahead / plan.fqe.target_rate)
-    return [
-        f"Fitted values look about {ahead:.0f} steps ahead, too far for {plan.fqe.steps:,} gradient steps: they may "
-        f"not have settled (at least {needed:,} are wanted, --fqe-steps)."
-    ]
 
 
 def _ranking(results: Sequence[PolicyResult], plan: Plan, notes: list[str]) -> Ranking | None:
