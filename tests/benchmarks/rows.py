@@ -193,7 +193,7 @@ ROWS = {
                 name,
                 f"IS, PDIS, WIS, WPDIS of {LOGGED_STEPS:,} steps in {episodes:,} episodes, {RESAMPLES:,} resamples",
                 "s",
-                (Comparison(_ours("offrl", name), _peer("scope-rl", name)),),
+                (Comparison(_ours("offrl", name), _peer("scope-rl", name), target=10.0),),
                 limit=5.0,
             )
             for name, episodes in (("ope-long", LOGGED_EPISODES), ("ope-short", SHORT_EPISODES))
