@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from offrl import __version__
-from offrl.agents import AGENTS
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
 from offrl.train.capture import Update, fast_update
@@ -24,6 +23,7 @@ from offrl.train.feeds import Feed
 from offrl.train.metrics import MetricWriter
 from offrl.train.recording import EpisodeRecorder
 from offrl.train.run import Run
+from offrl.train.task import learns_online
 from offrl.types import Metrics
 
 MAX_ROUNDS = 64
@@ -262,9 +262,8 @@ class Loop:
     def _all_stopped(self) -> bool:
         if self.finished is not None:
             return self.finished()
-        recipe = self.run.recipe
-        goal, acts = recipe.online.stop_at, recipe.dataset is None or AGENTS[recipe.algo].wraps
-        if goal is not None and (acts or recipe.start is not None):
+        goal = self.run.recipe.online.stop_at
+        if goal is not None and learns_online(self.run.recipe):
             return bool((self.best.scores >= goal).all())
         return bool(self._stopped().all())
 

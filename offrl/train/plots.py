@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from offrl.errors import RequestError, StoreError
 from offrl.recipes import Recipe
 from offrl.train.run import Run
+from offrl.train.task import learns_online
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,7 +196,7 @@ def _value_label(metric: str) -> str:
 def _x_label(runs: Iterable[Run], x: Axis) -> str:
     if x == "minutes":
         return "wall-clock time (minutes)"
-    online = {run.recipe.dataset is None for run in runs}
+    online = {learns_online(run.recipe) for run in runs}
     return "steps" if len(online) > 1 else "environment steps" if online == {True} else "gradient steps"
 
 

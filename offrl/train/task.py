@@ -31,6 +31,11 @@ NO_ENVIRONMENT = "none"
 """As a recipe's `env`: evaluate nowhere, whatever environment the dataset names."""
 
 
+def learns_online(recipe: Recipe) -> bool:
+    """Whether a recipe's agent learns from its own steps, be it among others."""
+    return AGENTS[recipe.algo].wraps or recipe.dataset is None or recipe.start is not None
+
+
 @dataclass(frozen=True)
 class Task:
     """What a recipe's names stand for.
@@ -67,7 +72,7 @@ class Task:
     @property
     def online(self) -> bool:
         """Whether the agent learns from its own steps, be it among others."""
-        return self.imitates or self.data is None or self.recipe.start is not None
+        return learns_online(self.recipe)
 
     @classmethod
     def of(cls, recipe: Recipe, checkpoint: Path | None = None) -> Task:

@@ -122,15 +122,16 @@ def test_the_picture_is_a_png_with_each_curve_in_its_colour(tmp_path: Path) -> N
 
 
 def test_axes_say_what_they_show(tmp_path: Path, figures: list[Figure]) -> None:
-    offline, online = (
+    offline, online, imitating = (
         make_run(tmp_path / "a"),
         Run.create(tmp_path / "b", recipe_from_dict({"algo": "td3", "env": "Hopper-v5"})),
+        Run.create(tmp_path / "c", recipe_from_dict({"algo": "gail", "dataset": "hopper-expert", "env": "Hopper-v5"})),
     )
-    for run in (offline, online):
+    for run in (offline, online, imitating):
         log_evaluation(run, 10, [1.0])
         run.log("metrics.jsonl", {"step": 10, "steps_per_second": 1.0, "critic_loss": [1.0]})
     plot_runs([offline], tmp_path / "p.png")
-    plot_runs([online], tmp_path / "p.png")
+    plot_runs([online, imitating], tmp_path / "p.png")
     plot_runs([offline, online], tmp_path / "p.png", metric="critic_loss", x="minutes")
     labels = [(figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) for figure in figures]
     assert labels == [
