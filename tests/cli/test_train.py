@@ -169,7 +169,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(offrl: Offrl, demos: Path, monkeypat
     ("arguments", "code", "words"),
     [
         (["train"], 2, ["no algorithm", "offrl train bc"]),
-        (["train", "magic", "--dataset", "x"], 2, ["'magic'", "ppo, sac, td3"]),
+        (["train", "magic", "--dataset", "x"], 2, ["'magic'", "sac, sqil, td3"]),
         (["train", "bc"], 2, ["bc learns from a dataset", "--dataset"]),
         (["train", "bc", "--dataset", "hopper-expertt"], 2, ["'hopper-expertt'", "offrl datasets list"]),
         (["train", "bc", "--dataset", "./nowhere"], 2, ["./nowhere"]),
