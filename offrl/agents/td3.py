@@ -54,6 +54,7 @@ class TD3Config:
             them as they are.
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
         decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
+        constant_steps: critic steps before they begin to fall.
         discount: γ, per step.
         target_rate: τ of the target networks' Polyak averaging.
         critics: 2, whose lower value is the target's, or 1.
@@ -80,6 +81,7 @@ class TD3Config:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     decay_steps: NonNegativeInt = 0
+    constant_steps: NonNegativeInt = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     critics: Literal[1, 2] = 2
@@ -139,19 +141,21 @@ class TD3:
             critic=critic,
             target_actor=actor.clone(),
             target_critic=critic.clone(),
-            actor_optimizer=self._optimizer(actor, c.actor_learning_rate, c.decay_steps // c.policy_delay),
-            critic_optimizer=self._optimizer(critic, c.critic_learning_rate, c.decay_steps),
+            actor_optimizer=self._optimizer(actor, c.actor_learning_rate, c.policy_delay),
+            critic_optimizer=self._optimizer(critic, c.critic_learning_rate, 1),
             bc_weight=torch.ones(len(seeds), device=device),
         )
 
-    def _optimizer(self, network: MLP, learning_rate: float, decay_steps: int) -> Adam:
+    def _optimizer(self, network: MLP, learning_rate: float, critic_steps: int) -> Adam:
+        """Adam for a network that takes a step for that many of the critics'."""
         c = self.config
         return Adam(
             network,
             learning_rate,
             weight_decay=c.weight_decay,
             max_gradient_norm=c.max_gradient_norm,
-            decay_steps=decay_steps,
+            decay_steps=c.decay_steps // critic_steps,
+            constant_steps=c.constant_steps // critic_steps,
         )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ class Adam:
         weight_decay: decoupled decay rate.
         max_gradient_norm: longer gradients are scaled to this norm, each seed's by itself; 0 leaves them as they are.
         decay_steps: steps over which the step size falls linearly to 0; 0 keeps it.
+        constant_steps: steps before it begins to fall.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Adam:
         weight_decay: float = 0.0,
         max_gradient_norm: float = 0.0,
         decay_steps: int = 0,
+        constant_steps: int = 0,
     ) -> None:
         self.names = [name for name, _ in module.named_parameters()]
         self.parameters = list(module.parameters())
         self.sizes, self.seeds = [part.numel() for part in self.parameters], len(self.parameters[0])
         self.flat, self.learning_rate, self.weight_decay = module.flat, learning_rate, weight_decay
-        self.max_gradient_norm, self.decay_steps = max_gradient_norm, decay_steps
+        self.max_gradient_norm = max_gradient_norm
+        self.decay_steps, self.constant_steps = decay_steps, constant_steps
         self.first_moment = torch.zeros_like(module.flat)
         self.second_moment = torch.zeros_like(module.flat)
         self.steps = torch.zeros((), device=module.flat.device)
@@ -77,7 +80,8 @@ class Adam:
         """The step size of the next step."""
         if not self.decay_steps:
             return self.learning_rate
-        return self.learning_rate * (1.0 - self.steps / self.decay_steps).clamp(min=0.0)
+        fallen = (self.steps - self.constant_steps) / self.decay_steps
+        return self.learning_rate * (1.0 - fallen).clamp(0.0, 1.0)
 
     def clipped(self, gradient: Tensor) -> Tensor:
         """A flat gradient with each seed's part scaled to the largest norm where it is longer."""

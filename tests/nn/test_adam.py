@@ -65,6 +65,17 @@ def test_the_step_size_falls_to_nothing_as_torch_schedules_it() -> None:
     assert torch.equal(ours.flat, last)
 
 
+def test_the_step_size_can_stay_before_it_falls() -> None:
+    optimizer = Adam(make_network(0), 0.3, decay_steps=4, constant_steps=3)
+    rates = []
+    for _ in range(9):
+        before = optimizer.flat.clone()
+        # Adam's first moment over the root of its second is 1 where all gradients are the same.
+        optimizer.descend(torch.ones_like(before))
+        rates.append(float((before - optimizer.flat).mean()))
+    assert rates == pytest.approx([0.3, 0.3, 0.3, 0.3, 0.225, 0.15, 0.075, 0.0, 0.0], abs=1e-6)
+
+
 def test_the_first_step_is_the_learning_rate_against_the_gradient() -> None:
     network = make_network(0)
     before = network.flat.clone()
