@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from offrl.nn.flat import FlatModule
 
@@ -58,21 +57,22 @@ class Adam:
 
     def descend(self, gradient: Tensor, learning_rate: float | Tensor | None = None) -> None:
         """`step` for the gradient by the flat parameters."""
-        adam(
+        rate = self._scheduled_rate() if learning_rate is None else learning_rate
+        self.steps += 1
+        # What torch.optim.AdamW calls in the end; on its way there it takes as long as a small network's gradient does.
+        torch._fused_adamw_(
             [self.flat],
             [self.clipped(gradient)],
             [self.first_moment],
             [self.second_moment],
             [],
             [self.steps],
-            fused=True,
-            decoupled_weight_decay=True,
-            amsgrad=False,
+            lr=rate,
             beta1=BETAS[0],
             beta2=BETAS[1],
-            lr=self._scheduled_rate() if learning_rate is None else learning_rate,
             weight_decay=self.weight_decay,
             eps=EPSILON,
+            amsgrad=False,
             maximize=False,
         )
 
@@ -89,7 +89,7 @@ class Adam:
             return gradient
         rows = self.by_seed(gradient)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        return self.by_parameter(rows * (self.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+        return self.by_parameter(rows / norm.div_(self.max_gradient_norm).clamp_(min=1.0))
 
     def by_seed(self, flat: Tensor) -> Tensor:
         """Elements in the order of the flat parameters as [S, P]: a row for each seed."""
