@@ -139,7 +139,7 @@ class OnlineFeed:
         self.steps_per_round = self.vector_steps * collector.per_seed
         self.random_steps = online.warmup_steps if random_warmup else 0
         self.teacher = teacher
-        self.steps_taken = torch.zeros((), dtype=torch.int64)
+        self.steps_taken = 0
 
     def rounds(self, count: int) -> Iterator[Cycle]:
         """Act, then learn from batches that hold the newest steps; no learning before the warm-up is over."""
@@ -147,7 +147,7 @@ class OnlineFeed:
         for _ in range(count):
             for _ in range(self.vector_steps):
                 self._act()
-            taken = int(self.steps_taken)
+            taken = self.steps_taken
             if taken < self.online.warmup_steps:
                 continue
             if self.online.offline_fraction_steps and len(self.sampler.sources) > 1:
@@ -163,6 +163,7 @@ class OnlineFeed:
 
     def at_checkpoint(self, step: int) -> None:
         """Cut the running episodes and reset by the step's number; see `Collector.restart`."""
+        self.exploration.forget()
         self.collector.restart(step)
 
     def report(self) -> dict[str, list[Any]]:
@@ -176,15 +177,16 @@ class OnlineFeed:
             "sampler": self.sampler.named_tensors(),
             "noise": self.noise.named_tensors(),
             "exploration": self.exploration.named_tensors(),
-            "ring": {**self.ring.named_tensors(), "steps_taken": self.steps_taken},
+            "ring": {**self.ring.named_tensors(), "steps_taken": torch.tensor(self.steps_taken)},
         }
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
         self.sampler.restore(parts["sampler"])
         self.noise.restore(parts["noise"])
         self.exploration.restore(parts["exploration"])
-        for name, tensor in {**self.ring.named_tensors(), "steps_taken": self.steps_taken}.items():
+        for name, tensor in self.ring.named_tensors().items():
             tensor.copy_(parts["ring"][name])
+        self.steps_taken = int(parts["ring"]["steps_taken"])
 
     def _act(self) -> None:
         collector, agent = self.collector, self.agent
@@ -192,10 +194,10 @@ class OnlineFeed:
         if told is not None and self.steps_taken < self.online.warmup_steps:
             action = told
         elif self.steps_taken < self.random_steps:
-            draws = self.exploration.draw((collector.per_seed, agent.spec.action_dim))
+            draws = self.exploration.next((collector.per_seed, agent.spec.action_dim))
             action = uniform_actions(agent.spec, draws)
         else:
-            draws = self.exploration.draw((collector.per_seed, *agent.exploration_shape))
+            draws = self.exploration.next((collector.per_seed, *agent.exploration_shape))
             action = collector.policy.act(collector.observed, draws)
         collector.step(action)
         self.steps_taken += collector.per_seed
@@ -228,7 +230,7 @@ class RolloutFeed:
         shape = (collector.per_seed, *self.agent.exploration_shape)
         for _ in range(count):
             for _ in range(self.rollout.steps):
-                collector.step(collector.policy.act(collector.observed, self.exploration.draw(shape)))
+                collector.step(collector.policy.act(collector.observed, self.exploration.next(shape)))
             (noise,) = self.noise.draw_updates(self.shapes, 1)
             critic_only = self.steps_taken < self.critic_warmup
             self.steps_taken += self.steps_per_round
@@ -240,6 +242,7 @@ class RolloutFeed:
     def at_checkpoint(self, step: int) -> None:
         """Cut the running episodes and reset by the step's number; see `Collector.restart`."""
         self.steps_taken = step
+        self.exploration.forget()
         self.collector.restart(step)
 
     def report(self) -> dict[str, list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from offrl.train.noise import NoiseSource
+from offrl.train.noise import AHEAD, NoiseSource
 
 CPU = torch.device("cpu")
 
@@ -56,3 +56,27 @@ def test_a_restored_source_goes_on_where_it_was() -> None:
     other.restore(saved)
     for draws in expected:
         assert torch.equal(other.draw((3, 2)), draws)
+
+
+def test_draws_of_single_steps_are_new_ones_each_time() -> None:
+    together, alone = NoiseSource([3, 5], CPU, 1), NoiseSource([5], CPU, 1)
+    seen = []
+    for _ in range(2 * AHEAD + 3):
+        draws = together.next((2, 4))
+        assert draws.shape == (2, 2, 4)
+        assert torch.equal(draws[1], alone.next((2, 4))[0])
+        seen.append(draws.flatten())
+    assert len(torch.cat(seen).unique()) == len(seen) * 16
+    assert together.next((3,)).shape == (2, 3)
+
+
+def test_what_was_drawn_ahead_is_skipped_at_a_checkpoint() -> None:
+    source = NoiseSource([3, 5], CPU, 1)
+    source.next((2,))
+    saved = {name: tensor.clone() for name, tensor in source.named_tensors().items()}
+    source.forget()
+    other = NoiseSource([3, 5], CPU, 1)
+    other.next((2,))
+    other.restore(saved)
+    for _ in range(AHEAD + 1):
+        assert torch.equal(other.next((2,)), source.next((2,)))
