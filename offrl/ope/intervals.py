@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -97,6 +98,7 @@ def empirical_bernstein(contributions: Array, low: float, high: float, confidenc
     return _around(contributions, first + 7.0 * (high - low) * deviation / (3.0 * (count - 1)))
 
 
+@cache
 def student_t_quantile(freedom: int, confidence: float) -> float:
     """The t with P(|T| ≤ t) = confidence for `freedom` degrees of freedom."""
     low, high = 0.0, math.pi / 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class FiniteMDP:
             v[t] = np.sum(policy * q[t], axis=1)
         return q, v
 
-    @property
+    @cached_property
     def value(self) -> float:
         """What the target policy earns in an episode."""
         return float(self.start @ self.values(self.target)[1][0])

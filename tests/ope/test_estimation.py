@@ -143,13 +143,15 @@ def test_influence_is_the_derivative_by_an_episode_s_weight(name: str) -> None:
 
 
 def _with_counts(item: object, log: EpisodeLog, drawn: np.ndarray) -> float:
-    from offrl.ope.resampling import _Ratios
+    from offrl.ope.resampling import _ratios
     from offrl.ope.sums import WeightedSum
 
     assert isinstance(item, WeightedSum)
     assert item.weights is not None
-    base = drawn @ item.base[log.longest_first] / drawn.sum()
-    return float(base[0] + _Ratios(item.weights, [item.terms]).of(drawn)[0, 0])
+    moved = (drawn @ item.base[log.longest_first] / drawn.sum())[:, np.newaxis]
+    for piece in _ratios(item.weights, [0], [item.terms]):
+        piece.add_to(moved, drawn[:, : len(piece.matrix)] @ piece.matrix, drawn)
+    return float(moved[0, 0])
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -260,12 +260,13 @@ def importance_sampling(window: Window, episodes: int) -> float:
     """Seconds for IS, PDIS, WIS and WPDIS from probabilities, with bootstrap intervals."""
     data = synthetic_choices(episodes)
     steps = np.arange(len(data.action))
+    behavior = data.behavior[steps, data.action]
     ended = np.ones(episodes, dtype=bool)
 
     def work() -> None:
         log = EpisodeLog(
             data.reward,
-            np.log(data.behavior[steps, data.action]),
+            np.log(behavior),
             np.log(data.target[steps, data.action]),
             np.linspace(0, len(steps), episodes + 1).astype(np.int64),
             ended,
