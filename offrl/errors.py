@@ -84,6 +84,10 @@ class RunInUseError(RunError):
     exit_code = 2
 
 
+class ExportError(OffrlError):
+    """A policy can't be written in another format, or the file would act differently."""
+
+
 class DivergenceError(OffrlError):
     """A loss or a parameter is no longer finite; the last good checkpoint is kept."""
 

@@ -11,6 +11,7 @@ import typer
 import offrl
 from offrl_cli import datasets, recipes
 from offrl_cli.convert import convert
+from offrl_cli.export import export
 from offrl_cli.finetune import finetune
 from offrl_cli.ope import ope
 from offrl_cli.relabel import relabel
@@ -37,6 +38,7 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(collect)
 app.command()(ope)
+app.command()(export)
 app.command()(convert)
 app.command()(plot)
 app.command()(relabel)

@@ -153,14 +153,15 @@ class ColumnPolicy:
 
 
 class OnnxPolicy:
-    """A policy in an ONNX file with one input, rows of observations, as `offrl export --format onnx` writes them.
+    """A policy in an ONNX file that takes rows of observations, as `offrl export --format onnx` writes them.
 
     Args:
         path: the file.
-        output: which output holds the actions, or the probabilities of discrete ones; None for the first.
+        output: which output holds the actions, or the probabilities of discrete ones; where its name ends in
+            "log_prob", their logarithms, as `offrl export --log-prob` writes them; None for the first.
 
     Raises:
-        RequestError: onnxruntime isn't installed, or the file can't be read by it.
+        RequestError: onnxruntime isn't installed, the file can't be read by it, or has no such output.
     """
 
     def __init__(self, path: Path, output: str | None = None) -> None:
@@ -176,10 +177,19 @@ class OnnxPolicy:
             raise RequestError(
                 f"the ONNX file can't be read: {error}", where=str(path), mend="export it again"
             ) from error
-        self.name, self.output = path.stem, output
+        names = [each.name for each in self.session.get_outputs()]
+        if output is not None and output not in names:
+            raise RequestError(
+                f"the ONNX file has no output '{output}', only {', '.join(names)}",
+                where=str(path),
+                mend=f"name one of these; offrl export --log-prob writes '{LOG_PROB_SUFFIX}'",
+            )
+        self.name, self.output = path.stem, output or names[0]
 
     def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
         values = np.concatenate([self._run(part) for part in chunks(logged.observation)])
+        if self.output.endswith(LOG_PROB_SUFFIX):
+            values = np.exp(values)
         if (
             logged.actions is not None
             and values.ndim == 2
@@ -198,7 +208,7 @@ class OnnxPolicy:
         kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
         feed = {e.name: np.asarray(feed[e.name], kinds.get(e.type, feed[e.name].dtype)) for e in inputs}
         try:
-            result: NDArray[Any] = self.session.run(self.output and [self.output], feed)[0]
+            result: NDArray[Any] = self.session.run([self.output], feed)[0]
         except Exception as error:
             raise SpaceMismatchError(
                 f"the ONNX policy doesn't take the log's observations: {error}", mend="name the log it was made for"
@@ -257,6 +267,11 @@ def deterministic_choices(logged: Logged, action: NDArray[Any], name: str, epsil
             raise SpaceMismatchError("only discrete actions are mixed with random ones", mend="leave out --epsilon")
         return Choices(actions=unit_actions(logged, action, name)[None])
     actions, first = _require_discrete(logged, name), int(getattr(logged.spec.action_space, "start", 0))
+    if np.size(action) != logged.rows:
+        raise SpaceMismatchError(
+            f"{name} gives actions of shape {np.shape(action)[1:]}, and the log's are {logged.spec.action_space}",
+            mend="name the log that it was made for",
+        )
     chosen = np.asarray(action).reshape(logged.rows).astype(np.int64) - first
     if chosen.min() < 0 or chosen.max() >= actions:
         raise SpaceMismatchError(

@@ -21,7 +21,7 @@ from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.ope.evaluation import Plan, Target, evaluate
 from offrl.ope.logged import Logged
-from offrl.ope.policies import DRAWS, ColumnPolicy, OnnxPolicy, TargetPolicy, smoothed_choices
+from offrl.ope.policies import DRAWS, LOG_PROB_SUFFIX, ColumnPolicy, OnnxPolicy, TargetPolicy, smoothed_choices
 from offrl.ope.results import Evaluation
 from offrl.ope.steps import Choices
 from offrl.train.collect import PolicyBehavior
@@ -95,7 +95,9 @@ def evaluate_policies(
     targets: list[Target] = []
     for path in paths:
         if path.suffix == ".onnx":
-            targets.append(_alone(OnnxPolicy(path), logged, acting, plan, trial))
+            targets.append(
+                _alone(OnnxPolicy(path, LOG_PROB_SUFFIX if acting.stochastic else None), logged, acting, plan, trial)
+            )
         else:
             targets += _of_run(Run.open(path), store, logged, plan, acting, trial)
     if column is not None:

@@ -187,6 +187,9 @@ class FakeSession:
     def get_inputs(self) -> list[Any]:
         return [SimpleNamespace(name="observation", type="tensor(float)")]
 
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="action")]
+
     def run(self, outputs: list[str] | None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         values = feed["observation"]
         assert values.dtype == np.float32
