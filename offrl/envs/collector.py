@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,17 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data.normalization import RewardScaler
-from offrl.data.schema import OBSERVATION
 from offrl.envs.make import make_environments
-from offrl.envs.policy import Policy
+from offrl.envs.policy import Columns, Policy, as_rows
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.envs.stepping import VectorStep
 from offrl.types import Observation
 
 COLLECTION_STREAM = 104_729
 """Keeps collection's reset seeds apart from those of evaluation."""
-
-Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass
@@ -120,26 +116,28 @@ class Collector:
         if self.recorder is not None:
             self.recorder.cut()
             self.recorder.begin(shown)
-        self.observed = self.policy.observe(shown)
+        columns = self.policy.columns(shown)
+        self.observed = self.policy.to_agent(columns)
         self.running_return = np.zeros(len(reset_seeds))
         self.running_length = np.zeros(len(reset_seeds), np.int64)
-        self.sink.begin(as_columns(self.observed))
+        self.sink.begin(columns)
 
     def step(self, action: Tensor) -> None:
         """One step of every environment with the agent's actions [S, E, …]."""
-        taken = self.policy.to_environment(action)
+        chosen = as_rows(action)
+        taken = self.policy.in_units(chosen)
         step = self.environments.step(taken)
         if self.recorder is not None:
             self.recorder.append(taken, step)
-        self.observed = self.policy.observe(step.observation)
-        shown = as_columns(self.observed)
+        shown = self.policy.columns(step.observation)
+        self.observed = self.policy.to_agent(shown)
         ended = step.observation is not step.next_observation
         self.sink.append(
-            action=action.flatten(0, 1).cpu().numpy(),
+            action=chosen,
             reward=self.reward_scaler(step.reward),
             terminated=step.terminated,
             truncated=step.truncated,
-            next_observation=as_columns(self.policy.observe(step.next_observation)) if ended else shown,
+            next_observation=self.policy.columns(step.next_observation) if ended else shown,
             reset_observation=shown,
         )
         self.running_return += step.reward
@@ -166,13 +164,3 @@ class Collector:
 
     def _forget_finished(self) -> None:
         self._finished = FinishedEpisodes([[] for _ in self.seeds], [[] for _ in self.seeds])
-
-
-def as_columns(observed: Observation) -> Columns:
-    """The agent's view of observations, [S, E, …], as columns of a store, [S·E, …]."""
-    parts = {OBSERVATION: observed} if isinstance(observed, Tensor) else _prefixed(observed)
-    return {name: part.flatten(0, 1).cpu().numpy() for name, part in parts.items()}
-
-
-def _prefixed(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{OBSERVATION}.{key}": part for key, part in parts.items()}

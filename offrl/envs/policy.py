@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from offrl.data.normalization import ActionMap, ObservationNormalizer, observation_key
 from offrl.data.schema import OBSERVATION, flatten_value
 from offrl.types import Agent, Observation
+
+Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,20 @@ class Policy:
 
     def observe(self, observation: Any) -> Observation:
         """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""
-        flat: Observation
+        return self.to_agent(self.columns(observation))
+
+    def columns(self, observation: Any) -> Columns:
+        """The same as columns, [S·N, …]: normalised, and floats in single precision."""
         if isinstance(observation, np.ndarray):
-            flat = self._to_seed_axis(observation)
-        else:
-            columns = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
-            flat = {observation_key(name): self._to_seed_axis(value) for name, value in columns.items()}
-        if self.normalizer is None:
-            return flat
-        normalized: Observation = self.normalizer.normalize(flat)
-        return normalized
+            return {OBSERVATION: self._seen("", observation)}
+        parts = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
+        return {name: self._seen(observation_key(name), value) for name, value in parts.items()}
+
+    def to_agent(self, columns: Columns) -> Observation:
+        """What `columns` returned as the agent's observation, [S, N, …], on its device."""
+        if OBSERVATION in columns:
+            return self._to_seed_axis(columns[OBSERVATION])
+        return {observation_key(name): self._to_seed_axis(value) for name, value in columns.items()}
 
     def act(self, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """The agent's actions [S, N, …] for what `observe` returned: greedy without `noise`."""
@@ -61,13 +68,24 @@ class Policy:
 
     def to_environment(self, action: Tensor) -> NDArray[Any]:
         """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""
-        flat = action.flatten(0, 1).cpu().numpy()
-        raw = flat if self.action_map is None else self.action_map.from_unit(flat)
+        return self.in_units(as_rows(action))
+
+    def in_units(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The agent's actions [S·N, …] in the environment's units, within its bounds."""
+        raw = rows if self.action_map is None else self.action_map.from_unit(rows)
         return raw.reshape(len(raw), *(self.agent.spec.action_space.shape or ()))
 
+    def _seen(self, key: str, value: NDArray[Any]) -> NDArray[Any]:
+        single = value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
+        return single if self.normalizer is None else self.normalizer.normalize_part(key, single)
+
     def _to_seed_axis(self, value: NDArray[Any]) -> Tensor:
-        tensor: Tensor = torch.from_numpy(np.ascontiguousarray(value))
-        if tensor.is_floating_point():
-            tensor = tensor.float()
-        per_seed = tensor.view(self.seeds, -1, *tensor.shape[1:])
-        return per_seed.to(self.device)
+        by_seed = np.ascontiguousarray(value).reshape(self.seeds, -1, *value.shape[1:])
+        tensor: Tensor = torch.from_numpy(by_seed)
+        return tensor.to(self.device)
+
+
+def as_rows(action: Tensor) -> NDArray[Any]:
+    """Actions [S, N, …] on any device as an array [S·N, …]."""
+    values: NDArray[Any] = action.cpu().numpy()
+    return values.reshape(-1, *values.shape[2:])

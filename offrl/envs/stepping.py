@@ -62,14 +62,17 @@ class SerialEnvironments:
         """One step of every copy, with actions [N, …]."""
         reward = np.empty(len(self.copies))
         terminated, truncated = np.zeros(len(self.copies), np.bool_), np.zeros(len(self.copies), np.bool_)
-        following = []
+        following, ended = [], []
         for i, copy in enumerate(self.copies):
-            shown, reward[i], terminated[i], truncated[i], _ = copy.step(action[i])
+            shown, reward[i], over, cut, _ = copy.step(action[i])
             following.append(shown)
+            if over or cut:
+                terminated[i], truncated[i] = over, cut
+                ended.append(i)
         next_observation = stack(self.single_observation_space, following)
         observation = next_observation
-        if (terminated | truncated).any():
-            for i in np.flatnonzero(terminated | truncated).tolist():
+        if ended:
+            for i in ended:
                 following[i], _ = self.copies[i].reset()
             observation = stack(self.single_observation_space, following)
         return VectorStep(next_observation, reward, terminated, truncated, observation)

@@ -14,8 +14,8 @@ from offrl.data.layout import RowLayout
 from offrl.data.rollout import RolloutBuffer
 from offrl.data.sampler import ReplaySampler
 from offrl.data.trajectories import Trajectories
-from offrl.envs.collector import Columns, StepSink
-from offrl.envs.policy import Policy
+from offrl.envs.collector import StepSink
+from offrl.envs.policy import Columns, Policy
 from offrl.errors import RecipeError, RequestError
 from offrl.ops.returns import running_returns
 from offrl.ops.rows import without_time

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.envs.collector import Columns, StepSink
-from offrl.envs.policy import Policy
+from offrl.envs.collector import StepSink
+from offrl.envs.policy import Columns, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.recipes import Recipe
