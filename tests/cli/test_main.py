@@ -13,7 +13,7 @@ import offrl as library
 from offrl.agents import AGENTS
 from tests.cli.conftest import Offrl
 
-COMMANDS = ("train", "finetune", "evaluate", "collect", "convert", "plot", "relabel", "datasets", "recipes")
+COMMANDS = ("train", "finetune", "evaluate", "collect", "export", "convert", "plot", "relabel", "datasets", "recipes")
 HEAVY = {"torch", "numpy", "pandas", "pyarrow", "matplotlib", "pydantic", "gymnasium", "minari", "h5py", "rich"}
 
 

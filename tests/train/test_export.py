@@ -156,7 +156,7 @@ def test_onnx_acts_as_the_policy_does(tmp_path: Path, onnx: Any, kind: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_of_every_policy_acts_as_it_does(tmp_path: Path, onnx: Any, kind: str) -> None:
     run = make_run(tmp_path / "run", kind)
-    assert_acts_alike(run, export_policy(run, tmp_path / "policy.onnx", seed=0).path, "onnx", 0)
+    assert_acts_alike(run, export_policy(run, tmp_path / "policy.onnx", seed=5).path, "onnx", 1)
 
 
 def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(tmp_path: Path, onnx: Any) -> None:
