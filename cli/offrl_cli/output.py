@@ -71,6 +71,13 @@ def number(value: Any) -> str:
     return f"{value:.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
+def same_digits(*values: float) -> tuple[str, ...]:
+    """Numbers of one kind: one digit behind the point where the largest is 10 or more, two from 1 on, three below."""
+    largest = max(map(abs, values))
+    digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
+    return tuple(f"{value:,.{digits}f}" for value in values)
+
+
 def note(text: str) -> None:
     """A remark on stderr."""
     typer.echo(text, err=True)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from offrl_cli.output import note, number, stderr_console
+from offrl_cli.scores import mean_return
 
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = 2
@@ -66,9 +67,7 @@ class TrainingProgress:
 
     def evaluated(self, step: int, scores: Mapping[str, Any]) -> None:
         """Show an evaluation's mean return."""
-        text = f"step {step:,}: return {scores['mean_return']:,.1f}"
-        if scores.get("standard_error") is not None:
-            text += f" ± {scores['standard_error']:,.1f}"
+        text = f"step {step:,}: return {mean_return(scores)}"
         if scores.get("normalized_score") is not None:
             text += f", normalised score {scores['normalized_score']:.1f}"
         if self._bar is None:

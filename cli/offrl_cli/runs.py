@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from offrl.errors import RequestError
-from offrl_cli.output import AsJson, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, number, print_json, print_pairs, print_table, working
 from offrl_cli.places import new_store_path
 from offrl_cli.reporting import command
 from offrl_cli.scores import print_scores
@@ -145,8 +145,10 @@ def collect(
             )
     if as_json:
         print_json(report)
-    else:
-        print_pairs(report)
+        return
+    scores = [f"{key.replace('_', ' ')} {number(value)}" for key, value in report.pop("reference_scores").items()]
+    pairs = {key.replace("_", " "): number(value) for key, value in report.items()}
+    print_pairs(pairs | {"reference scores": ", ".join(scores) or None})
 
 
 def _environment_alone(option: str, env: str | None, others: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from offrl_cli.output import print_pairs, print_table
+from offrl_cli.output import print_pairs, print_table, same_digits
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:
@@ -28,19 +28,27 @@ def print_scores(scores: Mapping[str, Any]) -> None:
 
 def _together(scores: Mapping[str, Any]) -> dict[str, str | None]:
     over = "seeds" if len(scores["seeds"]) > 1 else "episodes"
-    error = scores["standard_error"]
-    low, high = scores["iqm_interval"]
-    reference = scores["reference_scores"]
+    known = scores["standard_error"] is not None
+    iqm, low, high = same_digits(scores["iqm"], *scores["iqm_interval"])
     return {
         "environment": scores["environment"],
-        "mean return": f"{scores['mean_return']:,.1f}"
-        + ("" if error is None else f" ± {error:,.1f} (standard error over {over})"),
-        "interquartile mean": f"{scores['iqm']:,.1f} (95% bootstrap interval {low:,.1f} to {high:,.1f})",
-        "normalised score": None
-        if scores["normalized_score"] is None
-        else f"{scores['normalized_score']:.1f} (0: random, {reference['random']:,.1f}; "
-        f"100: expert, {reference['expert']:,.1f})",
+        "mean return": mean_return(scores) + (f" (standard error over {over})" if known else ""),
+        "interquartile mean": f"{iqm} (95% bootstrap interval {low} to {high})",
+        "normalised score": _normalized(scores),
     }
+
+
+def mean_return(scores: Mapping[str, Any]) -> str:
+    """The mean and, where it is known, its standard error."""
+    values = [scores["mean_return"], scores.get("standard_error")]
+    return " ± ".join(same_digits(*(value for value in values if value is not None)))
+
+
+def _normalized(scores: Mapping[str, Any]) -> str | None:
+    if scores["normalized_score"] is None:
+        return None
+    random, expert = same_digits(scores["reference_scores"]["random"], scores["reference_scores"]["expert"])
+    return f"{scores['normalized_score']:.1f} (0: random, {random}; 100: expert, {expert})"
 
 
 def _mean(values: list[float]) -> float:

@@ -46,9 +46,11 @@ def test_evaluations_are_always_shown(capsys: pytest.CaptureFixture[str]) -> Non
     with TrainingProgress() as progress:
         progress.evaluated(5000, SCORES)
         progress.evaluated(6000, SCORES | {"standard_error": None, "normalized_score": None})
+        progress.evaluated(7000, {"mean_return": 0.7412, "standard_error": 0.0434})
     assert capsys.readouterr().err.splitlines() == [
         "step 5,000: return 1,234.6 ± 7.0, normalised score 98.8",
         "step 6,000: return 1,234.6",
+        "step 7,000: return 0.741 ± 0.043",
     ]
 
 

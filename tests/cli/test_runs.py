@@ -157,3 +157,12 @@ def test_plot_refuses_a_metric_that_is_not_there(offrl: Offrl, run: Path) -> Non
     assert result.code == 2
     assert "'nosuch'" in result.stderr
     assert "validation_loss" in result.stderr
+
+
+def test_what_was_collected_is_told_in_four_digits(offrl: Offrl, tmp_path: Path) -> None:
+    asked = ("collect", "--optimal", "--env", "FrozenLake-v1", "--episodes", 7, "--out")
+    told = offrl(*asked, tmp_path / "told").stdout
+    report = offrl(*asked, tmp_path / "report", "--json").json
+    assert f"mean return  {report['mean_return']:.4g}\n" in told
+    assert "reference" not in told
+    assert report["reference_scores"] == {}
