@@ -16,7 +16,8 @@ from offrl.errors import RequestError
 MIN_ROWS = 3
 """Of an environment: a transition, the final observation behind it, and the first one of the next episode."""
 
-Streams = NDArray[np.int64]
+Streams = NDArray[np.int64] | slice
+EVERY = slice(None)
 Columns = Mapping[str, NDArray[np.generic]]
 
 
@@ -45,7 +46,7 @@ class OnlineRing:
                 mend=f"raise online.capacity to at least {MIN_ROWS} per environment; a million is usual",
             )
         streams = seeds * environments
-        # One row more than the length: it mirrors row 0, so that each row's successor is the one behind it in memory.
+        # One row more than the length: its observation is row 0's, so that each row's next one is behind it in memory.
         self.rows = np.zeros((streams, self.length + 1, layout.width), np.float32)
         self.images = {name: np.zeros((streams, self.length + 1, *shape), np.uint8) for name, shape in layout.images}
         self.position = np.zeros(streams, np.int64)
@@ -57,12 +58,24 @@ class OnlineRing:
         self.count = np.zeros(seeds, np.int64)
         matrix = torch.from_numpy(self.rows).view(-1, layout.width)
         self._pairs = matrix.as_strided((len(matrix) - 1, layout.pair_width), (layout.width, 1))
+        self._slots = torch.from_numpy(self.slots)
+        self._first_slots = torch.arange(seeds)[:, None] * self.slots.shape[1]
         self._all_streams = np.arange(streams)
-        self._step_values = np.zeros((streams, layout.width - layout.observation_width), np.float32)
+        self._seed_of, self._nth_of_seed = self._all_streams // environments, self._all_streams % environments
+        self._first_rows = self._all_streams * (self.length + 1)
+        # A step, from its action to the next row's observation, lies in one piece, so that one call writes it.
+        first = layout.observation_width
+        self._steps = self.rows.reshape(-1)[first : first - layout.width].reshape(-1, layout.width)
+        self._step = np.zeros((streams, layout.width), np.float32)
+        self._parts = {
+            name: self._step[:, (place.start - first) % layout.width :][:, : place.stop - place.start]
+            for name, place in layout.slices.items()
+        }
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment; `observation` maps column names to [S·E, …]."""
         self._write_observation(self._all_streams, observation)
+        self._complete_first_rows()
 
     def append(
         self,
@@ -81,30 +94,28 @@ class OnlineRing:
             next_observation: column names to [S·E, …]; where the episode ended, its final observation.
             reset_observation: likewise; where the episode ended, the first observation of the next one.
         """
-        streams, slices = self._all_streams, self.layout.slices
-        values, first = self._step_values, self.layout.observation_width
-        place = slices[schema.ACTION]
-        values[:, place.start - first : place.stop - first] = action.reshape(len(streams), -1)
-        for name, column in ((schema.REWARD, reward), (schema.TERMINATED, terminated), (schema.TRUNCATED, truncated)):
-            values[:, slices[name].start - first] = column
-        self.rows[streams, self.position, first:] = values
-        self._mirror(streams, self.position)
-        self._add_transitions()
-        self.previous = self.position.copy()
-        self._advance(streams)
-        self._write_observation(streams, next_observation)
-        done = np.flatnonzero(terminated | truncated)
-        if len(done):
+        flags = {schema.TERMINATED: terminated, schema.TRUNCATED: truncated}
+        columns = {schema.ACTION: action, schema.REWARD: reward, **flags, **next_observation}
+        for name, part in self._parts.items():
+            part[:] = columns[name].reshape(part.shape)
+        for name, image in self.images.items():
+            image[self._all_streams, self.position + 1] = next_observation[name]
+        rows = self._first_rows + self.position
+        self._steps[rows] = self._step
+        self._add_transitions(rows)
+        self.previous[:] = self.position
+        self._advance(EVERY)
+        if reset_observation is not next_observation and len(done := np.flatnonzero(terminated | truncated)):
             self._advance(done)
             self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
+        self._complete_first_rows()
 
     def cut(self) -> None:
         """End every running episode where it stands: truncated, so it still bootstraps; follow with `begin`."""
         if (self.previous < 0).all():
             return
         self.rows[self._all_streams, self.previous, self.layout.slices[schema.TRUNCATED].start] = 1.0
-        self._mirror(self._all_streams, self.previous)
-        self._advance(self._all_streams)
+        self._advance(EVERY)
         self.previous[:] = -1
 
     def counts(self) -> NDArray[np.int64]:
@@ -114,8 +125,8 @@ class OnlineRing:
     def locate(self, index: Tensor) -> Tensor:
         """Transitions, int64 [K, S, B] and below `counts` for each seed, to rows of the matrix of all streams."""
         if len(self.count) > 1:
-            index = index + torch.arange(len(self.count))[:, None] * self.slots.shape[1]
-        return torch.from_numpy(self.slots).view(-1).index_select(0, index.view(-1)).view(index.shape)
+            index = index + self._first_slots
+        return self._slots.take(index)
 
     def follow(self, rows: Tensor) -> Tensor:
         """Rows [N] of transitions to those of the next ones in their episodes; the same row where there is none."""
@@ -167,36 +178,36 @@ class OnlineRing:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _advance(self, streams: Streams) -> None:
+        """On to the next rows, forgetting the transitions that started there."""
         self.position[streams] = (self.position[streams] + 1) % self.length
         self.advances[streams] += 1
-        rows = self._rows_of(streams)
+        rows = (self._first_rows + self.position)[streams]
         for row in rows[self.slot_of[rows] >= 0]:
             self._remove_transition(row)
 
-    def _write_observation(self, streams: Streams, observation: Columns) -> None:
-        position = self.position[streams]
+    def _write_observation(self, streams: NDArray[np.int64], observation: Columns) -> None:
+        """Into the current rows of some streams; into that behind the last row in place of row 0."""
+        place = (self.position[streams] - 1) % self.length + 1
         for name, values in observation.items():
             if name in self.images:
-                self.images[name][streams, position] = values
+                self.images[name][streams, place] = values
             else:
-                self.rows[streams, position, self.layout.slices[name]] = values.reshape(len(streams), -1)
-        self._mirror(streams, position)
+                self.rows[streams, place, self.layout.slices[name]] = values.reshape(len(streams), -1)
 
-    def _mirror(self, streams: Streams, written: NDArray[np.int64]) -> None:
-        if written.all():
-            return
-        first = streams[written == 0]
-        self.rows[first, self.length] = self.rows[first, 0]
-        for image in self.images.values():
-            image[first, self.length] = image[first, 0]
+    def _complete_first_rows(self) -> None:
+        """Give row 0, where it is current, the observation that was written behind the last row."""
+        streams = np.flatnonzero(self.position == 0)
+        if len(streams):
+            floats = self.layout.observation_width
+            self.rows[streams, 0, :floats] = self.rows[streams, self.length, :floats]
+            for image in self.images.values():
+                image[streams, 0] = image[streams, self.length]
 
-    def _add_transitions(self) -> None:
-        """One in each stream, where its position is."""
-        for stream, row in enumerate(self._rows_of(self._all_streams).tolist()):
-            seed = stream // self.environments
-            slot = self.count[seed]
-            self.slots[seed, slot], self.slot_of[row] = row, slot
-            self.count[seed] += 1
+    def _add_transitions(self, rows: NDArray[np.int64]) -> None:
+        """One in each stream."""
+        slot = self.count[self._seed_of] + self._nth_of_seed
+        self.slots[self._seed_of, slot], self.slot_of[rows] = rows, slot
+        self.count += self.environments
 
     def _remove_transition(self, row: int) -> None:
         """Forget the transition that starts at a row about to be overwritten; the last slot fills the gap."""
@@ -205,8 +216,3 @@ class OnlineRing:
         moved = self.slots[seed, self.count[seed]]
         self.slots[seed, slot], self.slot_of[moved] = moved, slot
         self.slot_of[row] = -1
-
-    def _rows_of(self, streams: Streams) -> NDArray[np.int64]:
-        """The rows, in the matrix of all streams, where these are."""
-        rows: NDArray[np.int64] = streams * (self.length + 1) + self.position[streams]
-        return rows
