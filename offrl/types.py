@@ -90,7 +90,7 @@ class Batch:
 
     def unbind(self) -> list[Batch]:
         """Take the leading axis apart, without copying."""
-        columns = [_unbound(getattr(self, field.name)) for field in fields(self)]
+        columns = [_unbound(getattr(self, name)) for name in self.__dataclass_fields__]
         return [Batch(*values) for values in zip(*columns, strict=False)]
 
     def repeat_seeds(self, seeds: int) -> Batch:

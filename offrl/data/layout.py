@@ -84,7 +84,7 @@ class RowLayout:
         """Floats of the observation in a row."""
         return int(self.slices[schema.ACTION].start)
 
-    @property
+    @cached_property
     def pair_width(self) -> int:
         """Floats of a row and, of the row behind it, all up to the observation, or to the mask where there is one."""
         mask = self.slices.get(schema.ACTION_MASK)
@@ -97,11 +97,11 @@ class RowLayout:
 
     def value(self, name: str, rows: Tensor) -> Tensor:
         """One column of packed rows (or pairs) [..., >= width]: a view [..., *shape]."""
-        place = self.slices[name]
-        shape = dict(self.columns)[name]
+        place, shape = self.slices[name], self._shapes[name]
         if not shape:
             return rows[..., place.start]
-        return _shaped(rows[..., place], shape)
+        values = rows[..., place]
+        return values if len(shape) == 1 else values.unflatten(-1, shape)
 
     def action(self, rows: Tensor) -> Tensor:
         """The actions of packed rows: float32 [..., A], or int64 [...] or [..., K]."""
@@ -110,23 +110,24 @@ class RowLayout:
 
     def observation(self, floats: Tensor, images: Mapping[str, Tensor]) -> Observation:
         """The observation, from floats that start with its part of a row, and from the images by column name."""
-        parts = {}
-        for name, shape in self.columns:
-            if name.split(".")[0] == schema.OBSERVATION:
-                place = floats[..., self.slices[name]]
-                parts[observation_key(name)] = _shaped(place, shape) if shape else place[..., 0]
+        parts = {key: self.value(name, floats) for name, key in self._observation_keys.items()}
         parts |= {observation_key(name): image for name, image in images.items()}
-        return parts[""] if set(parts) == {""} else parts
+        return parts.get("", parts)
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self.columns)
+
+    @cached_property
+    def _observation_keys(self) -> dict[str, str]:
+        names = [name for name, _ in self.columns if name.split(".")[0] == schema.OBSERVATION]
+        return {name: observation_key(name) for name in names}
 
 
 def _action_shape(space: gym.Space[Any]) -> tuple[int, ...]:
     """Flat vectors, also of a Box that holds a single number; nothing for a Discrete action."""
     size = int(np.prod(space.shape or ()))
     return (size,) if space.shape or isinstance(space, spaces.Box) else ()
-
-
-def _shaped(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return values if len(shape) == 1 else values.unflatten(-1, shape)
 
 
 @dataclass(frozen=True)

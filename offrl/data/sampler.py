@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,21 @@ from offrl.errors import RequestError, SpaceMismatchError
 from offrl.types import Batch
 
 __all__ = ["EpisodeSource", "ReplaySampler", "RowLayout", "TransitionSource", "split_by_episode", "top_by_return"]
+
+
+class Pairs(NamedTuple):
+    """What transitions are read from.
+
+    Attributes:
+        first: [..., >= width], packed rows, with the flags of the last step that a reward sums.
+        following: [..., >= observation width], packed rows behind those of the last steps, as far as pairs hold them.
+        reward, discount: [...].
+    """
+
+    first: Tensor
+    following: Tensor
+    reward: Tensor
+    discount: Tensor
 
 
 class ReplaySampler:
@@ -74,6 +89,7 @@ class ReplaySampler:
             raise RequestError("seed_episodes needs a single store, and one set of episodes for each seed")
         self.batch_size, self.seeds, self.n_step, self.discount = batch_size, list(seeds), n_step, discount
         self.device = torch.device(device)
+        self._full_discount = torch.tensor(discount, device=self.device)
         transforms = Transforms(observation_normalizer, reward_scaler, action_map)
         stores = [source for source in sources if isinstance(source, Trajectories)]
         optional = common_columns(stores) if len(stores) == len(sources) else []
@@ -207,9 +223,11 @@ class ReplaySampler:
     def _draw(self, source: int, counts: NDArray[np.int64], num_batches: int) -> Tensor:
         """int64 [num_batches, S, share of the source], below each seed's count."""
         check_drawable(counts, "transitions")
-        size = (num_batches, self.shares[source])
-        drawn = [g.integers(0, int(n), size) for g, n in zip(self._generators[source], counts, strict=True)]
-        return torch.from_numpy(np.stack(drawn, axis=1)).to(self.device, non_blocking=True)
+        share = self.shares[source]
+        drawn = np.empty((num_batches, len(counts), share), np.int64)
+        for seed, (generator, count) in enumerate(zip(self._generators[source], counts.tolist(), strict=True)):
+            drawn[:, seed] = generator.integers(0, count, (num_batches, share))
+        return torch.from_numpy(drawn).to(self.device, non_blocking=True)
 
     def _prioritised(self, num_batches: int) -> Batch:
         """Each batch's quantiles are drawn one from each of B equal parts of the distribution, as the paper has it."""
@@ -237,16 +255,20 @@ class ReplaySampler:
 
     def _transitions(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         rows = rows.reshape(-1)
-        if self.n_step == 1:
-            pairs = source.take(rows, 0, self.layout.pair_width)
-            discount = self._discount(pairs)
-            reward = self.layout.value(schema.REWARD, pairs)
-            return self._batch(source, index, rows, rows, pairs, pairs[:, self.layout.width :], reward, discount)
-        return self._n_step(source, index, rows)
+        if self.n_step > 1:
+            return self._n_step(source, index, rows)
+        return self._batch(source, index, rows, rows, self._pairs(source, rows, index.shape))
+
+    def _pairs(self, source: TransitionSource, rows: Tensor, shape: torch.Size) -> Pairs:
+        """Single transitions at rows [N], shaped."""
+        pairs = source.take(rows, 0, self.layout.pair_width).view(*shape, -1)
+        reward = self.layout.value(schema.REWARD, pairs)
+        return Pairs(pairs, pairs[..., self.layout.width :], reward, self._discount(pairs))
 
     def _discount(self, pairs: Tensor) -> Tensor:
         """γ, or 0 after a terminal step."""
-        return self.layout.value(schema.TERMINATED, pairs).mul(-self.discount).add_(self.discount)
+        terminated = self.layout.value(schema.TERMINATED, pairs)
+        return torch.sub(self._full_discount, terminated, alpha=self.discount)
 
     def _n_step(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         """Σ_k γ^k r_{t+k} over the steps there are, bootstrapped from the state behind the last of them."""
@@ -265,7 +287,8 @@ class ReplaySampler:
         tail = source.take(last, start, self.layout.pair_width)
         first[:, start:width] = tail[:, : width - start]
         discount *= 1.0 - tail[:, 0]
-        return self._batch(source, index, rows, last, first, tail[:, width - start :], reward, discount)
+        parts = Pairs(first, tail[:, width - start :], reward, discount)
+        return self._batch(source, index, rows, last, Pairs(*(part.unflatten(0, index.shape) for part in parts)))
 
     def _windows(self, source: EpisodeSource, starts: Tensor, index: Tensor, length: int) -> Batch:
         starts = starts.long()
@@ -273,11 +296,7 @@ class ReplaySampler:
         last = source.last_rows(starts)[..., None]
         rows = torch.minimum(wanted, last)
         flat = rows.view(-1)
-        pairs = source.take(flat, 0, self.layout.pair_width)
-        discount = self._discount(pairs)
-        reward = self.layout.value(schema.REWARD, pairs)
-        following = pairs[:, self.layout.width :]
-        batch = self._batch(source, rows, flat, flat, pairs, following, reward, discount)
+        batch = self._batch(source, rows, flat, flat, self._pairs(source, flat, rows.shape))
         return replace(batch, mask=wanted <= last, index=index)
 
     def _batch(
@@ -286,37 +305,31 @@ class ReplaySampler:
         index: Tensor,
         rows: Tensor,
         last: Tensor,
-        first: Tensor,
-        following: Tensor,
-        reward: Tensor,
-        discount: Tensor,
+        pairs: Pairs,
     ) -> Batch:
         """A batch shaped like `index`.
 
         Args:
             rows, last: [N], the rows of the transitions, and of the last ones that each reward sums.
-            first: [N, >= width], packed rows, with the flags of the last ones.
-            following: [N, >= observation width], packed rows behind `last`, as far as pairs hold them.
-            reward, discount: [N].
         """
-        layout, shape = self.layout, index.shape
-
-        def shaped(value: Tensor) -> Tensor:
-            return value.view(*shape, *value.shape[1:])
-
-        images = {name: shaped(image) for name, image in source.take_images(rows).items()}
-        next_images = {name: shaped(image) for name, image in source.take_images(last + 1).items()}
+        layout, images, next_images = self.layout, dict[str, Tensor](), dict[str, Tensor]()
+        first, following, reward, discount = pairs
+        if layout.images:
+            images, next_images = (
+                {name: image.unflatten(0, index.shape) for name, image in source.take_images(places).items()}
+                for places in (rows, last + 1)
+            )
         log_prob, mask = schema.BEHAVIOR_LOG_PROB, schema.ACTION_MASK
         return Batch(
-            observation=layout.observation(shaped(first), images),
-            action=layout.action(shaped(first)),
-            reward=shaped(reward),
-            discount=shaped(discount),
-            next_observation=layout.observation(shaped(following), next_images),
-            terminated=shaped(layout.value(schema.TERMINATED, first)),
-            behavior_log_prob=shaped(layout.value(log_prob, first)) if log_prob in layout.slices else None,
-            action_mask=shaped(layout.value(mask, first)).bool() if mask in layout.slices else None,
-            next_action_mask=_known(shaped(layout.value(mask, following)).bool()) if mask in layout.slices else None,
+            observation=layout.observation(first, images),
+            action=layout.action(first),
+            reward=reward,
+            discount=discount,
+            next_observation=layout.observation(following, next_images),
+            terminated=layout.value(schema.TERMINATED, first),
+            behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
+            action_mask=layout.value(mask, first).bool() if mask in layout.slices else None,
+            next_action_mask=_known(layout.value(mask, following).bool()) if mask in layout.slices else None,
             index=index,
         )
 

@@ -253,6 +253,5 @@ def common_columns(stores: Sequence[Trajectories]) -> list[schema.ColumnSpec]:
 
 def check_drawable(counts: NDArray[np.int64], what: str) -> None:
     """Raises RequestError where a seed has nothing to draw from."""
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        raise RequestError(f"there are no {what} to draw for the seed at position {empty[0]}")
+    if not counts.all():
+        raise RequestError(f"there are no {what} to draw for the seed at position {np.argmin(counts)}")
