@@ -20,9 +20,6 @@ class Format(StrEnum):
     torchscript = "torchscript"
 
 
-SUFFIXES = {Format.onnx: ".onnx", Format.torchscript: ".pt"}
-
-
 @command
 def export(
     run: RunPath,
@@ -56,11 +53,12 @@ def export(
     """
     with working("Exporting"):
         from offrl.train.export import export_policy
+        from offrl.train.exported_files import FORMATS
         from offrl.train.run import Run
 
         opened = Run.open(run)
         name = "policy" if seed is None else f"policy-seed-{seed}"
-        destination = out or run / f"{name}{SUFFIXES[format]}"
+        destination = out or run / f"{name}{FORMATS[format].suffix}"
         result = export_policy(
             opened,
             destination,

@@ -159,12 +159,13 @@ class OnnxPolicy:
         path: the file.
         output: which output holds the actions, or the probabilities of discrete ones; where its name ends in
             "log_prob", their logarithms, as `offrl export --log-prob` writes them; None for the first.
+        epsilon: the share of uniformly random actions among discrete ones.
 
     Raises:
         RequestError: onnxruntime isn't installed, the file can't be read by it, or has no such output.
     """
 
-    def __init__(self, path: Path, output: str | None = None) -> None:
+    def __init__(self, path: Path, output: str | None = None, epsilon: float = 0.0) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -184,7 +185,7 @@ class OnnxPolicy:
                 where=str(path),
                 mend=f"name one of these; offrl export --log-prob writes '{LOG_PROB_SUFFIX}'",
             )
-        self.name, self.output = path.stem, output or names[0]
+        self.name, self.output, self.epsilon = path.stem, output or names[0], epsilon
 
     def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
         values = np.concatenate([self._run(part) for part in chunks(logged.observation)])
@@ -196,8 +197,8 @@ class OnnxPolicy:
             and values.shape[1] == logged.actions
             and values.dtype.kind == "f"
         ):
-            return discrete_choices(logged, check_probabilities(values, values.shape, self.name))
-        return deterministic_choices(logged, values, self.name)
+            return discrete_choices(logged, mixed(check_probabilities(values, values.shape, self.name), self.epsilon))
+        return deterministic_choices(logged, values, self.name, self.epsilon)
 
     def _run(self, observation: Any) -> NDArray[Any]:
         inputs = self.session.get_inputs()

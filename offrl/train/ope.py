@@ -95,9 +95,8 @@ def evaluate_policies(
     targets: list[Target] = []
     for path in paths:
         if path.suffix == ".onnx":
-            targets.append(
-                _alone(OnnxPolicy(path, LOG_PROB_SUFFIX if acting.stochastic else None), logged, acting, plan, trial)
-            )
+            policy = OnnxPolicy(path, LOG_PROB_SUFFIX if acting.stochastic else None, acting.epsilon)
+            targets.append(_alone(policy, logged, acting, plan, trial))
         else:
             targets += _of_run(Run.open(path), store, logged, plan, acting, trial)
     if column is not None:

@@ -195,6 +195,8 @@ class FakeSession:
         assert values.dtype == np.float32
         if self.kind == "numbers":
             return [np.full(len(values), 6)]
+        if self.kind == "torques":
+            return [np.zeros((len(values), 3), np.float32)]
         return [
             np.tile(np.array([[0.25, 0.75]], np.float32), (len(values), 1)) if self.kind == "shares" else 2 * values
         ]
@@ -210,6 +212,12 @@ def test_an_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(shares.log_prob, np.log([0.75, 0.75, 0.25]))
     numbers = OnnxPolicy(Path("numbers.onnx")).choices(discrete_log(), draws=1, seed=0)
     np.testing.assert_allclose(numbers.log_prob, [0.0, 0.0, -np.inf])
+    often = OnnxPolicy(Path("numbers.onnx"), epsilon=0.2).choices(discrete_log(), draws=1, seed=0)
+    np.testing.assert_allclose(often.log_prob, np.log([0.9, 0.9, 0.1]), rtol=1e-6)
+    with pytest.raises(RequestError, match="no output 'log_prob', only action"):
+        OnnxPolicy(Path("numbers.onnx"), "log_prob")
+    with pytest.raises(SpaceMismatchError, match=r"gives actions of shape \(3,\)"):
+        OnnxPolicy(Path("torques.onnx")).choices(discrete_log(), draws=1, seed=0)
 
 
 def test_an_onnx_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
