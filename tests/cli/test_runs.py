@@ -50,7 +50,7 @@ def test_evaluate_prints_a_row_for_each_seed(offrl: Offrl, run: Path) -> None:
     assert "(standard error over seeds)" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["evaluate", "plot", "collect"])
+@pytest.mark.parametrize("command", ["evaluate", "plot", "collect", "export"])
 def test_a_directory_without_a_run_is_refused(offrl: Offrl, tmp_path: Path, command: str) -> None:
     more = ("--episodes", "2", "--out", "x") if command == "collect" else ()
     result = offrl(command, tmp_path / "nothing", *more)
