@@ -27,7 +27,7 @@ EXAMPLE_ROWS = 3
 CHECKED_ROWS = (1, 64)
 """Batches of random observations that an exported file is tried on."""
 TOLERANCE = 1e-5
-"""How far floats may differ, as a share of those beyond ±1; discrete actions must be the same."""
+"""How far floats may differ, as a share of the value or half the bounds' width where these exceed 1; integers may not."""
 EXAMPLE_SEED, CHECK_SEED = 7, 8
 
 
@@ -159,21 +159,27 @@ def _compare(runner: Runner, policy: Policy, position: int, log_prob: bool) -> f
     largest = 0.0
     for rows in CHECKED_ROWS:
         columns = random_observations(policy, rows, CHECK_SEED)
-        wanted = [_actions(policy, position, columns)]
+        outputs = runner(columns)
+        largest = max(largest, _difference(ACTION, _actions(policy, position, columns), outputs[0], _scale(policy)))
         if log_prob:
-            wanted.append(_log_probs(policy, position, columns))
-        for name, want, have in zip((ACTION, LOG_PROB), wanted, runner(columns), strict=False):
-            largest = max(largest, _difference(name, want, have))
+            largest = max(largest, _difference(LOG_PROB, _log_probs(policy, position, columns), outputs[1]))
     return largest
 
 
-def _difference(name: str, want: NDArray[Any], have: NDArray[Any]) -> float:
+def _scale(policy: Policy) -> NDArray[Any]:
+    """Half the width of each action component's bounds."""
+    if policy.action_map is None:
+        return np.ones(())
+    return policy.action_map.half.reshape(policy.agent.spec.action_space.shape or ())
+
+
+def _difference(name: str, want: NDArray[Any], have: NDArray[Any], scale: NDArray[Any] | float = 1.0) -> float:
     if have.shape != want.shape or have.dtype != want.dtype:
         raise ExportError(
             f"the file's '{name}' is {have.dtype} {have.shape}, not {want.dtype} {want.shape}", mend=_MEND
         )
     error = np.abs(have.astype(np.float64) - want.astype(np.float64))
-    allowed = TOLERANCE * np.maximum(1.0, np.abs(want)) if want.dtype.kind == "f" else 0.0
+    allowed = TOLERANCE * np.maximum(np.maximum(scale, 1.0), np.abs(want)) if want.dtype.kind == "f" else 0.0
     if not (error <= allowed).all():
         raise ExportError(f"the file's '{name}' is off the policy's by {error.max():.3g}; it was not kept", mend=_MEND)
     return float(error.max())
