@@ -9,8 +9,10 @@ have `priority.kind` and `data.n_step`, and the update goes by the batch's weigh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -92,8 +94,6 @@ class QNetwork(FlatModule):
         noise_width: how many draws one sample of a noisy network takes; 0 where it isn't noisy.
     """
 
-    __call__: Callable[..., Tensor]
-
     def __init__(
         self, config: DQNConfig, space: gym.Space[Any], actions: int, generators: list[torch.Generator]
     ) -> None:
@@ -120,17 +120,21 @@ class QNetwork(FlatModule):
             dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
         """
         features = self.encoder(observation)
-        count = len(self.streams)
-        noises = [{}] * count if noise is None else [{"noise": part} for part in noise.split(self.noise_widths, dim=-1)]
-        dropped = [None] * count if dropout_noise is None else dropout_noise.chunk(count, dim=-1)
-        outputs: list[Tensor] = [
-            stream(features, dropout_noise=draws, **options)
-            for stream, draws, options in zip(self.streams, dropped, noises, strict=True)
-        ]
-        if count == 1:
-            return outputs[0]
-        value, advantage = outputs
+        if len(self.streams) == 1:
+            return self._stream(0, features, noise, dropout_noise)
+        noises = (None, None) if noise is None else noise.split(self.noise_widths, dim=-1)
+        dropped = (None, None) if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
+        value, advantage = (self._stream(i, features, noises[i], dropped[i]) for i in range(2))
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
+
+    def _stream(self, number: int, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None) -> Tensor:
+        stream = self.streams[number]
+        output: Tensor = (
+            stream(features, noise=noise, dropout_noise=dropout_noise)
+            if isinstance(stream, NoisyMLP)
+            else stream(features, dropout_noise=dropout_noise)
+        )
+        return output
 
     def record(
         self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
@@ -142,14 +146,17 @@ class QNetwork(FlatModule):
         stream = self.streams[0]
         if len(self.streams) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
             recorded = stream.record(self.encoder(observation), dropout_noise=dropout_noise)
-            return recorded.output.detach(), recorded.gradient
+            return recorded.output, recorded.gradient
         values = self(observation, noise=noise, dropout_noise=dropout_noise)
         return values.detach(), lambda by_values: joined(torch.autograd.grad(values, self.own_parameters, by_values))
 
 
 @dataclass
 class DQNState:
-    """All that training changes; `updates` and `exploration_steps` count for all seeds, int64."""
+    """All that training changes; `updates` and `exploration_steps` count for all seeds, int64.
+
+    `exploration_steps` is on the CPU: acting reads it at every step.
+    """
 
     network: QNetwork
     target_network: QNetwork
@@ -186,7 +193,7 @@ class DQN:
             target_network=network.clone(),
             optimizer=Adam(network, c.learning_rate, weight_decay=decay, max_gradient_norm=norm),
             updates=torch.zeros((), dtype=torch.int64, device=device),
-            exploration_steps=torch.zeros((), dtype=torch.int64, device=device),
+            exploration_steps=torch.zeros((), dtype=torch.int64),
         )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
@@ -241,8 +248,8 @@ class DQN:
         if c.target_every == 1:
             state.target_network.move_towards(state.network, rate)
         else:
-            due = (state.updates % c.target_every == 0).to(state.network.flat.dtype)
-            state.target_network.move_towards(state.network, rate * due)
+            due = state.updates % c.target_every == 0
+            state.target_network.move_towards(state.network, due * rate)
 
     @torch.no_grad()
     def act(self, state: DQNState, observation: Observation, noise: Tensor | None = None) -> Tensor:
@@ -258,16 +265,22 @@ class DQN:
     def _sometimes_random(self, state: DQNState, action: Tensor, noise: Tensor) -> Tensor:
         """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
         c = self.config
-        slope = (c.epsilon_end - c.epsilon_start) / c.epsilon_steps
-        low, high = sorted((c.epsilon_start, c.epsilon_end))
-        epsilon = (state.exploration_steps * slope).add_(c.epsilon_start).clamp_(low, high)
+        done = min(int(state.exploration_steps) / c.epsilon_steps, 1.0)
+        epsilon = c.epsilon_start + done * (c.epsilon_end - c.epsilon_start)
         state.exploration_steps += noise.shape[1]
-        # Φ(sum / √A) is uniform on [0, 1]; Φ⁻¹ of one ε costs less than Φ of every sum.
-        explores = noise.sum(dim=-1) < torch.special.ndtri(epsilon) * self.actions**0.5
+        # Φ(sum / √A) is uniform on [0, 1].
+        explores = noise.sum(dim=-1) < normal_quantile(epsilon) * self.actions**0.5
+        if not explores.any():
+            return action
         return torch.where(explores, noise.argmax(dim=-1), action)
 
     def _network(self, seeds: Sequence[int]) -> QNetwork:
         return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
+
+
+def normal_quantile(probability: float) -> float:
+    """Φ⁻¹; infinite at 0 and 1."""
+    return NormalDist().inv_cdf(probability) if 0.0 < probability < 1.0 else math.copysign(math.inf, probability - 0.5)
 
 
 def allowed(q: Tensor, mask: Tensor | None) -> Tensor:

@@ -196,7 +196,7 @@ class IRL:
     def _rewards(self, state: IRLState) -> Tensor:
         """The table that the parameters stand for, float64 [S, rows]."""
         if isinstance(state.reward, LinearReward):
-            return state.reward(self.features).squeeze(-1)  # type: ignore[no-any-return]
+            return state.reward(self.features).squeeze(-1)
         each = self.features.float().expand(state.reward.seeds, -1, -1)
         return state.reward(each).squeeze(-1).double()
 

@@ -113,6 +113,8 @@ class RewardScaler:
     shift: float = 0.0
 
     def __call__(self, reward: ArrayOrTensor) -> ArrayOrTensor:
+        if self.scale == 1.0 and self.shift == 0.0:
+            return reward
         return reward * self.scale + self.shift
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from offrl.errors import RecipeError
-from offrl.nn.flat import uniform_per_seed
+from offrl.nn.flat import HooklessModule, uniform_per_seed
 from offrl.nn.mlp import ACTIVATIONS
 from offrl.nn.observation import FlatObservation
 from offrl.types import Observation
@@ -28,7 +28,7 @@ SMALL: tuple[Convolution, ...] = ((16, 3, 1), (32, 3, 2))
 LEAST_SIDE_OF_LARGE, LEAST_SIDE = 36, 5
 
 
-class Encoder(nn.Module):
+class Encoder(HooklessModule):
     """Images through convolutions, all else as `FlatObservation` has it, joined to one vector.
 
     An image is a uint8 Box of two to four axes, with at least 5 pixels a side: rows and columns; channels behind or in
@@ -45,8 +45,6 @@ class Encoder(nn.Module):
         SpaceMismatchError: a part has no fixed shape.
         RecipeError: layers are given, and there is no image, or one that they don't fit.
     """
-
-    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

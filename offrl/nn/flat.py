@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 
-class FlatModule(nn.Module):
+class HooklessModule(nn.Module):
+    """A module whose call is `forward`: the look for hooks takes as long as a small layer does."""
+
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
+        output: Tensor = self.forward(*inputs, **options)
+        return output
+
+
+class FlatModule(HooklessModule):
     """A network for S seeds: every parameter is [S, …] and a view of `flat`, a tensor of one axis.
 
     Build the layers first, then call `flatten`. Loading a state dict copies in place, so the views stay true.

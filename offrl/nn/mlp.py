@@ -22,8 +22,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-NARROW = 16
-"""Outputs up to which y is computed as (W xᵀ)ᵀ: products with few columns run at a fraction of the speed."""
+NARROW, MANY = 16, 128
+"""Up to so many outputs, and from so many rows on, y is computed as (W xᵀ)ᵀ: products with few columns are slow."""
 
 
 class StackedLinear(nn.Module):
@@ -42,7 +42,7 @@ class StackedLinear(nn.Module):
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x Wᵀ + b for x [N, B, inputs], W [N, outputs, inputs] and b [N, 1, outputs]."""
-    if weight.shape[1] <= NARROW:
+    if x.shape[1] >= MANY and weight.shape[1] <= NARROW:
         return torch.baddbmm(bias.mT, weight, x.mT).mT
     return torch.baddbmm(bias, x, weight.mT)
 
@@ -110,8 +110,8 @@ def chain_rule(
 
 
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda gradient, output: torch.ops.aten.threshold_backward(gradient, output, 0.0),
-    "tanh": torch.ops.aten.tanh_backward,
+    "relu": lambda gradient, output: torch.ops.aten.threshold_backward.default(gradient, output, 0.0),
+    "tanh": torch.ops.aten.tanh_backward.default,
 }
 """The gradient by an activation's input, from that by its output and from the output itself."""
 
@@ -197,7 +197,6 @@ class MLP(FlatModule):
         dropout: chance of zeroing a hidden unit; the masks come from the draws handed to `forward`.
     """
 
-    __call__: Callable[..., Tensor]
     stacked_layers: Layers | None = None
     own_gradient: tuple[Tensor, list[Tensor]] | None = None
 
@@ -217,6 +216,7 @@ class MLP(FlatModule):
         self.seeds, self.ensemble, self.hidden = len(generators), ensemble, tuple(hidden)
         self.activation_name, self.activation = activation, ACTIVATIONS[activation]
         self.keep = 1.0 - dropout
+        self.has_derivative = activation in DERIVATIVES and not layer_norm
         members = ensemble or 1
         widths = [inputs, *hidden, outputs]
         self.layers = nn.ModuleList(
@@ -255,7 +255,7 @@ class MLP(FlatModule):
 
     def _is_plain(self, dropout_noise: Tensor | None) -> bool:
         dropping = dropout_noise is not None and self.keep < 1.0
-        return self.activation_name in DERIVATIVES and not self.norms and not dropping
+        return self.has_derivative and not dropping
 
     def _plain(self, x: Tensor, members: int, frozen: bool) -> Tensor:
         layers = self.stacked(members)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,6 @@ class NoisyMLP(FlatModule):
     Attributes:
         noise_width: how many draws one sample of the network's noise takes.
     """
-
-    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

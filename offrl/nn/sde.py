@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +21,6 @@ class StateDependentGaussian(FlatModule):
         mean: μ, a network without ensemble, layer normalisation or dropout, and at least one hidden layer.
         initial_log_std: log σ_ij at the start.
     """
-
-    __call__: Callable[..., Tensor]
 
     def __init__(self, mean: MLP, initial_log_std: float) -> None:
         super().__init__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import huber_loss
 
 
 def chosen_huber(
@@ -22,13 +21,13 @@ def chosen_huber(
         The mean over the batch, [S]; its derivative by the values, [S, B, A]; the errors δ = Q(s, a) − y, [S, B].
     """
     choice = choice.unsqueeze(-1)
-    chosen = values.gather(-1, choice).squeeze(-1)
-    loss, error = huber_loss(chosen, target, reduction="none"), chosen - target
+    error = values.gather(-1, choice).squeeze(-1) - target
     slope = error.clamp(-1.0, 1.0)
+    loss = slope * (error - 0.5 * slope)
     if weight is not None:
         loss, slope = loss * weight, slope * weight
-    slope /= slope.shape[-1]
-    return loss.mean(dim=-1), torch.zeros_like(values).scatter_(-1, choice, slope.unsqueeze(-1)), error
+    slope = (slope / slope.shape[-1]).unsqueeze(-1)
+    return loss.mean(dim=-1), torch.zeros_like(values).scatter_(-1, choice, slope), error
 
 
 def log_sum_exp_gap(
