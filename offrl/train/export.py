@@ -27,7 +27,7 @@ EXAMPLE_ROWS = 3
 CHECKED_ROWS = (1, 64)
 """Batches of random observations that an exported file is tried on."""
 TOLERANCE = 1e-5
-"""How far floats may differ, as a share of the value or half the bounds' width where these exceed 1; integers may not."""
+"""How far floats may differ, times the value or half the bounds' width where these exceed 1; integers may not."""
 EXAMPLE_SEED, CHECK_SEED = 7, 8
 
 
