@@ -91,6 +91,7 @@ class QNetwork(FlatModule):
     """Q(s, ·): an encoder and one stream of layers to all values; or duelling, V(s) + A(s, ·) − mean A(s, ·).
 
     Attributes:
+        parts: the streams.
         noise_width: how many draws one sample of a noisy network takes; 0 where it isn't noisy.
     """
 
@@ -103,8 +104,9 @@ class QNetwork(FlatModule):
         kind = NoisyMLP if c.noisy else MLP
         options: dict[str, Any] = {"activation": c.activation, "layer_norm": c.layer_norm, "dropout": c.dropout}
         outputs = (1, actions) if c.dueling else (actions,)
-        self.streams = nn.ModuleList(kind(self.encoder.width, n, c.hidden, generators, **options) for n in outputs)
-        self.noise_widths = [stream.noise_width for stream in self.streams if isinstance(stream, NoisyMLP)]
+        self.parts = [kind(self.encoder.width, n, c.hidden, generators, **options) for n in outputs]
+        self.streams = nn.ModuleList(self.parts)
+        self.noise_widths = [stream.noise_width for stream in self.parts if isinstance(stream, NoisyMLP)]
         self.noise_width = sum(self.noise_widths)
         self.flatten()
 
@@ -120,21 +122,12 @@ class QNetwork(FlatModule):
             dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
         """
         features = self.encoder(observation)
-        if len(self.streams) == 1:
-            return self._stream(0, features, noise, dropout_noise)
+        if len(self.parts) == 1:
+            return apply_stream(self.parts[0], features, noise, dropout_noise)
         noises = (None, None) if noise is None else noise.split(self.noise_widths, dim=-1)
         dropped = (None, None) if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
-        value, advantage = (self._stream(i, features, noises[i], dropped[i]) for i in range(2))
+        value, advantage = map(apply_stream, self.parts, (features, features), noises, dropped)
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
-
-    def _stream(self, number: int, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None) -> Tensor:
-        stream = self.streams[number]
-        output: Tensor = (
-            stream(features, noise=noise, dropout_noise=dropout_noise)
-            if isinstance(stream, NoisyMLP)
-            else stream(features, dropout_noise=dropout_noise)
-        )
-        return output
 
     def record(
         self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
@@ -143,12 +136,20 @@ class QNetwork(FlatModule):
 
         A single stream without convolutions in front does without autograd; see `MLP.record`.
         """
-        stream = self.streams[0]
-        if len(self.streams) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
+        stream = self.parts[0]
+        if len(self.parts) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
             recorded = stream.record(self.encoder(observation), dropout_noise=dropout_noise)
             return recorded.output, recorded.gradient
         values = self(observation, noise=noise, dropout_noise=dropout_noise)
         return values.detach(), lambda by_values: joined(torch.autograd.grad(values, self.own_parameters, by_values))
+
+
+def apply_stream(
+    stream: MLP | NoisyMLP, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None
+) -> Tensor:
+    if isinstance(stream, MLP):
+        return stream(features, dropout_noise=dropout_noise)
+    return stream(features, noise=noise, dropout_noise=dropout_noise)
 
 
 @dataclass

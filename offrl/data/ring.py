@@ -67,10 +67,8 @@ class OnlineRing:
         first = layout.observation_width
         self._steps = self.rows.reshape(-1)[first : first - layout.width].reshape(-1, layout.width)
         self._step = np.zeros((streams, layout.width), np.float32)
-        self._parts = {
-            name: self._step[:, (place.start - first) % layout.width :][:, : place.stop - place.start]
-            for name, place in layout.slices.items()
-        }
+        self._parts = {name: self._part(name, shape) for name, shape in layout.columns}
+        self._observed = [name for name in self._parts if layout.slices[name].stop <= first]
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment; `observation` maps column names to [S·E, …]."""
@@ -94,10 +92,11 @@ class OnlineRing:
             next_observation: column names to [S·E, …]; where the episode ended, its final observation.
             reset_observation: likewise; where the episode ended, the first observation of the next one.
         """
-        flags = {schema.TERMINATED: terminated, schema.TRUNCATED: truncated}
-        columns = {schema.ACTION: action, schema.REWARD: reward, **flags, **next_observation}
-        for name, part in self._parts.items():
-            part[:] = columns[name].reshape(part.shape)
+        parts = self._parts
+        parts[schema.ACTION][:], parts[schema.REWARD][:] = action, reward
+        parts[schema.TERMINATED][:], parts[schema.TRUNCATED][:] = terminated, truncated
+        for name in self._observed:
+            parts[name][:] = next_observation[name]
         for name, image in self.images.items():
             image[self._all_streams, self.position + 1] = next_observation[name]
         rows = self._first_rows + self.position
@@ -177,6 +176,12 @@ class OnlineRing:
         arrays |= {f"images.{name}": image for name, image in self.images.items()}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
+    def _part(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """A column's place in the steps to write, [S·E, *shape]."""
+        place, layout = self.layout.slices[name], self.layout
+        start = (place.start - layout.observation_width) % layout.width
+        return self._step[:, start : start + place.stop - place.start].reshape(-1, *shape)
+
     def _advance(self, streams: Streams) -> None:
         """On to the next rows, forgetting the transitions that started there."""
         self.position[streams] = (self.position[streams] + 1) % self.length
@@ -196,7 +201,7 @@ class OnlineRing:
 
     def _complete_first_rows(self) -> None:
         """Give row 0, where it is current, the observation that was written behind the last row."""
-        streams = np.flatnonzero(self.position == 0)
+        (streams,) = (self.position == 0).nonzero()
         if len(streams):
             floats = self.layout.observation_width
             self.rows[streams, 0, :floats] = self.rows[streams, self.length, :floats]
@@ -205,8 +210,9 @@ class OnlineRing:
 
     def _add_transitions(self, rows: NDArray[np.int64]) -> None:
         """One in each stream."""
-        slot = self.count[self._seed_of] + self._nth_of_seed
-        self.slots[self._seed_of, slot], self.slot_of[rows] = rows, slot
+        slot = self.count.repeat(self.environments) + self._nth_of_seed
+        self.slots[self._seed_of, slot] = rows
+        self.slot_of[rows] = slot
         self.count += self.environments
 
     def _remove_transition(self, row: int) -> None:
