@@ -78,14 +78,14 @@ class Bounds:
 
 
 def _discounted_steps(log: EpisodeLog) -> float:
-    """Σ_{t < horizon} γ^t."""
+    """Σ_{t < horizon} γ^t; 1 where every episode is a single decision."""
+    if log.is_one_step:
+        return 1.0
     if log.discount < 1.0:
         cut = 0.0 if log.horizon is None else log.discount**log.horizon
         return (1.0 - cut) / (1.0 - log.discount)
     if log.horizon is not None:
         return float(log.horizon)
-    if log.is_one_step:
-        return 1.0
     raise RequestError(
         "the return has no bounds: nothing is discounted, and no horizon ends the episodes",
         where="horizon",

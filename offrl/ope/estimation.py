@@ -201,7 +201,7 @@ def _clipping(name: str, item: WeightedSum, ask: Question) -> Clipping | None:
     if threshold is None or item.weights is None:
         return None
     share = item.weights.clipped_share
-    if name == "switch-dr":
+    if name == "switch-dr" and threshold != ask.clip:
         share = float(np.mean(item.weights.log_weight > math.log(threshold)))
     uncut = ESTIMATORS[name].build(ask.uncut).value
     return Clipping(threshold, share, None if item.value is None or uncut is None else item.value - uncut)
@@ -277,6 +277,6 @@ def _check_interval(kind: str | None, names: Sequence[str], clip: float | None, 
     if bounds is None:
         raise RequestError(
             f"the interval {kind!r} needs to know what an episode can contribute at most",
-            where="bounds",
-            mend="give the bounds of the reward and of the weight; the log alone can't tell them",
+            mend="give the bounds of a reward and of an episode's weight (--reward-bounds LOW,HIGH --weight-bound W); "
+            "the log alone can't tell them",
         )

@@ -43,7 +43,7 @@ class Question:
     @cached_property
     def truncated(self) -> StepWeights:
         """Weights of whole episodes as `clipped` cuts them."""
-        return self.whole.at_end(clip=self.threshold("clipped"))
+        return self.whole if self.clip is not None else self.whole.at_end(clip=self.threshold("clipped"))
 
     @cached_property
     def weighted(self) -> WeightedSum:
@@ -68,7 +68,7 @@ class Question:
     def threshold(self, name: str) -> float | None:
         """Where an estimator cuts its weights, or switches; None where it doesn't."""
         if name == "switch-dr":
-            return self.switch_threshold
+            return self.switch_threshold if self.clip is None else min(self.clip, self.switch_threshold)
         return default_threshold(self.log) if name == "clipped" and self.clip is None else self.clip
 
 

@@ -95,6 +95,8 @@ def evaluate_policies(
     targets: list[Target] = []
     for path in paths:
         if path.suffix == ".onnx":
+            if not path.is_file():
+                raise RequestError("there is no such file", where=str(path), mend="name an ONNX file, or a run")
             policy = OnnxPolicy(path, LOG_PROB_SUFFIX if acting.stochastic else None, acting.epsilon)
             targets.append(_alone(policy, logged, acting, plan, trial))
         else:

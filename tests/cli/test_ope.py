@@ -67,7 +67,7 @@ def test_bounds_for_intervals_that_always_hold(offrl: Offrl, made: Path) -> None
     options = ("--dataset", made / "random", "--stochastic", "--interval", "hoeffding", *QUICK, "--json")
     missing = offrl("ope", made / "clone-10", *options)
     assert missing.code == 2
-    assert "bounds" in missing.stderr
+    assert "--reward-bounds LOW,HIGH --weight-bound W" in missing.stderr
     result = offrl("ope", made / "clone-10", *options, "--reward-bounds", "0,1", "--weight-bound", 1024)
     assert result.code == 0, result.stderr
     estimates = result.json["policies"][0]["estimates"]
@@ -92,6 +92,7 @@ def test_bounds_for_intervals_that_always_hold(offrl: Offrl, made: Path) -> None
         (("{clone-10}", "--dataset", "{random}", "--estimators", "snips"), "snips"),
         (("{clone-10}", "--dataset", "{random}", "--kernel-bandwidth", "0.3"), "leave out --kernel-bandwidth"),
         (("--dataset", "{random}", "--target-column", "info.p"), "no column 'info.p'"),
+        (("nothing.onnx", "--dataset", "{random}"), "nothing.onnx"),
     ],
 )
 def test_refusals(offrl: Offrl, made: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -191,7 +191,10 @@ def test_clipped_and_switched_one_step_estimates() -> None:
     log = one_step_log()
     episodes = plain_episodes(log)
     clipped = sum(min(e.ratio[0], 4.0) * e.reward[0] for e in episodes) / 300
-    assert value(log, "clipped", clip=4.0) == pytest.approx(clipped, abs=1e-9)
+    cut = ask(log, "clipped", clip=4.0)
+    assert cut.value == pytest.approx(clipped, abs=1e-9)
+    assert cut.clipping is not None
+    assert cut.clipping.share == pytest.approx(np.mean([e.ratio[0] > 4.0 for e in episodes]))
     switched = sum(e.v[0] + e.ratio[0] * (e.reward[0] - e.q[0]) * (e.ratio[0] <= 2.0) for e in episodes) / 300
     answer = ask(log, "switch-dr", switch=2.0)
     assert answer.value == pytest.approx(switched, abs=1e-9)
@@ -199,6 +202,9 @@ def test_clipped_and_switched_one_step_estimates() -> None:
     assert answer.clipping.threshold == 2.0
     assert answer.clipping.share == pytest.approx(np.mean([e.ratio[0] > 2.0 for e in episodes]))
     assert answer.clipping.bias == pytest.approx(switched - plain("dr", episodes, 1.0), abs=1e-9)
+    both = ask(log, "switch-dr", switch=4.0, clip=2.0).clipping
+    assert both is not None
+    assert (both.threshold, both.share) == (2.0, answer.clipping.share)
     default = ask(log, "clipped", interval=None).clipping
     assert default is not None
     assert default.threshold == pytest.approx(math.sqrt(300))
@@ -322,6 +328,12 @@ def test_simplex_minimum_of_nothing_is_the_last() -> None:
 def test_requests_that_cannot_be_met_are_refused(names: list[str], options: dict[str, object], text: str) -> None:
     with pytest.raises(RequestError, match=text):
         estimate(random_log(values=False), names, **options)  # type: ignore[arg-type]
+
+
+def test_a_single_decision_is_one_step_whatever_the_discount() -> None:
+    log = replace(one_step_log(), discount=0.99)
+    assert Bounds((-1.0, 2.0), 4.0).of_return(log) == (-1.0, 2.0)
+    assert Bounds((-1.0, 2.0), 4.0).of_contribution(log, with_values=False) == (-4.0, 8.0)
 
 
 def test_bounds_that_the_log_breaks_are_refused() -> None:
