@@ -23,7 +23,7 @@ from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces
-from offrl.errors import OffrlError, RequestError, StoreError
+from offrl.errors import OffrlError, RequestError, SpaceMismatchError, StoreError
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
 from offrl.types import Batch, Spec
@@ -146,7 +146,7 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
     """
     store = open_dataset(dataset)
     seen: Trajectories = store if learned.frames == 1 else StackedFrames(store, learned.frames)
-    check_spaces(learned.spec, seen.spec, f"the dataset '{store.metadata.name}'")
+    _check_spaces(learned.spec, seen.spec, store.metadata.name)
     if destination.exists():
         raise RequestError("there is something at the destination", where=str(destination), mend="choose another --out")
     warnings = _unseen_actions(store, learned)
@@ -179,6 +179,21 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
         **comparison.report(),
         "warnings": warnings,
     }
+
+
+def _check_spaces(wanted: Spec, found: Spec, dataset: str | None) -> None:
+    try:
+        check_spaces(wanted, found, f"the dataset '{dataset}'")
+    except SpaceMismatchError:
+        raise SpaceMismatchError(
+            f"the dataset '{dataset}' has {_spaces(found)}, and the reward was learned from {_spaces(wanted)}",
+            mend="name a dataset of the environment that the reward was learned in",
+        ) from None
+
+
+def _spaces(spec: Spec) -> str:
+    """What is observed and done; without the gaps that NumPy leaves among bounds."""
+    return " ".join(f"observations in {spec.observation_space} and actions in {spec.action_space}".split())
 
 
 def _rewards(learned: LearnedReward, block: EpisodeBlock) -> NDArray[Any]:
