@@ -51,6 +51,8 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     device = torch.device("cpu") if task.tabular else resolve_device(recipe.device)
     policy = fresh_policy(agent, recipe.seeds, device, normalizer, frames)
     recorder = _recorder(run) if task.online and recipe.online.record else None
+    if task.online:
+        _warn_of_warmup(recipe, listener)
     validate: Callable[[], Tensor] | None = None
     finished: Callable[[], bool] | None = None
     feed: Feed
@@ -89,6 +91,15 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
         recorder=recorder,
         finished=finished,
     )
+
+
+def _warn_of_warmup(recipe: Recipe, listener: Listener) -> None:
+    warmup = recipe.online.warmup_steps
+    if recipe.steps < warmup and AGENTS[recipe.algo].online_by(recipe.agent) == "replay":
+        listener.warned(
+            f"Nothing is learned: the first {warmup:,} steps only fill the replay, and there are {recipe.steps:,}. "
+            "Take more (--steps), or fewer of those (--set online.warmup_steps=N)."
+        )
 
 
 def _hold_out(recipe: Recipe, data: Trajectories | None) -> tuple[Trajectories | None, Trajectories | None]:

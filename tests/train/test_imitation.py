@@ -125,6 +125,15 @@ def test_training_sqil_on_equals_training_through(generator: str, cartpole: Path
     assert_same_tensors(through, resume(tmp_path / "halves", steps=160))
 
 
+@pytest.mark.parametrize(("generator", "steps", "expected"), [("td3", 19, 1), ("td3", 20, 0), ("ppo", 19, 0)])
+def test_a_run_that_ends_within_its_warm_up_is_warned_of(
+    generator: str, steps: int, expected: int, pendulum: Path, tmp_path: Path
+) -> None:
+    listener = Listening()
+    loop_of(gail_recipe(pendulum, generator, steps=steps), tmp_path / "run", listener)
+    assert ["the first 20 steps only fill the replay" in text for text in listener.warnings] == [True] * expected
+
+
 def test_fine_tuning_is_not_the_way_to_imitate(pendulum: Path, tmp_path: Path) -> None:
     cloned = train(bc_recipe(pendulum, env="none"), tmp_path / "bc")
     with pytest.raises(RecipeError, match="offrl train gail --dataset NAME --from"):
