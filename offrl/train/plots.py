@@ -29,7 +29,6 @@ MARKED_POINTS = 25
 LABEL_WIDTH = 85
 """Characters of a label that fit beside each other."""
 
-SUBJECT = ("algo", "dataset", "env")
 BOOKKEEPING = ("seeds", "device", "log_every", "checkpoint_every", "writers", "evaluation", "cross_validation")
 """What runs of one curve may differ in."""
 
@@ -103,15 +102,18 @@ def _groups(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _labels(recipes: Sequence[Recipe]) -> list[str]:
     """Algorithm and task, and the settings in which recipes that share both differ."""
-    settings = [_settings(recipe) for recipe in recipes]
+    settings, subjects = [_settings(recipe) for recipe in recipes], [_subject(recipe) for recipe in recipes]
     labels = []
-    for recipe, values in zip(recipes, settings, strict=True):
-        rivals = [other for other in settings if all(other.get(key) == values.get(key) for key in SUBJECT)]
+    for subject, values in zip(subjects, settings, strict=True):
+        rivals = [other for other, its_subject in zip(settings, subjects, strict=True) if its_subject == subject]
         keys = [key for key in values if any(other.get(key) != values[key] for other in rivals)]
         differing = ", ".join(f"{key} {values[key]}" for key in keys)
-        label = f"{recipe.algo}, {recipe.dataset or recipe.env}"
-        labels.append(f"{label} ({differing})" if differing else label)
+        labels.append(f"{subject} ({differing})" if differing else subject)
     return labels
+
+
+def _subject(recipe: Recipe) -> str:
+    return f"{recipe.algo}, {recipe.dataset or recipe.env}{', fine-tuned' if recipe.start else ''}"
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

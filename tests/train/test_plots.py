@@ -66,6 +66,13 @@ def test_runs_of_other_settings_are_curves_of_their_own_and_labelled_by_them(tmp
     assert [c.label for c in curves] == ["bc, demos (agent.l2 0.0)", "bc, demos (agent.l2 0.5)", "bc, walks"]
 
 
+def test_fine_tuned_runs_are_labelled_so(tmp_path: Path) -> None:
+    before, after = make_run(tmp_path / "a"), make_run(tmp_path / "b", start=str(tmp_path / "a"))
+    for run in (before, after):
+        log_evaluation(run, 10, [1.0])
+    assert [c.label for c in plot_runs([before, after], tmp_path / "p.png")] == ["bc, demos", "bc, demos, fine-tuned"]
+
+
 def test_the_final_evaluation_belongs_to_the_curve_unless_it_is_of_an_earlier_checkpoint(tmp_path: Path) -> None:
     last, best, only = (make_run(tmp_path / name) for name in "abc")
     for run, checkpoint in ((last, "last"), (best, "best")):
