@@ -132,7 +132,7 @@ class Logged:
 
     @cached_property
     def agent_action(self) -> NDArray[Any]:
-        """Actions as values and densities are fitted to: int64 [R] from 0, or float32 [R, A] in [-1, 1].
+        """Actions as densities are fitted to: int64 [R] from 0, or float32 [R, A] in [-1, 1].
 
         Raises:
             SpaceMismatchError: actions are neither discrete nor vectors.
@@ -144,9 +144,19 @@ class Logged:
             unit: NDArray[np.float32] = self.action_map.to_unit(self.action.reshape(len(self.action), -1))
             return unit
         raise SpaceMismatchError(
-            f"values are fitted for Discrete and Box actions, and those of '{self.name}' are {space}",
-            mend="choose importance sampling: --estimators is,wis,pdis,wpdis",
+            f"nothing is fitted to actions in {space}, as those of '{self.name}' are",
+            mend="choose importance sampling by logged probabilities: --estimators is,wis,pdis,wpdis",
         )
+
+    @cached_property
+    def valued_action(self) -> NDArray[Any]:
+        """Actions as values are fitted to: as densities are, or float32 [R, A] of 0 and 1 for a MultiDiscrete.
+
+        Raises:
+            SpaceMismatchError: actions are neither discrete nor vectors.
+        """
+        space = self.spec.action_space
+        return one_hot_each(space, self.action) if isinstance(space, gym.spaces.MultiDiscrete) else self.agent_action
 
     @cached_property
     def action_map(self) -> ActionMap:
@@ -169,11 +179,17 @@ class Logged:
         """What values are fitted to."""
         return Steps(
             features=self.features,
-            action=self.agent_action,
+            action=self.valued_action,
             reward=self.reward,
             terminated=self.terminated,
             lengths=self.lengths,
             discount=discount,
             horizon=horizon,
-            actions=self.actions,
+            actions=self.actions if isinstance(self.spec.action_space, gym.spaces.Discrete) else None,
         )
+
+
+def one_hot_each(space: gym.spaces.MultiDiscrete, action: NDArray[Any]) -> NDArray[np.float32]:
+    """Several choices [..., K] as vectors [..., A]: a 1 for each choice, among as many places as it has options."""
+    columns = zip(np.moveaxis(action, -1, 0), space.start, space.nvec, strict=True)
+    return np.concatenate([np.eye(count, dtype=np.float32)[choice - first] for choice, first, count in columns], -1)

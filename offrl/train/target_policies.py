@@ -16,7 +16,7 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import SpaceMismatchError
-from offrl.ope.logged import Logged
+from offrl.ope.logged import Logged, one_hot_each
 from offrl.ope.policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
 from offrl.ope.steps import Choices
 from offrl.train.noise import NoiseSource
@@ -57,7 +57,7 @@ class AgentPolicies:
             )
         logged = Logged.read(stacked)
         if isinstance(logged.spec.action_space, gym.spaces.MultiDiscrete):
-            return self._joint(logged)
+            return self._joint(logged, draws, seed)
         if not self.stochastic:
             return [
                 deterministic_choices(logged, action, name, self.epsilon)
@@ -67,16 +67,24 @@ class AgentPolicies:
             return [discrete_choices(logged, mixed(part, self.epsilon)) for part in self._probabilities(logged)]
         return self._continuous(logged, draws, seed)
 
-    def _joint(self, logged: Logged) -> list[Choices]:
-        """Of several choices at once, the logged ones' probabilities alone: all there could be are too many to list."""
+    def _joint(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
+        """Of several choices at once, drawn ones as vectors, as if continuous: all there could be are too many."""
         if self.epsilon:
             raise SpaceMismatchError(
                 "only single discrete actions are mixed with random ones", mend="leave out --epsilon"
             )
+        space: Any = logged.spec.action_space
         if self.stochastic:
-            return [Choices(log_prob=each) for each in self._of_logged(logged, torch.from_numpy(logged.action).long())]
-        greedy = [np.asarray(action)[logged.row] for action in self._greedy(logged)]
-        return [Choices(log_prob=np.where((action == logged.action).all(axis=-1), 0.0, -np.inf)) for action in greedy]
+            drawn = one_hot_each(space, self._drawn(logged, draws, seed).numpy())
+            log_prob = self._of_logged(logged, torch.from_numpy(logged.action).long())
+            return [Choices(actions=part, log_prob=each) for part, each in zip(drawn, log_prob, strict=True)]
+        return [
+            Choices(
+                actions=one_hot_each(space, action[np.newaxis]),
+                log_prob=np.where((action[logged.row] == logged.action).all(axis=-1), 0.0, -np.inf),
+            )
+            for action in self._greedy(logged)
+        ]
 
     def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
         parts = [self.policy.to_environment(self._act(part)) for part in chunks(logged.observation)]
@@ -100,18 +108,20 @@ class AgentPolicies:
         return whole
 
     def _continuous(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
-        agent = self.policy.agent
-        noise = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM)
-        drawn = []
-        for part in chunks(logged.observation):
-            observed = self._observe(part)
-            shape = (_rows(observed), *agent.exploration_shape)
-            drawn.append(torch.stack([self.policy.act(observed, noise.draw(shape)) for _ in range(draws)], dim=1).cpu())
         log_prob = self._of_logged(logged, torch.from_numpy(np.ascontiguousarray(logged.agent_action)))
         return [
             Choices(actions=actions.numpy(), log_prob=each)
-            for actions, each in zip(torch.cat(drawn, dim=2), log_prob, strict=True)
+            for actions, each in zip(self._drawn(logged, draws, seed), log_prob, strict=True)
         ]
+
+    def _drawn(self, logged: Logged, draws: int, seed: int) -> Tensor:
+        """Actions sampled for every row, as the agents give them, [S, draws, R + N, …]."""
+        noise, drawn = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM), []
+        for part in chunks(logged.observation):
+            observed = self._observe(part)
+            shape = (_rows(observed), *self.policy.agent.exploration_shape)
+            drawn.append(torch.stack([self.policy.act(observed, noise.draw(shape)) for _ in range(draws)], dim=1).cpu())
+        return torch.cat(drawn, dim=2)
 
     def _of_logged(self, logged: Logged, action: Tensor) -> NDArray[np.float64]:
         """log π(a | s) of the logged actions [R, A], in the environment's units, [S, R]."""

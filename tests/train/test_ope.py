@@ -17,8 +17,9 @@ from offrl.envs.policy import Policy
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.ope.behavior import BehaviorConfig
 from offrl.ope.evaluation import Plan, Target, evaluate
-from offrl.ope.fqe import FQEConfig
-from offrl.ope.logged import Logged
+from offrl.ope.fqe import FQEConfig, fit_q
+from offrl.ope.logged import Logged, one_hot_each
+from offrl.ope.steps import Choices, Steps
 from offrl.recipes import recipe_from_dict
 from offrl.train.collect import collect, collect_random
 from offrl.train.ope import Acting, Trial, evaluate_policies, true_returns
@@ -99,7 +100,7 @@ def test_continuous_greedy_actions_are_the_agents(logs: Path) -> None:
 
 
 def test_several_choices_at_once(tmp_path: Path) -> None:
-    """Only the logged actions' probabilities are found: a product for sampled ones, 0 or 1 for greedy ones."""
+    """Of logged actions, probabilities: a product for sampled ones, 0 or 1 for greedy ones. Of others, vectors."""
     spec = Spec(gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiDiscrete([2, 3]))
     generator = np.random.default_rng(0)
     action = np.stack([generator.integers(0, 2, 22), generator.integers(0, 3, 22)], axis=1)
@@ -127,8 +128,39 @@ def test_several_choices_at_once(tmp_path: Path) -> None:
     np.testing.assert_allclose(sampled.log_prob, wanted, rtol=1e-5)
     same = (agent.act(policy.state, seen)[0].numpy() == logged.action).all(axis=1)
     np.testing.assert_array_equal(greedy.log_prob == 0.0, same)
-    found = evaluate(logged, [Target("bc", sampled)], Plan(resamples=60))
-    assert [each.name for each in found.policies[0].estimates] == ["is", "wis", "pdis", "wpdis"]
+    acted = agent.act(policy.state, torch.from_numpy(np.asarray(logged.observation))[None])[0].numpy()
+    wanted_vectors = np.concatenate([np.eye(2)[acted[:, 0]], np.eye(3)[acted[:, 1]]], axis=1)
+    assert greedy.actions is not None
+    np.testing.assert_array_equal(greedy.actions, wanted_vectors[None])
+    assert sampled.actions is not None
+    assert sampled.actions.shape == (1, 22, 5)
+    names = ["is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", "fqe"]
+    found = evaluate(logged, [Target("bc", sampled)], Plan(resamples=60, fqe=FQEConfig(steps=20)))
+    assert [each.name for each in found.policies[0].estimates] == names
+
+
+def test_values_of_several_choices_at_once() -> None:
+    """A reward of 1 for one pair of six: the policy that always takes it earns 1, one that never does 0."""
+    space = gym.spaces.MultiDiscrete([2, 3], start=[0, 1])
+    count = 600
+    generator = np.random.default_rng(0)
+    action = np.stack([generator.integers(0, 2, count), generator.integers(1, 4, count)], axis=1)
+    taken = one_hot_each(space, action)
+    assert one_hot_each(space, np.array([[1, 1], [0, 3]])).tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+    steps = Steps(
+        features=np.zeros((2 * count, 1), np.float32),
+        action=taken,
+        reward=1.0 * (action == [1, 2]).all(axis=1),
+        terminated=np.ones(count, bool),
+        lengths=np.ones(count, np.int64),
+        discount=1.0,
+    )
+    choices = [
+        Choices(actions=np.broadcast_to(one_hot_each(space, np.array(pair)), (1, 2 * count, 5)))
+        for pair in ([1, 2], [0, 2])
+    ]
+    values = fit_q(steps, choices, FQEConfig(hidden=(32,), steps=1_500))
+    np.testing.assert_allclose(values.v.mean(axis=1), [1.0, 0.0], atol=0.1)
 
 
 def test_every_seed_is_a_policy_unless_one_is_chosen(logs: Path) -> None:
