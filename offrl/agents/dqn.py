@@ -123,10 +123,10 @@ class QNetwork(FlatModule):
         """
         features = self.encoder(observation)
         if len(self.parts) == 1:
-            return apply_stream(self.parts[0], features, noise, dropout_noise)
+            return _apply_stream(self.parts[0], features, noise, dropout_noise)
         noises = (None, None) if noise is None else noise.split(self.noise_widths, dim=-1)
         dropped = (None, None) if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
-        value, advantage = map(apply_stream, self.parts, (features, features), noises, dropped)
+        value, advantage = map(_apply_stream, self.parts, (features, features), noises, dropped)
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
 
     def record(
@@ -144,7 +144,7 @@ class QNetwork(FlatModule):
         return values.detach(), lambda by_values: joined(torch.autograd.grad(values, self.own_parameters, by_values))
 
 
-def apply_stream(
+def _apply_stream(
     stream: MLP | NoisyMLP, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None
 ) -> Tensor:
     if isinstance(stream, MLP):
