@@ -27,7 +27,8 @@ def test_every_bundled_recipe_is_valid_and_shown_with_every_key(offrl: Offrl, re
     shown = tomllib.loads(offrl("recipes", "show", recipe.name).stdout)
     assert recipe_from_dict(shown) == recipe_from_dict(recipe.values)
     assert recipe.path.parent.name == recipe.values["algo"]
-    assert {"learning_rate", "actor_learning_rate"} & set(shown["agent"])
+    learner = shown["agent"].get("generator_options", shown["agent"])
+    assert {"learning_rate", "actor_learning_rate"} & (set(shown["agent"]) | set(learner))
     assert shown["data"]["top_fraction"] == 1.0
 
 

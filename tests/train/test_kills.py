@@ -59,12 +59,16 @@ def test_killed_collection_keeps_its_episodes(kills: int, tmp_path: Path, monkey
     duration = time.perf_counter() - started
     whole = TrajectoryStore.open(tmp_path / "whole")
 
+    def collect_to(path: Path) -> Any:
+        return collect(run, episodes=40, destination=path)
+
     rng, partial = np.random.default_rng(0), 0
     for attempt in range(kills):
         destination = tmp_path / f"killed-{attempt}"
-        _killed_after(
-            rng.uniform(0.02, 1.2 * duration), lambda p: collect(run, episodes=40, destination=p), destination
-        )
+        if attempt % 2:
+            _killed_after(rng.uniform(0.02, 1.2 * duration), collect_to, destination)
+        else:
+            _killed_after(rng.uniform(0.0, 0.2 * duration), collect_to, destination, begun=_has_episodes)
         try:
             store = TrajectoryStore.open(destination)
         except DatasetNotFoundError:
@@ -76,10 +80,21 @@ def test_killed_collection_keeps_its_episodes(kills: int, tmp_path: Path, monkey
     assert partial > 0
 
 
-def _killed_after(seconds: float, action: Callable[[Path], Any], path: Path) -> None:
-    """Run an action in a forked process, and kill that when the time is up (or find that it has ended)."""
+def _has_episodes(path: Path) -> bool:
+    try:
+        return TrajectoryStore.open(path).num_episodes > 0
+    except DatasetNotFoundError:
+        return False
+
+
+def _killed_after(
+    seconds: float, action: Callable[[Path], Any], path: Path, *, begun: Callable[[Path], bool] = lambda path: True
+) -> None:
+    """Run an action in a forked process, and kill that some seconds after it has begun (or find that it has ended)."""
     process = multiprocessing.get_context("fork").Process(target=action, args=(path,))
     process.start()
+    while process.is_alive() and not begun(path):
+        time.sleep(0.01)
     process.join(seconds)
     if process.is_alive():
         assert process.pid is not None
