@@ -20,11 +20,13 @@ from offrl.nn.distributions import (
     categorical_sample,
     gaussian_entropy,
     gaussian_log_prob,
+    gaussian_nll,
     split_categoricals,
     split_gaussian,
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
+from offrl.ops.losses import squared_error
 from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
@@ -128,19 +130,39 @@ class BC:
     def update(self, state: BCState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One gradient step on imitation loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
-        output = state.policy(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
-        imitation = self._imitation_loss(output, batch.action)
-        loss, metrics = imitation, {"imitation_loss": imitation.detach()}
-        if c.entropy_bonus:
-            entropy = self._entropy(output, noise.get("entropy")).mean(dim=1)
-            loss = loss - c.entropy_bonus * entropy
-            metrics["entropy"] = entropy.detach()
+        recorded = state.policy.record(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
+        metrics, by_output = self._loss(recorded.output.detach(), batch.action, noise.get("entropy"))
+        gradient = recorded.gradient(by_output)
         if c.l1 or c.l2:
-            loss = loss + penalty(state.policy, state.l1, state.l2)
-        state.optimizer.minimise(loss.sum())
+            gradient = gradient + penalty_slope(state.policy, state.l1, state.l2)
+        state.optimizer.descend(gradient)
         if c.ema:
             state.average.move_towards(state.policy, 1.0 - c.ema)
         return metrics
+
+    def _loss(self, output: Tensor, action: Tensor, entropy_noise: Tensor | None) -> tuple[Metrics, Tensor]:
+        """What is reported, [S] each: imitation loss and entropy; and the derivative of their sum by the output.
+
+        The usual losses are differentiated by hand, since autograd's record takes as long as a layer's arithmetic.
+        """
+        bonus = self.config.entropy_bonus
+        if self.kind == "deterministic":
+            prediction = self._regression(output)
+            loss, slope = squared_error(prediction, action)
+            slope = torch.ops.aten.tanh_backward.default(slope, prediction) if self.bounded else slope
+            return {"imitation_loss": loss}, slope
+        if self.kind == "gaussian" and not bonus:
+            loss, slope = gaussian_nll(output, action)
+            return {"imitation_loss": loss}, slope
+        with torch.enable_grad():
+            output.requires_grad_()
+            loss = imitation = self._imitation_loss(output, action)
+            metrics = {"imitation_loss": imitation.detach()}
+            if bonus:
+                entropy = self._entropy(output, entropy_noise).mean(dim=1)
+                loss = loss - bonus * entropy
+                metrics["entropy"] = entropy.detach()
+            return metrics, torch.autograd.grad(loss.sum(), output)[0]
 
     @torch.no_grad()
     def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
@@ -186,9 +208,7 @@ class BC:
     def _imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:
         """Squared error summed over action components, or negative log-likelihood; averaged over the batch, [S]."""
         if self.kind == "deterministic":
-            error = self._regression(output) - action
-            # The derivative of a product costs half of that of a power.
-            return (error * error).sum(dim=-1).mean(dim=1)
+            return squared_error(self._regression(output), action)[0]
         return -self._log_prob(output, action).mean(dim=1)
 
     def _regression(self, output: Tensor) -> Tensor:
@@ -216,9 +236,11 @@ class BC:
         return gaussian_entropy(log_std) if noise is None else squashed_gaussian_entropy(mean, log_std, noise)
 
 
-def penalty(policy: MLP, l1: Tensor, l2: Tensor) -> Tensor:
-    """l1 Σ|w| + l2 Σw² over each seed's weights, [S]."""
-    weights = [p.flatten(1) for name, p in policy.named_parameters() if name.endswith("weight")]
-    absolute = torch.stack([w.abs().sum(dim=1) for w in weights]).sum(dim=0)
-    square = torch.stack([w.square().sum(dim=1) for w in weights]).sum(dim=0)
-    return l1 * absolute + l2 * square
+def penalty_slope(policy: MLP, l1: Tensor, l2: Tensor) -> Tensor:
+    """The derivative of l1 Σ|w| + l2 Σw² over each seed's weights, in the order of `flat`; biases have 0."""
+    parts = []
+    for name, parameter in policy.named_parameters():
+        w, shape = parameter.detach(), (-1,) + (1,) * (parameter.dim() - 1)
+        slope = l1.view(shape) * w.sign() + 2.0 * l2.view(shape) * w if name.endswith("weight") else torch.zeros_like(w)
+        parts.append(slope.flatten())
+    return torch.cat(parts)

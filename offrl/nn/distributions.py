@@ -27,6 +27,28 @@ def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
 
 
+def gaussian_nll(parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """−log π of a diagonal Gaussian, averaged over the batch, and its derivative, outside of autograd.
+
+    With z = (value − mean) / std it is −z / std by the mean, and 1 − z² by log_std where that isn't clamped.
+
+    Args:
+        parameters: a network's output [S, B, 2A], as `split_gaussian` takes it.
+        value: [S, B, A].
+
+    Returns:
+        Nats, [S]; by the parameters, [S, B, 2A].
+    """
+    mean, log_std = split_gaussian(parameters)
+    inverse_std = torch.exp(-log_std)
+    z = (value - mean) * inverse_std
+    square = z * z
+    constant = 0.5 * value.shape[-1] * math.log(2.0 * math.pi)
+    nll = torch.add(log_std, square, alpha=0.5).sum(dim=-1).mean(dim=1) + constant
+    by_log_std = (1.0 - square) * (parameters.chunk(2, dim=-1)[1] == log_std)
+    return nll, torch.cat([-z * inverse_std, by_log_std], dim=-1).div_(value.shape[1])
+
+
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Entropy of a diagonal Gaussian in nats, summed over the last axis."""
     return (log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(dim=-1)

@@ -30,6 +30,16 @@ def chosen_huber(
     return loss.mean(dim=-1), torch.zeros_like(values).scatter_(-1, choice, slope), error
 
 
+def squared_error(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ (prediction − target)² over the last axis, both [S, B, A].
+
+    Returns:
+        The mean over the batch, [S]; its derivative by the prediction, [S, B, A].
+    """
+    error = prediction - target
+    return (error * error).sum(dim=-1).mean(dim=1), error * (2.0 / error.shape[1])
+
+
 def log_sum_exp_gap(
     values: Tensor, choice: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

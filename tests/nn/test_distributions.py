@@ -20,6 +20,7 @@ from offrl.nn.distributions import (
     categorical_sample,
     gaussian_entropy,
     gaussian_log_prob,
+    gaussian_nll,
     log_std_of_entropy,
     log_tanh_derivative,
     split_categoricals,
@@ -62,6 +63,20 @@ def test_gaussian_density_by_hand() -> None:
     expected = 2 * (-1 / 8 - math.log(2.0) - 0.5 * math.log(2 * math.pi))
     value = gaussian_log_prob(torch.zeros(2), torch.full((2,), math.log(2.0)), torch.ones(2))
     assert value.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gaussian_likelihood_and_its_slope_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = (4.0 * torch.randn(2, 50, 6, generator=generator)).requires_grad_()
+    value = torch.randn(2, 50, 3, generator=generator)
+    mean, log_std = output.chunk(2, dim=-1)
+    clamped = (log_std < LOG_STD_MIN) | (log_std > LOG_STD_MAX)
+    expected = -Independent(Normal(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()), 1).log_prob(value).mean(dim=1)
+    nll, slope = gaussian_nll(output.detach(), value)
+    torch.testing.assert_close(nll, expected.detach())
+    torch.testing.assert_close(slope, torch.autograd.grad(expected.sum(), output)[0])
+    assert clamped.any()
+    assert not slope[..., 3:][clamped].any()
 
 
 def test_squashed_density_is_that_of_torch() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn import MLP, seed_generators
-from offrl.nn.mlp import ACTIVATIONS
+from offrl.nn.mlp import ACTIVATIONS, StackedLinear
 from tests.nn.plain import copy_of_member
 
 HIDDEN = (7, 5)
@@ -192,6 +192,26 @@ def test_a_recorded_output_gives_autograds_gradient(options: dict[str, Any]) -> 
         torch.testing.assert_close(recorded.output.detach(), network(x, dropout_noise=noise))
         gradient = recorded.gradient(by_output)
     torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in expected]))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize(("batch", "width"), [(5, 4), (160, 4), (160, 140), (5, 140)])
+def test_wide_layers_and_batches_have_autograds_gradients(members: int | None, batch: int, width: int) -> None:
+    """Products with few columns take another way there, from `MANY` rows on."""
+    network = MLP(3, 2, (width,), seed_generators([0, 1]), ensemble=members)
+    x = torch.randn(2, batch, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    first, second = network.layers
+    assert isinstance(first, StackedLinear)
+    assert isinstance(second, StackedLinear)
+    hidden = torch.einsum("sbi,seoi->sebo", x, first.weight) + first.bias
+    plain = torch.einsum("sebi,seoi->sebo", hidden.relu(), second.weight) + second.bias
+    output = network(x)
+    torch.testing.assert_close(output if members else output.unsqueeze(1), plain)
+    by_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    wanted = [x, *network.parameters()]
+    found = torch.autograd.grad(output, wanted, by_output)
+    for mine, theirs in zip(found, torch.autograd.grad(plain, wanted, by_output.view(plain.shape)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_recorded_gradient_is_of_the_parameters_where_they_lie_now() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.ops.losses import chosen_huber, log_sum_exp_gap
+from offrl.ops.losses import chosen_huber, log_sum_exp_gap, squared_error
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
@@ -39,6 +39,14 @@ def test_the_gap_by_hand() -> None:
     # log(e⁰ + e⁰) − 0, and log(e³) − 3.
     assert gap.item() == pytest.approx(0.5 * 0.693147, rel=1e-5)
     torch.testing.assert_close(slope, torch.tensor([[[-0.25, 0.25, 0.0], [0.0, 0.0, 0.0]]]))
+
+
+def test_squared_error_by_hand() -> None:
+    prediction, target = torch.tensor([[[1.0, 2.0], [0.0, -1.0]]]), torch.tensor([[[0.0, 4.0], [0.5, -1.0]]])
+    loss, slope = squared_error(prediction, target)
+    # (1 + 4) and 0.25, over two transitions; the slope of each component is 2 (prediction − target) / 2.
+    assert loss.tolist() == [2.625]
+    assert slope.tolist() == [[[1.0, -2.0], [-0.5, 0.0]]]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
