@@ -9,7 +9,7 @@ import typer
 from offrl_cli.output import AsJson, note
 from offrl_cli.reporting import command
 from offrl_cli.runs import Kind, RunPath
-from offrl_cli.train import Out, Settings
+from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
 from offrl_cli.training import start_run
 
 
@@ -35,6 +35,8 @@ def finetune(
         typer.Option(metavar="ALGO", help="Go on with ppo, sac or td3 from a policy cloned by bc. Default: as before."),
     ] = None,
     checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to start from.")] = Kind.last,
+    eval_every: EvalEvery = None,
+    eval_episodes: EvalEpisodes = None,
     settings: Settings = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -63,6 +65,8 @@ def finetune(
     base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
     if base is not None:
         note(f"Recipe: {base.name}")
+    flags = evaluation_flags(eval_every, eval_episodes)
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     recipe = fine_tuning_recipe(
         run,
         steps=steps,
@@ -71,6 +75,6 @@ def finetune(
         offline_fraction=offline_fraction,
         checkpoint=checkpoint.value,
         base=base.values if base else None,
-        settings=settings or [],
+        settings=[*given, *(settings or [])],
     )
     start_run(recipe, out, as_json)

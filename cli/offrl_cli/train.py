@@ -22,6 +22,12 @@ Settings = Annotated[
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The run directory. Default: runs/ALGO-TASK-TIME.")]
 
 
+EvalEvery = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Steps between evaluations; 0: at the end only.")
+]
+EvalEpisodes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Episodes per seed in each evaluation.")]
+
+
 class Penalty(StrEnum):
     """Whose coefficient cross-validation chooses."""
 
@@ -39,6 +45,15 @@ class TrainCommand(TyperCommand):
             bare = arg == "--cross-validate" and following not in list(Penalty)
             written += [arg, Penalty.l2] if bare else [arg]
         return super().parse_args(ctx, written)
+
+
+def evaluation_flags(every: int | None, episodes: int | None) -> dict[str, int | None]:
+    """The recipe's keys that the two options set."""
+    return {
+        "evaluation.every": every,
+        "evaluation.episodes": episodes,
+        "evaluation.final_episodes": episodes,
+    }
 
 
 @command
@@ -87,12 +102,8 @@ def train(
             metavar="[l1|l2]", help="Choose that penalty's coefficient (l2 unless named) by cross-validation."
         ),
     ] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Steps between evaluations; 0: at the end only.")
-    ] = None,
-    eval_episodes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Episodes per seed in each evaluation.")
-    ] = None,
+    eval_every: EvalEvery = None,
+    eval_episodes: EvalEpisodes = None,
     writers: Annotated[
         str | None, typer.Option(metavar="LIST", help="csv, tensorboard or both (with a comma), beside metrics.jsonl.")
     ] = None,
@@ -128,9 +139,7 @@ def train(
         "agent.method": method,
         "agent.features": features,
         "cross_validation.kind": cross_validate,
-        "evaluation.every": eval_every,
-        "evaluation.episodes": eval_episodes,
-        "evaluation.final_episodes": eval_episodes,
+        **evaluation_flags(eval_every, eval_episodes),
         "writers": None if writers is None else [name.strip() for name in writers.split(",")],
     }
     if resume is not None:

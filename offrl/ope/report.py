@@ -61,21 +61,24 @@ def draw(evaluation: Evaluation) -> bytes:
     from matplotlib.figure import Figure
 
     shown = evaluation.policies[:MOST_POLICIES]
-    figure = Figure(figsize=(13.0, 0.6 + 3.3 * len(shown)), layout="constrained")
+    weighted = any(policy.diagnostics is not None for policy in shown)
+    tallest = max(len(policy.estimates) for policy in shown)
+    height = 3.3 if weighted else 1.3 + 0.25 * tallest
+    figure = Figure(figsize=(13.0, 0.6 + height * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
-    _fill(figure, shown, evaluation)
+    _fill(figure, shown, evaluation, weighted)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
-def _fill(figure: Figure, shown: Sequence[PolicyResult], evaluation: Evaluation) -> None:
-    weighted = any(policy.diagnostics is not None for policy in shown)
+def _fill(figure: Figure, shown: Sequence[PolicyResult], evaluation: Evaluation, weighted: bool) -> None:
+    limits = _visible(shown, evaluation)
     axes = figure.subplots(
         len(shown), 3 if weighted else 1, squeeze=False, width_ratios=[1.5, 1, 1] if weighted else [1]
     )
     for row, policy in zip(axes, shown, strict=True):
-        _draw_estimates(row[0], policy, evaluation)
+        _draw_estimates(row[0], policy, evaluation, limits)
         if weighted:
             _draw_weights(row[1], policy)
             _draw_sizes(row[2], policy)
@@ -84,8 +87,8 @@ def _fill(figure: Figure, shown: Sequence[PolicyResult], evaluation: Evaluation)
     )
 
 
-def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation) -> None:
-    low, high = _visible(policy, evaluation)
+def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation, limits: tuple[float, float]) -> None:
+    low, high = limits
     names = [each.name for each in policy.estimates]
     for position, each in enumerate(policy.estimates):
         if each.value is None:
@@ -113,17 +116,16 @@ def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation) ->
     axes.set_axisbelow(True)
 
 
-def _visible(policy: PolicyResult, evaluation: Evaluation) -> tuple[float, float]:
-    """The range to draw: of what is trusted, widened for what isn't, but not without end."""
-    trusted = [evaluation.behavior.value]
-    if policy.truth is not None:
-        trusted.append(policy.truth.value)
-    for each in policy.estimates:
+def _visible(shown: Sequence[PolicyResult], evaluation: Evaluation) -> tuple[float, float]:
+    """One range for all, so that policies can be compared: of what is trusted, widened for what isn't within reason."""
+    estimates = [each for policy in shown for each in policy.estimates]
+    trusted = [evaluation.behavior.value, *(policy.truth.value for policy in shown if policy.truth is not None)]
+    for each in estimates:
         if each.reliable and each.value is not None:
             trusted += [each.value, *([] if each.interval is None else [each.interval.low, each.interval.high])]
     low, high = min(trusted), max(trusted)
     width = max(high - low, 0.05 * max(abs(low), abs(high)), 1e-9)
-    doubtful = [each.value for each in policy.estimates if each.value is not None and not each.reliable]
+    doubtful = [each.value for each in estimates if each.value is not None and not each.reliable]
     inside = [value for value in doubtful if low - VISIBLE_SPAN * width <= value <= high + VISIBLE_SPAN * width]
     return min([low - 0.1 * width, *inside]), max([high + 0.1 * width, *inside])
 

@@ -13,11 +13,7 @@ from tests.cli.conftest import Offrl
 from tests.train.runs import bc_recipe, make_demonstrations
 
 SMALL = ("batch_size=16", "online.warmup_steps=10", "online.capacity=100", "checkpoint_every=20", "log_every=20")
-TINY = tuple(
-    part
-    for setting in (*SMALL, "evaluation.every=0", "evaluation.episodes=1", "evaluation.final_episodes=1")
-    for part in ("--set", setting)
-)
+TINY = (*(part for setting in SMALL for part in ("--set", setting)), "--eval-every", "0", "--eval-episodes", "1")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +41,7 @@ def test_a_run_goes_on_where_it_was_evaluated(offrl: Offrl, runs: dict[str, Path
     assert run.path.name.startswith("td3-finetune-Pendulum-v1-")
     assert (run.recipe.online.offline_fraction, run.recipe.online.record) == (0.25, True)
     assert [line["step"] for line in run.lines("evaluations.jsonl")] == [0, 40]
+    assert [len(line["returns"][0]) for line in run.lines("evaluations.jsonl")] == [1, 1]
 
     further = offrl("train", "--resume", run.path, "--steps", 60, "--json")
     assert further.code == 0, further.stderr
