@@ -26,6 +26,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
+from offrl.nn.mlp import DERIVATIVES
 from offrl.ops.losses import squared_error
 from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
@@ -149,8 +150,7 @@ class BC:
         if self.kind == "deterministic":
             prediction = self._regression(output)
             loss, slope = squared_error(prediction, action)
-            slope = torch.ops.aten.tanh_backward.default(slope, prediction) if self.bounded else slope
-            return {"imitation_loss": loss}, slope
+            return {"imitation_loss": loss}, DERIVATIVES["tanh"](slope, prediction) if self.bounded else slope
         if self.kind == "gaussian" and not bonus:
             loss, slope = gaussian_nll(output, action)
             return {"imitation_loss": loss}, slope

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from offrl.agents.requirements import require_discrete
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
-from offrl.nn.adam import joined
 from offrl.nn.conv import Encoder
+from offrl.nn.flat import joined
 from offrl.nn.noisy import NoisyMLP
 from offrl.ops.losses import chosen_huber, log_sum_exp_gap
 from offrl.options import (

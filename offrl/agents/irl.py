@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.irl import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
-from offrl.nn.adam import joined
 from offrl.nn.distributions import categorical_sample
+from offrl.nn.flat import joined
 from offrl.options import Activation, NonNegative, Positive, PositiveFraction, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 

@@ -27,6 +27,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_sample,
 )
 from offrl.nn.sde import StateDependentGaussian
+from offrl.ops.losses import squared_error
 from offrl.options import (
     Activation,
     Count,
@@ -247,22 +248,27 @@ class SAC:
         observation = self.flat_observation(batch.observation)
         with torch.no_grad():
             target, _ = self._soft_value(state, state.critic, observation, noise.get("action"))
-        loss = (state.value(observation).squeeze(-1) - target).square().mean(dim=1)
-        state.value_optimizer.minimise(loss.sum())
-        return {"value_loss": loss.detach()}
+        value = state.value.record(observation)
+        loss, slope = squared_error(value.output, target.unsqueeze(-1))
+        state.value_optimizer.descend(value.gradient(slope))
+        return {"value_loss": loss}
 
     def _critic_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         """Regress both critics on r + γ V'(s')."""
         with torch.no_grad():
             target_q = batch.reward + batch.discount * self._next_value(state, batch, noise)
-        q = self._q_taken(state.critic, batch, noise.get("dropout"))
+        critic = state.critic.record(self._critic_input(batch), dropout_noise=noise.get("dropout"))
+        chosen = self._chosen(batch) if self.discrete else None
+        q = (critic.output if chosen is None else critic.output.gather(-1, chosen)).squeeze(-1)
         error = q - target_q.unsqueeze(1)
-        square = error.square() if batch.weight is None else error.square() * batch.weight.unsqueeze(1)
-        loss = square.mean(dim=2).sum(dim=1)
-        state.critic_optimizer.minimise(loss.sum())
-        metrics = {"critic_loss": loss.detach(), "q": q.detach().mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
+        weighted = error if batch.weight is None else error * batch.weight.unsqueeze(1)
+        slope = (weighted * (2.0 / error.shape[2])).unsqueeze(-1)
+        by_output = slope if chosen is None else torch.zeros_like(critic.output).scatter_(-1, chosen, slope)
+        state.critic_optimizer.descend(critic.gradient(by_output))
+        loss = (weighted * error).mean(dim=2).sum(dim=1)
+        metrics = {"critic_loss": loss, "q": q.mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
         if batch.weight is not None:
-            metrics["td_error"] = error.detach().abs().mean(dim=1).unsqueeze(0)
+            metrics["td_error"] = error.abs().mean(dim=1).unsqueeze(0)
         return metrics
 
     def _next_value(self, state: SACState, batch: Batch, noise: Noise) -> Tensor:
@@ -305,15 +311,14 @@ class SAC:
         q = critic(torch.cat([observation, action], dim=-1), frozen=True).squeeze(-1).amin(dim=1)
         return q - alpha * log_prob, -log_prob
 
-    def _q_taken(self, critic: MLP, batch: Batch, dropout_noise: Tensor | None) -> Tensor:
-        """Both critics' values of the logged actions, [S, 2, B]."""
+    def _critic_input(self, batch: Batch) -> Tensor:
+        """Observations, with the actions behind them where those are continuous."""
         observation = self.flat_observation(batch.observation)
-        if self.discrete:
-            q: Tensor = critic(observation, dropout_noise=dropout_noise)
-            chosen = (batch.action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
-            return q.gather(-1, chosen).squeeze(-1)
-        q = critic(torch.cat([observation, batch.action], dim=-1), dropout_noise=dropout_noise)
-        return q.squeeze(-1)
+        return observation if self.discrete else torch.cat([observation, batch.action], dim=-1)
+
+    def _chosen(self, batch: Batch) -> Tensor:
+        """Which of both critics' values are those of the logged discrete actions, [S, 2, B, 1]."""
+        return (batch.action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
 
     @torch.no_grad()
     def act(self, state: SACState, observation: Observation, noise: Tensor | None = None) -> Tensor:

@@ -19,6 +19,8 @@ from offrl.agents.requirements import require_bounded_box
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.adoption import adopt_layers
+from offrl.nn.mlp import DERIVATIVES
+from offrl.ops.losses import squared_error
 from offrl.options import (
     Activation,
     Count,
@@ -197,7 +199,8 @@ class TD3:
         action = torch.cat([state.target_actor(observation).tanh()] * samples, dim=1)
         epsilon = (draws.flatten(1, -2) * c.target_noise).clamp(-c.target_noise_clip, c.target_noise_clip)
         smoothed = (action + epsilon).clamp(-1.0, 1.0)
-        value = q_values(state.target_critic, torch.cat([observation] * samples, dim=1), smoothed).amin(dim=1)
+        pairs = torch.cat([torch.cat([observation] * samples, dim=1), smoothed], dim=-1)
+        value = state.target_critic(pairs).amin(dim=1).squeeze(-1)
         if c.softmax_samples:
             value = softmax_value(value.unflatten(1, (samples, -1)), draws.flatten(2, 3), c.softmax_beta)
         reward = torch.stack([batch.reward for batch in batches], dim=1)
@@ -206,28 +209,37 @@ class TD3:
 
     def _critic_step(self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None) -> Metrics:
         """Regress every critic on the targets [S, B]."""
-        observation = self.flat_observation(batch.observation)
-        q = q_values(state.critic, observation, batch.action, dropout_noise=dropout_noise)
-        loss = (q - target_q.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
-        state.critic_optimizer.minimise(loss.sum())
-        return {"critic_loss": loss.detach(), "q": q.detach().mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
+        joined = torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
+        critic = state.critic.record(joined, dropout_noise=dropout_noise)
+        error = critic.output - target_q[:, None, :, None]
+        state.critic_optimizer.descend(critic.gradient(error * (2.0 / error.shape[2])))
+        loss = (error * error).mean(dim=(2, 3)).sum(dim=1)
+        return {"critic_loss": loss, "q": critic.output.mean(dim=(1, 2, 3)), "target_q": target_q.mean(dim=1)}
 
     def _actor_step(self, state: TD3State, batch: Batch) -> Metrics:
         """Minimise −Q₁(s, π(s)), or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)² with λ = α / mean |Q₁|; w decays."""
         c = self.config
         observation = self.flat_observation(batch.observation)
-        action = state.actor(observation).tanh()
-        q = q_values(state.critic, observation, action, members=1, frozen=True)
-        loss = -q.mean(dim=(1, 2))
+        actor = state.actor.record(observation)
+        action = actor.output.tanh()
+        critic = state.critic.record(torch.cat([observation, action], dim=-1), members=1)
+        q = critic.output.flatten(1)
+        scale = c.bc_alpha / q.abs().mean(dim=1) if c.bc_alpha else torch.ones_like(q[:, 0])
+        loss = -scale * q.mean(dim=1)
+        by_q = (-scale / q.shape[1]).view(-1, 1, 1, 1).expand_as(critic.output)
+        by_action = critic.gradient_by_input(by_q)[..., observation.shape[-1] :]
         metrics: Metrics = {}
         if c.bc_alpha:
-            distance = (action - batch.action).square().mean(dim=(1, 2))
-            loss = loss * (c.bc_alpha / q.detach().abs().mean(dim=(1, 2))) + state.bc_weight * distance
-            metrics["bc_loss"] = distance.detach()
-        state.actor_optimizer.minimise(loss.sum())
+            distance, slope = squared_error(action, batch.action)
+            # The mean over an action's components, where cloning has the sum.
+            weight = state.bc_weight / action.shape[-1]
+            loss = loss + weight * distance
+            by_action = torch.addcmul(by_action, weight.view(-1, 1, 1), slope)
+            metrics["bc_loss"] = distance / action.shape[-1]
+        state.actor_optimizer.descend(actor.gradient(DERIVATIVES["tanh"](by_action, action)))
         if c.bc_decay != 1.0:
             state.bc_weight.mul_(c.bc_decay)
-        return metrics | {"actor_loss": loss.detach()}
+        return metrics | {"actor_loss": loss}
 
     def _move_targets(self, state: TD3State) -> None:
         state.target_actor.move_towards(state.actor, self.config.target_rate)
@@ -278,17 +290,3 @@ def softmax_value(q: Tensor, draws: Tensor, beta: float) -> Tensor:
     # log 1/p(ε), but for a constant.
     inverse_density = 0.5 * draws.square().sum(dim=-1)
     return ((beta * q + inverse_density).softmax(dim=1) * q).sum(dim=1)
-
-
-def q_values(
-    critic: MLP,
-    observation: Tensor,
-    action: Tensor,
-    *,
-    members: int | None = None,
-    dropout_noise: Tensor | None = None,
-    frozen: bool = False,
-) -> Tensor:
-    """Values of the first `members` critics (None: all), [S, members, B]; `frozen` ones differentiate by the action."""
-    joined = torch.cat([observation, action], dim=-1)
-    return critic(joined, members=members, dropout_noise=dropout_noise, frozen=frozen).squeeze(-1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from offrl.nn.flat import FlatModule
+from offrl.nn.flat import FlatModule, joined
 
 BETAS = 0.9, 0.999
 EPSILON = 1e-8
@@ -117,14 +117,3 @@ class Adam:
             f"{prefix}.{name}": part.view(parameter.shape)
             for name, part, parameter in zip(self.names, parts, self.parameters, strict=True)
         }
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors as one of one axis: a view where they lie back to back in memory, as plain networks give gradients."""
-    first, place = parts[0], parts[0].data_ptr()
-    storage = first.untyped_storage().data_ptr()
-    for part in parts:
-        if part.data_ptr() != place or part.untyped_storage().data_ptr() != storage or not part.is_contiguous():
-            return torch.cat([part.reshape(-1) for part in parts])
-        place += part.numel() * part.element_size()
-    return first.as_strided((sum(part.numel() for part in parts),), (1,))

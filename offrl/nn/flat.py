@@ -65,6 +65,17 @@ class FlatModule(HooklessModule):
         self.flat.lerp_(source.flat, rate)
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors as one of one axis: a view where they lie back to back in memory, as plain networks give gradients."""
+    first, place = parts[0], parts[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
+    for part in parts:
+        if part.data_ptr() != place or part.untyped_storage().data_ptr() != storage or not part.is_contiguous():
+            return torch.cat([part.reshape(-1) for part in parts])
+        place += part.numel() * part.element_size()
+    return first.as_strided((sum(part.numel() for part in parts),), (1,))
+
+
 def uniform_per_seed(shape: tuple[int, ...], bound: float, generators: list[torch.Generator]) -> Tensor:
     """Draws from U(−bound, bound), [S, *shape]; each seed draws from its own generator, whatever S is."""
     draws = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for generator in generators]

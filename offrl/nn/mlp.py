@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from offrl.nn.flat import FlatModule, uniform_per_seed
+from offrl.nn.flat import FlatModule, joined, uniform_per_seed
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -150,25 +150,45 @@ def back_to_back(like: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 
 
 class Recorded(NamedTuple):
-    """What an MLP gave, [S, B, outputs], and what its parameters' gradient is computed from: see `MLP.record`."""
+    """What an MLP gave, and what derivatives are computed from: see `MLP.record`.
+
+    Attributes:
+        output: as `MLP.forward` has it, outside of autograd.
+        inputs: of each layer of a plain network, [S · members, B, …]; of another one, what it was given, [S, B, …].
+        graph: another network's output in autograd's record.
+    """
 
     network: MLP
     output: Tensor
+    members: int
     inputs: list[Tensor]
+    graph: Tensor | None
 
     def gradient(self, by_output: Tensor) -> Tensor:
-        """By all parameters, in the order of `flat`, from the gradient by the output, [S, B, outputs].
+        """By all parameters, in the order of `flat`, from the gradient by the output, which is of its shape.
 
         A plain network has one place for it: the next call overwrites what this one returned.
         """
         network = self.network
-        if not self.inputs:
-            whole = torch.autograd.grad(self.output, network.own_parameters, by_output)
-            return torch.cat([part.reshape(-1) for part in whole])
+        if self.graph is not None:
+            return joined(torch.autograd.grad(self.graph, network.own_parameters, by_output))
         gradient, parts = network.gradient_place()
-        weights = [weight for weight, _ in network.stacked(1)]
-        chain_rule(by_output, network.activation_name, self.inputs, weights, parts, by_input=False)
+        self._chain_rule(by_output, parts, by_input=False)
         return gradient
+
+    def gradient_by_input(self, by_output: Tensor) -> Tensor:
+        """By what the network was given, [S, B, inputs], from the gradient by the output."""
+        if self.graph is not None:
+            return torch.autograd.grad(self.graph, self.inputs, by_output)[0]
+        by_input = self._chain_rule(by_output, [], by_input=True)
+        assert by_input is not None
+        return by_input if self.members == 1 else by_input.unflatten(0, (-1, self.members)).sum(dim=1)
+
+    def _chain_rule(self, by_output: Tensor, parts: Sequence[Tensor], by_input: bool) -> Tensor | None:
+        network = self.network
+        slope = by_output.flatten(0, 1) if network.ensemble else by_output
+        weights = [weight for weight, _ in network.stacked(self.members)]
+        return chain_rule(slope, network.activation_name, self.inputs, weights, parts, by_input)
 
 
 class StackedLayerNorm(nn.Module):
@@ -261,12 +281,11 @@ class MLP(FlatModule):
             [S, B, outputs], or [S, members, B, outputs] with an ensemble.
         """
         members = members or self.ensemble or 1
-        if self.ensemble:
-            x = x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1)
+        x = self._for_each(x, members)
         stacked = dropout_noise.flatten(0, 1) if self.ensemble and dropout_noise is not None else dropout_noise
         masks = dropout_masks(stacked, self.keep, self.hidden)
         x = self._plain(x, members, frozen) if self._is_plain(dropout_noise) else self._general(x, members, masks)
-        return x.unflatten(0, (self.seeds, members)) if self.ensemble else x
+        return self._shaped(x, members)
 
     def _is_plain(self, dropout_noise: Tensor | None) -> bool:
         dropping = dropout_noise is not None and self.keep < 1.0
@@ -280,15 +299,27 @@ class MLP(FlatModule):
         output: Tensor = PlainLayers.apply(x, self.activation_name, layers, *parameters)  # type: ignore[no-untyped-call]
         return output
 
-    def record(self, x: Tensor, *, dropout_noise: Tensor | None = None) -> Recorded:
-        """`forward` of a network without ensemble, for gradients that start from a hand-made one by the output.
+    def record(self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Recorded:
+        """`forward`, for gradients that start from a hand-made one by the output.
 
         Autograd's bookkeeping costs small networks as much as their arithmetic: plain ones do without.
         """
+        count = members or self.ensemble or 1
         if self._is_plain(dropout_noise):
-            return Recorded(self, *plain_layers(x, self.activation_name, self.stacked(1)))
+            output, inputs = plain_layers(self._for_each(x, count), self.activation_name, self.stacked(count))
+            return Recorded(self, self._shaped(output, count), count, inputs, None)
         with torch.enable_grad():
-            return Recorded(self, self(x, dropout_noise=dropout_noise), [])
+            x = x.detach().requires_grad_()
+            graph = self(x, members=members, dropout_noise=dropout_noise)
+        return Recorded(self, graph.detach(), count, [x], graph)
+
+    def _for_each(self, x: Tensor, members: int) -> Tensor:
+        """[S, B, inputs] to [S · members, B, inputs]."""
+        return x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1) if members > 1 else x
+
+    def _shaped(self, output: Tensor, members: int) -> Tensor:
+        """[S · members, B, outputs] to [S, members, B, outputs], where there is an ensemble."""
+        return output.unflatten(0, (self.seeds, members)) if self.ensemble else output
 
     def gradient_place(self) -> tuple[Tensor, list[Tensor]]:
         """A tensor like `flat`, the same one each time, and its parts as `stacked` has the parameters'."""

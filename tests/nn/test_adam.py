@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn import MLP, Adam, seed_generators
-from offrl.nn.adam import joined
 
 STEPS = 20
 
@@ -163,20 +162,6 @@ def test_long_gradients_are_clipped_as_torch_clips_them_each_seed_by_itself() ->
     for position, plain in enumerate(plains):
         for ours, theirs in zip(together.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(ours[position], theirs[0], rtol=0.0, atol=1e-6)
-
-
-def test_gradients_that_lie_back_to_back_are_not_copied() -> None:
-    network = make_network(0, 1)
-    gradients = torch.autograd.grad(loss_of(network, 0, 2), list(network.parameters()))
-    assert joined(gradients).data_ptr() == gradients[0].data_ptr()
-    torch.testing.assert_close(joined(gradients), torch.cat([g.reshape(-1) for g in gradients]), rtol=0.0, atol=0.0)
-
-
-def test_gradients_in_another_order_or_with_gaps_are_copied() -> None:
-    memory = torch.arange(12.0)
-    first, second, third = memory.split(4)
-    for parts in ((second, first), (first, third), (first, memory[4:12:2]), (first, second.clone())):
-        assert torch.equal(joined(parts), torch.cat(parts))
 
 
 @pytest.mark.parametrize("rate", [2e-2, torch.tensor(2e-2)], ids=["number", "tensor"])

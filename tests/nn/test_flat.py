@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from offrl.nn import MLP, seed_generators
-from offrl.nn.flat import FlatModule, uniform_per_seed
+from offrl.nn.flat import FlatModule, joined, uniform_per_seed
 
 
 def make_network(*seeds: int) -> MLP:
@@ -148,3 +148,18 @@ def test_uniform_draws_fill_the_interval_evenly() -> None:
     # Mean 0 and variance bound²/3, each within five standard errors (the variance of u² is 4 bound⁴/45).
     assert abs(draws.mean().item()) < 5 * (bound**2 / 3 / count) ** 0.5
     assert abs(draws.square().mean().item() - bound**2 / 3) < 5 * (4 * bound**4 / 45 / count) ** 0.5
+
+
+def test_tensors_that_lie_back_to_back_are_joined_without_a_copy() -> None:
+    network = MLP(3, 2, (5, 4), seed_generators([0, 1]))
+    x = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+    assert joined(gradients).data_ptr() == gradients[0].data_ptr()
+    torch.testing.assert_close(joined(gradients), torch.cat([g.reshape(-1) for g in gradients]), rtol=0.0, atol=0.0)
+
+
+def test_tensors_in_another_order_or_with_gaps_are_copied() -> None:
+    memory = torch.arange(12.0)
+    first, second, third = memory.split(4)
+    for parts in ((second, first), (first, third), (first, memory[4:12:2]), (first, second.clone())):
+        assert torch.equal(joined(parts), torch.cat(parts))
