@@ -214,6 +214,25 @@ def test_wide_layers_and_batches_have_autograds_gradients(members: int | None, b
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("members", [None, 1, 2])
+@pytest.mark.parametrize("options", [{"activation": "tanh"}, {"activation": "elu"}, {"layer_norm": True}], ids=str)
+def test_ensembles_are_recorded_too_and_differentiate_by_their_input(
+    members: int | None, options: dict[str, Any]
+) -> None:
+    network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), ensemble=2, **options)
+    randomise(network)
+    x = inputs(2).requires_grad_()
+    output = network(x, members=members)
+    by_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad(output, x, by_output, retain_graph=True)[0]
+    torch.testing.assert_close(network.record(x.detach(), members=members).output, output.detach())
+    torch.testing.assert_close(network.record(x.detach(), members=members).gradient_by_input(by_output), expected)
+    if members != 1:
+        parts = torch.autograd.grad(output, list(network.parameters()), by_output)
+        gradient = network.record(x.detach(), members=members).gradient(by_output)
+        torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in parts]))
+
+
 def test_a_recorded_gradient_is_of_the_parameters_where_they_lie_now() -> None:
     network = MLP(3, 2, HIDDEN, seed_generators([0]), activation="tanh")
     x, by_output = inputs(1), inputs(1, width=2)
