@@ -26,6 +26,9 @@ PPO: dict[str, Any] = {
     "critic_learning_rate": 3e-3,
     "discount": 0.95,
 }
+STEADY_STEPS = 64_000
+STEADY: dict[str, Any] = {**PPO, "entropy_bonus": 0.01, "decay_steps": STEADY_STEPS}
+"""Without these, a third of the policies stop exploring too soon, or are cut off while they change."""
 COMMON: dict[str, Any] = {
     "device": "cpu",
     "steps": 32_000,
@@ -37,13 +40,19 @@ COMMON: dict[str, Any] = {
 
 def imitator(algo: str, demonstrations: Path, run: Path) -> Run:
     """Three seeds of an algorithm where the door is above."""
-    steps: dict[str, Any] = {"steps": 2_000} if algo == "bc" else {}
+    steps: dict[str, Any] = {"bc": {"steps": 2_000}, "gail": {"steps": STEADY_STEPS}}.get(algo, {})
     agent = {
         "airl": {"hidden": [], "shaping_hidden": [], "learning_rate": 1e-2, "normalize_input": False},
-        "gail": {"hidden": [32], "learning_rate": 3e-3, "updates": 4, "normalize_input": False},
+        "gail": {
+            "hidden": [64, 64],
+            "learning_rate": 3e-3,
+            "updates": 8,
+            "gradient_penalty": 1.0,
+            "normalize_input": False,
+        },
         "bc": {"hidden": [32]},
     }[algo]
-    options = {} if algo == "bc" else {"generator_options": PPO}
+    options = {} if algo == "bc" else {"generator_options": STEADY if algo == "gail" else PPO}
     values = {"algo": algo, "dataset": str(demonstrations), "seeds": [0, 1, 2], "batch_size": 160}
     return train(recipe_from_dict({**COMMON, **values, **steps, "agent": {**agent, **options}}), run)
 
@@ -70,6 +79,7 @@ def test_a_learned_reward_leads_where_imitation_is_lost(tmp_path: Path) -> None:
     for seed in range(3):
         name = LEARNED.format(seed=seed)
         gym.register(name, entry_point=Walls, disable_env_checker=True, kwargs={"door": 4, "rewards": rewards[seed]})
-        recipe = recipe_from_dict({**COMMON, "algo": "ppo", "env": name, "seeds": [seed], "agent": PPO})
+        values = {"algo": "ppo", "env": name, "seeds": [seed], "agent": STEADY, "steps": STEADY_STEPS}
+        recipe = recipe_from_dict({**COMMON, **values})
         run = train(recipe, tmp_path / f"ppo-{seed}")
         assert returns(run, DOOR_BELOW)[0] >= 0.9 * best_return(door=4)
