@@ -132,7 +132,7 @@ class BC:
         """One gradient step on imitation loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
         recorded = state.policy.record(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
-        metrics, by_output = self._loss(recorded.output.detach(), batch.action, noise.get("entropy"))
+        metrics, by_output = self._loss(recorded.output, batch.action, noise.get("entropy"))
         gradient = recorded.gradient(by_output)
         if c.l1 or c.l2:
             gradient = gradient + penalty_slope(state.policy, state.l1, state.l2)
@@ -142,7 +142,7 @@ class BC:
         return metrics
 
     def _loss(self, output: Tensor, action: Tensor, entropy_noise: Tensor | None) -> tuple[Metrics, Tensor]:
-        """What is reported, [S] each: imitation loss and entropy; and the derivative of their sum by the output.
+        """What is reported, [S] each: imitation loss and entropy; and what is descended differentiated by the output.
 
         The usual losses are differentiated by hand, since autograd's record takes as long as a layer's arithmetic.
         """
@@ -155,7 +155,7 @@ class BC:
             loss, slope = gaussian_nll(output, action)
             return {"imitation_loss": loss}, slope
         with torch.enable_grad():
-            output.requires_grad_()
+            output = output.detach().requires_grad_()
             loss = imitation = self._imitation_loss(output, action)
             metrics = {"imitation_loss": imitation.detach()}
             if bonus:
