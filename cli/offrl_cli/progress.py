@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,9 +23,14 @@ SPEED_WINDOW = 600.0
 
 
 class TrainingProgress:
-    """Shows what a training loop tells its listener. A context manager: leaving it takes the bar away."""
+    """Shows what a training loop tells its listener. A context manager: leaving it takes the bar away.
+
+    Attributes:
+        run: the run's directory; None before there is one.
+    """
 
     def __init__(self) -> None:
+        self.run: Path | None = None
         console = stderr_console()
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -54,6 +60,11 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def began(self, path: Path) -> None:
+        """Say where the run is."""
+        self.run = path
+        self._say(f"Run: {path}")
+
     def progress(self, step: int, steps: int, metrics: Mapping[str, Sequence[float | None]]) -> None:
         """Show how far training is."""
         shown = _summary(metrics)
@@ -70,17 +81,17 @@ class TrainingProgress:
         text = f"step {step:,}: return {mean_return(scores)}"
         if scores.get("normalized_score") is not None:
             text += f", normalised score {scores['normalized_score']:.1f}"
-        if self._bar is None:
-            note(text)
-        else:
-            self._bar.console.print(text)
+        self._say(text)
 
     def warned(self, text: str) -> None:
         """Show a warning."""
+        self._say(f"Warning: {text}")
+
+    def _say(self, text: str) -> None:
         if self._bar is None:
-            note(f"Warning: {text}")
+            note(text)
         else:
-            self._bar.console.print(f"Warning: {text}", markup=False)
+            self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def _print_line(self, step: int, steps: int, metrics: str) -> None:
         now = time.monotonic()

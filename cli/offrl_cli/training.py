@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,35 +60,36 @@ def choose_recipe(
 
 def start_run(recipe: Recipe, out: Path | None, as_json: bool) -> None:
     """Train a recipe in a new run directory."""
-    from offrl.train.run import Run
     from offrl.train.session import train
 
-    path = out or Run.default_path(recipe, datetime.now())
-    note(f"Run: {path}")
-    _train(path, lambda listener: train(recipe, path, listener), as_json)
+    _train(lambda listener: train(recipe, out, listener), as_json)
 
 
 def continue_run(path: Path, steps: int | None, as_json: bool) -> None:
     """Train on from a run's last checkpoint."""
     from offrl.train.session import resume
 
-    _train(path, lambda listener: resume(path, listener, steps), as_json)
+    _train(lambda listener: resume(path, listener, steps), as_json)
 
 
-def _train(path: Path, work: Callable[[Listener], Run], as_json: bool) -> None:
+def _train(work: Callable[[Listener], Run], as_json: bool) -> None:
     from offrl.train.loop import Interrupted
     from offrl_cli.progress import TrainingProgress
 
     started = time.monotonic()
-    again = f"continue with: offrl train --resume {path}"
+    progress = TrainingProgress()
     try:
-        with redirect_stdout(sys.stderr), TrainingProgress() as progress:
+        with redirect_stdout(sys.stderr), progress:
             run = work(progress)
     except Interrupted as interrupted:
-        fail(f"Saved at step {interrupted.step:,}; {again}", INTERRUPTED)
+        fail(f"Saved at step {interrupted.step:,}; {_again(progress.run)}", INTERRUPTED)
     except KeyboardInterrupt:
-        fail(f"Interrupted; {again}", INTERRUPTED)
+        fail(f"Interrupted; {_again(progress.run)}" if progress.run else "Interrupted", INTERRUPTED)
     _report(run, time.monotonic() - started, as_json)
+
+
+def _again(run: Path | None) -> str:
+    return f"continue with: offrl train --resume {run}"
 
 
 def _report(run: Run, seconds: float, as_json: bool) -> None:

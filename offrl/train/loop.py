@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +41,9 @@ class Interrupted(Exception):
 
 class Listener(Protocol):
     """Told of a run's progress; the command line shows it."""
+
+    def began(self, path: Path) -> None:
+        """Once the run has its directory."""
 
     def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
         """After each line of metrics."""

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,28 @@ class Run:
         Raises:
             RunError: the directory holds something already, or can't be made.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"the run directory can't be made: {error}", where=str(path), mend="choose --out") from error
-        if (path / "recipe.toml").exists():
-            raise RunError(
-                "there is a run in this directory already",
-                where=str(path),
-                mend=f"continue it with --resume {path}, or choose another directory with --out",
-            )
-        write_atomically(path / "recipe.toml", to_toml(recipe))
-        return cls(path, recipe)
+        _make_directory(path)
+        run = cls(path, recipe)
+        with run.lock():
+            if (path / "recipe.toml").exists():
+                raise RunError(
+                    "there is a run in this directory already",
+                    where=str(path),
+                    mend=f"continue it with --resume {path}, or choose another directory with --out",
+                )
+            write_atomically(path / "recipe.toml", to_toml(recipe))
+        return run
+
+    @classmethod
+    def create_default(cls, recipe: Recipe, now: datetime) -> Run:
+        """Start a run in `default_path`, numbered from 2 on where other runs began in the same second.
+
+        Raises:
+            RunError: the directory can't be made.
+        """
+        first = cls.default_path(recipe, now)
+        names = chain([first.name], (f"{first.name}-{number}" for number in count(2)))
+        return cls.create(next(path for path in map(first.with_name, names) if _make_directory(path)), recipe)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -181,3 +192,14 @@ class Run:
                 mend='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
             ) from error
         return index
+
+
+def _make_directory(path: Path) -> bool:
+    """Make a run's directory; returns whether it is new, which is true for one of several processes at most."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and path.is_dir():
+            return False
+        raise RunError(f"the run directory can't be made: {error}", where=str(path), mend="choose --out") from error
+    return True

@@ -31,6 +31,9 @@ from offrl.train.task import Task
 class SilentListener:
     """Tells nobody."""
 
+    def began(self, path: Path) -> None:
+        """Nothing to show."""
+
     def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
         """Nothing to show."""
 
@@ -55,11 +58,13 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
     """
     task = Task.of(recipe)
     check_buildable(task)
-    run = Run.create(path or Run.default_path(recipe, datetime.now()), task.recipe)
+    listener = listener or SilentListener()
+    run = Run.create(path, task.recipe) if path else Run.create_default(task.recipe, datetime.now())
+    listener.began(run.path)
     with run.lock():
         if recipe.cross_validation.kind != "none":
             task = choose_coefficient(run, task)
-        return _finish(_begin(build_loop(run, task, listener or SilentListener())))
+        return _finish(_begin(build_loop(run, task, listener)))
 
 
 def check_buildable(task: Task) -> None:
@@ -104,14 +109,16 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
         RunInUseError: another process is writing to the run.
         RunError: there is no run, or its checkpoint is damaged.
     """
+    listener = listener or SilentListener()
     run = Run.open(path)
+    listener.began(run.path)
     with run.lock():
         if steps is not None:
             run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
         task = Task.of(run.recipe, run.checkpoint("last") if run.has_checkpoint("last") else None)
         if run.recipe.cross_validation.kind != "none":
             task = choose_coefficient(run, task)
-        loop = build_loop(run, task, listener or SilentListener())
+        loop = build_loop(run, task, listener)
         if run.has_checkpoint("last"):
             loop.resume()
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,12 +43,15 @@ def test_lines_come_every_ten_seconds_and_at_the_end(
     ]
 
 
-def test_evaluations_are_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_run_and_evaluations_are_always_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with TrainingProgress() as progress:
+        progress.began(Path("runs") / "one")
         progress.evaluated(5000, SCORES)
         progress.evaluated(6000, SCORES | {"standard_error": None, "normalized_score": None})
         progress.evaluated(7000, {"mean_return": 0.7412, "standard_error": 0.0434})
+    assert progress.run == Path("runs/one")
     assert capsys.readouterr().err.splitlines() == [
+        "Run: runs/one",
         "step 5,000: return 1,234.6 ± 7.0, normalised score 98.8",
         "step 6,000: return 1,234.6",
         "step 7,000: return 0.741 ± 0.043",

@@ -93,6 +93,26 @@ def test_the_default_directory_names_algorithm_subject_and_time(values: dict[str
     assert path == Path("runs") / name
 
 
+def begin(_: int) -> Path:
+    return Run.create_default(RECIPE, datetime(2024, 3, 5, 7, 8, 9)).path
+
+
+def test_runs_that_begin_in_the_same_second_have_directories_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        paths = pool.map(begin, range(8), chunksize=1)
+    name = "bc-somewhere-20240305-070809"
+    assert {path.name for path in paths} == {name} | {f"{name}-{number}" for number in range(2, 9)}
+    assert all(Run.open(path).recipe == RECIPE for path in paths)
+
+
+def test_a_run_is_not_made_where_another_process_is_making_one(tmp_path: Path) -> None:
+    with Run(tmp_path, RECIPE).lock(), pytest.raises(RunInUseError):
+        Run.create(tmp_path, RECIPE)
+
+
 def hold_lock(path: Path, locked: Any) -> None:
     with Run.open(path).lock():
         locked.set()
@@ -167,7 +187,7 @@ def test_forgetting_mends_a_line_cut_short(run: Run) -> None:
 
 def test_forgetting_makes_no_files(run: Run) -> None:
     run.forget_after(0)
-    assert sorted(path.name for path in run.path.iterdir()) == ["recipe.toml"]
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "recipe.toml"]
 
 
 def test_the_newest_of_each_kind_is_kept(run: Run) -> None:
