@@ -19,6 +19,7 @@ from offrl.toml import write_toml
 from offrl.train.loop import Interrupted
 from offrl.train.making import Maker
 from offrl.train.run import Run
+from offrl.train.session import SilentListener
 from tests.train.runs import td3_recipe
 
 RANDOM = {"kind": "random", "env": "Pendulum-v1", "episodes": 2}
@@ -119,16 +120,10 @@ def test_a_training_that_differs_in_a_setting_is_another_one(tmp_path: Path, tra
 
 
 def test_an_interrupted_training_goes_on_to_the_same_data(tmp_path: Path, training: dict[str, Any]) -> None:
-    class Impatient:
+    class Impatient(SilentListener):
         def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
             if step >= 120:
                 raise Interrupted(step)
-
-        def evaluated(self, step: int, scores: dict[str, Any]) -> None:
-            pass
-
-        def warned(self, text: str) -> None:
-            pass
 
     sources = [{"kind": "policy", "episodes": 1, "stochastic": True}, {"kind": "replay"}]
     recipe = write_recipe(tmp_path, "late", sources, training=training)

@@ -46,14 +46,12 @@ import sys, tomllib, torch
 from pathlib import Path
 from offrl.recipes import recipe_from_dict
 from offrl.train.loop import Interrupted
-from offrl.train.session import resume, train
+from offrl.train.session import SilentListener, resume, train
 torch.set_num_threads(1)
 
-class Announce:
+class Announce(SilentListener):
     def progress(self, step, steps, metrics):
         print(f"step {step}")
-    def evaluated(self, step, scores):
-        pass
 
 recipe, path = recipe_from_dict(tomllib.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
 try:

@@ -53,7 +53,7 @@ from offrl.data.store import StoreWriter, TrajectoryStore
 from offrl.ope.estimation import estimate
 from offrl.ope.log import EpisodeLog
 from offrl.recipes import recipe_from_dict
-from offrl.train.session import train
+from offrl.train.session import SilentListener, train
 from offrl.types import Spec
 
 
@@ -100,7 +100,7 @@ def sampling_blocks(window: Window) -> float:
     return sampling(window, BLOCK)
 
 
-class Ticks:
+class Ticks(SilentListener):
     """Ticks with each line of metrics, and leaves the training loop when the window is over.
 
     Args:
@@ -117,12 +117,6 @@ class Ticks:
         done, self.step = step - self.step, step
         if not self.window.tick(done):
             raise WindowOver
-
-    def evaluated(self, step: int, scores: dict[str, Any]) -> None:
-        """There is no evaluation here."""
-
-    def warned(self, text: str) -> None:
-        """Nobody is there to read it."""
 
 
 def train_until_over(ticks: Ticks, **settings: Any) -> float:
