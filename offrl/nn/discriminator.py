@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -28,7 +29,8 @@ class TransitionFeatures:
     Args:
         spec: the spaces.
         inputs: what of a transition to take.
-        absorbing: append the indicator of the absorbing state that follows a terminal one, for each state taken.
+        absorbing: append the indicator of the absorbing state that follows a terminal one, for each state taken: 0, or
+            the root of the width, which is about as far away as normalised transitions are from each other.
     """
 
     def __init__(self, spec: Spec, inputs: Inputs, *, absorbing: bool = False) -> None:
@@ -38,6 +40,10 @@ class TransitionFeatures:
         actions = spec.action_dim if inputs == "state_action" else 0
         self.observations = self.states * self.flat_observation.width
         self.width = self.observations + actions + (self.states if absorbing else 0)
+        # But for this the absorbing state is at the mean of normalised observations. A penalised slope lets a logit
+        # change by about 1 per unit of distance, so that an indicator of 1 would keep it among the expert's states, and
+        # an early end would be worth more than a clumsy life.
+        self.indicator = math.sqrt(self.width)
 
     def __call__(self, batch: Batch, moments: Tensor | None = None) -> Tensor:
         """[S, B, …] to [S, B, width]; observations normalised by running moments [S, 3, D], if any are given."""
@@ -52,7 +58,7 @@ class TransitionFeatures:
     def absorbed(self, batch: Batch) -> Tensor:
         """The features [S, 1, width] of the step from the absorbing state to itself."""
         features = batch.reward.new_zeros(len(batch.reward), 1, self.width)
-        features[..., self.width - self.states :] = 1.0
+        features[..., self.width - self.states :] = self.indicator
         return features
 
     def _rest(self, batch: Batch) -> list[Tensor]:
@@ -61,7 +67,7 @@ class TransitionFeatures:
             parts.append(torch.zeros_like(batch.reward).unsqueeze(-1))
             if self.states == 2:
                 # The state behind a terminal one is the absorbing one.
-                parts.append(batch.terminated.unsqueeze(-1))
+                parts.append(self.indicator * batch.terminated.unsqueeze(-1))
         return parts
 
     def _action(self, action: Tensor) -> Tensor:

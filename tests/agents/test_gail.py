@@ -125,14 +125,13 @@ class PlainDiscriminator:
         if c.absorbing:
             parts.append(torch.zeros(len(observation), 1))
             if c.inputs == "transition":
-                parts.append(terminated[:, None])
+                width = sum(part.shape[1] for part in parts) + 1
+                parts.append(math.sqrt(width) * terminated[:, None])
         return torch.cat(parts, dim=1)
 
     def absorbed(self, width: int) -> Tensor:
         row = torch.zeros(1, width)
-        row[0, -1] = 1.0
-        if self.config.inputs == "transition":
-            row[0, -2] = 1.0
+        row[0, -2 if self.config.inputs == "transition" else -1 :] = math.sqrt(width)
         return row
 
     def logit(self, x: Tensor) -> Tensor:
@@ -322,11 +321,11 @@ def test_rewards_of_a_known_decision(form: Any, expected: float) -> None:
 
 
 def test_what_follows_a_terminal_state_is_the_absorbing_one_for_ever() -> None:
-    """The indicator alone is looked at: 1 living step earns log 3, an absorbing one log 3 − 2, and γ = 0.9."""
+    """The indicator alone, √6, is looked at: 1 living step earns log 3, an absorbing one log 3 − 2, and γ = 0.9."""
     agent, state = certain(small(hidden=()), math.log(3.0))
     linear = state.discriminator.network.layers[-1]
     with torch.no_grad():
-        linear.weight[..., -1] = -2.0
+        linear.weight[..., -1] = -2.0 / math.sqrt(6.0)
     (batch,) = random_batches(continuous(), 1, 1)
     batch = dataclasses.replace(batch, terminated=torch.tensor([[1.0, 0.0] * 4]))
     living, absorbed = math.log(3.0), math.log(3.0) - 2.0

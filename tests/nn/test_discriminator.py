@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -96,10 +97,9 @@ def test_features_are_what_their_name_says(spec: Spec, inputs: Any, absorbing: b
         assert torch.equal(x[..., 3:6], batch.next_observation)
     if absorbing:
         ends = batch.terminated if inputs == "transition" else torch.zeros(2, 5)
-        assert torch.equal(x[..., -1], ends)
-        assert torch.equal(
-            features.absorbed(batch)[0, 0], torch.tensor([0.0] * (width - features.states) + [1.0] * features.states)
-        )
+        assert torch.equal(x[..., -1], math.sqrt(width) * ends)
+        absorbed = [0.0] * (width - features.states) + [math.sqrt(width)] * features.states
+        assert torch.equal(features.absorbed(batch)[0, 0], torch.tensor(absorbed))
 
 
 def test_observations_alone_are_normalised() -> None:
