@@ -52,6 +52,11 @@ class GAILConfig:
         inputs: what the discriminator sees of a transition: "state_action", "state", or "transition", (s, s').
         absorbing: behind a terminal state, go on for ever in an absorbing one that the discriminator judges as well, so
             that an episode's length earns nothing by itself.
+        absorbing_indicator: the discriminator's input that says "absorbing", 0 elsewhere. But for it that state is at
+            the mean of normalised observations, and a penalised slope lets a logit change by about 1 per unit of
+            distance: at 1 the absorbing state can hardly be worth less than a clumsy life, and the policy may long
+            prefer to fall; at the root of the input's width it is told apart soon, and the policy may be content to
+            stand.
         hidden: widths of the discriminator's hidden layers.
         activation: between them.
         learning_rate: Adam's step size.
@@ -72,6 +77,7 @@ class GAILConfig:
     reward: RewardForm = "logit"
     inputs: Inputs = "state_action"
     absorbing: bool = True
+    absorbing_indicator: Positive = 1.0
     hidden: Widths = (128, 128)
     activation: Literal["relu", "tanh"] = "relu"
     learning_rate: Positive = 3e-4
@@ -127,7 +133,9 @@ class GAIL(GeneratorWrapper):
     def __init__(self, config: GAILConfig, spec: Spec, generator: Agent[Any]) -> None:
         super().__init__(spec, generator, demonstration_batches=config.updates)
         self.config = config
-        self.features = TransitionFeatures(spec, config.inputs, absorbing=config.absorbing)
+        self.features = TransitionFeatures(
+            spec, config.inputs, absorbing=config.absorbing, indicator=config.absorbing_indicator
+        )
         self.discount = config.discount
         if config.absorbing and self.discount == 1.0:
             raise RecipeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -29,21 +28,17 @@ class TransitionFeatures:
     Args:
         spec: the spaces.
         inputs: what of a transition to take.
-        absorbing: append the indicator of the absorbing state that follows a terminal one, for each state taken: 0, or
-            the root of the width, which is about as far away as normalised transitions are from each other.
+        absorbing: append the indicator of the absorbing state that follows a terminal one, for each state taken.
+        indicator: what the indicator is there; it is 0 elsewhere.
     """
 
-    def __init__(self, spec: Spec, inputs: Inputs, *, absorbing: bool = False) -> None:
-        self.spec, self.inputs, self.absorbing = spec, inputs, absorbing
+    def __init__(self, spec: Spec, inputs: Inputs, *, absorbing: bool = False, indicator: float = 1.0) -> None:
+        self.spec, self.inputs, self.absorbing, self.indicator = spec, inputs, absorbing, indicator
         self.flat_observation = FlatObservation(spec.observation_space)
         self.states = 2 if inputs == "transition" else 1
         actions = spec.action_dim if inputs == "state_action" else 0
         self.observations = self.states * self.flat_observation.width
         self.width = self.observations + actions + (self.states if absorbing else 0)
-        # But for this the absorbing state is at the mean of normalised observations. A penalised slope lets a logit
-        # change by about 1 per unit of distance, so that an indicator of 1 would keep it among the expert's states, and
-        # an early end would be worth more than a clumsy life.
-        self.indicator = math.sqrt(self.width)
 
     def __call__(self, batch: Batch, moments: Tensor | None = None) -> Tensor:
         """[S, B, …] to [S, B, width]; observations normalised by running moments [S, 3, D], if any are given."""

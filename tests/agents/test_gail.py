@@ -46,6 +46,8 @@ def small(**options: Any) -> GAILConfig:
 VARIANTS = {
     "absorbing, penalty, normalised": (small(updates=2), continuous()),
     "transitions": (small(inputs="transition", reward="positive", label_smoothing=0.1), continuous()),
+    "a far absorbing state": (small(absorbing_indicator=2.5), continuous()),
+    "transitions to one": (small(inputs="transition", absorbing_indicator=2.5), continuous()),
     "tanh, entropy": (small(activation="tanh", entropy_bonus=0.05, absorbing=False), continuous()),
     "plain states": (small(inputs="state", gradient_penalty=0.0, normalize_input=False, absorbing=False), continuous()),
     "spectral norm": (small(spectral_norm=True, gradient_penalty=0.0, reward="negative"), continuous()),
@@ -125,13 +127,12 @@ class PlainDiscriminator:
         if c.absorbing:
             parts.append(torch.zeros(len(observation), 1))
             if c.inputs == "transition":
-                width = sum(part.shape[1] for part in parts) + 1
-                parts.append(math.sqrt(width) * terminated[:, None])
+                parts.append(c.absorbing_indicator * terminated[:, None])
         return torch.cat(parts, dim=1)
 
     def absorbed(self, width: int) -> Tensor:
         row = torch.zeros(1, width)
-        row[0, -2 if self.config.inputs == "transition" else -1 :] = math.sqrt(width)
+        row[0, -2 if self.config.inputs == "transition" else -1 :] = self.config.absorbing_indicator
         return row
 
     def logit(self, x: Tensor) -> Tensor:
@@ -321,11 +322,11 @@ def test_rewards_of_a_known_decision(form: Any, expected: float) -> None:
 
 
 def test_what_follows_a_terminal_state_is_the_absorbing_one_for_ever() -> None:
-    """The indicator alone, √6, is looked at: 1 living step earns log 3, an absorbing one log 3 − 2, and γ = 0.9."""
+    """The indicator alone is looked at: 1 living step earns log 3, an absorbing one log 3 − 2, and γ = 0.9."""
     agent, state = certain(small(hidden=()), math.log(3.0))
     linear = state.discriminator.network.layers[-1]
     with torch.no_grad():
-        linear.weight[..., -1] = -2.0 / math.sqrt(6.0)
+        linear.weight[..., -1] = -2.0
     (batch,) = random_batches(continuous(), 1, 1)
     batch = dataclasses.replace(batch, terminated=torch.tensor([[1.0, 0.0] * 4]))
     living, absorbed = math.log(3.0), math.log(3.0) - 2.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import gymnasium as gym
@@ -81,7 +80,7 @@ def batch_of(spec: Spec) -> Batch:
     ],
 )
 def test_features_are_what_their_name_says(spec: Spec, inputs: Any, absorbing: bool, width: int) -> None:
-    batch, features = batch_of(spec), TransitionFeatures(spec, inputs, absorbing=absorbing)
+    batch, features = batch_of(spec), TransitionFeatures(spec, inputs, absorbing=absorbing, indicator=3.0)
     x = features(batch)
     assert x.shape == (2, 5, features.width) == (2, 5, width)
     assert torch.equal(x[..., :3], batch.observation)
@@ -97,8 +96,8 @@ def test_features_are_what_their_name_says(spec: Spec, inputs: Any, absorbing: b
         assert torch.equal(x[..., 3:6], batch.next_observation)
     if absorbing:
         ends = batch.terminated if inputs == "transition" else torch.zeros(2, 5)
-        assert torch.equal(x[..., -1], math.sqrt(width) * ends)
-        absorbed = [0.0] * (width - features.states) + [math.sqrt(width)] * features.states
+        assert torch.equal(x[..., -1], 3.0 * ends)
+        absorbed = [0.0] * (width - features.states) + [3.0] * features.states
         assert torch.equal(features.absorbed(batch)[0, 0], torch.tensor(absorbed))
 
 
