@@ -82,14 +82,14 @@ def _train(work: Callable[[Listener], Run], as_json: bool) -> None:
         with redirect_stdout(sys.stderr), progress:
             run = work(progress)
     except Interrupted as interrupted:
-        fail(f"Saved at step {interrupted.step:,}; {_again(progress.run)}", INTERRUPTED)
+        fail(f"Saved at step {interrupted.step:,}{_again(progress.run)}", INTERRUPTED)
     except KeyboardInterrupt:
-        fail(f"Interrupted; {_again(progress.run)}" if progress.run else "Interrupted", INTERRUPTED)
+        fail(f"Interrupted{_again(progress.run)}", INTERRUPTED)
     _report(run, time.monotonic() - started, as_json)
 
 
 def _again(run: Path | None) -> str:
-    return f"continue with: offrl train --resume {run}"
+    return f"; continue with: offrl train --resume {run}" if run else ""
 
 
 def _report(run: Run, seconds: float, as_json: bool) -> None:
