@@ -229,11 +229,13 @@ class SAC:
             shapes["dropout"] = (2, batch_size, sum(c.hidden))
         return shapes
 
+    @torch.no_grad()
     def update(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One step of the critics and their target, then one each of actor and temperature."""
         metrics = self.update_critic(state, batches, noise)
         return metrics | self._actor_and_temperature_step(state, batches[0], noise)
 
+    @torch.no_grad()
     def update_critic(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the policy and its temperature left as they are."""
         (batch,) = batches
@@ -246,8 +248,7 @@ class SAC:
         if state.value is None or state.value_optimizer is None:
             return {}
         observation = self.flat_observation(batch.observation)
-        with torch.no_grad():
-            target, _ = self._soft_value(state, state.critic, observation, noise.get("action"))
+        target, _ = self._soft_value(state, state.critic, observation, noise.get("action"))
         value = state.value.record(observation)
         loss, slope = squared_error(value.output, target.unsqueeze(-1))
         state.value_optimizer.descend(value.gradient(slope))
@@ -255,8 +256,7 @@ class SAC:
 
     def _critic_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         """Regress both critics on r + γ V'(s')."""
-        with torch.no_grad():
-            target_q = batch.reward + batch.discount * self._next_value(state, batch, noise)
+        target_q = torch.addcmul(batch.reward, batch.discount, self._next_value(state, batch, noise))
         critic = state.critic.record(self._critic_input(batch), dropout_noise=noise.get("dropout"))
         chosen = self._chosen(batch) if self.discrete else None
         q = (critic.output if chosen is None else critic.output.gather(-1, chosen)).squeeze(-1)
@@ -282,34 +282,45 @@ class SAC:
     def _actor_and_temperature_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         """Raise the soft value; raise log α where the entropy is below its target, and lower it above."""
         observation = self.flat_observation(batch.observation)
-        alpha = state.temperature.log_alpha.detach().exp().squeeze(1)
-        value, entropies = self._soft_value(state, state.critic, observation, noise.get("action"))
-        loss = -value.mean(dim=1)
-        state.actor_optimizer.minimise(loss.sum())
-        entropy = entropies.detach().mean(dim=1)
+        alpha = state.temperature.log_alpha.detach().exp()
+        actor = state.actor.record(observation)
+        if self.discrete:
+            value, entropies, slope = _expected(actor.output, state.critic(observation).amin(dim=1), alpha)
+        else:
+            value, entropies, slope = self._sampled(state.critic, observation, actor.output, noise["action"], alpha)
+        state.actor_optimizer.descend(actor.gradient(slope * (-1.0 / slope.shape[1])))
+        entropy = entropies.mean(dim=1)
         # The gradient of log α · (entropy − target).
-        state.temperature_optimizer.step([(entropy - self.target_entropy).unsqueeze(1)])
-        return {"actor_loss": loss.detach(), "entropy": entropy, "alpha": alpha}
+        state.temperature_optimizer.descend(entropy - self.target_entropy)
+        return {"actor_loss": -value.mean(dim=1), "entropy": entropy, "alpha": alpha.squeeze(1)}
 
     def _soft_value(
         self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """E[min_i Q_i(s, a) − α log π(a|s)] and E[−log π(a|s)], [S, B] each; differentiable by the actor only.
+        """E[min_i Q_i(s, a) − α log π(a|s)] and E[−log π(a|s)], [S, B] each.
 
         Of a continuous action, one sample stands for the expectation; over discrete ones it is exact.
         """
         alpha = state.temperature.log_alpha.detach().exp()
         output = state.actor(observation)
         if draws is None:
-            with torch.no_grad():
-                q = critic(observation).amin(dim=1)
-            log_probs = output.log_softmax(dim=-1)
-            probs = log_probs.exp()
-            entropy = -(probs * log_probs).sum(dim=-1)
-            return (probs * q).sum(dim=-1) + alpha * entropy, entropy
-        action, log_prob = squashed_gaussian_sample(output, draws)
-        q = critic(torch.cat([observation, action], dim=-1), frozen=True).squeeze(-1).amin(dim=1)
-        return q - alpha * log_prob, -log_prob
+            return _expected(output, critic(observation).amin(dim=1), alpha)[:2]
+        sample = squashed_gaussian_sample(output, draws)
+        q = critic(torch.cat([observation, sample.action], dim=-1)).squeeze(-1).amin(dim=1)
+        return torch.addcmul(q, alpha, sample.log_prob, value=-1.0), -sample.log_prob
+
+    def _sampled(
+        self, critic: MLP, observation: Tensor, output: Tensor, draws: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_soft_value` has of a continuous action, and the value's derivative by the actor's output."""
+        sample = squashed_gaussian_sample(output, draws)
+        judged = critic.record(torch.cat([observation, sample.action], dim=-1))
+        q = judged.output
+        least = q.argmin(dim=1, keepdim=True)
+        by_q = torch.zeros_like(q).scatter_(1, least, 1.0)
+        by_action = judged.gradient_by_input(by_q, first=observation.shape[-1])
+        value = torch.addcmul(q.gather(1, least).flatten(1), alpha, sample.log_prob, value=-1.0)
+        return value, -sample.log_prob, sample.gradient(by_action, -alpha.unsqueeze(-1))
 
     def _critic_input(self, batch: Batch) -> Tensor:
         """Observations, with the actions behind them where those are continuous."""
@@ -383,3 +394,22 @@ class SAC:
             _, log_std_bias = state.actor.get_parameter(f"layers.{len(self.config.hidden)}.bias").chunk(2, dim=-1)
             log_std_weight.zero_()
             log_std_bias.fill_(log_std_of_entropy(self.target_entropy / self.spec.action_dim))
+
+
+def _expected(logits: Tensor, q: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The soft value over discrete actions, their entropy, and the value's derivative by the logits.
+
+    With V = Σ_a p_a (Q_a − α log p_a), dV/dlogit_a = p_a (Q_a − α log p_a − V).
+
+    Args:
+        logits, q: [S, B, A].
+        alpha: [S, 1].
+
+    Returns:
+        [S, B], [S, B] in nats, [S, B, A].
+    """
+    log_probs = logits.log_softmax(dim=-1)
+    probs = log_probs.exp()
+    soft_q = torch.addcmul(q, alpha.unsqueeze(-1), log_probs, value=-1.0)
+    value = (probs * soft_q).sum(dim=-1)
+    return value, -(probs * log_probs).sum(dim=-1), probs * (soft_q - value.unsqueeze(-1))

@@ -168,6 +168,7 @@ class TD3:
             shapes["dropout"] = (c.policy_delay, c.critics, batch_size, sum(c.hidden))
         return shapes
 
+    @torch.no_grad()
     def update(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`policy_delay` critic steps, then one actor step and one step of the targets."""
         metrics = self._critic_steps(state, batches, noise)
@@ -175,6 +176,7 @@ class TD3:
         self._move_targets(state)
         return metrics
 
+    @torch.no_grad()
     def update_critic(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`update` without the actor step: critics catch up with the policy before it moves."""
         metrics = self._critic_steps(state, batches, noise)
@@ -191,7 +193,6 @@ class TD3:
             metrics = self._critic_step(state, batch, target_q, draws)
         return metrics
 
-    @torch.no_grad()
     def _targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
         """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
         c, samples = self.config, self.config.softmax_samples or 1
@@ -227,7 +228,7 @@ class TD3:
         scale = c.bc_alpha / q.abs().mean(dim=1) if c.bc_alpha else torch.ones_like(q[:, 0])
         loss = -scale * q.mean(dim=1)
         by_q = (-scale / q.shape[1]).view(-1, 1, 1, 1).expand_as(critic.output)
-        by_action = critic.gradient_by_input(by_q)[..., observation.shape[-1] :]
+        by_action = critic.gradient_by_input(by_q, first=observation.shape[-1])
         metrics: Metrics = {}
         if c.bc_alpha:
             distance, slope = squared_error(action, batch.action)

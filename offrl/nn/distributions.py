@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
@@ -66,41 +65,50 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) ->
     return gaussian_log_prob(mean, log_std, before) - log_tanh_derivative(before).sum(dim=-1)
 
 
-class SquashedGaussianSample(torch.autograd.Function):
-    """a = tanh(u), u = mean + std · noise, and log π(a), with a third of the operations of autograd's own record.
+class SquashedGaussianSample(NamedTuple):
+    """a = tanh(u), u = mean + std · noise, and log π(a), for derivatives by hand, outside of autograd.
 
-    `apply(parameters, noise)` takes a network's output [..., 2A], as `split_gaussian` does, and draws [..., A]; it
-    returns [..., A] and [...]. The density is evaluated before the squashing: inverting tanh would lose precision, and
-    time. It can be differentiated once, by the parameters.
+    Attributes:
+        action: [..., A].
+        log_prob: nats, [...].
+        spread: std · noise, [..., A].
+        moves: 1 where log_std isn't clamped, [..., A]; a clamped one moves nothing.
     """
 
-    @staticmethod
-    def forward(ctx: Any, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = split_gaussian(parameters)
-        spread = log_std.exp() * noise
-        before = mean + spread
-        action = before.tanh()
-        constant = 0.5 * math.log(2.0 * math.pi)
-        log_prob = -(0.5 * noise.square() + log_std + log_tanh_derivative(before) + constant).sum(dim=-1)
-        ctx.save_for_backward(parameters, spread, action)
-        return action, log_prob
+    action: Tensor
+    log_prob: Tensor
+    spread: Tensor
+    moves: Tensor
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_action: Tensor, by_log_prob: Tensor) -> tuple[Tensor, None]:
-        """With da/du = 1 − a² and d log π/du = 2a; a clamped log_std moves nothing."""
-        parameters, spread, action = ctx.saved_tensors
-        by_log_prob = by_log_prob.unsqueeze(-1)
-        by_mean = by_action - action * (action * by_action - 2.0 * by_log_prob)
-        log_std = parameters.chunk(2, dim=-1)[1]
-        by_log_std = (by_mean * spread - by_log_prob) * (log_std == log_std.clamp(LOG_STD_MIN, LOG_STD_MAX))
-        return torch.cat([by_mean, by_log_std], dim=-1), None
+    def gradient(self, by_action: Tensor, by_log_prob: Tensor | float) -> Tensor:
+        """By the network's output, [..., 2A], with da/du = 1 − a² and d log π/du = 2a.
+
+        Args:
+            by_action: [..., A].
+            by_log_prob: broadcastable to [..., A], the same for all components of an action.
+        """
+        by_mean = by_action - self.action * (self.action * by_action - 2.0 * by_log_prob)
+        return torch.cat([by_mean, (by_mean * self.spread - by_log_prob) * self.moves], dim=-1)
 
 
-def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The reparameterised sample [..., A] of a squashed Gaussian, and its log-density [...]; see the class above."""
-    sample: tuple[Tensor, Tensor] = SquashedGaussianSample.apply(parameters, noise)  # type: ignore[no-untyped-call]
-    return sample
+def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGaussianSample:
+    """The reparameterised sample of a squashed Gaussian, and its log-density.
+
+    The density is evaluated before the squashing: inverting tanh would lose precision, and time. With
+    log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u)) it is
+    log π(a) = Σ (2u + 2 softplus(−2u) − log_std − noise²/2) − A (log(2π)/2 + 2 log 2).
+
+    Args:
+        parameters: a network's output [..., 2A], as `split_gaussian` takes it.
+        noise: standard normal draws, [..., A].
+    """
+    mean, unclamped = parameters.chunk(2, dim=-1)
+    log_std = unclamped.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    spread = log_std.exp() * noise
+    before = mean + spread
+    terms = softplus(before * -2.0).add_(before).mul_(2.0).sub_(log_std).addcmul_(noise, noise, value=-0.5)
+    constant = noise.shape[-1] * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
+    return SquashedGaussianSample(before.tanh(), terms.sum(dim=-1) - constant, spread, log_std == unclamped)
 
 
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:

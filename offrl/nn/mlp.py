@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,9 @@ class PlainLayers(torch.autograd.Function):
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         gradients = back_to_back(gradient, ctx.shapes)
         stacked = [part.flatten(0, 1) for part in gradients]
-        by_input = chain_rule(gradient, ctx.activation, inputs, weights, stacked, ctx.needs_input_grad[0])
+        by_input = chain_rule(
+            gradient, ctx.activation, inputs, weights, stacked, 0 if ctx.needs_input_grad[0] else None
+        )
         return (by_input, None, None, *gradients)
 
 
@@ -100,7 +102,7 @@ def chain_rule(
     inputs: Sequence[Tensor],
     weights: Sequence[Tensor],
     gradients: Sequence[Tensor],
-    by_input: bool,
+    first_input: int | None,
 ) -> Tensor | None:
     """From the gradient by plain layers' output to that by their parameters, from the last layer to the first.
 
@@ -110,25 +112,24 @@ def chain_rule(
         inputs: of each layer, [N, B, …].
         weights: of each layer, [N, outputs, inputs].
         gradients: filled, for each layer by weight and by bias, of those shapes; or empty.
-        by_input: whether the gradient by the first layer's input is wanted, which is returned.
+        first_input: return the gradient by the network's inputs from this one on; None where it isn't wanted.
     """
     for layer in reversed(range(len(weights))):
         if gradients:
             _product_into(gradient.mT, inputs[layer], gradients[2 * layer])
             torch.sum(gradient, dim=1, keepdim=True, out=gradients[2 * layer + 1])
-        if layer == 0 and not by_input:
-            return None
-        gradient = _product(gradient, weights[layer])
         if layer:
-            gradient = DERIVATIVES[activation](gradient, inputs[layer])
-    return gradient
+            gradient = DERIVATIVES[activation](_product(gradient, weights[layer]), inputs[layer])
+    return None if first_input is None else _product(gradient, weights[0][..., first_input:])
 
 
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda gradient, output: torch.ops.aten.threshold_backward.default(gradient, output, 0.0),
-    "tanh": torch.ops.aten.tanh_backward.default,
+    "relu": lambda gradient, output: torch.ops.aten.threshold_backward.grad_input(
+        gradient, output, 0.0, grad_input=gradient
+    ),
+    "tanh": lambda gradient, output: torch.ops.aten.tanh_backward.grad_input(gradient, output, grad_input=gradient),
 }
-"""The gradient by an activation's input, from that by its output and from the output itself."""
+"""The gradient by an activation's input, written over that by its output, from the output itself."""
 
 
 def plain_layers(x: Tensor, activation: str, layers: Layers) -> tuple[Tensor, list[Tensor]]:
@@ -149,46 +150,80 @@ def back_to_back(like: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-class Recorded(NamedTuple):
-    """What an MLP gave, and what derivatives are computed from: see `MLP.record`.
+class Recorded(Protocol):
+    """What a network gave, and derivatives from there, outside of autograd: see `MLP.record`."""
+
+    @property
+    def output(self) -> Tensor:
+        """As the network's `forward` has it."""
+
+    def gradient(self, by_output: Tensor) -> Tensor:
+        """By all parameters, in the order of `flat`, from the gradient by the output, which is of its shape."""
+
+    def gradient_by_input(self, by_output: Tensor, first: int = 0) -> Tensor:
+        """By what the network was given, from its column `first` on, [S, B, inputs − first]."""
+
+
+class RecordedGraph(NamedTuple):
+    """The record that autograd made of any network.
 
     Attributes:
-        output: as `MLP.forward` has it, outside of autograd.
-        inputs: of each layer of a plain network, [S · members, B, …]; of another one, what it was given, [S, B, …].
-        graph: another network's output in autograd's record.
+        x: what the network was given.
+        graph: its output in autograd's record.
+    """
+
+    network: FlatModule
+    output: Tensor
+    x: Tensor
+    graph: Tensor
+
+    def gradient(self, by_output: Tensor) -> Tensor:
+        """By all parameters."""
+        return joined(torch.autograd.grad(self.graph, self.network.own_parameters, by_output))
+
+    def gradient_by_input(self, by_output: Tensor, first: int = 0) -> Tensor:
+        """By the input's columns from `first` on."""
+        return torch.autograd.grad(self.graph, self.x, by_output)[0][..., first:]
+
+
+def record_graph(network: FlatModule, x: Tensor, **options: Any) -> RecordedGraph:
+    """`network(x, **options)`, recorded by autograd."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        graph = network(x, **options)
+    return RecordedGraph(network, graph.detach(), x, graph)
+
+
+class RecordedLayers(NamedTuple):
+    """What a plain network gave, and the inputs of its layers.
+
+    Attributes:
+        members: how many of an ensemble were applied, the first ones.
+        inputs: of each layer, [S · members, B, …].
     """
 
     network: MLP
     output: Tensor
     members: int
     inputs: list[Tensor]
-    graph: Tensor | None
 
     def gradient(self, by_output: Tensor) -> Tensor:
-        """By all parameters, in the order of `flat`, from the gradient by the output, which is of its shape.
-
-        A plain network has one place for it: the next call overwrites what this one returned.
-        """
-        network = self.network
-        if self.graph is not None:
-            return joined(torch.autograd.grad(self.graph, network.own_parameters, by_output))
-        gradient, parts = network.gradient_place()
-        self._chain_rule(by_output, parts, by_input=False)
+        """By all parameters. There is one place for it: the network's next call overwrites what this one returned."""
+        gradient, parts = self.network.gradient_place()
+        self._chain_rule(by_output, parts, None)
         return gradient
 
-    def gradient_by_input(self, by_output: Tensor) -> Tensor:
-        """By what the network was given, [S, B, inputs], from the gradient by the output."""
-        if self.graph is not None:
-            return torch.autograd.grad(self.graph, self.inputs, by_output)[0]
-        by_input = self._chain_rule(by_output, [], by_input=True)
+    def gradient_by_input(self, by_output: Tensor, first: int = 0) -> Tensor:
+        """By the input's columns from `first` on, which all members saw."""
+        by_input = self._chain_rule(by_output, [], first)
         assert by_input is not None
         return by_input if self.members == 1 else by_input.unflatten(0, (-1, self.members)).sum(dim=1)
 
-    def _chain_rule(self, by_output: Tensor, parts: Sequence[Tensor], by_input: bool) -> Tensor | None:
+    def _chain_rule(self, by_output: Tensor, parts: Sequence[Tensor], first_input: int | None) -> Tensor | None:
         network = self.network
         slope = by_output.flatten(0, 1) if network.ensemble else by_output
         weights = [weight for weight, _ in network.stacked(self.members)]
-        return chain_rule(slope, network.activation_name, self.inputs, weights, parts, by_input)
+        return chain_rule(slope, network.activation_name, self.inputs, weights, parts, first_input)
 
 
 class StackedLayerNorm(nn.Module):
@@ -307,11 +342,8 @@ class MLP(FlatModule):
         count = members or self.ensemble or 1
         if self._is_plain(dropout_noise):
             output, inputs = plain_layers(self._for_each(x, count), self.activation_name, self.stacked(count))
-            return Recorded(self, self._shaped(output, count), count, inputs, None)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            graph = self(x, members=members, dropout_noise=dropout_noise)
-        return Recorded(self, graph.detach(), count, [x], graph)
+            return RecordedLayers(self, self._shaped(output, count), count, inputs)
+        return record_graph(self, x, members=members, dropout_noise=dropout_noise)
 
     def _for_each(self, x: Tensor, members: int) -> Tensor:
         """[S, B, inputs] to [S · members, B, inputs]."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn.flat import FlatModule
-from offrl.nn.mlp import MLP
+from offrl.nn.mlp import MLP, Recorded, record_graph
 
 LEAST_VARIANCE = 1e-6
 """Added to the variance, which is zero in a state that activates no feature."""
@@ -34,6 +34,10 @@ class StateDependentGaussian(FlatModule):
         features = self._features(observation)
         variance = torch.bmm(features.square(), (2.0 * self.log_std).exp())
         return torch.cat([self._mean(features), 0.5 * (variance + LEAST_VARIANCE).log()], dim=-1)
+
+    def record(self, observation: Tensor) -> Recorded:
+        """`forward`, for gradients that start from a hand-made one by the output."""
+        return record_graph(self, observation)
 
     def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
         """u, [S, B, A], for the matrices ε, [S, F, A], that are held for a while."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from offrl import __version__
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
+from offrl.train.allocator import keep_freed_memory
 from offrl.train.capture import Update, fast_update
 from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
 from offrl.train.feeds import Feed
@@ -147,6 +148,7 @@ class Loop:
             DivergenceError: a loss is no longer finite; the last good checkpoint is kept.
         """
         recipe = self.run.recipe
+        keep_freed_memory()
         clock = _RateClock(self.step)
         with _interruptions() as interrupted:
             self.feed.at_checkpoint(self.step)

@@ -98,9 +98,9 @@ def test_the_spread_of_an_entropy() -> None:
 def test_samples_and_their_density_are_those_of_torch() -> None:
     mean, log_std = parameters()
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    action, log_prob = squashed_gaussian_sample(torch.cat([mean, log_std], dim=-1), noise)
-    torch.testing.assert_close(action, (mean + log_std.exp() * noise).tanh())
-    torch.testing.assert_close(log_prob, torch_squashed(mean, log_std).log_prob(action))
+    sample = squashed_gaussian_sample(torch.cat([mean, log_std], dim=-1), noise)
+    torch.testing.assert_close(sample.action, (mean + log_std.exp() * noise).tanh())
+    torch.testing.assert_close(sample.log_prob, torch_squashed(mean, log_std).log_prob(sample.action))
 
 
 def test_samples_are_differentiated_by_mean_and_spread() -> None:
@@ -109,10 +109,15 @@ def test_samples_are_differentiated_by_mean_and_spread() -> None:
     # These spreads are beyond the clamp, where nothing moves them.
     parameters[0, 3], parameters[1, 4] = LOG_STD_MAX + 0.5, LOG_STD_MIN - 0.5
     noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    parameters.requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: squashed_gaussian_sample(p, noise), parameters)
-    action, log_prob = squashed_gaussian_sample(parameters, noise)
-    (gradient,) = torch.autograd.grad(action.sum() + log_prob.sum(), parameters)
+    by_action = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    mean, log_std = split_gaussian(parameters.requires_grad_())
+    action = (mean + log_std.exp() * noise).tanh()
+    # The density as a function of the action moves with it: dlog π includes what the sample's own place changes.
+    log_prob = gaussian_log_prob(mean, log_std, mean + log_std.exp() * noise) - (1.0 - action.square()).log().sum(-1)
+    (expected,) = torch.autograd.grad((by_action * action).sum() + 0.7 * log_prob.sum(), parameters)
+    sample = squashed_gaussian_sample(parameters.detach(), noise)
+    gradient = sample.gradient(by_action, 0.7)
+    torch.testing.assert_close(gradient, expected)
     assert gradient[0, 3] == gradient[1, 4] == 0.0
     assert gradient[1, 3] != 0.0
 

@@ -226,7 +226,10 @@ def test_ensembles_are_recorded_too_and_differentiate_by_their_input(
     by_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad(output, x, by_output, retain_graph=True)[0]
     torch.testing.assert_close(network.record(x.detach(), members=members).output, output.detach())
-    torch.testing.assert_close(network.record(x.detach(), members=members).gradient_by_input(by_output), expected)
+    recorded = network.record(x.detach(), members=members)
+    torch.testing.assert_close(recorded.gradient_by_input(by_output), expected)
+    recorded = network.record(x.detach(), members=members)
+    torch.testing.assert_close(recorded.gradient_by_input(by_output, first=1), expected[..., 1:])
     if members != 1:
         parts = torch.autograd.grad(output, list(network.parameters()), by_output)
         gradient = network.record(x.detach(), members=members).gradient(by_output)
