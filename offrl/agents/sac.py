@@ -288,7 +288,7 @@ class SAC:
             value, entropies, slope = _expected(actor.output, state.critic(observation).amin(dim=1), alpha)
         else:
             value, entropies, slope = self._sampled(state.critic, observation, actor.output, noise["action"], alpha)
-        state.actor_optimizer.descend(actor.gradient(slope * (-1.0 / slope.shape[1])))
+        state.actor_optimizer.descend(actor.gradient(slope))
         entropy = entropies.mean(dim=1)
         # The gradient of log α · (entropy − target).
         state.temperature_optimizer.descend(entropy - self.target_entropy)
@@ -312,15 +312,14 @@ class SAC:
     def _sampled(
         self, critic: MLP, observation: Tensor, output: Tensor, draws: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `_soft_value` has of a continuous action, and the value's derivative by the actor's output."""
-        sample = squashed_gaussian_sample(output, draws)
+        """What `_soft_value` has of continuous actions, and −(its mean) differentiated by the actor's output."""
+        sample, weight = squashed_gaussian_sample(output, draws), 1.0 / output.shape[1]
         judged = critic.record(torch.cat([observation, sample.action], dim=-1))
-        q = judged.output
-        least = q.argmin(dim=1, keepdim=True)
-        by_q = torch.zeros_like(q).scatter_(1, least, 1.0)
+        q, least = judged.output.min(dim=1, keepdim=True)
+        by_q = torch.zeros_like(judged.output).scatter_(1, least, -weight)
         by_action = judged.gradient_by_input(by_q, first=observation.shape[-1])
-        value = torch.addcmul(q.gather(1, least).flatten(1), alpha, sample.log_prob, value=-1.0)
-        return value, -sample.log_prob, sample.gradient(by_action, -alpha.unsqueeze(-1))
+        value = torch.addcmul(q.flatten(1), alpha, sample.log_prob, value=-1.0)
+        return value, -sample.log_prob, sample.gradient(by_action, weight * alpha.unsqueeze(-1))
 
     def _critic_input(self, batch: Batch) -> Tensor:
         """Observations, with the actions behind them where those are continuous."""
@@ -397,7 +396,7 @@ class SAC:
 
 
 def _expected(logits: Tensor, q: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The soft value over discrete actions, their entropy, and the value's derivative by the logits.
+    """The soft value over discrete actions, their entropy, and −(the value's mean) differentiated by the logits.
 
     With V = Σ_a p_a (Q_a − α log p_a), dV/dlogit_a = p_a (Q_a − α log p_a − V).
 
@@ -412,4 +411,5 @@ def _expected(logits: Tensor, q: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor,
     probs = log_probs.exp()
     soft_q = torch.addcmul(q, alpha.unsqueeze(-1), log_probs, value=-1.0)
     value = (probs * soft_q).sum(dim=-1)
-    return value, -(probs * log_probs).sum(dim=-1), probs * (soft_q - value.unsqueeze(-1))
+    slope = probs * (value.unsqueeze(-1) - soft_q) / value.shape[1]
+    return value, -(probs * log_probs).sum(dim=-1), slope

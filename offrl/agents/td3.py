@@ -188,34 +188,35 @@ class TD3:
         # The target networks stand still within a cycle, so all its targets come from one pass.
         targets = self._targets(state, batches, noise["target_policy"]).unbind(1)
         masks = noise["dropout"].unbind(1) if self.config.dropout else [None] * len(batches)
-        metrics: Metrics = {}
         for batch, target_q, draws in zip(batches, targets, masks, strict=True):
-            metrics = self._critic_step(state, batch, target_q, draws)
-        return metrics
+            q, error = self._critic_step(state, batch, target_q, draws)
+        loss = (error * error).mean(dim=(2, 3)).sum(dim=1)
+        return {"critic_loss": loss, "q": q.mean(dim=(1, 2, 3)), "target_q": target_q.mean(dim=1)}
 
     def _targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
         """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
         c, samples = self.config, self.config.softmax_samples or 1
         observation = torch.cat([self.flat_observation(batch.next_observation) for batch in batches], dim=1)
-        action = torch.cat([state.target_actor(observation).tanh()] * samples, dim=1)
+        action = _repeated(state.target_actor(observation).tanh(), samples)
         epsilon = (draws.flatten(1, -2) * c.target_noise).clamp(-c.target_noise_clip, c.target_noise_clip)
         smoothed = (action + epsilon).clamp(-1.0, 1.0)
-        pairs = torch.cat([torch.cat([observation] * samples, dim=1), smoothed], dim=-1)
+        pairs = torch.cat([_repeated(observation, samples), smoothed], dim=-1)
         value = state.target_critic(pairs).amin(dim=1).squeeze(-1)
         if c.softmax_samples:
             value = softmax_value(value.unflatten(1, (samples, -1)), draws.flatten(2, 3), c.softmax_beta)
         reward = torch.stack([batch.reward for batch in batches], dim=1)
         discount = torch.stack([batch.discount for batch in batches], dim=1)
-        return reward + discount * value.view(reward.shape)
+        return torch.addcmul(reward, discount, value.view(reward.shape))
 
-    def _critic_step(self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None) -> Metrics:
-        """Regress every critic on the targets [S, B]."""
+    def _critic_step(
+        self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Regress every critic on the targets [S, B]; what they gave before, and how far that was off, [S, C, B, 1]."""
         joined = torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
         critic = state.critic.record(joined, dropout_noise=dropout_noise)
         error = critic.output - target_q[:, None, :, None]
         state.critic_optimizer.descend(critic.gradient(error * (2.0 / error.shape[2])))
-        loss = (error * error).mean(dim=(2, 3)).sum(dim=1)
-        return {"critic_loss": loss, "q": critic.output.mean(dim=(1, 2, 3)), "target_q": target_q.mean(dim=1)}
+        return critic.output, error
 
     def _actor_step(self, state: TD3State, batch: Batch) -> Metrics:
         """Minimise −Q₁(s, π(s)), or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)² with λ = α / mean |Q₁|; w decays."""
@@ -225,9 +226,10 @@ class TD3:
         action = actor.output.tanh()
         critic = state.critic.record(torch.cat([observation, action], dim=-1), members=1)
         q = critic.output.flatten(1)
-        scale = c.bc_alpha / q.abs().mean(dim=1) if c.bc_alpha else torch.ones_like(q[:, 0])
-        loss = -scale * q.mean(dim=1)
-        by_q = (-scale / q.shape[1]).view(-1, 1, 1, 1).expand_as(critic.output)
+        loss, by_q = -q.mean(dim=1), torch.full_like(critic.output, -1.0 / q.shape[1])
+        if c.bc_alpha:
+            scale = c.bc_alpha / q.abs().mean(dim=1)
+            loss, by_q = loss * scale, by_q * scale.view(-1, 1, 1, 1)
         by_action = critic.gradient_by_input(by_q, first=observation.shape[-1])
         metrics: Metrics = {}
         if c.bc_alpha:
@@ -273,6 +275,11 @@ class TD3:
             )
         adopt_layers(state.actor, policy)
         state.target_actor.flat.copy_(state.actor.flat)
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """[S, B, …] to [S, times · B, …]."""
+    return x if times == 1 else torch.cat([x] * times, dim=1)
 
 
 def softmax_value(q: Tensor, draws: Tensor, beta: float) -> Tensor:

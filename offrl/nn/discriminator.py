@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from offrl.nn.flat import FlatModule, uniform_per_seed
-from offrl.nn.mlp import MLP, Layers, PlainLayers, plain_layers
+from offrl.nn.mlp import MLP, Layer, Layers, PlainLayers, affine, plain_layers
 from offrl.nn.observation import FlatObservation
 from offrl.ops.running import normalise
 from offrl.types import Batch, Spec
@@ -109,40 +109,40 @@ class Discriminator(FlatModule):
         """Turn each layer's estimated first left singular vector by a power iteration."""
         if not self.spectral_norm:
             return
-        for depth, (weight, _) in enumerate(self.network.stacked(1)):
+        for depth, layer in enumerate(self.network.stacked(1)):
             direction = self.get_buffer(f"direction_{depth}")
-            direction.copy_(normalize(torch.bmm(weight, _right(weight, direction)).squeeze(-1), dim=-1))
+            direction.copy_(normalize(torch.bmm(layer.weight, _right(layer.weight, direction)).squeeze(-1), dim=-1))
 
     def layers(self) -> Layers:
-        """W [S, outputs, inputs] and b [S, 1, outputs] as they are applied, differentiable by the parameters."""
+        """The layers as they are applied, differentiable by the parameters."""
         parameters = [part.squeeze(1) for part in self.network.own_parameters]
         weights, biases = parameters[::2], parameters[1::2]
         if self.spectral_norm:
             weights = [self._normalised(depth, weight) for depth, weight in enumerate(weights)]
-        return list(zip(weights, biases, strict=True))
+        return [Layer.of(*pair) for pair in zip(weights, biases, strict=True)]
 
     def forward(self, x: Tensor, layers: Layers | None = None) -> Tensor:
         """[S, B, inputs] to [S, B]; `layers` spares computing them once more."""
         layers = self.layers() if layers is None else layers
         if not torch.is_grad_enabled():
             return plain_layers(x, self.activation, layers)[0].squeeze(-1)
-        parameters = [part.unsqueeze(1) for layer in layers for part in layer]
-        detached = [(weight.detach(), bias.detach()) for weight, bias in layers]
+        parameters = [part.unsqueeze(1) for layer in layers for part in (layer.weight, layer.bias)]
+        detached = [Layer.of(layer.weight.detach(), layer.bias.detach()) for layer in layers]
         output: Tensor = PlainLayers.apply(x, self.activation, detached, *parameters)  # type: ignore[no-untyped-call]
         return output.squeeze(-1)
 
     def input_gradient(self, x: Tensor, layers: Layers) -> Tensor:
         """The output's derivative by the input, [S, B, inputs]; differentiable by the layers, not by the input."""
-        slope = layers[-1][0].expand(-1, x.shape[1], -1)
+        slope = layers[-1].weight.expand(-1, x.shape[1], -1)
         # The derivative of a ReLU is constant wherever it has one, so the way forward needs no record.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.activation == "tanh"):
             hidden, derivatives = x, []
-            for weight, bias in layers[:-1]:
-                hidden = torch.baddbmm(bias, hidden, weight.mT)
+            for layer in layers[:-1]:
+                hidden = affine(hidden, layer)
                 hidden = hidden.tanh() if self.activation == "tanh" else hidden.relu()
                 derivatives.append(1.0 - hidden.square() if self.activation == "tanh" else (hidden > 0.0).float())
-        for (weight, _), derivative in zip(reversed(layers[:-1]), reversed(derivatives), strict=True):
-            slope = torch.bmm(slope * derivative, weight)
+        for layer, derivative in zip(reversed(layers[:-1]), reversed(derivatives), strict=True):
+            slope = torch.bmm(slope * derivative, layer.weight)
         return slope
 
     def _normalised(self, depth: int, weight: Tensor) -> Tensor:

@@ -72,23 +72,25 @@ class SquashedGaussianSample(NamedTuple):
         action: [..., A].
         log_prob: nats, [...].
         spread: std · noise, [..., A].
-        moves: 1 where log_std isn't clamped, [..., A]; a clamped one moves nothing.
+        log_std, unclamped: log standard deviation, and the network's output that was clamped to it, [..., A].
     """
 
     action: Tensor
     log_prob: Tensor
     spread: Tensor
-    moves: Tensor
+    log_std: Tensor
+    unclamped: Tensor
 
     def gradient(self, by_action: Tensor, by_log_prob: Tensor | float) -> Tensor:
-        """By the network's output, [..., 2A], with da/du = 1 − a² and d log π/du = 2a.
+        """By the network's output, [..., 2A], with da/du = 1 − a² and d log π/du = 2a; a clamped log_std moves nothing.
 
         Args:
             by_action: [..., A].
             by_log_prob: broadcastable to [..., A], the same for all components of an action.
         """
-        by_mean = by_action - self.action * (self.action * by_action - 2.0 * by_log_prob)
-        return torch.cat([by_mean, (by_mean * self.spread - by_log_prob) * self.moves], dim=-1)
+        by_mean = torch.addcmul(by_action, self.action, self.action * by_action - 2.0 * by_log_prob, value=-1.0)
+        by_log_std = (by_mean * self.spread - by_log_prob) * (self.log_std == self.unclamped)
+        return torch.cat([by_mean, by_log_std], dim=-1)
 
 
 def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGaussianSample:
@@ -108,7 +110,7 @@ def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGauss
     before = mean + spread
     terms = softplus(before * -2.0).add_(before).mul_(2.0).sub_(log_std).addcmul_(noise, noise, value=-0.5)
     constant = noise.shape[-1] * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
-    return SquashedGaussianSample(before.tanh(), terms.sum(dim=-1) - constant, spread, log_std == unclamped)
+    return SquashedGaussianSample(before.tanh(), terms.sum(dim=-1) - constant, spread, log_std, unclamped)
 
 
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:

@@ -38,14 +38,38 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor, members: int) -> Tensor:
         """[N, B, inputs] to [N, B, outputs], N = S · members; the members beyond the first ones are left out."""
-        return _affine(x, _stack(self.weight, members), _stack(self.bias, members))
+        return affine(x, Layer.of(_stack(self.weight, members), _stack(self.bias, members)))
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x Wᵀ + b for x [N, B, inputs], W [N, outputs, inputs] and b [N, 1, outputs]."""
-    if x.shape[1] >= MANY and weight.shape[1] <= NARROW:
-        return torch.baddbmm(bias.mT, weight, x.mT).mT
-    return torch.baddbmm(bias, x, weight.mT)
+class Layer(NamedTuple):
+    """An affine layer's parameters for N networks, and views of them that are worth making once.
+
+    Attributes:
+        weight: W, [N, outputs, inputs].
+        bias: b, [N, 1, outputs].
+        weight_transposed: [N, inputs, outputs].
+        bias_transposed: [N, outputs, 1].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_transposed: Tensor
+    bias_transposed: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> Layer:
+        """The layer with these parameters."""
+        return cls(weight, bias, weight.mT, bias.mT)
+
+
+Layers = Sequence[Layer]
+
+
+def affine(x: Tensor, layer: Layer) -> Tensor:
+    """x Wᵀ + b for x [N, B, inputs]."""
+    if x.shape[1] >= MANY and layer.weight.shape[1] <= NARROW:
+        return torch.baddbmm(layer.bias_transposed, layer.weight, x.mT).mT
+    return torch.baddbmm(layer.bias, x, layer.weight_transposed)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -62,10 +86,6 @@ def _product_into(a: Tensor, b: Tensor, out: Tensor) -> None:
         torch.bmm(a, b, out=out)
 
 
-Layers = Sequence[tuple[Tensor, Tensor]]
-"""For each layer, W [N, outputs, inputs] and b [N, 1, outputs]."""
-
-
 class PlainLayers(torch.autograd.Function):
     """Affine layers with ReLU or tanh between them, differentiated by hand: faster than autograd's own record.
 
@@ -78,7 +98,7 @@ class PlainLayers(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, activation: str, layers: Layers, *parameters: Tensor) -> Tensor:
         """The last layer's output, [S · E, B, outputs]."""
         output, inputs = plain_layers(x, activation, layers)
-        ctx.save_for_backward(*inputs, *(weight for weight, _ in layers))
+        ctx.save_for_backward(*inputs, *(layer.weight for layer in layers))
         ctx.activation, ctx.shapes = activation, [parameter.shape for parameter in parameters]
         return output
 
@@ -135,10 +155,10 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def plain_layers(x: Tensor, activation: str, layers: Layers) -> tuple[Tensor, list[Tensor]]:
     """The output of affine layers with activations between them, and each layer's input."""
     inputs = [x]
-    for weight, bias in layers[:-1]:
-        hidden = _affine(inputs[-1], weight, bias)
+    for layer in layers[:-1]:
+        hidden = affine(inputs[-1], layer)
         inputs.append(hidden.relu_() if activation == "relu" else hidden.tanh_())
-    return _affine(inputs[-1], *layers[-1]), inputs
+    return affine(inputs[-1], layers[-1]), inputs
 
 
 def back_to_back(like: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
@@ -222,7 +242,7 @@ class RecordedLayers(NamedTuple):
     def _chain_rule(self, by_output: Tensor, parts: Sequence[Tensor], first_input: int | None) -> Tensor | None:
         network = self.network
         slope = by_output.flatten(0, 1) if network.ensemble else by_output
-        weights = [weight for weight, _ in network.stacked(self.members)]
+        weights = [layer.weight for layer in network.stacked(self.members)]
         return chain_rule(slope, network.activation_name, self.inputs, weights, parts, first_input)
 
 
@@ -244,10 +264,6 @@ def _stack(parameter: Tensor, members: int) -> Tensor:
     return _first(parameter, members).flatten(0, 1)
 
 
-def _pairs(parameters: Sequence[Tensor]) -> Layers:
-    return list(zip(parameters[::2], parameters[1::2], strict=True))
-
-
 def _first(parameter: Tensor, members: int) -> Tensor:
     """[S, E, …] to [S, members, …]; all of them are left as they are, since a slice's derivative fills a whole copy."""
     return parameter if members == parameter.shape[1] else parameter[:, :members]
@@ -267,7 +283,7 @@ class MLP(FlatModule):
         dropout: chance of zeroing a hidden unit; the masks come from the draws handed to `forward`.
     """
 
-    stacked_layers: Layers | None = None
+    stacked_layers: dict[int, Layers]
     own_gradient: tuple[Tensor, list[Tensor]] | None = None
 
     def __init__(
@@ -297,7 +313,7 @@ class MLP(FlatModule):
 
     def rehomed(self) -> None:
         """The parameters lie elsewhere now."""
-        self.stacked_layers = self.own_gradient = None
+        self.stacked_layers, self.own_gradient = {}, None
 
     def forward(
         self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None, frozen: bool = False
@@ -365,12 +381,11 @@ class MLP(FlatModule):
         return self.own_gradient
 
     def stacked(self, members: int) -> Layers:
-        """The layers of the first members of every seed, as [S · members, …]; all of them are looked up once."""
-        if members == (self.ensemble or 1):
-            if self.stacked_layers is None:
-                self.stacked_layers = _pairs([_stack(parameter.detach(), members) for parameter in self.own_parameters])
-            return self.stacked_layers
-        return _pairs([_stack(parameter.detach(), members) for parameter in self.own_parameters])
+        """The layers of the first members of every seed, as [S · members, …]; they are looked up once."""
+        if members not in self.stacked_layers:
+            parts = [_stack(parameter.detach(), members) for parameter in self.own_parameters]
+            self.stacked_layers[members] = [Layer.of(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        return self.stacked_layers[members]
 
     def _general(self, x: Tensor, members: int, masks: Sequence[Tensor]) -> Tensor:
         for depth, layer in enumerate(self.layers[:-1]):

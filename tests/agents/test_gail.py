@@ -351,8 +351,8 @@ def test_spectral_norm_holds_every_layer_at_one() -> None:
         discriminator.flat.mul_(5.0)
     for _ in range(200):
         discriminator.iterate()
-    for weight, _ in discriminator.layers():
-        torch.testing.assert_close(torch.linalg.matrix_norm(weight, ord=2), torch.ones(2), rtol=1e-3, atol=1e-3)
+    for layer in discriminator.layers():
+        torch.testing.assert_close(torch.linalg.matrix_norm(layer.weight, ord=2), torch.ones(2), rtol=1e-3, atol=1e-3)
 
 
 def test_metrics_count_right_decisions() -> None:

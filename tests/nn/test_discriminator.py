@@ -35,7 +35,7 @@ def test_slopes_and_penalty_are_those_of_autograd(
     )
     for seed in range(2):
         x = X[seed].clone().requires_grad_()
-        weights = [(w[seed].detach().clone().requires_grad_(), b[seed].detach()) for w, b in layers]
+        weights = [(part.weight[seed].detach().clone().requires_grad_(), part.bias[seed].detach()) for part in layers]
         h = x
         for i, (weight, bias) in enumerate(weights):
             h = nn.functional.linear(h, weight, bias[0])
