@@ -113,7 +113,7 @@ def over_steps(weights: StepWeights, discount: float) -> tuple[float, float]:
     A step counts by γ^t and by how many episodes reach it. Sizes are averaged harmonically, as variances add up; shares
     plainly.
     """
-    importance = discount ** np.arange(weights.steps, dtype=np.float64) * np.bincount(weights.step)
+    importance = discount ** np.arange(weights.steps, dtype=np.float64) * weights.running
     importance /= importance.sum()
     sizes = effective_sample_sizes(weights)
     share = float(np.sum(importance * largest_weight_shares(weights)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offrl.errors import RequestError
 from offrl.ope.log import Array, EpisodeLog
-from offrl.ope.sums import WeightedSum
+from offrl.ope.sums import WeightedSum, WeightedTerms
 from offrl.ope.weights import StepWeights
 
 STRETCHES = 24
@@ -51,7 +51,7 @@ def temporal_errors(log: EpisodeLog, name: str) -> Array:
     assert log.v_final is not None
     following = np.append(v[1:], 0.0)
     following[log.offsets[1:] - 1] = log.v_final
-    return np.asarray(log.discounts * (log.reward + log.discount * following - log.q))
+    return np.asarray(log.discounted(log.reward + log.discount * following - log.q))
 
 
 def doubly_robust(log: EpisodeLog, weights: StepWeights, name: str = "dr") -> WeightedSum:
@@ -60,7 +60,7 @@ def doubly_robust(log: EpisodeLog, weights: StepWeights, name: str = "dr") -> We
     Unbiased where the behaviour's probabilities are right, whatever the values; and where the values are, whatever the
     probabilities.
     """
-    return WeightedSum(direct_method(log, name).base, weights, temporal_errors(log, name))
+    return WeightedSum(direct_method(log, name).base, WeightedTerms(weights, temporal_errors(log, name)))
 
 
 def weighted_doubly_robust(log: EpisodeLog, weights: StepWeights, name: str = "wdr") -> WeightedSum:
@@ -68,7 +68,8 @@ def weighted_doubly_robust(log: EpisodeLog, weights: StepWeights, name: str = "w
 
     https://arxiv.org/abs/1604.00923. The sums of weights go over all N episodes at every step.
     """
-    return WeightedSum(direct_method(log, name).base, weights, temporal_errors(log, name), self_normalised=True)
+    errors = WeightedTerms(weights, temporal_errors(log, name))
+    return WeightedSum(direct_method(log, name).base, errors, self_normalised=True)
 
 
 def partial_corrections(weighted: WeightedSum) -> Array:
@@ -79,14 +80,14 @@ def partial_corrections(weighted: WeightedSum) -> Array:
     Args:
         weighted: WDR; it has a value.
     """
-    weights = weighted.weights
-    assert weights is not None
+    assert weighted.weighted is not None
+    weights, terms = weighted.weighted.weights, weighted.weighted.terms
     edges = np.unique(np.round(np.linspace(0, weights.steps, min(weights.steps, STRETCHES) + 1)).astype(np.int64))
     stretch = np.repeat(np.arange(len(edges) - 1), np.diff(edges))[weights.step]
     episode = np.repeat(np.arange(weights.episodes), weights.lengths)
     shape = (weights.episodes, len(edges) - 1)
     cells = np.ravel_multi_index((episode, stretch), shape)
-    parts = np.bincount(cells, weights.relative * weighted.terms, minlength=shape[0] * shape[1]).reshape(shape)
+    parts = np.bincount(cells, weights.relative * terms, minlength=shape[0] * shape[1]).reshape(shape)
     corrections = np.column_stack([np.zeros(weights.episodes), np.cumsum(parts, axis=1)])
     return np.asarray(corrections + weighted.base[:, np.newaxis])
 

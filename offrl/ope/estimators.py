@@ -12,7 +12,7 @@ from offrl.ope.doubly_robust import direct_method, doubly_robust, weighted_doubl
 from offrl.ope.importance import per_decision, trajectory, weighted_per_decision, weighted_trajectory
 from offrl.ope.log import EpisodeLog
 from offrl.ope.one_step import default_threshold, switch_doubly_robust
-from offrl.ope.sums import WeightedSum
+from offrl.ope.sums import WeightedSum, WeightedTerms
 from offrl.ope.weights import StepWeights
 
 
@@ -41,9 +41,20 @@ class Question:
         return unclipped.at_end(clip=self.clip)
 
     @cached_property
-    def truncated(self) -> StepWeights:
-        """Weights of whole episodes as `clipped` cuts them."""
-        return self.whole if self.clip is not None else self.whole.at_end(clip=self.threshold("clipped"))
+    def rewards(self) -> WeightedTerms:
+        """Discounted rewards by the weights up to their steps."""
+        return WeightedTerms(self.steps, self.log.discounted_reward)
+
+    @cached_property
+    def returns(self) -> WeightedTerms:
+        """Returns by the weights of whole episodes."""
+        return WeightedTerms(self.whole, self.log.returns)
+
+    @cached_property
+    def truncated(self) -> WeightedTerms:
+        """The same with weights as `clipped` cuts them."""
+        weights = self.whole if self.clip is not None else self.whole.at_end(clip=self.threshold("clipped"))
+        return WeightedTerms(weights, self.log.returns)
 
     @cached_property
     def weighted(self) -> WeightedSum:
@@ -94,34 +105,30 @@ class Estimator:
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    "is": Estimator("importance sampling", lambda ask: trajectory(ask.log, ask.whole), per_step=False, unbiased=True),
-    "wis": Estimator(
-        "weighted importance sampling", lambda ask: weighted_trajectory(ask.log, ask.whole), per_step=False
-    ),
-    "pdis": Estimator("per-decision importance sampling", lambda ask: per_decision(ask.log, ask.steps), unbiased=True),
-    "wpdis": Estimator(
-        "weighted per-decision importance sampling", lambda ask: weighted_per_decision(ask.log, ask.steps)
-    ),
+    "is": Estimator("importance sampling", lambda ask: trajectory(ask.returns), per_step=False, unbiased=True),
+    "wis": Estimator("weighted importance sampling", lambda ask: weighted_trajectory(ask.returns), per_step=False),
+    "pdis": Estimator("per-decision importance sampling", lambda ask: per_decision(ask.rewards), unbiased=True),
+    "wpdis": Estimator("weighted per-decision importance sampling", lambda ask: weighted_per_decision(ask.rewards)),
     "dm": Estimator("direct method", lambda ask: direct_method(ask.log), values=True),
     "dr": Estimator("doubly robust", lambda ask: doubly_robust(ask.log, ask.steps), unbiased=True, values=True),
     "wdr": Estimator("weighted doubly robust", lambda ask: ask.weighted, values=True),
     "magic": Estimator("model and guided importance sampling combined", lambda ask: ask.weighted, values=True),
     "ips": Estimator(
         "inverse propensity scores",
-        lambda ask: trajectory(ask.log, ask.whole),
+        lambda ask: trajectory(ask.returns),
         per_step=False,
         unbiased=True,
         one_step=True,
     ),
     "snips": Estimator(
         "self-normalised inverse propensity scores",
-        lambda ask: weighted_trajectory(ask.log, ask.whole),
+        lambda ask: weighted_trajectory(ask.returns),
         per_step=False,
         one_step=True,
     ),
     "clipped": Estimator(
         "inverse propensity scores, clipped",
-        lambda ask: trajectory(ask.log, ask.truncated),
+        lambda ask: trajectory(ask.truncated),
         per_step=False,
         one_step=True,
     ),

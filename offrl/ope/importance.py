@@ -8,30 +8,47 @@ from __future__ import annotations
 
 import numpy as np
 
-from offrl.ope.log import EpisodeLog
-from offrl.ope.sums import WeightedSum
-from offrl.ope.weights import StepWeights
+from offrl.ope.sums import WeightedSum, WeightedTerms
 
 
-def trajectory(log: EpisodeLog, weights: StepWeights) -> WeightedSum:
-    """IS = 1/N Σ_i w_i G_i, with the weight of the whole episode; unbiased."""
-    return WeightedSum(np.zeros(log.episodes), weights, log.returns)
+def trajectory(returns: WeightedTerms) -> WeightedSum:
+    """IS = 1/N Σ_i w_i G_i, with the weight of the whole episode; unbiased.
+
+    Args:
+        returns: G by the weights of whole episodes.
+    """
+    return _without_base(returns, self_normalised=False)
 
 
-def weighted_trajectory(log: EpisodeLog, weights: StepWeights) -> WeightedSum:
-    """WIS = Σ_i w_i G_i / Σ_i w_i; biased by O(1/N), of less variance, and within the range of the returns."""
-    return WeightedSum(np.zeros(log.episodes), weights, log.returns, self_normalised=True)
+def weighted_trajectory(returns: WeightedTerms) -> WeightedSum:
+    """WIS = Σ_i w_i G_i / Σ_i w_i; biased by O(1/N), of less variance, and within the range of the returns.
+
+    Args:
+        returns: as of `trajectory`.
+    """
+    return _without_base(returns, self_normalised=True)
 
 
-def per_decision(log: EpisodeLog, weights: StepWeights) -> WeightedSum:
-    """PDIS = 1/N Σ_i Σ_t γ^t w_{i,t} r_{i,t}; unbiased: a reward needs no weight for what came after it."""
-    return WeightedSum(np.zeros(log.episodes), weights, log.discounts * log.reward)
+def per_decision(rewards: WeightedTerms) -> WeightedSum:
+    """PDIS = 1/N Σ_i Σ_t γ^t w_{i,t} r_{i,t}; unbiased: a reward needs no weight for what came after it.
+
+    Args:
+        rewards: γ^t r_t by the weights up to each step.
+    """
+    return _without_base(rewards, self_normalised=False)
 
 
-def weighted_per_decision(log: EpisodeLog, weights: StepWeights) -> WeightedSum:
+def weighted_per_decision(rewards: WeightedTerms) -> WeightedSum:
     """WPDIS = Σ_t γ^t Σ_i w_{i,t} r_{i,t} / Σ_i w_{i,t}; the sums of weights go over all N episodes at every step.
 
     Were ended episodes left out of the sums below, later rewards would be averaged over the survivors only, as if
     no episode ended. Consistent (Thomas, 2015, "Safe Reinforcement Learning": CWPDIS).
+
+    Args:
+        rewards: as of `per_decision`.
     """
-    return WeightedSum(np.zeros(log.episodes), weights, log.discounts * log.reward, self_normalised=True)
+    return _without_base(rewards, self_normalised=True)
+
+
+def _without_base(weighted: WeightedTerms, *, self_normalised: bool) -> WeightedSum:
+    return WeightedSum(np.zeros(weighted.weights.episodes), weighted, self_normalised)

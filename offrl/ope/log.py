@@ -122,16 +122,27 @@ class EpisodeLog:
         """Each row's time within its episode, int64 [R], from 0."""
         return np.arange(self.rows) - self.offsets[self.episode]
 
-    @cached_property
-    def discounts(self) -> Array:
-        """γ^t of each row, [R]."""
+    @property
+    def equal_lengths(self) -> bool:
+        """Whether all episodes have as many steps, so that row values [R] are a matrix [N, T]."""
+        return int(self.lengths.max()) * self.episodes == self.rows
+
+    def discounted(self, values: Array) -> Array:
+        """γ^t times the value of each row, [R]."""
         powers: Array = self.discount ** np.arange(int(self.lengths.max()), dtype=np.float64)
-        return powers[self.step]
+        if self.equal_lengths:
+            return np.asarray((values.reshape(self.episodes, -1) * powers).reshape(-1))
+        return np.asarray(values * powers[self.step])
+
+    @cached_property
+    def discounted_reward(self) -> Array:
+        """γ^t r_t of each row, [R]."""
+        return self.discounted(self.reward)
 
     @cached_property
     def returns(self) -> Array:
         """Σ_t γ^t r_t of each episode as it was logged, [N]."""
-        return np.asarray(np.add.reduceat(self.discounts * self.reward, self.offsets[:-1]))
+        return np.asarray(np.add.reduceat(self.discounted_reward, self.offsets[:-1]))
 
     @cached_property
     def longest_first(self) -> NDArray[np.int64]:
@@ -192,6 +203,10 @@ class EpisodeLog:
             if getattr(self, name) is not None:
                 self._refuse(name, ~np.isfinite(getattr(self, name)), "NaN or infinite", "check what it came from")
         behavior, target = self.behavior_log_prob, self.target_log_prob
+        bound = np.finfo(np.float64).max if self.density else PROBABILITY_SLACK
+        # The extremes say whether any is wrong, NaN included, with fewer passes than it takes to say which.
+        if behavior.min() > -np.inf and behavior.max() <= bound and target.max() <= bound:
+            return
         self._refuse("behavior_log_prob", np.isnan(behavior), "NaN", "a log needs every logged action's probability")
         self._refuse("target_log_prob", np.isnan(target), "NaN", "check the target policy at these rows")
         self._refuse(
@@ -201,7 +216,6 @@ class EpisodeLog:
             "what was done had a chance: check the probabilities, or estimate the behaviour policy",
         )
         for name, values in (("behavior_log_prob", behavior), ("target_log_prob", target)):
-            bound = np.finfo(np.float64).max if self.density else PROBABILITY_SLACK
             self._refuse(
                 name,
                 values > bound,

@@ -14,7 +14,7 @@ import numpy as np
 from offrl.errors import RequestError
 from offrl.ope.doubly_robust import doubly_robust
 from offrl.ope.log import EpisodeLog
-from offrl.ope.sums import WeightedSum
+from offrl.ope.sums import WeightedSum, WeightedTerms
 from offrl.ope.weights import StepWeights
 
 
@@ -42,4 +42,6 @@ def switch_doubly_robust(log: EpisodeLog, weights: StepWeights, threshold: float
     https://arxiv.org/abs/1612.01205. Where a weight is above τ the model is believed.
     """
     full = doubly_robust(log, weights, "switch-dr")
-    return replace(full, terms=np.where(weights.log_weight <= math.log(threshold), full.terms, 0.0))
+    assert full.weighted is not None
+    terms = np.where(weights.log_weight <= math.log(threshold), full.weighted.terms, 0.0)
+    return replace(full, weighted=WeightedTerms(weights, terms))

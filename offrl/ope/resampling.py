@@ -6,6 +6,7 @@ times matrices with one row per episode, so 1,000 resamples cost a few products,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,53 +14,47 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from offrl.ope.draws import draw_counts
 from offrl.ope.log import Array
-from offrl.ope.sums import WeightedSum
-from offrl.ope.weights import StepWeights, finite
+from offrl.ope.sums import WeightedSum, WeightedTerms
+from offrl.ope.weights import StepWeights, TimeBlock
 
-COUNTS_AT_ONCE = 2_000_000
-RESAMPLES_AT_ONCE = 128
-COLUMNS_AT_ONCE = 512
-"""Products of these sizes stay in the processor's cache."""
-DRAWS_AT_ONCE = 1 << 17
+COUNTS_AT_ONCE = 1 << 24
+RESAMPLES_AT_ONCE = 1_024
+EPISODES_AT_ONCE = 4_096
+COLUMNS_AT_ONCE = 2_048
+"""Products of these sizes are fast, and what they are made of stays in the processor's cache."""
+NARROW = 64
+"""Matrices of fewer columns are put side by side: of wider ones that would cost more than narrow products do."""
+DRAWS_AT_ONCE = 1 << 19
 _HEADROOM = 600.0
-"""Weights are scaled so that the largest of a step is exp(600): the smaller ones have more room before they vanish."""
+"""In float64, weights are scaled so that the largest of a step is exp(600): small ones have more room to vanish in."""
+_SINGLE_LEAST = math.exp(-40.0)
+_SINGLE_RANGE = 1e-6, 1e12
+_SINGLE_CANCELLATION = 100.0
+"""What float32 is good for: see `single_will_do`."""
 
 
-def counts(episodes: int, resamples: int, seed: int) -> Iterator[Array]:
-    """How often each episode is drawn in each resample, float64 [b, N], `resamples` rows in all.
+def counts(episodes: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each episode is drawn in each resample, uint8 [b, N], `resamples` rows in all.
 
     Some rows at a time have a generator of their own, so what is drawn doesn't depend on how many threads draw.
     """
     at_once = min(RESAMPLES_AT_ONCE, max(1, COUNTS_AT_ONCE // episodes))
-    rows = min(at_once, max(1, DRAWS_AT_ONCE // episodes))
+    rows = max(1, DRAWS_AT_ONCE // episodes)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for first in range(0, resamples, at_once):
-            drawn = np.empty((min(at_once, resamples - first), episodes))
+            drawn = np.empty((min(at_once, resamples - first), episodes), np.uint8)
             starts = range(0, len(drawn), rows)
             parts = [drawn[start : start + rows] for start in starts]
             seeds = [(seed, first + start) for start in starts]
-            # Handing one part to a thread would cost small logs more than counting it.
-            list((threads.map if len(parts) > 1 else map)(_count, parts, seeds))
+            # Handing one part to a thread would cost small logs more than drawing it.
+            list((threads.map if len(parts) > 1 else map)(draw_counts, parts, seeds))
             yield drawn
-
-
-def _count(part: Array, seed: tuple[int, int]) -> None:
-    """Fill rows with counts of uniform draws."""
-    resamples, episodes = part.shape
-    picked = _picks(np.random.SFC64(seed), part.size, episodes).reshape(part.shape)
-    picked += np.arange(resamples)[:, np.newaxis] * episodes
-    part[:] = np.bincount(picked.reshape(-1), minlength=part.size).reshape(part.shape)
-
-
-def _picks(bits: np.random.SFC64, size: int, episodes: int) -> NDArray[np.int64]:
-    """Uniform among 0 … N - 1, to within N / 2³²: two from each 64 random bits, for drawing is half of the work."""
-    drawn = bits.random_raw(-(-size // 2)).view(np.uint32)[:size]
-    picks = np.multiply(drawn, np.uint64(episodes), dtype=np.uint64)
-    picks >>= np.uint64(32)
-    return picks.view(np.int64)
 
 
 def resample_means(columns: Array, *, resamples: int, seed: int) -> Array:
@@ -68,11 +63,15 @@ def resample_means(columns: Array, *, resamples: int, seed: int) -> Array:
     Args:
         columns: [N, k].
     """
-    return np.concatenate([drawn @ columns for drawn in counts(len(columns), resamples, seed)]) / len(columns)
+    matrix = torch.from_numpy(np.array(columns, dtype=np.float64))
+    sums = [_products(drawn, [matrix])[0].numpy() for drawn in counts(len(columns), resamples, seed)]
+    return np.concatenate(sums) / len(columns)
 
 
 def resample(sums: Sequence[WeightedSum], order: NDArray[np.int64], *, resamples: int, seed: int) -> Array:
     """The estimates of each sum on the same resamples of episodes, [B, k]; NaN where all weights drawn are 0.
+
+    In float32 where what that loses is far less than what the estimates differ by, and else in float64.
 
     Args:
         sums: k, of one log; they have values.
@@ -80,91 +79,132 @@ def resample(sums: Sequence[WeightedSum], order: NDArray[np.int64], *, resamples
         resamples: B.
         seed: of the drawing.
     """
-    products = _merged(_pieces(sums, order))
-    values = []
-    for drawn in counts(len(order), resamples, seed):
-        part = np.zeros((len(drawn), len(sums)))
-        for matrix, pieces in products:
-            product = drawn[:, : len(matrix)] @ matrix
-            place = 0
-            for piece in pieces:
-                width = piece.matrix.shape[1]
-                piece.add_to(part, product[:, place : place + width], drawn)
-                place += width
-        values.append(part)
-    return np.concatenate(values)
+    resampler = Resampler(sums, order)
+    return np.concatenate([resampler.estimates(drawn) for drawn in counts(len(order), resamples, seed)])
+
+
+class Resampler:
+    """Computes estimates from counts.
+
+    Args:
+        sums: k, of one log; they have values.
+        order: int64 [N]; the episodes, longest first, as the weights have them.
+        dtype: of the products; left out, float32 where that will do.
+    """
+
+    def __init__(self, sums: Sequence[WeightedSum], order: NDArray[np.int64], dtype: torch.dtype | None = None) -> None:
+        if dtype is None:
+            dtype = torch.float32 if all(map(single_will_do, sums)) else torch.float64
+        self.dtype = dtype
+        self._values = [item.value for item in sums]
+        self._pieces = _pieces(sums, order, dtype)
+        self._matrices = _side_by_side([matrix for piece in self._pieces for matrix in piece.matrices])
+
+    def estimates(self, drawn: NDArray[np.uint8]) -> Array:
+        """The estimates [b, k] of episodes that were drawn as often as this, uint8 [b, N]."""
+        products: dict[int, Tensor] = {}
+        merged = _products(drawn, [matrix for matrix, _ in self._matrices])
+        for product, (_, places) in zip(merged, self._matrices, strict=True):
+            products |= zip(places, product.split(list(places.values()), dim=1), strict=True)
+        in_order = iter(products[place] for place in range(len(products)))
+        values = np.tile(np.array(self._values, np.float64), (len(drawn), 1))
+        for piece in self._pieces:
+            piece.add_to(values, [next(in_order) for _ in piece.matrices])
+        return values
+
+
+def _products(drawn: NDArray[np.uint8], matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`drawn[:, :n] @ matrix` for each matrix [n, c], all of one dtype, in that dtype."""
+    results = [matrix.new_empty((len(drawn), matrix.shape[1])) for matrix in matrices]
+    for first in range(0, drawn.shape[1], EPISODES_AT_ONCE):
+        part = torch.from_numpy(drawn[:, first : first + EPISODES_AT_ONCE]).to(matrices[0].dtype)
+        for matrix, result in zip(matrices, results, strict=True):
+            rows = matrix[first : first + EPISODES_AT_ONCE]
+            if len(rows):
+                torch.addmm(result, part[:, : len(rows)], rows, beta=min(first, 1), out=result)
+    return results
+
+
+def _side_by_side(matrices: Sequence[Tensor]) -> list[tuple[Tensor, dict[int, int]]]:
+    """Those of few columns and as many rows put together, with the places and the widths of what each consists of."""
+    groups: dict[tuple[int, int], dict[int, int]] = {}
+    for place, matrix in enumerate(matrices):
+        rows, width = matrix.shape
+        groups.setdefault((rows, place if width >= NARROW else -1), {})[place] = width
+    return [
+        (torch.hstack([matrices[place] for place in group]) if len(group) > 1 else matrices[min(group)], group)
+        for group in groups.values()
+    ]
 
 
 class _Piece(Protocol):
-    """What the counts are multiplied by, and what becomes of the product.
+    """What the counts are multiplied by, and what becomes of the products.
 
     Attributes:
-        matrix: [n, c]; rows are the n longest episodes, longest first.
+        matrices: [n, c] each; rows are the n longest episodes, longest first.
     """
 
-    matrix: Array
+    matrices: Sequence[Tensor]
 
-    def add_to(self, values: Array, product: Array, drawn: Array) -> None:
-        """Add to the estimates [b, k] what comes of `drawn[:, :n] @ matrix`, [b, c]."""
+    def add_to(self, values: Array, products: Sequence[Tensor]) -> None:
+        """Add to the estimates [b, k] what comes of the counts times the matrices, [b, c] each."""
 
 
 @dataclass(eq=False)
 class _Means:
-    """Means over episodes: all of the plain sums, and the others' b; [N, k]."""
+    """Means over episodes, less those of the log: of the plain sums, and of the others' b.
 
-    matrix: Array
+    Attributes:
+        matrices: one of [N, m], each column over its scale.
+        members: which m of the k sums.
+        scale: [m].
+    """
 
-    def add_to(self, values: Array, product: Array, drawn: Array) -> None:
-        values += product / len(self.matrix)
+    matrices: Sequence[Tensor]
+    members: list[int]
+    scale: Array
+
+    def add_to(self, values: Array, products: Sequence[Tensor]) -> None:
+        values[:, self.members] += products[0].double().numpy() * (self.scale / len(self.matrices[0]))
 
 
 @dataclass(eq=False)
 class _Ratios:
-    """Some steps of self-normalised sums that share weights.
+    """Some steps of self-normalised sums that share weights, less what they are in the log.
 
     Attributes:
-        matrix: [n, (1 + m) · width]; scaled weights, then these times the terms of each of m sums.
+        matrices: [n, (1 + m) · width], scaled weights, then these times the centred terms of each of m sums; and, where
+            episodes have ended, [N, 1], the scaled weights of those and 0 for the others.
         members: which m of the k sums.
-        ended: [N - n]; the scaled weights of the episodes that have ended.
-        ended_factor: [width]; what those are multiplied by to be on the same scale.
+        ended_factor: [width]; what the weights of ended episodes are multiplied by to be on the same scale.
+        means: [m, width]; what the terms are centred by, so that an ended episode's term is the negative of it.
     """
 
-    matrix: Array
+    matrices: Sequence[Tensor]
     members: list[int]
-    ended: Array
-    ended_factor: Array
+    ended_factor: Tensor
+    means: Tensor
 
-    def add_to(self, values: Array, product: Array, drawn: Array) -> None:
-        products = product.reshape(len(drawn), 1 + len(self.members), -1)
-        weight = products[:, :1]
-        if len(self.ended):
-            ended = drawn[:, -len(self.ended) :] @ self.ended
-            weight = weight + np.multiply.outer(ended, self.ended_factor)[:, np.newaxis]
-        with np.errstate(invalid="ignore"):
-            values[:, self.members] += (products[:, 1:] / weight).sum(axis=2)
-
-
-def _merged(pieces: Sequence[_Piece]) -> list[tuple[Array, list[_Piece]]]:
-    """Pieces of the same rows side by side, `COLUMNS_AT_ONCE` together: narrow products are slow."""
-    merged: list[list[_Piece]] = []
-    width = 0
-    for piece in sorted(pieces, key=lambda piece: -len(piece.matrix)):
-        width += piece.matrix.shape[1]
-        if merged and width <= COLUMNS_AT_ONCE and len(merged[-1][0].matrix) == len(piece.matrix):
-            merged[-1].append(piece)
-        else:
-            merged.append([piece])
-            width = piece.matrix.shape[1]
-    return [
-        (part[0].matrix if len(part) == 1 else np.hstack([piece.matrix for piece in part]), part) for part in merged
-    ]
+    def add_to(self, values: Array, products: Sequence[Tensor]) -> None:
+        product = products[0].unflatten(1, (1 + len(self.members), -1))
+        weight, terms = product[:, :1], product[:, 1:]
+        if len(products) > 1:
+            ended = (products[1] * self.ended_factor).unsqueeze(1)
+            weight, terms = weight + ended, terms - ended * self.means
+        values[:, self.members] += (terms / weight).sum(dim=2).double().numpy()
 
 
-def _pieces(sums: Sequence[WeightedSum], order: NDArray[np.int64]) -> list[_Piece]:
+def _pieces(sums: Sequence[WeightedSum], order: NDArray[np.int64], dtype: torch.dtype) -> list[_Piece]:
+    pieces: list[_Piece] = []
     means = np.column_stack([item.base if item.is_ratio else item.contributions for item in sums])[order]
-    pieces: list[_Piece] = [_Means(means)]
+    means -= means.mean(axis=0)
+    scale = np.abs(means).max(axis=0)
+    if members := np.flatnonzero(scale).tolist():
+        matrix = torch.from_numpy(means[:, members] / scale[members]).to(dtype)
+        pieces.append(_Means([matrix], members, scale[members]))
     for weights, members in _by_weights(sums):
-        pieces += _ratios(weights, members, [sums[i].terms for i in members])
+        terms = [sums[i].weighted for i in members]
+        pieces += _ratios(weights, members, [item for item in terms if item is not None], dtype)
     return pieces
 
 
@@ -177,18 +217,60 @@ def _by_weights(sums: Sequence[WeightedSum]) -> list[tuple[StepWeights, list[int
     return list(groups.values())
 
 
-def _ratios(weights: StepWeights, members: list[int], terms: Sequence[Array]) -> Iterator[_Ratios]:
-    final = weights.log_final[weights.order]
+def _ratios(
+    weights: StepWeights, members: list[int], terms: Sequence[WeightedTerms], dtype: torch.dtype
+) -> Iterator[_Ratios]:
     at_once = max(1, COLUMNS_AT_ONCE // (1 + len(members)))
-    for block in weights.blocks:
-        ended = final[len(block.log_weight) :]
-        largest = finite(np.max(ended, initial=-np.inf))
-        centre = finite(weights.log_max[block.start : block.stop])
-        scaled = np.exp(block.log_weight - centre + _HEADROOM)
-        weighted = [scaled, *(scaled * block.values(rows) for rows in terms)]
-        # No ended weight is above the step's largest, unless all of them are 0.
-        factor = np.exp(np.minimum(largest - centre, 0.0))
-        for first in range(0, block.stop - block.start, at_once):
-            part = slice(first, first + at_once)
-            matrix = np.hstack([columns[:, part] for columns in weighted])
-            yield _Ratios(matrix, members, np.exp(ended - largest + _HEADROOM), factor[part])
+    for index, block in enumerate(weights.blocks):
+        means = torch.from_numpy(np.stack([item.means[index] for item in terms])).to(dtype)
+        factor = torch.from_numpy(block.ended_factor).to(dtype)
+        columns = [torch.from_numpy(column) for column in _columns(block, terms, index, dtype)]
+        ended = [_ended(block, dtype)] if len(block.ended) else []
+        for part in torch.arange(block.stop - block.start).split(at_once):
+            chosen = slice(int(part[0]), int(part[-1]) + 1)
+            matrix = torch.empty((len(columns[0]), len(columns) * len(part)), dtype=dtype)
+            for target, column in zip(matrix.split(len(part), dim=1), columns, strict=True):
+                target.copy_(column[:, chosen])
+            yield _Ratios([matrix, *ended], members, factor[chosen], means[:, chosen])
+
+
+def _columns(block: TimeBlock, terms: Sequence[WeightedTerms], index: int, dtype: torch.dtype) -> list[Array]:
+    """Scaled weights, and these times the centred terms of each sum, float64 [n, stop - start] each."""
+    if dtype == torch.float32:
+        return [block.scaled, *(item.centred[index] for item in terms)]
+    scaled = block.scaled_by(_HEADROOM)
+    return [scaled, *(scaled * (block.values(item.terms) - item.means[index]) for item in terms)]
+
+
+def _ended(block: TimeBlock, dtype: torch.dtype) -> Tensor:
+    """Scaled weights of the episodes that have ended, 0 for the others, [N, 1]."""
+    scaled = block.scaled_ended_by(0.0 if dtype == torch.float32 else _HEADROOM)
+    return torch.from_numpy(np.append(np.zeros(len(block.log_weight)), scaled)).to(dtype).unsqueeze(1)
+
+
+def single_will_do(item: WeightedSum) -> bool:
+    """Whether float32 loses far less of a resampled estimate than such estimates differ by.
+
+    What is resampled is Σ_t Σ_i c_i w_{i,t} (y_{i,t} - ȳ_t) / Σ_i c_i w_{i,t}, weights over the largest of their step.
+    That is so where
+
+    * no weight other than 0 is below exp(-40): then whatever is drawn, the sum below is far above what underflows;
+    * the products above are of a size at which those that underflow are too small to count beside the largest;
+    * the steps' standard errors add up to less than 100 times the sum's: rounding leaves a 10⁻⁵th of each step's at
+      most, since sums are over some thousands of episodes at a time, and here what it leaves doesn't cancel.
+    """
+    if not item.is_ratio or item.weighted is None:
+        return True
+    weighted = item.weighted
+    if any(block.least < _SINGLE_LEAST for block in weighted.weights.blocks):
+        return False
+    sizes = [np.sqrt(np.einsum("nt,nt->t", centred, centred)) for centred in weighted.centred]
+    largest = max(size.max() for size in sizes)
+    if not _SINGLE_RANGE[0] <= largest <= _SINGLE_RANGE[1]:
+        return False
+    spreads = sum(
+        float(np.sum(size / block.scaled_sum)) for size, block in zip(sizes, weighted.weights.blocks, strict=True)
+    )
+    whole = float(np.linalg.norm(item.contributions - np.mean(item.contributions))) / len(item.base)
+    base = float(np.linalg.norm(item.base - np.mean(item.base))) / len(item.base)
+    return spreads + base <= _SINGLE_CANCELLATION * whole

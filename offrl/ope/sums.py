@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from offrl.ope.log import Array
-from offrl.ope.weights import StepWeights
+from offrl.ope.weights import StepWeights, TimeBlock, finite
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedTerms:
+    """w_{i,t} y_{i,t}: what estimators of the same terms by the same weights share.
+
+    Attributes:
+        weights: w.
+        terms: y, one for each row of `weights`, [R]; 0 behind an episode's end.
+    """
+
+    weights: StepWeights
+    terms: Array
+
+    @cached_property
+    def means(self) -> tuple[Array, ...]:
+        """ȳ_t = Σ_i w_{i,t} y_{i,t} / Σ_i w_{i,t} of each block's steps, [stop - start]; 0 where all weights are 0."""
+        return tuple(mean for mean, _ in self._by_block)
+
+    @cached_property
+    def centred(self) -> tuple[Array, ...]:
+        """w_{i,t} (y_{i,t} - ȳ_t) for each block, [n, stop - start], w as in `TimeBlock.scaled`."""
+        return tuple(centred for _, centred in self._by_block)
+
+    @cached_property
+    def _by_block(self) -> list[tuple[Array, Array]]:
+        return [_centred(block, block.values(self.terms)) for block in self.weights.blocks]
+
+
+def _centred(block: TimeBlock, values: Array) -> tuple[Array, Array]:
+    scaled = torch.from_numpy(block.scaled)
+    product = scaled * torch.from_numpy(values)
+    total = product.sum(dim=0).numpy()
+    mean = np.divide(total, block.scaled_sum, out=np.zeros_like(total), where=block.scaled_sum > 0.0)
+    return mean, product.addcmul_(scaled, torch.from_numpy(mean), value=-1.0).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,20 +53,23 @@ class WeightedSum:
 
     Attributes:
         base: b, [N].
-        weights: w; None where there is no sum over steps.
-        terms: y, one for each row of `weights`, [R]; 0 behind an episode's end.
+        weighted: w and y; None where there is no sum over steps.
         self_normalised: which n_t.
     """
 
     base: Array
-    weights: StepWeights | None = None
-    terms: Array = field(default_factory=lambda: np.empty(0))
+    weighted: WeightedTerms | None = None
     self_normalised: bool = False
+
+    @property
+    def weights(self) -> StepWeights | None:
+        """w."""
+        return None if self.weighted is None else self.weighted.weights
 
     @property
     def is_ratio(self) -> bool:
         """Whether it has to be computed anew for each resample, since it isn't a mean over episodes."""
-        return self.weights is not None and self.self_normalised
+        return self.weighted is not None and self.self_normalised
 
     @cached_property
     def value(self) -> float | None:
@@ -46,39 +85,36 @@ class WeightedSum:
         Where self-normalised, V̂ + b_i - mean(b) + Σ_t w_{i,t} / w̄_t · (y_{i,t} - ȳ_t): V̂ and the episode's
         influence on it, ȳ_t the weighted mean and w̄_t the mean weight.
         """
-        if self.weights is None:
+        if self.weighted is None:
             return self.base
+        if self.self_normalised and self.weighted.weights.vanish:
+            return np.empty(0)
         with np.errstate(over="ignore", invalid="ignore"):
-            if not self.self_normalised:
-                products = np.exp(self.weights.log_weight) * self.terms
-                terms = self.base + np.add.reduceat(products, self.weights.offsets[:-1])
-            elif self.weights.vanish:
-                return np.empty(0)
-            else:
-                terms = self._linearised(self.weights)
+            terms = (_linearised if self.self_normalised else _plain)(self.base, self.weighted)
         return terms if np.isfinite(terms).all() else np.empty(0)
 
-    def _linearised(self, weights: StepWeights) -> Array:
-        weighted = weights.relative * self.terms
-        means = np.bincount(weights.step, weighted, minlength=weights.steps) / weights.episodes
-        influence = weighted - weights.relative * means[weights.step]
-        after = _influence_after_the_end(weights, means)
-        value = np.mean(self.base) + np.sum(means)
-        influence_of_episode = np.add.reduceat(influence, weights.offsets[:-1]) + after
-        centred: Array = influence_of_episode - influence_of_episode.mean()
-        return np.asarray(value + self.base - np.mean(self.base) + centred)
+
+def _plain(base: Array, weighted: WeightedTerms) -> Array:
+    """b_i + Σ_t w_{i,t} y_{i,t} of each episode, [N]."""
+    order, terms = weighted.weights.order, base.copy()
+    for block, mean, centred in zip(weighted.weights.blocks, weighted.means, weighted.centred, strict=True):
+        largest = np.exp(finite(block.log_max))
+        terms[order[: len(centred)]] += _dot(centred, largest) + _dot(block.scaled, largest * mean)
+    return terms
 
 
-def _influence_after_the_end(weights: StepWeights, means: Array) -> Array:
-    """-w_i Σ_{t ≥ T_i} ȳ_t / w̄_t of each episode, [N]: it only weighs in the means of the later steps."""
-    if weights.steps == weights.lengths.min():
-        return np.zeros(weights.episodes)
-    log_mean = weights.log_sum - np.log(weights.episodes)
-    total = np.zeros(weights.episodes)
-    for sign in (1.0, -1.0):
-        with np.errstate(divide="ignore"):
-            log_part = np.log(np.maximum(sign * means, 0.0)) - log_mean
-        # In log space: 1 / w̄_t alone can be too large for a number where w_i / w̄_t isn't.
-        later = np.logaddexp.accumulate(log_part[::-1])[::-1]
-        total -= sign * np.exp(weights.log_final + np.append(later, -np.inf)[weights.lengths])
-    return total
+def _linearised(base: Array, weighted: WeightedTerms) -> Array:
+    """V̂ and each episode's influence on it, [N]; no step's weights are all 0."""
+    order, episodes = weighted.weights.order, weighted.weights.episodes
+    influence = np.zeros(episodes)
+    for block, mean, centred in zip(weighted.weights.blocks, weighted.means, weighted.centred, strict=True):
+        share = episodes / block.scaled_sum
+        influence[order[: len(centred)]] += _dot(centred, share)
+        # An episode that has ended only weighs in the means of the later steps.
+        influence[order[len(centred) :]] -= block.scaled_ended * np.sum(block.ended_factor * mean * share)
+    value = np.mean(base) + sum(float(np.sum(mean)) for mean in weighted.means)
+    return np.asarray(value + base - np.mean(base) + influence - influence.mean())
+
+
+def _dot(matrix: Array, vector: Array) -> Array:
+    return np.asarray(torch.mv(torch.from_numpy(matrix), torch.from_numpy(vector)).numpy())

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from offrl.errors import DataError, RequestError
 from offrl.ope.bounds import Bounds
@@ -16,7 +17,8 @@ from offrl.ope.estimates import Estimate
 from offrl.ope.estimation import INTERVALS, estimate
 from offrl.ope.estimators import ESTIMATORS, Question
 from offrl.ope.log import EpisodeLog
-from offrl.ope.resampling import counts, resample
+from offrl.ope.resampling import Resampler, counts, resample
+from offrl.ope.sums import WeightedSum
 from tests.ope.logs import random_log, take
 from tests.ope.plain import cumulative, plain, plain_episodes, plain_magic
 
@@ -131,42 +133,40 @@ def test_influence_is_the_derivative_by_an_episode_s_weight(name: str) -> None:
     log = random_log(3, episodes=12, cut=True)
     answer = ask(log, name, interval=None)
     assert answer.value is not None
-    copies = 3_000
+    copies = 200
     for episode in (0, 5, 11):
-        # 3,000 copies of each episode and one more of this: moves the estimate by its influence over their number.
+        # 200 copies of each episode and one more of this: moves the estimate by its influence over their number.
         item = ESTIMATORS[name].build(Question(log))
-        drawn = np.full((1, log.episodes), float(copies))
-        drawn[0, int(np.flatnonzero(log.longest_first == episode)[0])] += 1.0
-        moved = _with_counts(item, log, drawn)
-        influence = (moved - answer.value) * copies * log.episodes
+        moved = _with_one_more(item, log, episode, copies) - _with_one_more(item, log, episode, copies, more=-1)
+        influence = moved / 2.0 * copies * log.episodes
         assert influence == pytest.approx(answer.contributions[episode] - answer.value, rel=0.01, abs=1e-4)
 
 
-def _with_counts(item: object, log: EpisodeLog, drawn: np.ndarray) -> float:
-    from offrl.ope.resampling import _ratios
-    from offrl.ope.sums import WeightedSum
-
-    assert isinstance(item, WeightedSum)
-    assert item.weights is not None
-    moved = (drawn @ item.base[log.longest_first] / drawn.sum())[:, np.newaxis]
-    for piece in _ratios(item.weights, [0], [item.terms]):
-        piece.add_to(moved, drawn[:, : len(piece.matrix)] @ piece.matrix, drawn)
-    return float(moved[0, 0])
+def _with_one_more(item: WeightedSum, log: EpisodeLog, episode: int, copies: int, more: int = 1) -> float:
+    place = int(np.flatnonzero(log.longest_first == episode)[0])
+    drawn = np.full((1, log.episodes), copies, np.uint8)
+    drawn[0, place] = copies + more
+    found = float(Resampler([item], log.longest_first, torch.float64).estimates(drawn)[0, 0])
+    # The base is averaged as if N episodes were drawn.
+    centred = (item.base - item.base.mean())[log.longest_first]
+    return found + float(drawn[0] @ centred) * (1.0 / (copies * log.episodes + more) - 1.0 / log.episodes)
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_resampled_estimates_are_those_of_the_resampled_log(cut: bool) -> None:
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-9), (torch.float32, 2e-6), (None, 2e-6)])
+def test_resampled_estimates_are_those_of_the_resampled_log(cut: bool, dtype: torch.dtype | None, error: float) -> None:
     log = random_log(5, episodes=25, longest=7, cut=cut)
     question = Question(log)
     names = SEQUENTIAL
-    values = resample([ESTIMATORS[name].build(question) for name in names], log.longest_first, resamples=6, seed=3)
+    resampler = Resampler([ESTIMATORS[name].build(question) for name in names], log.longest_first, dtype)
+    assert resampler.dtype == (dtype or torch.float32)
     rows = np.concatenate(list(counts(log.episodes, 6, 3)))
     assert (rows.sum(axis=1) == log.episodes).all()
-    for row, found in zip(rows, values, strict=True):
+    for row, found in zip(rows, resampler.estimates(rows), strict=True):
         chosen = [int(log.longest_first[i]) for i, times in enumerate(row) for _ in range(int(times))]
         episodes = plain_episodes(take(log, chosen))
         for name, number in zip(names, found, strict=True):
-            assert number == pytest.approx(plain(name, episodes, 0.9), abs=1e-9), name
+            assert number == pytest.approx(plain(name, episodes, 0.9), abs=error), name
 
 
 def test_resamples_do_not_depend_on_who_else_is_asked() -> None:

@@ -32,7 +32,7 @@ def test_what_it_derives() -> None:
     np.testing.assert_array_equal(item.lengths, [3, 2])
     np.testing.assert_array_equal(item.episode, [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(item.step, [0, 1, 2, 0, 1])
-    np.testing.assert_array_equal(item.discounts, [1.0, 0.5, 0.25, 1.0, 0.5])
+    np.testing.assert_array_equal(item.discounted(np.ones(5)), [1.0, 0.5, 0.25, 1.0, 0.5])
     np.testing.assert_array_equal(item.returns, [3.0, 16.0])
     np.testing.assert_array_equal(item.broken_off, [False, True])
     np.testing.assert_array_equal(item.longest_first, [0, 1])
