@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -265,20 +266,21 @@ class DQN:
 
     def _sometimes_random(self, state: DQNState, action: Tensor, noise: Tensor) -> Tensor:
         """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
-        c = self.config
-        done = min(int(state.exploration_steps) / c.epsilon_steps, 1.0)
+        c, steps = self.config, state.exploration_steps
+        done = min(steps.item() / c.epsilon_steps, 1.0)
         epsilon = c.epsilon_start + done * (c.epsilon_end - c.epsilon_start)
-        state.exploration_steps += noise.shape[1]
+        steps += noise.shape[1]
         # Φ(sum / √A) is uniform on [0, 1].
-        explores = noise.sum(dim=-1) < normal_quantile(epsilon) * self.actions**0.5
-        if not explores.any():
+        sums, least = noise.sum(dim=-1), normal_quantile(epsilon) * self.actions**0.5
+        if sums.amin().item() > least:
             return action
-        return torch.where(explores, noise.argmax(dim=-1), action)
+        return torch.where(sums < least, noise.argmax(dim=-1), action)
 
     def _network(self, seeds: Sequence[int]) -> QNetwork:
         return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
 
 
+@lru_cache(maxsize=1)
 def normal_quantile(probability: float) -> float:
     """Φ⁻¹; infinite at 0 and 1."""
     return NormalDist().inv_cdf(probability) if 0.0 < probability < 1.0 else math.copysign(math.inf, probability - 0.5)

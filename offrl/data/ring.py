@@ -16,8 +16,6 @@ from offrl.errors import RequestError
 MIN_ROWS = 3
 """Of an environment: a transition, the final observation behind it, and the first one of the next episode."""
 
-Streams = NDArray[np.int64] | slice
-EVERY = slice(None)
 Columns = Mapping[str, NDArray[np.generic]]
 
 
@@ -61,7 +59,10 @@ class OnlineRing:
         self._slots = torch.from_numpy(self.slots)
         self._first_slots = torch.arange(seeds)[:, None] * self.slots.shape[1]
         self._all_streams = np.arange(streams)
-        self._seed_of, self._nth_of_seed = self._all_streams // environments, self._all_streams % environments
+        # Behind a seed's last transition, its environments' next ones follow in their order.
+        seed_of, nth_of_seed = self._all_streams // environments, self._all_streams % environments
+        self._flat_slots, self._new_slots = self.slots.reshape(-1), seed_of * self.slots.shape[1] + nth_of_seed
+        self._nth_of_seed = nth_of_seed
         self._first_rows = self._all_streams * (self.length + 1)
         # A step, from its action to the next row's observation, lies in one piece, so that one call writes it.
         first = layout.observation_width
@@ -103,7 +104,7 @@ class OnlineRing:
         self._steps[rows] = self._step
         self._add_transitions(rows)
         self.previous[:] = self.position
-        self._advance(EVERY)
+        self._advance_all()
         if reset_observation is not next_observation and len(done := np.flatnonzero(terminated | truncated)):
             self._advance(done)
             self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
@@ -114,7 +115,7 @@ class OnlineRing:
         if (self.previous < 0).all():
             return
         self.rows[self._all_streams, self.previous, self.layout.slices[schema.TRUNCATED].start] = 1.0
-        self._advance(EVERY)
+        self._advance_all()
         self.previous[:] = -1
 
     def counts(self) -> NDArray[np.int64]:
@@ -182,13 +183,24 @@ class OnlineRing:
         start = (place.start - layout.observation_width) % layout.width
         return self._step[:, start : start + place.stop - place.start].reshape(-1, *shape)
 
-    def _advance(self, streams: Streams) -> None:
-        """On to the next rows, forgetting the transitions that started there."""
+    def _advance(self, streams: NDArray[np.int64]) -> None:
+        """Some streams on to their next rows, forgetting the transitions that started there."""
         self.position[streams] = (self.position[streams] + 1) % self.length
         self.advances[streams] += 1
-        rows = (self._first_rows + self.position)[streams]
-        for row in rows[self.slot_of[rows] >= 0]:
-            self._remove_transition(row)
+        self._forget(self._first_rows[streams] + self.position[streams])
+
+    def _advance_all(self) -> None:
+        """As `_advance` of all streams, which every step asks for."""
+        self.position += 1
+        self.position %= self.length
+        self.advances += 1
+        self._forget(self._first_rows + self.position)
+
+    def _forget(self, rows: NDArray[np.int64]) -> None:
+        """The transitions that start at rows about to be overwritten, where there are any."""
+        if self.slot_of[rows].max() >= 0:
+            for row in rows[self.slot_of[rows] >= 0]:
+                self._remove_transition(row)
 
     def _write_observation(self, streams: NDArray[np.int64], observation: Columns) -> None:
         """Into the current rows of some streams; into that behind the last row in place of row 0."""
@@ -201,8 +213,8 @@ class OnlineRing:
 
     def _complete_first_rows(self) -> None:
         """Give row 0, where it is current, the observation that was written behind the last row."""
-        (streams,) = (self.position == 0).nonzero()
-        if len(streams):
+        if not self.position.all():
+            (streams,) = (self.position == 0).nonzero()
             floats = self.layout.observation_width
             self.rows[streams, 0, :floats] = self.rows[streams, self.length, :floats]
             for image in self.images.values():
@@ -210,9 +222,9 @@ class OnlineRing:
 
     def _add_transitions(self, rows: NDArray[np.int64]) -> None:
         """One in each stream."""
-        slot = self.count.repeat(self.environments) + self._nth_of_seed
-        self.slots[self._seed_of, slot] = rows
-        self.slot_of[rows] = slot
+        count = self.count if self.environments == 1 else self.count.repeat(self.environments)
+        self._flat_slots[self._new_slots + count] = rows
+        self.slot_of[rows] = count if self.environments == 1 else count + self._nth_of_seed
         self.count += self.environments
 
     def _remove_transition(self, row: int) -> None:

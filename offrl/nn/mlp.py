@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from offrl.nn.flat import FlatModule, joined, uniform_per_seed
+from offrl.nn.host import HostLayers
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -284,6 +285,7 @@ class MLP(FlatModule):
     """
 
     stacked_layers: dict[int, Layers]
+    host_layers: HostLayers | None = None
     own_gradient: tuple[Tensor, list[Tensor]] | None = None
 
     def __init__(
@@ -313,7 +315,8 @@ class MLP(FlatModule):
 
     def rehomed(self) -> None:
         """The parameters lie elsewhere now."""
-        self.stacked_layers, self.own_gradient = {}, None
+        self.stacked_layers = {}
+        self.host_layers = self.own_gradient = None
 
     def forward(
         self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None, frozen: bool = False
@@ -345,6 +348,8 @@ class MLP(FlatModule):
     def _plain(self, x: Tensor, members: int, frozen: bool) -> Tensor:
         layers = self.stacked(members)
         if not torch.is_grad_enabled():
+            if not self.ensemble and (host := self.on_host()).takes(x):
+                return host(x)
             return plain_layers(x, self.activation_name, layers)[0]
         parameters = [] if frozen else [_first(parameter, members) for parameter in self.own_parameters]
         output: Tensor = PlainLayers.apply(x, self.activation_name, layers, *parameters)  # type: ignore[no-untyped-call]
@@ -386,6 +391,14 @@ class MLP(FlatModule):
             parts = [_stack(parameter.detach(), members) for parameter in self.own_parameters]
             self.stacked_layers[members] = [Layer.of(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         return self.stacked_layers[members]
+
+    def on_host(self) -> HostLayers:
+        """What computes a plain network, not an ensemble, for few observations."""
+        if self.host_layers is None:
+            self.host_layers = HostLayers(
+                [(layer.weight, layer.bias) for layer in self.stacked(1)], self.activation_name
+            )
+        return self.host_layers
 
     def _general(self, x: Tensor, members: int, masks: Sequence[Tensor]) -> Tensor:
         for depth, layer in enumerate(self.layers[:-1]):

@@ -1,0 +1,60 @@
+"""Small networks on a few observations in NumPy: PyTorch takes longer to dispatch each operation than to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MOST_ROWS = 8
+"""Observations of a seed; with more, the arithmetic is what takes the time."""
+LARGEST_LAYER = 8_192
+"""Elements of a weight; from here on NumPy's products may go to several threads, which take long to wake."""
+
+
+def rectify(values: NDArray[Any]) -> None:
+    """max(x, 0), in place."""
+    np.maximum(values, 0.0, out=values)
+
+
+def squash(values: NDArray[Any]) -> None:
+    """tanh x, in place."""
+    np.tanh(values, out=values)
+
+
+IN_PLACE: dict[str, Callable[[NDArray[Any]], None]] = {"relu": rectify, "tanh": squash}
+
+
+class HostLayers:
+    """Affine layers with an activation between them, computed in NumPy from parameters that it shares with PyTorch.
+
+    Args:
+        layers: for each layer, W [N, outputs, inputs] and b [N, 1, outputs], outside of autograd.
+        activation: "relu" or "tanh".
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], activation: str) -> None:
+        small = all(weight.device.type == "cpu" and weight[0].numel() <= LARGEST_LAYER for weight, _ in layers)
+        self.most_rows = MOST_ROWS if small else 0
+        arrays = [(weight.mT.numpy(), bias.numpy()) for weight, bias in layers] if small else []
+        self.hidden, self.last = arrays[:-1], arrays[-1:]
+        self.activate = IN_PLACE[activation]
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether these are few rows for small layers; tracers, which record what PyTorch does, are left to it."""
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        return not tracing and type(x) is Tensor and x.shape[1] <= self.most_rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, B, inputs] to [N, B, outputs]."""
+        values = x.numpy()
+        for weight, bias in self.hidden:
+            values = np.matmul(values, weight)
+            values += bias
+            self.activate(values)
+        ((weight, bias),) = self.last
+        return torch.from_numpy(np.matmul(values, weight) + bias)
