@@ -35,7 +35,7 @@ _HEADROOM = 600.0
 """In float64, weights are scaled so that the largest of a step is exp(600): small ones have more room to vanish in."""
 _SINGLE_LEAST = math.exp(-40.0)
 _SINGLE_RANGE = 1e-6, 1e12
-_SINGLE_CANCELLATION = 100.0
+_SINGLE_CANCELLATION = 50.0
 """What float32 is good for: see `single_will_do`."""
 
 
@@ -254,12 +254,13 @@ def single_will_do(item: WeightedSum) -> bool:
     """Whether float32 loses far less of a resampled estimate than such estimates differ by.
 
     What is resampled is Σ_t Σ_i c_i w_{i,t} (y_{i,t} - ȳ_t) / Σ_i c_i w_{i,t}, weights over the largest of their step.
-    That is so where
+    It is so where
 
-    * no weight other than 0 is below exp(-40): then whatever is drawn, the sum below is far above what underflows;
-    * the products above are of a size at which those that underflow are too small to count beside the largest;
-    * the steps' standard errors add up to less than 100 times the sum's: rounding leaves a 10⁻⁵th of each step's at
-      most, since sums are over some thousands of episodes at a time, and here what it leaves doesn't cancel.
+    * no weight other than 0 is below exp(-40): whatever is drawn, the sum of weights is then far above what underflows;
+    * the products in the numerator are of sizes of which those that underflow are too small to count;
+    * the steps' standard errors, and that of the base, add up to no more than 50 times the estimate's. Rounding leaves
+      some 10⁻⁶ of each step's, and 10⁻⁴ where terms rise all along the log: sums are over some thousands of episodes at
+      a time, and of terms around 0. What it leaves of them doesn't cancel, even where they do.
     """
     if not item.is_ratio or item.weighted is None:
         return True

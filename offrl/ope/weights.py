@@ -33,10 +33,8 @@ class TimeBlock:
 
     def values(self, rows: Array) -> Array:
         """Row values [R] as a block, [n, stop - start], 0 behind each episode's end."""
-        values: Array = rows.reshape(self.log_weight.shape) if self.rows is None else rows[self.rows]
-        if self.running is None:
-            return values
-        return np.asarray(np.where(self.running, values, 0.0))
+        values = rows.reshape(self.log_weight.shape) if self.rows is None else rows[self.rows]
+        return np.asarray(values if self.running is None else np.where(self.running, values, 0.0))
 
     def write_log_weight(self, rows: Array) -> None:
         """Put the block's log-weights where they belong among all rows' [R]."""
@@ -56,7 +54,8 @@ class TimeBlock:
     @cached_property
     def log_max(self) -> Array:
         """The largest log-weight of each step over all N episodes, [stop - start]."""
-        return np.maximum(tensor(self.log_weight).amax(dim=0).numpy(), np.max(self.ended, initial=-np.inf))
+        largest = tensor(self.log_weight).amax(dim=0).numpy()
+        return np.asarray(np.maximum(largest, np.max(self.ended, initial=-np.inf)))
 
     @cached_property
     def scaled(self) -> Array:
