@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from offrl.errors import DataError, RequestError
 
@@ -131,7 +133,7 @@ class EpisodeLog:
         """γ^t times the value of each row, [R]."""
         powers: Array = self.discount ** np.arange(int(self.lengths.max()), dtype=np.float64)
         if self.equal_lengths:
-            return np.asarray((values.reshape(self.episodes, -1) * powers).reshape(-1))
+            return np.asarray((tensor(values).view(self.episodes, -1) * tensor(powers)).view(-1).numpy())
         return np.asarray(values * powers[self.step])
 
     @cached_property
@@ -142,6 +144,8 @@ class EpisodeLog:
     @cached_property
     def returns(self) -> Array:
         """Σ_t γ^t r_t of each episode as it was logged, [N]."""
+        if self.equal_lengths:
+            return np.asarray(tensor(self.discounted_reward).view(self.episodes, -1).sum(dim=1).numpy())
         return np.asarray(np.add.reduceat(self.discounted_reward, self.offsets[:-1]))
 
     @cached_property
@@ -199,13 +203,15 @@ class EpisodeLog:
             )
 
     def _check_values(self) -> None:
+        # The extremes say whether anything is wrong, NaN included, with fewer passes than it takes to say what.
         for name in ("reward", "q", "v", "v_final"):
-            if getattr(self, name) is not None:
-                self._refuse(name, ~np.isfinite(getattr(self, name)), "NaN or infinite", "check what it came from")
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(_extremes(values)).all():
+                self._refuse(name, ~np.isfinite(values), "NaN or infinite", "check what it came from")
         behavior, target = self.behavior_log_prob, self.target_log_prob
         bound = np.finfo(np.float64).max if self.density else PROBABILITY_SLACK
-        # The extremes say whether any is wrong, NaN included, with fewer passes than it takes to say which.
-        if behavior.min() > -np.inf and behavior.max() <= bound and target.max() <= bound:
+        least, largest = _extremes(behavior)
+        if least > -np.inf and largest <= bound and _extremes(target)[1] <= bound:
             return
         self._refuse("behavior_log_prob", np.isnan(behavior), "NaN", "a log needs every logged action's probability")
         self._refuse("target_log_prob", np.isnan(target), "NaN", "check the target policy at these rows")
@@ -266,6 +272,17 @@ class EpisodeLog:
             )
         final = np.zeros(self.episodes) if self.v_final is None else self.v_final
         self._set("v_final", np.where(self.broken_off, final, 0.0))
+
+
+def tensor(values: NDArray[Any]) -> Tensor:
+    """The same memory for PyTorch, which works on several cores; a copy where it may not be written to."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _extremes(values: Array) -> tuple[float, float]:
+    """The least and the largest; NaN where there is one."""
+    least, largest = torch.aminmax(tensor(values))
+    return float(least), float(largest)
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

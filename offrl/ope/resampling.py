@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.ope.draws import draw_counts
-from offrl.ope.log import Array
+from offrl.ope.log import Array, tensor
 from offrl.ope.sums import WeightedSum, WeightedTerms
 from offrl.ope.weights import StepWeights, TimeBlock
 
@@ -35,7 +35,7 @@ _HEADROOM = 600.0
 """In float64, weights are scaled so that the largest of a step is exp(600): small ones have more room to vanish in."""
 _SINGLE_LEAST = math.exp(-40.0)
 _SINGLE_RANGE = 1e-6, 1e12
-_SINGLE_CANCELLATION = 100.0
+_SINGLE_CANCELLATION = 50.0
 """What float32 is good for: see `single_will_do`."""
 
 
@@ -63,8 +63,8 @@ def resample_means(columns: Array, *, resamples: int, seed: int) -> Array:
     Args:
         columns: [N, k].
     """
-    matrix = torch.from_numpy(np.array(columns, dtype=np.float64))
-    sums = [_products(drawn, [matrix])[0].numpy() for drawn in counts(len(columns), resamples, seed)]
+    matrix = tensor(np.array(columns, dtype=np.float64))
+    sums = [_products(drawn, [matrix], torch.float64)[0].numpy() for drawn in counts(len(columns), resamples, seed)]
     return np.concatenate(sums) / len(columns)
 
 
@@ -103,7 +103,7 @@ class Resampler:
     def estimates(self, drawn: NDArray[np.uint8]) -> Array:
         """The estimates [b, k] of episodes that were drawn as often as this, uint8 [b, N]."""
         products: dict[int, Tensor] = {}
-        merged = _products(drawn, [matrix for matrix, _ in self._matrices])
+        merged = _products(drawn, [matrix for matrix, _ in self._matrices], self.dtype)
         for product, (_, places) in zip(merged, self._matrices, strict=True):
             products |= zip(places, product.split(list(places.values()), dim=1), strict=True)
         in_order = iter(products[place] for place in range(len(products)))
@@ -113,11 +113,11 @@ class Resampler:
         return values
 
 
-def _products(drawn: NDArray[np.uint8], matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`drawn[:, :n] @ matrix` for each matrix [n, c], all of one dtype, in that dtype."""
+def _products(drawn: NDArray[np.uint8], matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """`drawn[:, :n] @ matrix` for each matrix [n, c], all of that dtype."""
     results = [matrix.new_empty((len(drawn), matrix.shape[1])) for matrix in matrices]
     for first in range(0, drawn.shape[1], EPISODES_AT_ONCE):
-        part = torch.from_numpy(drawn[:, first : first + EPISODES_AT_ONCE]).to(matrices[0].dtype)
+        part = tensor(drawn[:, first : first + EPISODES_AT_ONCE]).to(dtype)
         for matrix, result in zip(matrices, results, strict=True):
             rows = matrix[first : first + EPISODES_AT_ONCE]
             if len(rows):
@@ -130,10 +130,12 @@ def _side_by_side(matrices: Sequence[Tensor]) -> list[tuple[Tensor, dict[int, in
     groups: dict[tuple[int, int], dict[int, int]] = {}
     for place, matrix in enumerate(matrices):
         rows, width = matrix.shape
-        groups.setdefault((rows, place if width >= NARROW else -1), {})[place] = width
+        alone = place if width >= NARROW else -1
+        groups.setdefault((rows, alone), {})[place] = width
     return [
-        (torch.hstack([matrices[place] for place in group]) if len(group) > 1 else matrices[min(group)], group)
-        for group in groups.values()
+        # By columns, which products of few of them are faster with.
+        (matrices[min(group)] if alone >= 0 else torch.vstack([matrices[place].t() for place in group]).t(), group)
+        for (_, alone), group in groups.items()
     ]
 
 
@@ -200,7 +202,7 @@ def _pieces(sums: Sequence[WeightedSum], order: NDArray[np.int64], dtype: torch.
     means -= means.mean(axis=0)
     scale = np.abs(means).max(axis=0)
     if members := np.flatnonzero(scale).tolist():
-        matrix = torch.from_numpy(means[:, members] / scale[members]).to(dtype)
+        matrix = tensor(means[:, members] / scale[members]).to(dtype)
         pieces.append(_Means([matrix], members, scale[members]))
     for weights, members in _by_weights(sums):
         terms = [sums[i].weighted for i in members]
@@ -222,9 +224,9 @@ def _ratios(
 ) -> Iterator[_Ratios]:
     at_once = max(1, COLUMNS_AT_ONCE // (1 + len(members)))
     for index, block in enumerate(weights.blocks):
-        means = torch.from_numpy(np.stack([item.means[index] for item in terms])).to(dtype)
-        factor = torch.from_numpy(block.ended_factor).to(dtype)
-        columns = [torch.from_numpy(column) for column in _columns(block, terms, index, dtype)]
+        means = tensor(np.stack([item.means[index] for item in terms])).to(dtype)
+        factor = tensor(block.ended_factor).to(dtype)
+        columns = [tensor(column) for column in _columns(block, terms, index, dtype)]
         ended = [_ended(block, dtype)] if len(block.ended) else []
         for part in torch.arange(block.stop - block.start).split(at_once):
             chosen = slice(int(part[0]), int(part[-1]) + 1)
@@ -245,19 +247,20 @@ def _columns(block: TimeBlock, terms: Sequence[WeightedTerms], index: int, dtype
 def _ended(block: TimeBlock, dtype: torch.dtype) -> Tensor:
     """Scaled weights of the episodes that have ended, 0 for the others, [N, 1]."""
     scaled = block.scaled_ended_by(0.0 if dtype == torch.float32 else _HEADROOM)
-    return torch.from_numpy(np.append(np.zeros(len(block.log_weight)), scaled)).to(dtype).unsqueeze(1)
+    return tensor(np.append(np.zeros(len(block.log_weight)), scaled)).to(dtype).unsqueeze(1)
 
 
 def single_will_do(item: WeightedSum) -> bool:
     """Whether float32 loses far less of a resampled estimate than such estimates differ by.
 
     What is resampled is Σ_t Σ_i c_i w_{i,t} (y_{i,t} - ȳ_t) / Σ_i c_i w_{i,t}, weights over the largest of their step.
-    That is so where
+    It is so where
 
-    * no weight other than 0 is below exp(-40): then whatever is drawn, the sum below is far above what underflows;
-    * the products above are of a size at which those that underflow are too small to count beside the largest;
-    * the steps' standard errors add up to less than 100 times the sum's: rounding leaves a 10⁻⁵th of each step's at
-      most, since sums are over some thousands of episodes at a time, and here what it leaves doesn't cancel.
+    * no weight other than 0 is below exp(-40): whatever is drawn, the sum of weights is then far above what underflows;
+    * the products in the numerator are of sizes of which those that underflow are too small to count;
+    * the steps' standard errors, and that of the base, add up to no more than 50 times the estimate's. Rounding leaves
+      some 10⁻⁶ of each step's, and 10⁻⁴ where terms rise all along the log: sums are over some thousands of episodes at
+      a time, and of terms around 0. What it leaves of them doesn't cancel, even where they do.
     """
     if not item.is_ratio or item.weighted is None:
         return True

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from offrl.ope.log import Array
+from offrl.ope.log import Array, tensor
 from offrl.ope.weights import StepWeights, TimeBlock, finite
 
 
@@ -40,11 +40,11 @@ class WeightedTerms:
 
 
 def _centred(block: TimeBlock, values: Array) -> tuple[Array, Array]:
-    scaled = torch.from_numpy(block.scaled)
-    product = scaled * torch.from_numpy(values)
+    scaled = tensor(block.scaled)
+    product = scaled * tensor(values)
     total = product.sum(dim=0).numpy()
     mean = np.divide(total, block.scaled_sum, out=np.zeros_like(total), where=block.scaled_sum > 0.0)
-    return mean, product.addcmul_(scaled, torch.from_numpy(mean), value=-1.0).numpy()
+    return mean, product.addcmul_(scaled, tensor(mean), value=-1.0).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,4 +117,4 @@ def _linearised(base: Array, weighted: WeightedTerms) -> Array:
 
 
 def _dot(matrix: Array, vector: Array) -> Array:
-    return np.asarray(torch.mv(torch.from_numpy(matrix), torch.from_numpy(vector)).numpy())
+    return np.asarray(torch.mv(tensor(matrix), tensor(vector)).numpy())

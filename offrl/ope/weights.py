@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
-from offrl.ope.log import Array, EpisodeLog
+from offrl.ope.log import Array, EpisodeLog, tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +33,8 @@ class TimeBlock:
 
     def values(self, rows: Array) -> Array:
         """Row values [R] as a block, [n, stop - start], 0 behind each episode's end."""
-        values: Array = rows.reshape(self.log_weight.shape) if self.rows is None else rows[self.rows]
-        return values if self.running is None else np.asarray(np.where(self.running, values, 0.0))
+        values = rows.reshape(self.log_weight.shape) if self.rows is None else rows[self.rows]
+        return np.asarray(values if self.running is None else np.where(self.running, values, 0.0))
 
     def write_log_weight(self, rows: Array) -> None:
         """Put the block's log-weights where they belong among all rows' [R]."""
@@ -55,7 +54,8 @@ class TimeBlock:
     @cached_property
     def log_max(self) -> Array:
         """The largest log-weight of each step over all N episodes, [stop - start]."""
-        return np.maximum(self.log_weight.max(axis=0), np.max(self.ended, initial=-np.inf))
+        largest = tensor(self.log_weight).amax(dim=0).numpy()
+        return np.asarray(np.maximum(largest, np.max(self.ended, initial=-np.inf)))
 
     @cached_property
     def scaled(self) -> Array:
@@ -64,13 +64,13 @@ class TimeBlock:
 
     def scaled_by(self, log_factor: float) -> Array:
         """exp(log_factor) times `scaled`, without the loss of what is too small before it is multiplied."""
-        shift = torch.from_numpy(log_factor - finite(self.log_max))
-        return np.asarray((torch.from_numpy(self.log_weight) + shift).exp_().numpy())
+        shift = tensor(log_factor - finite(self.log_max))
+        return np.asarray((tensor(self.log_weight) + shift).exp_().numpy())
 
     @cached_property
     def least(self) -> float:
         """The smallest of `scaled` that stands for a weight other than 0, ended ones included; at most 1."""
-        least = float(self.scaled.min())
+        least = float(tensor(self.scaled).min())
         if least == 0.0:
             least = float(np.min(self.scaled, where=self.log_weight > -np.inf, initial=1.0))
         ended = float(np.min(self.scaled_ended, where=self.ended > -np.inf, initial=1.0))
@@ -98,7 +98,7 @@ class TimeBlock:
     @cached_property
     def scaled_sum(self) -> Array:
         """Σ_i w over the largest w, over all N episodes, [stop - start]; at least 1, or 0 where all are 0."""
-        running = torch.from_numpy(self.scaled).sum(dim=0).numpy()
+        running = tensor(self.scaled).sum(dim=0).numpy()
         return np.asarray(running + self.scaled_ended.sum() * self.ended_factor)
 
     @cached_property
@@ -130,7 +130,7 @@ class StepWeights:
     @classmethod
     def of(cls, log: EpisodeLog, *, clip: float | None = None) -> StepWeights:
         """Cumulative weights of a log; none above `clip`."""
-        log_ratio = log.target_log_prob - log.behavior_log_prob
+        log_ratio = (tensor(log.target_log_prob) - tensor(log.behavior_log_prob)).numpy()
         blocks = _whole_block(log_ratio, log) if log.equal_lengths else _cumulative_blocks(log_ratio, log)
         return cls(log.offsets, log.longest_first, tuple(blocks))._clipped(clip)
 
@@ -223,7 +223,7 @@ class StepWeights:
 
 def _whole_block(log_ratio: Array, log: EpisodeLog) -> Iterator[TimeBlock]:
     """Of a log whose episodes are all equally long: nothing is padded, and nothing moved."""
-    ratio = torch.from_numpy(log_ratio.reshape(log.episodes, -1))
+    ratio = tensor(log_ratio.reshape(log.episodes, -1))
     yield TimeBlock(0, ratio.shape[1], ratio.cumsum_(dim=1).numpy(), np.empty(0))
 
 
@@ -241,7 +241,7 @@ def _cumulative_blocks(log_ratio: Array, log: EpisodeLog) -> Iterator[TimeBlock]
         rows = log.offsets[order[:count], np.newaxis] + np.minimum(time, last)
         log_weight = np.where(running, log_ratio[rows], 0.0)
         log_weight[:, 0] += carried[:count]
-        torch.from_numpy(log_weight).cumsum_(dim=1)
+        tensor(log_weight).cumsum_(dim=1)
         carried[:count] = log_weight[:, -1]
         yield TimeBlock(start, stop, log_weight, carried[count:].copy(), rows, running)
         start = stop

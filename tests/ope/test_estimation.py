@@ -51,6 +51,20 @@ def test_equals_straight_line_code(name: str, cut: bool) -> None:
         assert value(log, name) == pytest.approx(plain(name, plain_episodes(log), 0.9), abs=1e-9)
 
 
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_equals_straight_line_code_where_all_episodes_are_equally_long(name: str) -> None:
+    log = random_log(6, episodes=150, longest=5, cut=True)
+    log = take(log, np.flatnonzero(log.lengths == 5).tolist())
+    assert log.equal_lengths
+    assert log.episodes > 20
+    episodes = plain_episodes(log)
+    assert value(log, name) == pytest.approx(plain(name, episodes, 0.9), abs=1e-9)
+    if name not in ("dm", "dr"):
+        clipped = replace(log, q=log.q * 0.0, v=log.v * 0.0, v_final=log.v_final * 0.0)  # type: ignore[operator]
+        expected = plain(name, plain_episodes(clipped), 0.9, clip=1.3)
+        assert value(clipped, name, clip=1.3) == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("name", ["is", "wis", "pdis", "wpdis", "wdr"])
 def test_clipped_equals_straight_line_code(name: str) -> None:
     log = random_log(4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from offrl.errors import DataError, OffrlError, RequestError
-from offrl.ope.log import EpisodeLog
+from offrl.ope.log import EpisodeLog, tensor
 
 
 def log(**changes: Any) -> EpisodeLog:
@@ -115,3 +115,11 @@ def test_bad_logs_are_refused(changes: dict[str, Any], error: type[OffrlError], 
     for text in texts:
         assert text in str(caught.value)
     assert caught.value.mend
+
+
+def test_memory_is_shared_with_pytorch_unless_it_may_only_be_read() -> None:
+    values = np.arange(3.0)
+    assert np.shares_memory(tensor(values).numpy(), values)
+    values.flags.writeable = False
+    assert not np.shares_memory(tensor(values).numpy(), values)
+    assert log(reward=np.broadcast_to(1.0, 5)).returns.tolist() == [1.75, 1.5]

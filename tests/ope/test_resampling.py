@@ -61,6 +61,11 @@ def test_means_are_those_of_the_same_resamples() -> None:
     np.testing.assert_allclose(drawn, means, rtol=1e-5, atol=1e-6)
 
 
+def test_equal_episodes_have_nothing_to_resample() -> None:
+    log = EpisodeLog.one_step(np.full(30, 2.0), np.zeros(30), np.zeros(30))
+    np.testing.assert_array_equal(resample(sums_of(log, ("is", "wis")), log.longest_first, resamples=50, seed=0), 2.0)
+
+
 def far_off(log: EpisodeLog) -> EpisodeLog:
     return replace(log, reward=log.reward + 1e7)
 
