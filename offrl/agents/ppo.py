@@ -18,6 +18,7 @@ from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
 from offrl.nn.actors import CategoricalActor, GaussianActor, Slopes
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.distributions import log_tanh_derivative
+from offrl.nn.host import without_gradients
 from offrl.nn.orthogonal import make_orthogonal
 from offrl.nn.pausing import PausingAdam
 from offrl.ops.returns import generalised_advantages, running_returns
@@ -204,7 +205,7 @@ class PPO:
             shapes["entropy"] = (c.epochs, batch_size, self.spec.action_dim)
         return shapes
 
-    @torch.no_grad()
+    @without_gradients
     def update(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`epochs` passes over the rollout, with a step of actor and critic for each minibatch."""
         c, (batch,) = self.config, batches
@@ -222,7 +223,7 @@ class PPO:
         state.transitions += rows.log_prob.shape[1]
         return metrics
 
-    @torch.no_grad()
+    @without_gradients
     def update_critic(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same passes with the policy, and the normalisation of what it sees, left as they are."""
         (batch,) = batches
@@ -357,7 +358,7 @@ class PPO:
         state.kl_coefficient.mul_(torch.where(divergence < target / 1.5, 0.5, 1.0))
         state.kl_coefficient.mul_(torch.where(divergence > target * 1.5, 2.0, 1.0))
 
-    @torch.no_grad()
+    @without_gradients
     def act(self, state: PPOState, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
         distribution = state.actor.distribution(state.actor.network(self._observe(state, observation)))
@@ -368,7 +369,7 @@ class PPO:
         """Whether sampled actions have the density `log_prob`: those that bounds clip have none."""
         return self.kind != "gaussian" or not self._bounded
 
-    @torch.no_grad()
+    @without_gradients
     def log_prob(self, state: PPOState, observation: Observation, action: Tensor) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
         actor, encoded = state.actor, state.actor.encode(action)

@@ -133,6 +133,19 @@ class ReplaySampler:
             return self._prioritised(num_batches)
         return self._mix(num_batches, lambda source, index: self._transitions(source, index, source.locate(index)))
 
+    def batches(self, count: int) -> list[Batch]:
+        """What `sample` gives, taken apart: batches with the leading axes [S, B].
+
+        A single batch of one source, as each step of an online run asks for, is made so in the first place.
+        """
+        active = self._active()
+        if count > 1 or len(active) > 1 or self.priorities:
+            return self.sample(count).unbind()
+        source = self.sources[active[0]]
+        index = self._draw(active[0], source.counts(), 1)
+        rows = source.locate(index)
+        return [self._transitions(source, index.squeeze(0), rows)]
+
     def learned(self, batches: Sequence[Batch], td_error: Tensor) -> None:
         """Make |TD error| the priority of the transitions that were drawn last.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -45,9 +46,8 @@ class HostLayers:
         self.activate = IN_PLACE[activation]
 
     def takes(self, x: Tensor) -> bool:
-        """Whether these are few rows for small layers; tracers, which record what PyTorch does, are left to it."""
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        return not tracing and type(x) is Tensor and x.shape[1] <= self.most_rows
+        """Whether these are few rows for small layers."""
+        return is_plain(x) and x.shape[1] <= self.most_rows
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, B, inputs] to [N, B, outputs]."""
@@ -58,3 +58,35 @@ class HostLayers:
             self.activate(values)
         ((weight, bias),) = self.last
         return torch.from_numpy(np.matmul(values, weight) + bias)
+
+
+def at_hand(tensor: Tensor) -> Any:
+    """A tensor's values as an array that shares its memory, where that is this machine's; else the tensor itself.
+
+    For what both have under one name: arithmetic, comparisons, `sum(-1)`, `argmax(-1)`.
+    """
+    return tensor.numpy() if is_plain(tensor) and tensor.device.type == "cpu" else tensor
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is just values; tracers, which record what PyTorch does, must see all of that."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return not tracing and type(tensor) is Tensor
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def without_gradients(function: Function) -> Function:
+    """As `torch.no_grad()`, whose own bookkeeping takes as long as a small layer does."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            return function(*arguments, **options)
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    return cast(Function, call)
