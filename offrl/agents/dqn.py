@@ -25,7 +25,7 @@ from offrl.agents.requirements import require_discrete
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.conv import Encoder
 from offrl.nn.flat import joined
-from offrl.nn.host import at_hand, without_gradients
+from offrl.nn.host import at_hand, handed_back, without_gradients
 from offrl.nn.noisy import NoisyMLP
 from offrl.ops.losses import chosen_huber, log_sum_exp_gap
 from offrl.options import (
@@ -262,11 +262,11 @@ class DQN:
         action = at_hand(q).argmax(-1)
         if noise is not None and not self.config.noisy:
             action = self._sometimes_random(state, action, at_hand(noise))
-        return torch.as_tensor(action + self.first_action if self.first_action else action)
+        return handed_back(action + self.first_action if self.first_action else action)
 
     def _sometimes_random(self, state: DQNState, action: Any, draws: Any) -> Any:
         """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
-        c, steps = self.config, state.exploration_steps
+        c, steps = self.config, state.exploration_steps.numpy()
         done = min(steps.item() / c.epsilon_steps, 1.0)
         epsilon = c.epsilon_start + done * (c.epsilon_end - c.epsilon_start)
         steps += draws.shape[1]

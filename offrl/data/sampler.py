@@ -237,10 +237,12 @@ class ReplaySampler:
         """int64 [num_batches, S, share of the source], below each seed's count."""
         check_drawable(counts, "transitions")
         share = self.shares[source]
-        drawn = np.empty((num_batches, len(counts), share), np.int64)
-        for seed, (generator, count) in enumerate(zip(self._generators[source], counts.tolist(), strict=True)):
-            drawn[:, seed] = generator.integers(0, count, (num_batches, share))
-        return torch.from_numpy(drawn).to(self.device, non_blocking=True)
+        drawn = [
+            generator.integers(0, count, (num_batches, 1, share))
+            for generator, count in zip(self._generators[source], counts.tolist(), strict=True)
+        ]
+        index = torch.from_numpy(drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1))
+        return index.to(self.device, non_blocking=True)
 
     def _prioritised(self, num_batches: int) -> Batch:
         """Each batch's quantiles are drawn one from each of B equal parts of the distribution, as the paper has it."""

@@ -68,10 +68,14 @@ def at_hand(tensor: Tensor) -> Any:
     return tensor.numpy() if is_plain(tensor) and tensor.device.type == "cpu" else tensor
 
 
+def handed_back(values: Any) -> Tensor:
+    """What was computed from `at_hand` as a tensor."""
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is just values; tracers, which record what PyTorch does, must see all of that."""
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not tracing and type(tensor) is Tensor
+    return type(tensor) is Tensor and torch._C._get_tracing_state() is None
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
