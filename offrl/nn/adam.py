@@ -46,6 +46,9 @@ class Adam:
         self.first_moment = torch.zeros_like(module.flat)
         self.second_moment = torch.zeros_like(module.flat)
         self.steps = torch.zeros((), device=module.flat.device)
+        # As tensors, for a number is made one at every call, which takes longer than what is done with it.
+        self._one = torch.ones_like(self.steps)
+        self._longest = torch.full_like(self.steps, max_gradient_norm)
 
     def minimise(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`, a scalar: the sum over seeds of each seed's mean."""
@@ -58,7 +61,7 @@ class Adam:
     def descend(self, gradient: Tensor, learning_rate: float | Tensor | None = None) -> None:
         """`step` for the gradient by the flat parameters."""
         rate = self._scheduled_rate() if learning_rate is None else learning_rate
-        self.steps += 1
+        self.steps += self._one
         excess = None
         if self.seeds == 1 and self.max_gradient_norm:
             # The kernel can divide by it, so that there is no scaled gradient to make.
@@ -100,7 +103,7 @@ class Adam:
 
     def _excess(self, norm: Tensor) -> Tensor:
         """How many times too long gradients of these norms are, at least 1; in the norm's place."""
-        return norm.div_(self.max_gradient_norm).clamp_(min=1.0)
+        return norm.div_(self._longest).clamp_min_(1.0)
 
     def by_seed(self, flat: Tensor) -> Tensor:
         """Elements in the order of the flat parameters as [S, P]: a row for each seed."""
