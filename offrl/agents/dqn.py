@@ -246,13 +246,11 @@ class DQN:
 
     def _move_target(self, state: DQNState) -> None:
         """Towards the network after every `target_every`-th update; on CUDA a tensor decides: nobody waits for it."""
-        c, rate = self.config, self.config.target_rate
-        state.updates += 1
-        if c.target_every == 1:
-            state.target_network.move_towards(state.network, rate)
-        elif state.updates.is_cuda:
-            state.target_network.move_towards(state.network, (state.updates % c.target_every == 0) * rate)
-        elif state.updates.item() % c.target_every == 0:
+        every, rate, updates = self.config.target_every, self.config.target_rate, at_hand(state.updates)
+        updates += 1
+        if every > 1 and isinstance(updates, Tensor):
+            state.target_network.move_towards(state.network, (updates % every == 0) * rate)
+        elif updates % every == 0:
             state.target_network.move_towards(state.network, rate)
 
     @without_gradients

@@ -94,4 +94,4 @@ class Policy:
 def as_rows(action: Tensor) -> NDArray[Any]:
     """Actions [S, N, …] on any device as an array [S·N, …]."""
     values: NDArray[Any] = action.cpu().numpy()
-    return values.reshape(-1, *values.shape[2:])
+    return values[0] if len(values) == 1 else values.reshape(-1, *values.shape[2:])
