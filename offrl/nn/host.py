@@ -42,6 +42,11 @@ class HostLayers:
         small = all(weight.device.type == "cpu" and weight[0].numel() <= LARGEST_LAYER for weight, _ in layers)
         self.most_rows = MOST_ROWS if small else 0
         arrays = [(weight.mT.numpy(), bias.numpy()) for weight, bias in layers] if small else []
+        self.product: Callable[..., NDArray[Any]] = np.matmul
+        self.single = all(len(weight) == 1 for weight, _ in layers)
+        if self.single:
+            # Matrices rather than stacks of one: NumPy has less to look at.
+            arrays, self.product = [(weight[0], bias[0]) for weight, bias in arrays], np.dot
         self.hidden, self.last = arrays[:-1], arrays[-1:]
         self.activate = IN_PLACE[activation]
 
@@ -51,13 +56,14 @@ class HostLayers:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, B, inputs] to [N, B, outputs]."""
-        values = x.numpy()
+        values = x.numpy()[0] if self.single else x.numpy()
         for weight, bias in self.hidden:
-            values = np.matmul(values, weight)
+            values = self.product(values, weight)
             values += bias
             self.activate(values)
         ((weight, bias),) = self.last
-        return torch.from_numpy(np.matmul(values, weight) + bias)
+        output = self.product(values, weight) + bias
+        return torch.from_numpy(output[None] if self.single else output)
 
 
 def at_hand(tensor: Tensor) -> Any:
