@@ -16,7 +16,7 @@ Observation = Tensor | dict[str, Tensor]
 """One tensor, or a flat mapping of dotted keys (``"camera.left"``) to tensors where the space is nested."""
 
 Metrics = dict[str, Tensor]
-"""Name to a tensor of shape [S]: one value per seed, left on the device until somebody reads it.
+"""Name to a tensor of shape [S, …], left on the device until somebody reads it: each seed's mean is its value.
 
 Where batches carry importance weights, `td_error` [C, S, B] tells prioritised replay each transition's |TD error|.
 """

@@ -25,6 +25,7 @@ from offrl.agents.requirements import require_discrete
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.conv import Encoder
 from offrl.nn.flat import joined
+from offrl.nn.host import at_hand, handed_back, without_gradients
 from offrl.nn.noisy import NoisyMLP
 from offrl.ops.losses import chosen_huber, log_sum_exp_gap
 from offrl.options import (
@@ -219,7 +220,7 @@ class DQN:
         q, gradient = state.network.record(batch.observation, noise=for_values, dropout_noise=noise.get("dropout"))
         choice = batch.action - self.first_action if self.first_action else batch.action
         loss, slope, error = chosen_huber(q, choice, target, batch.weight)
-        metrics = {"td_loss": loss, "q": q.mean(dim=(1, 2)), "target_q": target.mean(dim=1)}
+        metrics = {"td_loss": loss, "q": q, "target_q": target}
         if c.conservative:
             metrics["conservative_gap"], more = log_sum_exp_gap(q, choice, batch.action_mask, batch.weight)
             slope += c.conservative * more
@@ -229,7 +230,7 @@ class DQN:
             metrics["td_error"] = error.abs().unsqueeze(0)
         return metrics
 
-    @torch.no_grad()
+    @without_gradients
     def _target(
         self, state: DQNState, batch: Batch, noise: Tensor | None, noise_of_choice: Tensor | None = None
     ) -> Tensor:
@@ -244,37 +245,34 @@ class DQN:
         return torch.addcmul(batch.reward, batch.discount, value)
 
     def _move_target(self, state: DQNState) -> None:
-        """Towards the network after every `target_every`-th update; a tensor decides, so that nobody waits for it."""
-        c, rate = self.config, self.config.target_rate
-        state.updates += 1
-        if c.target_every == 1:
+        """Towards the network after every `target_every`-th update; on CUDA a tensor decides: nobody waits for it."""
+        every, rate, updates = self.config.target_every, self.config.target_rate, at_hand(state.updates)
+        updates += 1
+        if every > 1 and isinstance(updates, Tensor):
+            state.target_network.move_towards(state.network, (updates % every == 0) * rate)
+        elif updates % every == 0:
             state.target_network.move_towards(state.network, rate)
-        else:
-            due = state.updates % c.target_every == 0
-            state.target_network.move_towards(state.network, due * rate)
 
-    @torch.no_grad()
+    @without_gradients
     def act(self, state: DQNState, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """argmax_a Q(s, a), int64 [S, N]; exploring with draws [S, N, A], or [S, N, noise_width] for noisy weights."""
-        if noise is not None and self.config.noisy:
-            action = state.network(observation, noise=noise).argmax(dim=-1)
-        else:
-            action = state.network(observation).argmax(dim=-1)
-            if noise is not None:
-                action = self._sometimes_random(state, action, noise)
-        return action + self.first_action if self.first_action else action
+        q = state.network(observation, noise=noise if self.config.noisy else None)
+        action = at_hand(q).argmax(-1)
+        if noise is not None and not self.config.noisy:
+            action = self._sometimes_random(state, action, at_hand(noise))
+        return handed_back(action + self.first_action if self.first_action else action)
 
-    def _sometimes_random(self, state: DQNState, action: Tensor, noise: Tensor) -> Tensor:
+    def _sometimes_random(self, state: DQNState, action: Any, draws: Any) -> Any:
         """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
-        c, steps = self.config, state.exploration_steps
+        c, steps = self.config, state.exploration_steps.numpy()
         done = min(steps.item() / c.epsilon_steps, 1.0)
         epsilon = c.epsilon_start + done * (c.epsilon_end - c.epsilon_start)
-        steps += noise.shape[1]
+        steps += draws.shape[1]
         # Φ(sum / √A) is uniform on [0, 1].
-        sums, least = noise.sum(dim=-1), normal_quantile(epsilon) * self.actions**0.5
-        if sums.amin().item() > least:
+        explores = draws.sum(-1) < normal_quantile(epsilon) * self.actions**0.5
+        if not explores.any():
             return action
-        return torch.where(sums < least, noise.argmax(dim=-1), action)
+        return action + explores * (draws.argmax(-1) - action)
 
     def _network(self, seeds: Sequence[int]) -> QNetwork:
         return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))

@@ -18,10 +18,11 @@ from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
 from offrl.nn.actors import CategoricalActor, GaussianActor, Slopes
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.distributions import log_tanh_derivative
+from offrl.nn.host import without_gradients
 from offrl.nn.orthogonal import make_orthogonal
 from offrl.nn.pausing import PausingAdam
 from offrl.ops.returns import generalised_advantages, running_returns
-from offrl.ops.rows import Rows, merge_axes
+from offrl.ops.rows import Rows, by_part, merge_axes
 from offrl.ops.running import fresh_moments, merge_moments, normalise, standardise
 from offrl.ops.surrogate import clipped_error, clipped_error_slope, clipped_gain, clipped_gain_slope
 from offrl.options import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
@@ -204,7 +205,7 @@ class PPO:
             shapes["entropy"] = (c.epochs, batch_size, self.spec.action_dim)
         return shapes
 
-    @torch.no_grad()
+    @without_gradients
     def update(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`epochs` passes over the rollout, with a step of actor and critic for each minibatch."""
         c, (batch,) = self.config, batches
@@ -222,7 +223,7 @@ class PPO:
         state.transitions += rows.log_prob.shape[1]
         return metrics
 
-    @torch.no_grad()
+    @without_gradients
     def update_critic(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same passes with the policy, and the normalisation of what it sees, left as they are."""
         (batch,) = batches
@@ -292,7 +293,7 @@ class PPO:
         return Progress(rate, moving=torch.ones_like(state.kl_coefficient, dtype=torch.bool))
 
     def _minibatches(self, rows: Rows, noise: Noise) -> Iterator[Rows]:
-        """Every pass in an order of its own, each seed its own."""
+        """Every pass in an order of its own, each seed its own; advantages are those that its steps go by."""
         c = self.config
         parts = -(-rows.log_prob.shape[1] // c.minibatch_size)
         order = noise["order"].argsort(dim=-1, stable=True)
@@ -300,18 +301,20 @@ class PPO:
             rows = rows._replace(old=())
         for epoch in range(c.epochs):
             draws = {name: noise[name][:, epoch] for name in noise if name != "order"}
-            yield from rows._replace(draws=draws).shuffled(order[:, epoch]).split(parts)
+            shuffled = rows._replace(draws=draws).shuffled(order[:, epoch])
+            if c.normalize_advantage:
+                shuffled = shuffled._replace(advantage=by_part(standardise, shuffled.advantage, parts))
+            yield from shuffled.split(parts)
 
     def _actor_step(self, state: PPOState, rows: Rows, progress: Progress) -> None:
         """Up the slope of the objective, and of the entropy bonus."""
         c, actor, count = self.config, state.actor, rows.log_prob.shape[1]
         recorded = actor.network.record(rows.observation, dropout_noise=rows.draws.get("actor_dropout"))
         distribution = actor.distribution(recorded.output, rows.mask)
-        log_ratio = actor.log_prob(distribution, rows.encoded) - rows.log_prob
-        advantage = self._advantage(rows)
+        log_prob, slopes_of = actor.log_prob_and_slopes(distribution, rows.encoded)
+        log_ratio = log_prob - rows.log_prob
         # All signs are those of a loss, and all weights those of a mean over the minibatch.
-        weight = clipped_gain_slope(log_ratio, advantage, self.clip).mul_(-1.0 / count)
-        slopes = actor.log_prob_slopes(distribution, rows.encoded, weight)
+        slopes = slopes_of(clipped_gain_slope(log_ratio, rows.advantage, self.clip).mul_(-1.0 / count))
         if c.objective == "penalty":
             weight = (state.kl_coefficient / count).unsqueeze(1)
             slopes = add(slopes, actor.divergence_slopes(rows.old, distribution, weight))
@@ -334,17 +337,15 @@ class PPO:
         by_output = slope.mul_(1.0 / value.shape[1]).unsqueeze(-1)
         descend(state.critic_optimizer, recorded.gradient(by_output), progress)
 
-    def _advantage(self, rows: Rows) -> Tensor:
-        return standardise(rows.advantage) if self.config.normalize_advantage else rows.advantage
-
     def _compare(self, state: PPOState, rows: Rows) -> Metrics:
         """How both networks do after the update, and how far the policy is from the one that acted."""
         actor = state.actor
         distribution = actor.distribution(actor.network(rows.observation), rows.mask)
         log_ratio = actor.log_prob(distribution, rows.encoded) - rows.log_prob
         value = state.critic(rows.observation).squeeze(-1)
+        advantage = standardise(rows.advantage) if self.config.normalize_advantage else rows.advantage
         return {
-            "policy_loss": -clipped_gain(log_ratio, self._advantage(rows), self.clip).mean(dim=1),
+            "policy_loss": -clipped_gain(log_ratio, advantage, self.clip).mean(dim=1),
             "value_loss": clipped_error(value, rows.value, rows.target, self.config.value_clip).mean(dim=1),
             "kl": actor.divergence(rows.old, distribution).mean(dim=1),
             "entropy": actor.entropy(distribution).mean(dim=1),
@@ -357,7 +358,7 @@ class PPO:
         state.kl_coefficient.mul_(torch.where(divergence < target / 1.5, 0.5, 1.0))
         state.kl_coefficient.mul_(torch.where(divergence > target * 1.5, 2.0, 1.0))
 
-    @torch.no_grad()
+    @without_gradients
     def act(self, state: PPOState, observation: Observation, noise: Tensor | None = None) -> Tensor:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
         distribution = state.actor.distribution(state.actor.network(self._observe(state, observation)))
@@ -368,7 +369,7 @@ class PPO:
         """Whether sampled actions have the density `log_prob`: those that bounds clip have none."""
         return self.kind != "gaussian" or not self._bounded
 
-    @torch.no_grad()
+    @without_gradients
     def log_prob(self, state: PPOState, observation: Observation, action: Tensor) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
         actor, encoded = state.actor, state.actor.encode(action)

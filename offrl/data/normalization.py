@@ -152,8 +152,10 @@ class ActionMap:
         if isinstance(action, Tensor):
             raw = action.float() * self._tensor("half", action) + self._tensor("center", action)
             return raw.clamp(self._tensor("low", action), self._tensor("high", action))
-        raw_array = action.astype(np.float32, copy=False) * self.half + self.center
-        return cast(ArrayOrTensor, np.minimum(np.maximum(raw_array, self.low), self.high))
+        raw_array = action.astype(np.float32, copy=False)
+        if not self._is_identity:
+            raw_array = raw_array * self.half + self.center
+        return np.minimum(np.maximum(raw_array, self.low), self.high)
 
     @property
     def log_volume(self) -> float:
@@ -172,6 +174,11 @@ class ActionMap:
         with np.errstate(invalid="ignore"):
             half = np.where(self._bounded, self.high / 2 - self.low / 2, 1.0)
         return np.where(half > 0, half, 1.0).astype(np.float32)
+
+    @cached_property
+    def _is_identity(self) -> bool:
+        """But for clipping, as where bounds are ±1 already."""
+        return bool((self.half == 1.0).all() and (self.center == 0.0).all())
 
     @property
     def _bounded(self) -> NDArray[np.bool_]:

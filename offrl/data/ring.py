@@ -139,7 +139,8 @@ class OnlineRing:
 
     def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
         """Floats `start` to `stop` of the pairs at rows [N]: float32 [N, stop - start]."""
-        return self._pairs[:, start:stop].index_select(0, rows)
+        whole = stop - start == self.layout.pair_width
+        return (self._pairs if whole else self._pairs[:, start:stop]).index_select(0, rows)
 
     def take_images(self, rows: Tensor) -> dict[str, Tensor]:
         """The images at rows [N]: column name to uint8 [N, …]."""

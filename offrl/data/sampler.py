@@ -133,6 +133,19 @@ class ReplaySampler:
             return self._prioritised(num_batches)
         return self._mix(num_batches, lambda source, index: self._transitions(source, index, source.locate(index)))
 
+    def batches(self, count: int) -> list[Batch]:
+        """What `sample` gives, taken apart: batches with the leading axes [S, B].
+
+        A single batch of one source, as each step of an online run asks for, is made so in the first place.
+        """
+        active = self._active()
+        if count > 1 or len(active) > 1 or self.priorities:
+            return self.sample(count).unbind()
+        source = self.sources[active[0]]
+        index = self._draw(active[0], source.counts(), 1)
+        rows = source.locate(index)
+        return [self._transitions(source, index.squeeze(0), rows)]
+
     def learned(self, batches: Sequence[Batch], td_error: Tensor) -> None:
         """Make |TD error| the priority of the transitions that were drawn last.
 
@@ -224,10 +237,12 @@ class ReplaySampler:
         """int64 [num_batches, S, share of the source], below each seed's count."""
         check_drawable(counts, "transitions")
         share = self.shares[source]
-        drawn = np.empty((num_batches, len(counts), share), np.int64)
-        for seed, (generator, count) in enumerate(zip(self._generators[source], counts.tolist(), strict=True)):
-            drawn[:, seed] = generator.integers(0, count, (num_batches, share))
-        return torch.from_numpy(drawn).to(self.device, non_blocking=True)
+        drawn = [
+            generator.integers(0, count, (num_batches, 1, share))
+            for generator, count in zip(self._generators[source], counts.tolist(), strict=True)
+        ]
+        index = torch.from_numpy(drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1))
+        return index.to(self.device, non_blocking=True)
 
     def _prioritised(self, num_batches: int) -> Batch:
         """Each batch's quantiles are drawn one from each of B equal parts of the distribution, as the paper has it."""

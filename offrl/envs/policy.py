@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,14 +74,19 @@ class Policy:
     def in_units(self, rows: NDArray[Any]) -> NDArray[Any]:
         """The agent's actions [S·N, …] in the environment's units, within its bounds."""
         raw = rows if self.action_map is None else self.action_map.from_unit(rows)
-        return raw.reshape(len(raw), *(self.agent.spec.action_space.shape or ()))
+        return raw if raw.shape[1:] == self._action_shape else raw.reshape(len(raw), *self._action_shape)
+
+    @cached_property
+    def _action_shape(self) -> tuple[int, ...]:
+        return tuple(self.agent.spec.action_space.shape or ())
 
     def _seen(self, key: str, value: NDArray[Any]) -> NDArray[Any]:
         single = value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
         return single if self.normalizer is None else self.normalizer.normalize_part(key, single)
 
     def _to_seed_axis(self, value: NDArray[Any]) -> Tensor:
-        by_seed = np.ascontiguousarray(value).reshape(self.seeds, -1, *value.shape[1:])
+        value = np.ascontiguousarray(value)
+        by_seed = value[None] if self.seeds == 1 else value.reshape(self.seeds, -1, *value.shape[1:])
         tensor: Tensor = torch.from_numpy(by_seed)
         return tensor.to(self.device)
 
@@ -88,4 +94,4 @@ class Policy:
 def as_rows(action: Tensor) -> NDArray[Any]:
     """Actions [S, N, …] on any device as an array [S·N, …]."""
     values: NDArray[Any] = action.cpu().numpy()
-    return values.reshape(-1, *values.shape[2:])
+    return values[0] if len(values) == 1 else values.reshape(-1, *values.shape[2:])

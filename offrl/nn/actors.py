@@ -6,7 +6,7 @@ arithmetic. They are sums over the observations, each with a weight of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -22,6 +22,7 @@ from offrl.nn.distributions import (
     gaussian_log_prob,
     split_categoricals,
     squashed_gaussian_entropy,
+    standard_log_prob,
 )
 from offrl.nn.flat import FlatModule
 from offrl.nn.mlp import MLP
@@ -34,6 +35,9 @@ Distribution = tuple[Tensor, ...]
 
 Slopes = tuple[Tensor, ...]
 """Derivatives: first by the network's output, [S, N, outputs], then by the actor's parameters that are not its own."""
+
+SlopesOf = Callable[[Tensor], Slopes]
+"""Makes them of each observation's weight, [S, N]."""
 
 
 class StochasticActor(Protocol):
@@ -50,8 +54,8 @@ class StochasticActor(Protocol):
     def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
         """[S, N], in nats."""
 
-    def log_prob_slopes(self, distribution: Distribution, encoded: Tensor, weight: Tensor) -> Slopes:
-        """Of Σ weight · log π."""
+    def log_prob_and_slopes(self, distribution: Distribution, encoded: Tensor) -> tuple[Tensor, SlopesOf]:
+        """`log_prob`, and the slopes of Σ weight · log π for weights to come, which share its intermediate results."""
 
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
         """In nats; a squashed policy's is estimated from draws [S, N, A], and without them is that before squashing."""
@@ -102,13 +106,18 @@ class GaussianActor(FlatModule):
         mean, log_std = distribution
         return gaussian_log_prob(mean, log_std, encoded)
 
-    def log_prob_slopes(self, distribution: Distribution, encoded: Tensor, weight: Tensor) -> Slopes:
+    def log_prob_and_slopes(self, distribution: Distribution, encoded: Tensor) -> tuple[Tensor, SlopesOf]:
         """z / std by the mean and z² − 1 by log_std, with z = (u − mean) / std."""
-        (mean, log_std), weight = distribution, weight.unsqueeze(-1)
+        mean, log_std = distribution
         inverse_std = torch.exp(-log_std)
         z = (encoded - mean) * inverse_std
-        weighted = weight * z
-        return weighted * inverse_std, (weighted * z - weight).sum(dim=1, keepdim=True)
+
+        def slopes(weight: Tensor) -> Slopes:
+            weight = weight.unsqueeze(-1)
+            weighted = weight * z
+            return weighted * inverse_std, (weighted * z - weight).sum(dim=1, keepdim=True)
+
+        return standard_log_prob(z, log_std), slopes
 
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
         mean, log_std = distribution
@@ -178,14 +187,18 @@ class CategoricalActor(FlatModule):
     def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
         return categorical_log_prob(list(distribution), encoded)
 
-    def log_prob_slopes(self, distribution: Distribution, encoded: Tensor, weight: Tensor) -> Slopes:
+    def log_prob_and_slopes(self, distribution: Distribution, encoded: Tensor) -> tuple[Tensor, SlopesOf]:
         """1 − p by the logit of what was chosen, −p by the others. No logit of a forbidden action matters: p is 0."""
-        weight, columns = weight.unsqueeze(-1), encoded.unsqueeze(-1).unbind(dim=-2)
-        parts = [
-            (-weight * log_p.exp()).scatter_add_(-1, column, weight)
-            for log_p, column in zip(distribution, columns, strict=True)
-        ]
-        return (torch.cat(parts, dim=-1),)
+
+        def slopes(weight: Tensor) -> Slopes:
+            weight, columns = weight.unsqueeze(-1), encoded.unsqueeze(-1).unbind(dim=-2)
+            parts = [
+                (-weight * log_p.exp()).scatter_add_(-1, column, weight)
+                for log_p, column in zip(distribution, columns, strict=True)
+            ]
+            return (torch.cat(parts, dim=-1),)
+
+        return self.log_prob(distribution, encoded), slopes
 
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
         return categorical_entropy(list(distribution))

@@ -46,6 +46,9 @@ class Adam:
         self.first_moment = torch.zeros_like(module.flat)
         self.second_moment = torch.zeros_like(module.flat)
         self.steps = torch.zeros((), device=module.flat.device)
+        # As tensors, for a number is made one at every call, which takes longer than what is done with it.
+        self._one = torch.ones_like(self.steps)
+        self._longest = torch.full_like(self.steps, max_gradient_norm)
 
     def minimise(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`, a scalar: the sum over seeds of each seed's mean."""
@@ -58,11 +61,17 @@ class Adam:
     def descend(self, gradient: Tensor, learning_rate: float | Tensor | None = None) -> None:
         """`step` for the gradient by the flat parameters."""
         rate = self._scheduled_rate() if learning_rate is None else learning_rate
-        self.steps += 1
+        self.steps += self._one
+        excess = None
+        if self.seeds == 1 and self.max_gradient_norm:
+            # The kernel can divide by it, so that there is no scaled gradient to make.
+            excess = self._excess(torch.linalg.vector_norm(gradient))
+        else:
+            gradient = self.clipped(gradient)
         # What torch.optim.AdamW calls in the end; on its way there it takes as long as a small network's gradient does.
         torch._fused_adamw_(
             [self.flat],
-            [self.clipped(gradient)],
+            [gradient],
             [self.first_moment],
             [self.second_moment],
             [],
@@ -74,6 +83,7 @@ class Adam:
             eps=EPSILON,
             amsgrad=False,
             maximize=False,
+            grad_scale=excess,
         )
 
     def _scheduled_rate(self) -> float | Tensor:
@@ -89,7 +99,11 @@ class Adam:
             return gradient
         rows = self.by_seed(gradient)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        return self.by_parameter(rows / norm.div_(self.max_gradient_norm).clamp_(min=1.0))
+        return self.by_parameter(rows / self._excess(norm))
+
+    def _excess(self, norm: Tensor) -> Tensor:
+        """How many times too long gradients of these norms are, at least 1; in the norm's place."""
+        return norm.div_(self._longest).clamp_min_(1.0)
 
     def by_seed(self, flat: Tensor) -> Tensor:
         """Elements in the order of the flat parameters as [S, P]: a row for each seed."""

@@ -22,8 +22,12 @@ def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:
     """log N(value; mean, diag exp(2 log_std)), summed over the last axis."""
-    z = (value - mean) * torch.exp(-log_std)
-    return (-0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+    return standard_log_prob((value - mean) * torch.exp(-log_std), log_std)
+
+
+def standard_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
+    """`gaussian_log_prob` from z = (value − mean) / std."""
+    return torch.addcmul(log_std + 0.5 * math.log(2.0 * math.pi), z, z, value=0.5).sum(dim=-1).neg_()
 
 
 def gaussian_nll(parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

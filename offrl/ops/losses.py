@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NO_REDUCTION = 0
+"""As PyTorch numbers what a loss does with its terms."""
+
 
 def chosen_huber(
     values: Tensor, choice: Tensor, target: Tensor, weight: Tensor | None = None
@@ -18,16 +21,17 @@ def chosen_huber(
         weight: importance weights, [S, B].
 
     Returns:
-        The mean over the batch, [S]; its derivative by the values, [S, B, A]; the errors δ = Q(s, a) − y, [S, B].
+        Each transition's loss, [S, B]; the derivative of their mean by the values, [S, B, A]; the errors
+        δ = Q(s, a) − y, [S, B].
     """
     choice = choice.unsqueeze(-1)
-    error = values.gather(-1, choice).squeeze(-1) - target
-    slope = error.clamp(-1.0, 1.0)
-    loss = slope * (error - 0.5 * slope)
+    chosen = values.gather(-1, choice).squeeze(-1)
+    error = chosen - target
+    loss, slope = torch.ops.aten.huber_loss.default(chosen, target, NO_REDUCTION, 1.0), error.clamp(-1.0, 1.0)
     if weight is not None:
         loss, slope = loss * weight, slope * weight
-    slope = (slope / slope.shape[-1]).unsqueeze(-1)
-    return loss.mean(dim=-1), torch.zeros_like(values).scatter_(-1, choice, slope), error
+    slope = slope.div_(slope.shape[-1]).unsqueeze(-1)
+    return loss, torch.zeros_like(values).scatter_(-1, choice, slope), error
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +54,7 @@ def log_sum_exp_gap(
         mask: bool [S, B, A], the allowed actions; at least one is.
 
     Returns:
-        The mean over the batch, [S]; its derivative by the values, [S, B, A].
+        Each transition's, [S, B]; the derivative of their mean by the values, [S, B, A].
     """
     choice = choice.unsqueeze(-1)
     chosen = values.gather(-1, choice)
@@ -60,4 +64,4 @@ def log_sum_exp_gap(
     slope = values.softmax(dim=-1).scatter_add_(-1, choice, -torch.ones_like(chosen))
     if weight is not None:
         gap, slope = gap * weight, slope * weight.unsqueeze(-1)
-    return gap.mean(dim=-1), slope / slope.shape[1]
+    return gap, slope / slope.shape[1]

@@ -45,12 +45,12 @@ class Rows(NamedTuple):
 
     def split(self, parts: int) -> Iterator[Rows]:
         """Consecutive rows, in parts as even as can be."""
-        rows = self.log_prob.shape[1]
-        bounds = [part * rows // parts for part in range(parts + 1)]
-        for start, end in itertools.pairwise(bounds):
-            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
+        sizes = even_sizes(self.log_prob.shape[1], parts)
+        pieces = self._map(lambda part: part.split(sizes, dim=1))
+        for part in range(parts):
+            yield pieces._map(operator.itemgetter(part))
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+    def _map(self, function: Callable[[Any], Any]) -> Rows:
         return Rows(
             observation=function(self.observation),
             encoded=function(self.encoded),
@@ -62,6 +62,20 @@ class Rows(NamedTuple):
             old=tuple(map(function, self.old)),
             draws={name: function(part) for name, part in self.draws.items()},
         )
+
+
+def even_sizes(rows: int, parts: int) -> list[int]:
+    """How many rows each part has, as even as can be."""
+    bounds = [part * rows // parts for part in range(parts + 1)]
+    return [end - start for start, end in itertools.pairwise(bounds)]
+
+
+def by_part(function: Callable[[Tensor], Tensor], values: Tensor, parts: int) -> Tensor:
+    """A function of rows, [..., N] to [..., N], of each part of [S, N] by itself; in one call where they are even."""
+    rows = values.shape[1]
+    if rows % parts == 0:
+        return function(values.unflatten(1, (parts, -1))).flatten(1)
+    return torch.cat([function(part) for part in values.split(even_sizes(rows, parts), dim=1)], dim=1)
 
 
 def merge_axes(observation: Observation) -> Observation:

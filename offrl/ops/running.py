@@ -48,6 +48,6 @@ def normalise(values: Tensor, moments: Tensor, limit: float, epsilon: float = 1e
 
 
 def standardise(values: Tensor) -> Tensor:
-    """Each row of [S, N] with mean 0 and standard deviation 1, which here and now are its own."""
-    spread, mean = torch.std_mean(values, dim=1, keepdim=True, correction=0)
+    """Each row of [..., N] with mean 0 and standard deviation 1, which here and now are its own."""
+    spread, mean = torch.std_mean(values, dim=-1, keepdim=True, correction=0)
     return (values - mean) / (spread + 1e-8)

@@ -24,7 +24,7 @@ def clipped_gain_slope(log_ratio: Tensor, advantage: Tensor, clip: float) -> Ten
     """The derivative of `clipped_gain` by log ρ, [S, N]: ρ A, or 0 where clipping has made it smaller."""
     ratio = log_ratio.exp()
     gain = ratio * advantage
-    return torch.where(gain <= ratio.clamp(1.0 - clip, 1.0 + clip) * advantage, gain, 0.0)
+    return gain.masked_fill(gain > ratio.clamp(1.0 - clip, 1.0 + clip) * advantage, 0.0)
 
 
 def clipped_error(value: Tensor, old: Tensor, target: Tensor, limit: float) -> Tensor:

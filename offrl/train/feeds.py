@@ -76,7 +76,7 @@ class OfflineFeed:
         # Priorities change with every update.
         updates = 1 if self.sampler.priorities else count
         for _ in range(0, count, updates):
-            yield from cycles(self.sampler.sample(updates * self.steps_per_round), self.noise, self.shapes, updates)
+            yield from cycles(self.sampler.batches(updates * self.steps_per_round), self.noise, self.shapes, updates)
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:
         """Tell the sampler of TD errors."""
@@ -154,7 +154,7 @@ class OnlineFeed:
                 share = offline_share(self.online, taken)
                 self.sampler.set_fractions([share, 1.0 - share])
             critic_only = taken < self.online.warmup_steps + self.online.critic_warmup
-            batches = self.sampler.sample(size).to(device)
+            batches = [batch.to(device) for batch in self.sampler.batches(size)]
             yield from cycles(batches, self.noise, self.shapes, self.updates, critic_only)
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:
@@ -260,13 +260,16 @@ class RolloutFeed:
 
 
 def cycles(
-    batches: Batch, noise: NoiseSource, shapes: Mapping[str, tuple[int, ...]], updates: int, critic_only: bool = False
+    batches: list[Batch],
+    noise: NoiseSource,
+    shapes: Mapping[str, tuple[int, ...]],
+    updates: int,
+    critic_only: bool = False,
 ) -> Iterator[Cycle]:
-    """Batches with the leading axes [updates · C, S, B] as those of single updates, each with draws of its own."""
-    each, draws = batches.unbind(), noise.draw_updates(shapes, updates)
-    size = len(each) // updates
+    """updates · C batches as those of single updates, each with draws of its own."""
+    draws, size = noise.draw_updates(shapes, updates), len(batches) // updates
     for i in range(updates):
-        yield Cycle(each[i * size : (i + 1) * size], draws[i], critic_only)
+        yield Cycle(batches[i * size : (i + 1) * size], draws[i], critic_only)
 
 
 def offline_share(online: OnlineConfig, step: int) -> float:

@@ -212,7 +212,7 @@ class Loop:
         return bool(period) and self.step // period > before // period
 
     def _log(self, metrics: Metrics, rate: float) -> None:
-        values: dict[str, Any] = {name: value.tolist() for name, value in metrics.items()}
+        values: dict[str, Any] = {name: mean_per_seed(value).tolist() for name, value in metrics.items()}
         for name, per_seed in values.items():
             for seed, value in zip(self.run.recipe.seeds, per_seed, strict=True):
                 if not math.isfinite(value):
@@ -275,6 +275,11 @@ class Loop:
 
     def _facts(self) -> dict[str, Any]:
         return {**self.facts, "step": self.step, "version": __version__}
+
+
+def mean_per_seed(values: Tensor) -> Tensor:
+    """[S, …] to [S]."""
+    return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
 
 
 class _RateClock:

@@ -233,7 +233,7 @@ def test_training_seeds_together_equals_training_each_alone(config: DQNConfig) -
         for ours, theirs in zip(metrics, alone_metrics, strict=True):
             assert ours.keys() == theirs.keys()
             for name, value in ours.items():
-                # Errors are [1, S, B], all else is [S].
+                # Errors are [1, S, B], all else is [S, …].
                 mine, other = (v[0] if name == "td_error" else v for v in (value, theirs[name]))
                 torch.testing.assert_close(mine[position], other[0], rtol=1e-4, atol=1e-5)
 
@@ -280,17 +280,17 @@ def test_the_target_is_the_best_value_of_the_target_network() -> None:
     agent, state = hand_set_agent()
     metrics = agent.update(state, [one_transition(1.5, 0.9)], {})
     target = 1.5 + 0.9 * 4.0
-    assert metrics["target_q"].item() == pytest.approx(target)
+    assert metrics["target_q"].mean().item() == pytest.approx(target)
     # Q(0.5, 0) = 0.5: beyond 1 the loss is linear.
-    assert metrics["td_loss"].item() == pytest.approx(target - 0.5 - 0.5)
-    assert metrics["q"].item() == pytest.approx((0.5 + 1.0 + 2.5) / 3)
+    assert metrics["td_loss"].mean().item() == pytest.approx(target - 0.5 - 0.5)
+    assert metrics["q"].mean().item() == pytest.approx((0.5 + 1.0 + 2.5) / 3)
     assert "td_error" not in metrics
 
 
 def test_double_takes_the_target_networks_value_of_the_networks_choice() -> None:
     agent, state = hand_set_agent(double=True)
     metrics = agent.update(state, [one_transition(1.5, 0.9)], {})
-    assert metrics["target_q"].item() == pytest.approx(1.5 + 0.9 * 1.0)
+    assert metrics["target_q"].mean().item() == pytest.approx(1.5 + 0.9 * 1.0)
 
 
 @pytest.mark.parametrize(("double", "value"), [(False, 1.0), (True, -2.0)])
@@ -299,21 +299,21 @@ def test_forbidden_actions_are_not_bootstrapped_from(double: bool, value: float)
     # Without the first action the network prefers 1 (by place, of two equals) to 2; without the second, 0 to 2.
     mask = torch.tensor([[[False, False, True]]] if double else [[[True, False, True]]])
     metrics = agent.update(state, [one_transition(0.0, 1.0, next_action_mask=mask)], {})
-    assert metrics["target_q"].item() == value
+    assert metrics["target_q"].mean().item() == value
 
 
 def test_a_terminal_transition_is_worth_its_reward() -> None:
     agent, state = hand_set_agent()
     metrics = agent.update(state, [one_transition(-0.25, 0.0, action=1)], {})
-    assert metrics["target_q"].item() == -0.25
-    assert metrics["td_loss"].item() == pytest.approx(1.25 - 0.5)
+    assert metrics["target_q"].mean().item() == -0.25
+    assert metrics["td_loss"].mean().item() == pytest.approx(1.25 - 0.5)
 
 
 def test_returns_of_several_steps_are_bootstrapped_by_the_batchs_discount() -> None:
     agent, state = hand_set_agent(discount=0.5)
     # Three rewards of 1 at γ = 0.5 come with a discount of γ³; the agent's own γ doesn't come in again.
     metrics = agent.update(state, [one_transition(1.75, 0.125)], {})
-    assert metrics["target_q"].item() == pytest.approx(1.75 + 0.125 * 4.0)
+    assert metrics["target_q"].mean().item() == pytest.approx(1.75 + 0.125 * 4.0)
 
 
 def test_importance_weights_scale_the_loss_and_errors_are_told() -> None:
@@ -329,7 +329,7 @@ def test_importance_weights_scale_the_loss_and_errors_are_told() -> None:
     metrics = agent.update(state, [batch], {})
     # Errors 0.5 − 4 and 2.5 − 0.
     assert metrics["td_error"].tolist() == [[[3.5, 2.5]]]
-    assert metrics["td_loss"].item() == pytest.approx((0.25 * 3.0 + 2.0) / 2)
+    assert metrics["td_loss"].mean().item() == pytest.approx((0.25 * 3.0 + 2.0) / 2)
 
 
 def test_the_conservative_penalty_lowers_what_was_not_done() -> None:
@@ -337,9 +337,9 @@ def test_the_conservative_penalty_lowers_what_was_not_done() -> None:
     weights = state.network.flat.clone()
     # Q(0.5, 0) is the target already: all that moves is the penalty.
     metrics = agent.update(state, [one_transition(0.5, 0.0, 0)], {})
-    assert metrics["td_loss"].item() == 0.0
+    assert metrics["td_loss"].mean().item() == 0.0
     gap = math.log(math.exp(0.5) + math.exp(1.0) + math.exp(2.5)) - 0.5
-    assert metrics["conservative_gap"].item() == pytest.approx(gap, rel=1e-5)
+    assert metrics["conservative_gap"].mean().item() == pytest.approx(gap, rel=1e-5)
     # Adam's first step is the learning rate against each gradient's sign.
     expected = torch.tensor([1.0, -1.0, -1.0] * 2) * 1e-3
     torch.testing.assert_close(state.network.flat - weights, expected, rtol=1e-3, atol=0.0)
@@ -350,7 +350,7 @@ def test_the_conservative_penalty_is_over_the_allowed_actions() -> None:
     mask = torch.tensor([[[True, True, False]]])
     metrics = agent.update(state, [one_transition(0.5, 0.0, 0, action_mask=mask)], {})
     gap = math.log(math.exp(0.5) + math.exp(1.0)) - 0.5
-    assert metrics["conservative_gap"].item() == pytest.approx(gap, rel=1e-5)
+    assert metrics["conservative_gap"].mean().item() == pytest.approx(gap, rel=1e-5)
 
 
 def test_gradients_of_large_errors_are_clipped() -> None:

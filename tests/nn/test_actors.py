@@ -70,7 +70,9 @@ def test_slopes_are_autograds(actor: Actor, action: Tensor, what: str) -> None:
     new = actor.distribution(output, mask)
     if what == "log_prob":
         encoded = actor.encode(action)
-        value, slopes = actor.log_prob(new, encoded), actor.log_prob_slopes(new, encoded, weight)
+        value, weighted = actor.log_prob_and_slopes(new, encoded)
+        torch.testing.assert_close(value, actor.log_prob(new, encoded))
+        slopes = weighted(weight)
     elif what == "divergence":
         old_output = normal(SEEDS, ROWS, outputs, seed=4)
         old = actor.distribution(old_output, mask)

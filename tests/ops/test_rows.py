@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.ops.rows import Rows, merge_axes, take_rows, without_time
+from offrl.ops.rows import Rows, by_part, merge_axes, take_rows, without_time
 from tests.agents.batches import continuous, random_batches, random_rollouts
 
 NAMES = ("observation", "encoded", "log_prob", "advantage", "value", "target")
@@ -45,6 +45,14 @@ def test_parts_are_as_even_as_can_be_and_hold_all(parts: int, sizes: list[int]) 
     assert [part.value.shape[1] for part in cut] == sizes
     for pieces, part in zip(zip(*map(parts_of, cut), strict=True), parts_of(whole), strict=True):
         assert torch.equal(torch.cat(pieces, dim=1), part)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_each_part_is_looked_at_by_itself(parts: int) -> None:
+    whole = numbered()
+    expected = [part.value - part.value.mean(dim=1, keepdim=True) for part in whole.split(parts)]
+    found = by_part(lambda values: values - values.mean(dim=-1, keepdim=True), whole.value, parts)
+    torch.testing.assert_close(found, torch.cat(expected, dim=1))
 
 
 def test_what_is_not_there_stays_away() -> None:
