@@ -26,6 +26,7 @@ from offrl.train.metrics import MetricWriter
 from offrl.train.recording import EpisodeRecorder
 from offrl.train.run import Run
 from offrl.train.task import learns_online
+from offrl.train.threads import threads_for
 from offrl.types import Metrics
 
 MAX_ROUNDS = 64
@@ -150,7 +151,7 @@ class Loop:
         recipe = self.run.recipe
         keep_freed_memory()
         clock = _RateClock(self.step)
-        with _interruptions() as interrupted:
+        with threads_for(recipe, self.policy), _interruptions() as interrupted:
             self.feed.at_checkpoint(self.step)
             while self.step < recipe.steps and not self._all_stopped():
                 before, metrics = self.step, self._advance()
