@@ -246,11 +246,11 @@ class DQN:
 
     def _move_target(self, state: DQNState) -> None:
         """Towards the network after every `target_every`-th update; on CUDA a tensor decides: nobody waits for it."""
-        every, rate, updates = self.config.target_every, self.config.target_rate, at_hand(state.updates)
-        updates += 1
-        if every > 1 and isinstance(updates, Tensor):
-            state.target_network.move_towards(state.network, (updates % every == 0) * rate)
-        elif updates % every == 0:
+        every, rate = self.config.target_every, self.config.target_rate
+        state.updates += 1
+        if every > 1 and state.updates.is_cuda:
+            state.target_network.move_towards(state.network, (state.updates % every == 0) * rate)
+        elif every == 1 or state.updates.item() % every == 0:
             state.target_network.move_towards(state.network, rate)
 
     @without_gradients
