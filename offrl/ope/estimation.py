@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from offrl.allocator import keep_freed_memory
 from offrl.errors import RequestError
 from offrl.ope import intervals
 from offrl.ope.bounds import Bounds
@@ -75,6 +76,7 @@ def estimate(
     _check_options(confidence, resamples, {"clip": clip, "switch": switch})
     _check_names(log, names)
     _check_interval(interval, names, clip, bounds)
+    keep_freed_memory()
     ask = Question(log, clip, switch)
     sums = {name: ESTIMATORS[name].build(ask) for name in names}
     bootstrap = _Bootstrap(log, resamples, seed)

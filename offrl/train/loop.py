@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from offrl import __version__
+from offrl.allocator import keep_freed_memory
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
-from offrl.train.allocator import keep_freed_memory
 from offrl.train.capture import Update, fast_update
 from offrl.train.checkpoint import read_facts, read_part, restore_tensors, state_tensors
 from offrl.train.feeds import Feed

@@ -8,12 +8,12 @@ import textwrap
 
 import pytest
 
-from offrl.train.allocator import keep_freed_memory
+from offrl.allocator import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
 import torch
-from offrl.train.allocator import keep_freed_memory
+from offrl.allocator import keep_freed_memory
 
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
