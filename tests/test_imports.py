@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
     "bundled": set(),
+    "allocator": set(),
     "options": set(),
     "toml": set(),
     "ops": {"types", "errors"},
@@ -22,13 +23,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "irl": {"types", "errors"},
     "agents": {"types", "errors", "options", "ops", "nn", "irl"},
     "data": LEAVES,
-    "ope": {"types", "errors", "ops", "nn", "data"},
+    "ope": {"types", "errors", "allocator", "ops", "nn", "data"},
     "envs": {"types", "errors", "data"},
     "recipes": {"errors", "options", "toml", "agents"},
     "dataset_recipes": {"errors", "options"},
     "recipe_catalog": {"errors", "bundled", "recipes"},
     "train": {"types", "errors", "ops", "nn", "irl", "agents", "data", "envs", "recipes", "ope"}
-    | {"toml", "recipe_catalog", "dataset_recipes"},
+    | {"allocator", "toml", "recipe_catalog", "dataset_recipes"},
 }
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}
 
