@@ -318,9 +318,7 @@ class MLP(FlatModule):
         self.stacked_layers = {}
         self.host_layers = self.own_gradient = None
 
-    def forward(
-        self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None, frozen: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Tensor:
         """Apply the networks.
 
         Args:
@@ -328,8 +326,6 @@ class MLP(FlatModule):
             members: how many of the ensemble to apply, the first ones; None for all.
             dropout_noise: standard normal draws [S, B, sum(hidden)], or [S, members, B, sum(hidden)] with an ensemble;
                 None leaves dropout off.
-            frozen: leave a plain (ReLU or tanh) network's own parameters out of the derivative, as an actor's loss
-                wants it.
 
         Returns:
             [S, B, outputs], or [S, members, B, outputs] with an ensemble.
@@ -338,20 +334,20 @@ class MLP(FlatModule):
         x = self._for_each(x, members)
         stacked = dropout_noise.flatten(0, 1) if self.ensemble and dropout_noise is not None else dropout_noise
         masks = dropout_masks(stacked, self.keep, self.hidden)
-        x = self._plain(x, members, frozen) if self._is_plain(dropout_noise) else self._general(x, members, masks)
+        x = self._plain(x, members) if self._is_plain(dropout_noise) else self._general(x, members, masks)
         return self._shaped(x, members)
 
     def _is_plain(self, dropout_noise: Tensor | None) -> bool:
         dropping = dropout_noise is not None and self.keep < 1.0
         return self.has_derivative and not dropping
 
-    def _plain(self, x: Tensor, members: int, frozen: bool) -> Tensor:
+    def _plain(self, x: Tensor, members: int) -> Tensor:
         layers = self.stacked(members)
         if not torch.is_grad_enabled():
             if not self.ensemble and (host := self.on_host()).takes(x):
                 return host(x)
             return plain_layers(x, self.activation_name, layers)[0]
-        parameters = [] if frozen else [_first(parameter, members) for parameter in self.own_parameters]
+        parameters = [_first(parameter, members) for parameter in self.own_parameters]
         output: Tensor = PlainLayers.apply(x, self.activation_name, layers, *parameters)  # type: ignore[no-untyped-call]
         return output
 
