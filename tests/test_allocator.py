@@ -11,24 +11,28 @@ import pytest
 from offrl.allocator import keep_freed_memory
 
 PROGRAM = """
-import resource, sys
-import torch
+import ctypes, resource, sys
 from offrl.allocator import keep_freed_memory
 
-torch.set_num_threads(1)
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc.argtypes, library.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for turn in range(60):
     if turn == 30:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(1 << 18) for _ in range(8)]
-    del blocks
+    blocks = [library.malloc(1 << 20) for _ in range(48)]
+    for block in blocks:
+        ctypes.memset(block, 1, 1 << 20)
+    for block in blocks:
+        library.free(block)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults(setting: str) -> int:
-    """Pages that 30 rounds of 8 MB, allocated and freed, made the kernel provide."""
+    """Pages that 30 rounds of 48 MB, allocated and freed, made the kernel provide."""
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), setting]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
