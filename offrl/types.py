@@ -137,7 +137,9 @@ class Agent(Protocol[StateT]):
         batches_per_update: batches that one `update` call consumes (TD3: `policy_delay`, one for each critic step).
         exploration_shape: shape, for each observation, of the draws that make `act` explore.
 
-    Those that tell `td_error` have a true `tells_errors`, and can draw from prioritised replay.
+    Those that tell `td_error` have a true `tells_errors`, and can draw from prioritised replay. Those with a true
+    `acts_on_arrays` are given vectors and draws on the CPU as arrays while collecting and in evaluations, since NumPy
+    is faster with few of them; their actions may be arrays, too.
     """
 
     spec: Spec

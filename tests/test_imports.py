@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agents": {"types", "errors", "options", "ops", "nn", "irl"},
     "data": LEAVES,
     "ope": {"types", "errors", "allocator", "ops", "nn", "data"},
-    "envs": {"types", "errors", "data"},
+    "envs": {"types", "errors", "ops", "data"},
     "recipes": {"errors", "options", "toml", "agents"},
     "dataset_recipes": {"errors", "options"},
     "recipe_catalog": {"errors", "bundled", "recipes"},

@@ -182,7 +182,8 @@ class AIRL(GeneratorWrapper):
         here, there = potential.chunk(2, dim=1)
         reward = state.shaped.reward(self.features(batch, moments)).squeeze(-1)
         log_prob = self.log_prob(state, batch.observation, batch.action)
-        return reward + self.discount * (1.0 - batch.terminated) * there - here - log_prob
+        logit: Tensor = reward + self.discount * (1.0 - batch.terminated) * there - here - log_prob
+        return logit
 
     @torch.no_grad()
     def reward(self, state: AIRLState, batch: Batch) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
-from offrl.nn.mlp import DERIVATIVES
+from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
 from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
@@ -84,6 +86,7 @@ class BC:
     """
 
     batches_per_update = 1
+    acts_on_arrays = True
 
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -131,8 +134,9 @@ class BC:
     def update(self, state: BCState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One gradient step on imitation loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
-        recorded = state.policy.record(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
-        metrics, by_output = self._loss(recorded.output, batch.action, noise.get("entropy"))
+        observation = at_hand(self.flat_observation(batch.observation))
+        recorded = state.policy.record(observation, dropout_noise=noise.get("dropout"))
+        metrics, by_output = self._loss(recorded.output, at_hand(batch.action), noise.get("entropy"))
         gradient = recorded.gradient(by_output)
         if c.l1 or c.l2:
             gradient = gradient + penalty_slope(state.policy, state.l1, state.l2)
@@ -141,8 +145,8 @@ class BC:
             state.average.move_towards(state.policy, 1.0 - c.ema)
         return metrics
 
-    def _loss(self, output: Tensor, action: Tensor, entropy_noise: Tensor | None) -> tuple[Metrics, Tensor]:
-        """What is reported, [S] each: imitation loss and entropy; and what is descended differentiated by the output.
+    def _loss(self, output: Array, action: Array, entropy_noise: Tensor | None) -> tuple[Metrics, Array]:
+        """What is reported, imitation loss and entropy; and what is descended differentiated by the output.
 
         The usual losses are differentiated by hand, since autograd's record takes as long as a layer's arithmetic.
         """
@@ -150,12 +154,14 @@ class BC:
         if self.kind == "deterministic":
             prediction = self._regression(output)
             loss, slope = squared_error(prediction, action)
-            return {"imitation_loss": loss}, DERIVATIVES["tanh"](slope, prediction) if self.bounded else slope
+            return {"imitation_loss": handed_back(loss)}, slope * (
+                1.0 - prediction * prediction
+            ) if self.bounded else slope
         if self.kind == "gaussian" and not bonus:
             loss, slope = gaussian_nll(output, action)
-            return {"imitation_loss": loss}, slope
+            return {"imitation_loss": handed_back(loss)}, slope
         with torch.enable_grad():
-            output = output.detach().requires_grad_()
+            output, action = handed_back(output).detach().requires_grad_(), handed_back(action)
             loss = imitation = self._imitation_loss(output, action)
             metrics = {"imitation_loss": imitation.detach()}
             if bonus:
@@ -170,21 +176,22 @@ class BC:
         return self._imitation_loss(self.acting_network(state)(self.flat_observation(batch.observation)), batch.action)
 
     @torch.no_grad()
-    def act(self, state: BCState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def act(self, state: BCState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
         output = self.acting_network(state)(self.flat_observation(observation))
         if self.kind == "categorical":
-            log_probs = split_categoricals(output, self.choices)
-            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
+            log_probs = split_categoricals(handed_back(output), self.choices)
+            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
             action = choice + choice.new_tensor(self.first_choice) if any(self.first_choice) else choice
             return action.squeeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
         if self.kind == "deterministic":
-            return self._regression(output)
-        mean, log_std = split_gaussian(output)
-        sample = mean if noise is None else mean + log_std.exp() * noise
+            return handed_back(self._regression(at_hand(output)), to=observation)
+        mean, log_std = split_gaussian(at_hand(output))
+        xp = namespace(mean)
+        sample = mean if noise is None else mean + xp.exp(log_std) * at_hand(noise)
         if self.kind == "squashed_gaussian":
-            return sample.tanh()
-        return sample.clamp(-1.0, 1.0) if self.bounded else sample
+            return handed_back(xp.tanh(sample), to=observation)
+        return handed_back(sample.clip(-1.0, 1.0) if self.bounded else sample, to=observation)
 
     @property
     def has_density(self) -> bool:
@@ -208,11 +215,12 @@ class BC:
     def _imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:
         """Squared error summed over action components, or negative log-likelihood; averaged over the batch, [S]."""
         if self.kind == "deterministic":
-            return squared_error(self._regression(output), action)[0]
+            error: Tensor = squared_error(self._regression(output), action)[0]
+            return error.mean(dim=1)
         return -self._log_prob(output, action).mean(dim=1)
 
-    def _regression(self, output: Tensor) -> Tensor:
-        return output.tanh() if self.bounded else output
+    def _regression(self, output: Array) -> Array:
+        return namespace(output).tanh(output) if self.bounded else output
 
     def _log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         if self.kind == "categorical":
@@ -222,7 +230,8 @@ class BC:
                 choice = choice - choice.new_tensor(self.first_choice)
             return categorical_log_prob(split_categoricals(output, self.choices), choice)
         if self.kind == "gaussian":
-            return gaussian_log_prob(*split_gaussian(output), action)
+            log_prob: Tensor = gaussian_log_prob(*split_gaussian(output), action)
+            return log_prob
         if self.kind == "squashed_gaussian":
             return squashed_gaussian_log_prob(*split_gaussian(output), action)
         raise SpaceMismatchError(

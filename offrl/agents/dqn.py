@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ from offrl.agents.requirements import require_discrete
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.conv import Encoder
 from offrl.nn.flat import joined
-from offrl.nn.host import at_hand, handed_back, without_gradients
+from offrl.nn.host import without_gradients
 from offrl.nn.noisy import NoisyMLP
+from offrl.ops.arrays import Array, at_hand, handed_back, namespace, one_hot
 from offrl.ops.losses import chosen_huber, log_sum_exp_gap
 from offrl.options import (
     Activation,
@@ -103,6 +105,9 @@ class QNetwork(FlatModule):
         super().__init__()
         c = config
         self.encoder = Encoder(space, c.convolutions, c.activation, generators)
+        # Without images, an encoder comes down to this.
+        vectors = None if self.encoder.image_keys else self.encoder.flat
+        self.see: Callable[[Observation | NDArray[Any]], Array] = vectors or self.encoder.forward
         kind = NoisyMLP if c.noisy else MLP
         options: dict[str, Any] = {"activation": c.activation, "layer_norm": c.layer_norm, "dropout": c.dropout}
         outputs = (1, actions) if c.dueling else (actions,)
@@ -113,8 +118,12 @@ class QNetwork(FlatModule):
         self.flatten()
 
     def forward(
-        self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
-    ) -> Tensor:
+        self,
+        observation: Observation | NDArray[Any],
+        *,
+        noise: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> Array:
         """The values of all actions, [S, B, A].
 
         Args:
@@ -123,35 +132,42 @@ class QNetwork(FlatModule):
                 batch; None takes the weights' means.
             dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
         """
-        features = self.encoder(observation)
+        features = self.see(observation)
         if len(self.parts) == 1:
             return _apply_stream(self.parts[0], features, noise, dropout_noise)
+        features = handed_back(features)
         noises = (None, None) if noise is None else noise.split(self.noise_widths, dim=-1)
         dropped = (None, None) if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
         value, advantage = map(_apply_stream, self.parts, (features, features), noises, dropped)
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
 
     def record(
-        self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        self,
+        observation: Observation | NDArray[Any],
+        *,
+        noise: Tensor | None = None,
+        dropout_noise: Tensor | None = None,
+    ) -> tuple[Array, Callable[[Array], Tensor]]:
         """`forward`, and what makes a gradient by its values one by `flat`.
 
         A single stream without convolutions in front does without autograd; see `MLP.record`.
         """
         stream = self.parts[0]
         if len(self.parts) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
-            recorded = stream.record(self.encoder(observation), dropout_noise=dropout_noise)
+            recorded = stream.record(self.see(observation), dropout_noise=dropout_noise)
             return recorded.output, recorded.gradient
-        values = self(observation, noise=noise, dropout_noise=dropout_noise)
-        return values.detach(), lambda by_values: joined(torch.autograd.grad(values, self.own_parameters, by_values))
+        values = handed_back(self(observation, noise=noise, dropout_noise=dropout_noise))
+
+        def gradient(by_values: Array) -> Tensor:
+            return joined(torch.autograd.grad(values, self.own_parameters, handed_back(by_values)))
+
+        return at_hand(values.detach()), gradient
 
 
-def _apply_stream(
-    stream: MLP | NoisyMLP, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None
-) -> Tensor:
+def _apply_stream(stream: MLP | NoisyMLP, features: Array, noise: Tensor | None, dropout_noise: Tensor | None) -> Array:
     if isinstance(stream, MLP):
         return stream(features, dropout_noise=dropout_noise)
-    return stream(features, noise=noise, dropout_noise=dropout_noise)
+    return stream(handed_back(features), noise=noise, dropout_noise=dropout_noise)
 
 
 @dataclass
@@ -178,6 +194,7 @@ class DQN:
 
     batches_per_update = 1
     tells_errors = True
+    acts_on_arrays = True
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         space = require_discrete(spec, "DQN")
@@ -217,32 +234,37 @@ class DQN:
         c, (batch,) = self.config, batches
         for_values, for_targets, *for_choice = noise["weights"].unbind(1) if c.noisy else (None, None, None)
         target = self._target(state, batch, for_targets, *for_choice)
-        q, gradient = state.network.record(batch.observation, noise=for_values, dropout_noise=noise.get("dropout"))
-        choice = batch.action - self.first_action if self.first_action else batch.action
-        loss, slope, error = chosen_huber(q, choice, target, batch.weight)
-        metrics = {"td_loss": loss, "q": q, "target_q": target}
+        q, gradient = state.network.record(
+            at_hand(batch.observation), noise=for_values, dropout_noise=noise.get("dropout")
+        )
+        choice, weight = at_hand(batch.action) - self.first_action, at_hand(batch.weight)
+        loss, slope, error = chosen_huber(q, choice, target, weight)
+        metrics: Metrics = {"td_loss": handed_back(loss), "q": handed_back(q), "target_q": handed_back(target)}
         if c.conservative:
-            metrics["conservative_gap"], more = log_sum_exp_gap(q, choice, batch.action_mask, batch.weight)
-            slope += c.conservative * more
+            metrics["conservative_gap"], more = log_sum_exp_gap(
+                handed_back(q), handed_back(choice), batch.action_mask, batch.weight
+            )
+            slope = slope + c.conservative * at_hand(more)
         state.optimizer.descend(gradient(slope))
         self._move_target(state)
         if batch.weight is not None:
-            metrics["td_error"] = error.abs().unsqueeze(0)
+            metrics["td_error"] = handed_back(abs(error)).unsqueeze(0)
         return metrics
 
     @without_gradients
     def _target(
         self, state: DQNState, batch: Batch, noise: Tensor | None, noise_of_choice: Tensor | None = None
-    ) -> Tensor:
+    ) -> Array:
         """y = r + γ max_a' Q'(s', a') over the allowed actions; double: r + γ Q'(s', argmax_a' Q(s', a')); [S, B]."""
-        next_q = state.target_network(batch.next_observation, noise=noise)
+        observation, mask = at_hand(batch.next_observation), at_hand(batch.next_action_mask)
+        next_q = at_hand(state.target_network(observation, noise=noise))
         if self.config.double:
-            choosing_q = state.network(batch.next_observation, noise=noise_of_choice)
-            best = allowed(choosing_q, batch.next_action_mask).argmax(dim=-1, keepdim=True)
-            value = next_q.gather(-1, best).squeeze(-1)
+            choosing_q = at_hand(state.network(observation, noise=noise_of_choice))
+            best = allowed(choosing_q, mask).argmax(-1)
+            value = (next_q * one_hot(best, self.actions)).sum(-1)
         else:
-            value = allowed(next_q, batch.next_action_mask).amax(dim=-1)
-        return torch.addcmul(batch.reward, batch.discount, value)
+            value = namespace(next_q).amax(allowed(next_q, mask), -1)
+        return at_hand(batch.reward) + at_hand(batch.discount) * value
 
     def _move_target(self, state: DQNState) -> None:
         """Towards the network after every `target_every`-th update; on CUDA a tensor decides: nobody waits for it."""
@@ -254,13 +276,14 @@ class DQN:
             state.target_network.move_towards(state.network, rate)
 
     @without_gradients
-    def act(self, state: DQNState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def act(self, state: DQNState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """argmax_a Q(s, a), int64 [S, N]; exploring with draws [S, N, A], or [S, N, noise_width] for noisy weights."""
-        q = state.network(observation, noise=noise if self.config.noisy else None)
-        action = at_hand(q).argmax(-1)
-        if noise is not None and not self.config.noisy:
+        noisy = self.config.noisy
+        q = at_hand(state.network(observation, noise=handed_back(noise) if noisy else None))
+        action = q.argmax(-1)
+        if noise is not None and not noisy:
             action = self._sometimes_random(state, action, at_hand(noise))
-        return handed_back(action + self.first_action if self.first_action else action)
+        return handed_back(action + self.first_action if self.first_action else action, to=observation)
 
     def _sometimes_random(self, state: DQNState, action: Any, draws: Any) -> Any:
         """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
@@ -284,6 +307,6 @@ def normal_quantile(probability: float) -> float:
     return NormalDist().inv_cdf(probability) if 0.0 < probability < 1.0 else math.copysign(math.inf, probability - 0.5)
 
 
-def allowed(q: Tensor, mask: Tensor | None) -> Tensor:
+def allowed(q: Array, mask: Array | None) -> Array:
     """Values [S, B, A] of the actions that a mask allows, −∞ for the others; all, where there is no mask."""
-    return q if mask is None else q.masked_fill(~mask, -torch.inf)
+    return q if mask is None else namespace(q).where(mask, q, -math.inf)

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.nn import MLP
+from offrl.ops.arrays import Array
 from offrl.ops.rows import take_rows
 from offrl.types import Agent, Batch, Noise, Observation, Spec
 
@@ -36,14 +38,16 @@ class GeneratorWrapper:
         self.spec, self.generator, self.demonstration_batches = spec, generator, demonstration_batches
         self.batches_per_update = generator.batches_per_update
         self.exploration_shape = generator.exploration_shape
+        self.acts_on_arrays = getattr(generator, "acts_on_arrays", False)
 
     def generator_noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """The generator's draws, under names that are not the wrapper's."""
         return {GENERATOR + name: shape for name, shape in self.generator.noise_shapes(batch_size).items()}
 
-    def act(self, state: HoldsGenerator, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def act(self, state: HoldsGenerator, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """The generator's actions."""
-        return self.generator.act(state.generator, observation, noise)
+        generator: Any = self.generator
+        return generator.act(state.generator, observation, noise)
 
     @property
     def has_density(self) -> bool:

@@ -196,9 +196,10 @@ class IRL:
     def _rewards(self, state: IRLState) -> Tensor:
         """The table that the parameters stand for, float64 [S, rows]."""
         if isinstance(state.reward, LinearReward):
-            return state.reward(self.features).squeeze(-1)
-        each = self.features.float().expand(state.reward.seeds, -1, -1)
-        return state.reward(each).squeeze(-1).double()
+            rewards: Tensor = state.reward(self.features)
+        else:
+            rewards = state.reward(self.features.float().expand(state.reward.seeds, -1, -1)).double()
+        return rewards.squeeze(-1)
 
     def _solve(self, state: IRLState, mdp: TabularMDP, table: Tensor) -> Tensor:
         """Find the policy for a reward, and how often it earns each of the table's entries, [S, rows]."""

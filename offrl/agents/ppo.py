@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from offrl.nn.distributions import log_tanh_derivative
 from offrl.nn.host import without_gradients
 from offrl.nn.orthogonal import make_orthogonal
 from offrl.nn.pausing import PausingAdam
+from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.returns import generalised_advantages, running_returns
 from offrl.ops.rows import Rows, by_part, merge_axes
 from offrl.ops.running import fresh_moments, merge_moments, normalise, standardise
@@ -139,6 +141,7 @@ class PPO:
     """
 
     batches_per_update = 1
+    acts_on_arrays = True
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -279,12 +282,12 @@ class PPO:
         state.return_carry.copy_((returns[..., -1] * (1.0 - done[..., -1])).mean(dim=1))
         return batch.reward * torch.rsqrt(state.return_moments[:, 1:2] + 1e-8)
 
-    def _observe(self, state: PPOState, observation: Observation) -> Tensor:
+    def _observe(self, state: PPOState, observation: Observation | NDArray[Any]) -> Array:
         """Flat observations, normalised by the statistics of the rollouts before this one."""
         flat = self.flat_observation(observation)
         if not self.config.normalize_observation:
             return flat
-        return normalise(flat, state.observation_moments, OBSERVATION_LIMIT)
+        return normalise(handed_back(flat), state.observation_moments, OBSERVATION_LIMIT)
 
     def _progress(self, state: PPOState) -> Progress:
         """At the start of an update."""
@@ -304,37 +307,37 @@ class PPO:
             shuffled = rows._replace(draws=draws).shuffled(order[:, epoch])
             if c.normalize_advantage:
                 shuffled = shuffled._replace(advantage=by_part(standardise, shuffled.advantage, parts))
-            yield from shuffled.split(parts)
+            yield from shuffled.at_hand().split(parts)
 
     def _actor_step(self, state: PPOState, rows: Rows, progress: Progress) -> None:
         """Up the slope of the objective, and of the entropy bonus."""
         c, actor, count = self.config, state.actor, rows.log_prob.shape[1]
-        recorded = actor.network.record(rows.observation, dropout_noise=rows.draws.get("actor_dropout"))
+        recorded = actor.network.record(rows.observation, dropout_noise=handed_back(rows.draws.get("actor_dropout")))
         distribution = actor.distribution(recorded.output, rows.mask)
         log_prob, slopes_of = actor.log_prob_and_slopes(distribution, rows.encoded)
         log_ratio = log_prob - rows.log_prob
         # All signs are those of a loss, and all weights those of a mean over the minibatch.
-        slopes = slopes_of(clipped_gain_slope(log_ratio, rows.advantage, self.clip).mul_(-1.0 / count))
+        slopes = slopes_of(clipped_gain_slope(log_ratio, rows.advantage, self.clip) * (-1.0 / count))
         if c.objective == "penalty":
-            weight = (state.kl_coefficient / count).unsqueeze(1)
+            weight = at_hand((state.kl_coefficient / count).unsqueeze(1))
             slopes = add(slopes, actor.divergence_slopes(rows.old, distribution, weight))
         if c.entropy_bonus:
-            weight = torch.full_like(log_ratio, -c.entropy_bonus / count)
+            weight = namespace(log_ratio).full_like(log_ratio, -c.entropy_bonus / count)
             slopes = add(slopes, actor.entropy_slopes(distribution, rows.draws.get("entropy"), weight))
         by_output, *by_own = slopes
-        gradient = torch.cat([*(part.flatten() for part in by_own), recorded.gradient(by_output)])
+        gradient = torch.cat([*(handed_back(part).flatten() for part in by_own), recorded.gradient(by_output)])
         if c.max_kl:
             # E[ρ − 1 − log ρ] estimates KL(old ‖ new); it has little variance and is never negative.
-            divergence = (log_ratio.exp() - 1.0 - log_ratio).mean(dim=1)
-            progress.moving = progress.moving & (divergence <= c.max_kl)
+            divergence = (namespace(log_ratio).exp(log_ratio) - 1.0 - log_ratio).mean(1)
+            progress.moving = progress.moving & handed_back(divergence <= c.max_kl)
         descend(state.actor_optimizer, gradient, progress)
 
     def _critic_step(self, state: PPOState, rows: Rows, progress: Progress) -> None:
         """Down the slope of the mean squared error."""
-        recorded = state.critic.record(rows.observation, dropout_noise=rows.draws.get("critic_dropout"))
-        value = recorded.output.squeeze(-1)
+        recorded = state.critic.record(rows.observation, dropout_noise=handed_back(rows.draws.get("critic_dropout")))
+        value = recorded.output[..., 0]
         slope = clipped_error_slope(value, rows.value, rows.target, self.config.value_clip)
-        by_output = slope.mul_(1.0 / value.shape[1]).unsqueeze(-1)
+        by_output = (slope * (1.0 / value.shape[1]))[..., None]
         descend(state.critic_optimizer, recorded.gradient(by_output), progress)
 
     def _compare(self, state: PPOState, rows: Rows) -> Metrics:
@@ -359,10 +362,10 @@ class PPO:
         state.kl_coefficient.mul_(torch.where(divergence > target * 1.5, 2.0, 1.0))
 
     @without_gradients
-    def act(self, state: PPOState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def act(self, state: PPOState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
-        distribution = state.actor.distribution(state.actor.network(self._observe(state, observation)))
-        return state.actor.mode(distribution) if noise is None else state.actor.sample(distribution, noise)
+        output = state.actor.network(self._observe(state, observation))
+        return handed_back(state.actor.act(output, noise), to=observation)
 
     @property
     def has_density(self) -> bool:

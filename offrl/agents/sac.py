@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_sample,
 )
 from offrl.nn.sde import StateDependentGaussian
+from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
 from offrl.options import (
     Activation,
@@ -137,6 +139,7 @@ class SAC:
 
     batches_per_update = 1
     tells_errors = True
+    acts_on_arrays = True
 
     def __init__(self, config: SACConfig, spec: Spec) -> None:
         space = spec.action_space
@@ -331,24 +334,28 @@ class SAC:
         return (batch.action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
 
     @torch.no_grad()
-    def act(self, state: SACState, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def act(self, state: SACState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """tanh of the mean, or the likeliest action; with draws [S, N, *exploration_shape], a sample of the policy.
 
         With `sde`, the draws of a seed's first observation are held as that seed's random function when it is due.
         """
         inputs = self.flat_observation(observation)
-        if isinstance(state.actor, StateDependentGaussian) and noise is not None:
-            due = state.acting_steps % self.config.sde_every == 0
-            state.exploration.copy_(torch.where(due, noise[:, 0], state.exploration))
-            state.acting_steps += 1
-            return state.actor.explore(inputs, state.exploration).tanh()
+        if isinstance(state.actor, StateDependentGaussian):
+            inputs = handed_back(inputs)
+            if noise is not None:
+                due = state.acting_steps % self.config.sde_every == 0
+                state.exploration.copy_(torch.where(due, handed_back(noise)[:, 0], state.exploration))
+                state.acting_steps += 1
+                return state.actor.explore(inputs, state.exploration).tanh()
         output = state.actor(inputs)
         if self.discrete:
-            log_probs = split_categoricals(output, (self.spec.action_dim,))
-            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
+            log_probs = split_categoricals(handed_back(output), (self.spec.action_dim,))
+            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
             return choice.squeeze(-1) + self.first_action
-        mean, log_std = split_gaussian(output)
-        return (mean if noise is None else mean + log_std.exp() * noise).tanh()
+        mean, log_std = split_gaussian(at_hand(output))
+        xp = namespace(mean)
+        sample = mean if noise is None else mean + xp.exp(log_std) * at_hand(noise)
+        return handed_back(xp.tanh(sample), to=observation)
 
     @property
     def has_density(self) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.mlp import DERIVATIVES
+from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
 from offrl.options import (
     Activation,
@@ -115,6 +117,8 @@ class TD3:
 
     Observations and actions are flat vectors; actions span [-1, 1] (environment bounds are mapped outside).
     """
+
+    acts_on_arrays = True
 
     def __init__(self, config: TD3Config, spec: Spec) -> None:
         require_bounded_box(spec, "TD3")
@@ -233,7 +237,8 @@ class TD3:
         by_action = critic.gradient_by_input(by_q, first=observation.shape[-1])
         metrics: Metrics = {}
         if c.bc_alpha:
-            distance, slope = squared_error(action, batch.action)
+            errors, slope = squared_error(action, batch.action)
+            distance = errors.mean(dim=1)
             # The mean over an action's components, where cloning has the sum.
             weight = state.bc_weight / action.shape[-1]
             loss = loss + weight * distance
@@ -249,12 +254,13 @@ class TD3:
         state.target_critic.move_towards(state.critic, self.config.target_rate)
 
     @torch.no_grad()
-    def act(self, state: TD3State, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def act(self, state: TD3State, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """π(s), plus Gaussian exploration noise where draws [S, N, A] are given; clipped to [-1, 1]."""
-        action = state.actor(self.flat_observation(observation)).tanh()
+        output = at_hand(state.actor(self.flat_observation(observation)))
+        action = namespace(output).tanh(output)
         if noise is not None:
-            action = action + self.config.exploration_noise * noise
-        return action.clamp(-1.0, 1.0)
+            action = action + self.config.exploration_noise * at_hand(noise)
+        return handed_back(action.clip(-1.0, 1.0), to=observation)
 
     def adopt_policy(self, state: TD3State, policy: MLP, kind: str) -> None:
         """Start the actor, and its target, from a cloned policy of the same hidden widths.

@@ -59,11 +59,6 @@ class OnlineRing:
         self._slots = torch.from_numpy(self.slots)
         self._first_slots = torch.arange(seeds)[:, None] * self.slots.shape[1]
         self._all_streams = np.arange(streams)
-        # Behind a seed's last transition, its environments' next ones follow in their order.
-        seed_of, nth_of_seed = self._all_streams // environments, self._all_streams % environments
-        self._flat_slots, self._new_slots = self.slots.reshape(-1), seed_of * self.slots.shape[1] + nth_of_seed
-        self._nth_of_seed = nth_of_seed
-        self._first_rows = self._all_streams * (self.length + 1)
         # A step, from its action to the next row's observation, lies in one piece, so that one call writes it.
         first = layout.observation_width
         self._steps = self.rows.reshape(-1)[first : first - layout.width].reshape(-1, layout.width)
@@ -100,13 +95,16 @@ class OnlineRing:
             parts[name][:] = next_observation[name]
         for name, image in self.images.items():
             image[self._all_streams, self.position + 1] = next_observation[name]
-        rows = self._first_rows + self.position
-        self._steps[rows] = self._step
-        self._add_transitions(rows)
-        self.previous[:] = self.position
-        self._advance_all()
+        # One stream after the other, in plain numbers: for the few that there are, arrays of them take longer.
+        for stream, position in enumerate(self.position.tolist()):
+            row = stream * (self.length + 1) + position
+            self._steps[row] = self._step[stream]
+            self._add_transition(stream // self.environments, row)
+            self.previous[stream] = position
+            self._advance(stream)
         if reset_observation is not next_observation and len(done := np.flatnonzero(terminated | truncated)):
-            self._advance(done)
+            for stream in done.tolist():
+                self._advance(stream)
             self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
         self._complete_first_rows()
 
@@ -115,7 +113,8 @@ class OnlineRing:
         if (self.previous < 0).all():
             return
         self.rows[self._all_streams, self.previous, self.layout.slices[schema.TRUNCATED].start] = 1.0
-        self._advance_all()
+        for stream in range(len(self.position)):
+            self._advance(stream)
         self.previous[:] = -1
 
     def counts(self) -> NDArray[np.int64]:
@@ -184,24 +183,14 @@ class OnlineRing:
         start = (place.start - layout.observation_width) % layout.width
         return self._step[:, start : start + place.stop - place.start].reshape(-1, *shape)
 
-    def _advance(self, streams: NDArray[np.int64]) -> None:
-        """Some streams on to their next rows, forgetting the transitions that started there."""
-        self.position[streams] = (self.position[streams] + 1) % self.length
-        self.advances[streams] += 1
-        self._forget(self._first_rows[streams] + self.position[streams])
-
-    def _advance_all(self) -> None:
-        """As `_advance` of all streams, which every step asks for."""
-        self.position += 1
-        self.position %= self.length
-        self.advances += 1
-        self._forget(self._first_rows + self.position)
-
-    def _forget(self, rows: NDArray[np.int64]) -> None:
-        """The transitions that start at rows about to be overwritten, where there are any."""
-        if self.slot_of[rows].max() >= 0:
-            for row in rows[self.slot_of[rows] >= 0]:
-                self._remove_transition(row)
+    def _advance(self, stream: int) -> None:
+        """On to the stream's next row, forgetting the transition that starts there: it is about to be overwritten."""
+        position = (self.position.item(stream) + 1) % self.length
+        self.position[stream] = position
+        self.advances[stream] += 1
+        row = stream * (self.length + 1) + position
+        if self.slot_of.item(row) >= 0:
+            self._remove_transition(stream // self.environments, row)
 
     def _write_observation(self, streams: NDArray[np.int64], observation: Columns) -> None:
         """Into the current rows of some streams; into that behind the last row in place of row 0."""
@@ -214,24 +203,23 @@ class OnlineRing:
 
     def _complete_first_rows(self) -> None:
         """Give row 0, where it is current, the observation that was written behind the last row."""
-        if not self.position.all():
+        if 0 in self.position.tolist():
             (streams,) = (self.position == 0).nonzero()
             floats = self.layout.observation_width
             self.rows[streams, 0, :floats] = self.rows[streams, self.length, :floats]
             for image in self.images.values():
                 image[streams, 0] = image[streams, self.length]
 
-    def _add_transitions(self, rows: NDArray[np.int64]) -> None:
-        """One in each stream."""
-        count = self.count if self.environments == 1 else self.count.repeat(self.environments)
-        self._flat_slots[self._new_slots + count] = rows
-        self.slot_of[rows] = count if self.environments == 1 else count + self._nth_of_seed
-        self.count += self.environments
+    def _add_transition(self, seed: int, row: int) -> None:
+        """Behind the seed's others."""
+        slot = self.count.item(seed)
+        self.slots[seed, slot], self.slot_of[row] = row, slot
+        self.count[seed] = slot + 1
 
-    def _remove_transition(self, row: int) -> None:
-        """Forget the transition that starts at a row about to be overwritten; the last slot fills the gap."""
-        seed, slot = row // (self.environments * (self.length + 1)), self.slot_of[row]
-        self.count[seed] -= 1
-        moved = self.slots[seed, self.count[seed]]
+    def _remove_transition(self, seed: int, row: int) -> None:
+        """Forget one; the last slot fills the gap."""
+        slot, last = self.slot_of.item(row), self.count.item(seed) - 1
+        moved = self.slots.item(seed, last)
         self.slots[seed, slot], self.slot_of[moved] = moved, slot
         self.slot_of[row] = -1
+        self.count[seed] = last

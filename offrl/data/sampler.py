@@ -29,13 +29,14 @@ class Pairs(NamedTuple):
     Attributes:
         first: [..., >= width], packed rows, with the flags of the last step that a reward sums.
         following: [..., >= observation width], packed rows behind those of the last steps, as far as pairs hold them.
-        reward, discount: [...].
+        reward, discount, terminated: [...].
     """
 
     first: Tensor
     following: Tensor
     reward: Tensor
     discount: Tensor
+    terminated: Tensor
 
 
 class ReplaySampler:
@@ -277,13 +278,10 @@ class ReplaySampler:
     def _pairs(self, source: TransitionSource, rows: Tensor, shape: torch.Size) -> Pairs:
         """Single transitions at rows [N], shaped."""
         pairs = source.take(rows, 0, self.layout.pair_width).view(*shape, -1)
-        reward = self.layout.value(schema.REWARD, pairs)
-        return Pairs(pairs, pairs[..., self.layout.width :], reward, self._discount(pairs))
-
-    def _discount(self, pairs: Tensor) -> Tensor:
-        """γ, or 0 after a terminal step."""
-        terminated = self.layout.value(schema.TERMINATED, pairs)
-        return torch.sub(self._full_discount, terminated, alpha=self.discount)
+        reward, terminated = self.layout.value(schema.REWARD, pairs), self.layout.value(schema.TERMINATED, pairs)
+        # γ, or 0 after a terminal step.
+        discount = torch.sub(self._full_discount, terminated, alpha=self.discount)
+        return Pairs(pairs, pairs[..., self.layout.width :], reward, discount, terminated)
 
     def _n_step(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         """Σ_k γ^k r_{t+k} over the steps there are, bootstrapped from the state behind the last of them."""
@@ -302,7 +300,7 @@ class ReplaySampler:
         tail = source.take(last, start, self.layout.pair_width)
         first[:, start:width] = tail[:, : width - start]
         discount *= 1.0 - tail[:, 0]
-        parts = Pairs(first, tail[:, width - start :], reward, discount)
+        parts = Pairs(first, tail[:, width - start :], reward, discount, tail[:, 0])
         return self._batch(source, index, rows, last, Pairs(*(part.unflatten(0, index.shape) for part in parts)))
 
     def _windows(self, source: EpisodeSource, starts: Tensor, index: Tensor, length: int) -> Batch:
@@ -328,7 +326,7 @@ class ReplaySampler:
             rows, last: [N], the rows of the transitions, and of the last ones that each reward sums.
         """
         layout, images, next_images = self.layout, dict[str, Tensor](), dict[str, Tensor]()
-        first, following, reward, discount = pairs
+        first, following, reward, discount, terminated = pairs
         if layout.images:
             images, next_images = (
                 {name: image.unflatten(0, index.shape) for name, image in source.take_images(places).items()}
@@ -341,7 +339,7 @@ class ReplaySampler:
             reward=reward,
             discount=discount,
             next_observation=layout.observation(following, next_images),
-            terminated=layout.value(schema.TERMINATED, first),
+            terminated=terminated,
             behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
             action_mask=layout.value(mask, first).bool() if mask in layout.slices else None,
             next_action_mask=_known(layout.value(mask, following).bool()) if mask in layout.slices else None,

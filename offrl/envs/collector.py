@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from offrl.data.normalization import RewardScaler
 from offrl.envs.make import make_environments
 from offrl.envs.policy import Columns, Policy, as_rows
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.envs.stepping import VectorStep
+from offrl.ops.arrays import Array
 from offrl.types import Observation
 
 COLLECTION_STREAM = 104_729
@@ -80,7 +80,7 @@ class Collector:
         observed: what to act on next, as the agent sees it: [S, E, …].
     """
 
-    observed: Observation
+    observed: Observation | NDArray[Any]
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Collector:
         self.running_length = np.zeros(len(reset_seeds), np.int64)
         self.sink.begin(columns)
 
-    def step(self, action: Tensor) -> None:
+    def step(self, action: Array) -> None:
         """One step of every environment with the agent's actions [S, E, …]."""
         chosen = as_rows(action)
         taken = self.policy.in_units(chosen)

@@ -6,20 +6,22 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from offrl.ops.arrays import Array, handed_back
 from offrl.types import Spec
 
 
-def uniform_actions(spec: Spec, draws: Tensor) -> Tensor:
+def uniform_actions(spec: Spec, draws: Array) -> Tensor:
     """Uniformly random actions, as an agent would give them, from standard normal draws [..., action_dim].
 
     Φ of a draw is uniform on [0, 1]; the largest of several draws is each of them with the same chance.
     """
     space = spec.action_space
+    normal: Tensor = handed_back(draws)
     if isinstance(space, gym.spaces.Discrete):
-        return draws.argmax(dim=-1).add(int(space.start))
+        return normal.argmax(dim=-1).add(int(space.start))
     if isinstance(space, gym.spaces.MultiDiscrete):
-        choices = draws.split([int(n) for n in space.nvec.flat], dim=-1)
+        choices = normal.split([int(n) for n in space.nvec.flat], dim=-1)
         picked = torch.stack([choice.argmax(dim=-1) for choice in choices], dim=-1)
-        return picked + torch.as_tensor(space.start.reshape(-1), device=draws.device)
-    uniform: Tensor = torch.special.ndtr(draws)
+        return picked + torch.as_tensor(space.start.reshape(-1), device=normal.device)
+    uniform: Tensor = torch.special.ndtr(normal)
     return 2.0 * uniform - 1.0

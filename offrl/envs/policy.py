@@ -14,6 +14,7 @@ from torch import Tensor
 
 from offrl.data.normalization import ActionMap, ObservationNormalizer, observation_key
 from offrl.data.schema import OBSERVATION, flatten_value
+from offrl.ops.arrays import Array, handed_back
 from offrl.types import Agent, Observation
 
 Columns = Mapping[str, NDArray[Any]]
@@ -43,7 +44,9 @@ class Policy:
 
     def observe(self, observation: Any) -> Observation:
         """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""
-        return self.to_agent(self.columns(observation))
+        columns = self.columns(observation)
+        tensors = {observation_key(name): self._tensor(value) for name, value in columns.items()}
+        return tensors[""] if OBSERVATION in columns else tensors
 
     def columns(self, observation: Any) -> Columns:
         """The same as columns, [S·N, …]: normalised, and floats in single precision."""
@@ -52,22 +55,23 @@ class Policy:
         parts = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)
         return {name: self._seen(observation_key(name), value) for name, value in parts.items()}
 
-    def to_agent(self, columns: Columns) -> Observation:
-        """What `columns` returned as the agent's observation, [S, N, …], on its device."""
-        if OBSERVATION in columns:
-            return self._to_seed_axis(columns[OBSERVATION])
-        return {observation_key(name): self._to_seed_axis(value) for name, value in columns.items()}
+    def to_agent(self, columns: Columns) -> Observation | NDArray[Any]:
+        """What `columns` returned, to be acted on, [S, N, …]: an array for agents that act on arrays, else tensors."""
+        if OBSERVATION not in columns:
+            return {observation_key(name): self._tensor(value) for name, value in columns.items()}
+        value = columns[OBSERVATION]
+        return self._by_seed(value) if self._acts_on_arrays else self._tensor(value)
 
-    def act(self, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """The agent's actions [S, N, …] for what `observe` returned: greedy without `noise`."""
-        action: Tensor = self.agent.act(self.state, observation, noise)
-        return action
+    def act(self, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+        """The agent's actions [S, N, …] for what `observe` or `to_agent` returned: greedy without `noise`."""
+        agent: Any = self.agent
+        return agent.act(self.state, observation, noise if self._acts_on_arrays else handed_back(noise))
 
     def act_greedily(self, observation: Any) -> NDArray[Any]:
         """A vector environment's observation to the greedy actions it should be given."""
-        return self.to_environment(self.act(self.observe(observation)))
+        return self.to_environment(self.act(self.to_agent(self.columns(observation))))
 
-    def to_environment(self, action: Tensor) -> NDArray[Any]:
+    def to_environment(self, action: Array) -> NDArray[Any]:
         """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""
         return self.in_units(as_rows(action))
 
@@ -77,6 +81,10 @@ class Policy:
         return raw if raw.shape[1:] == self._action_shape else raw.reshape(len(raw), *self._action_shape)
 
     @cached_property
+    def _acts_on_arrays(self) -> bool:
+        return self.device.type == "cpu" and getattr(self.agent, "acts_on_arrays", False)
+
+    @cached_property
     def _action_shape(self) -> tuple[int, ...]:
         return tuple(self.agent.spec.action_space.shape or ())
 
@@ -84,14 +92,16 @@ class Policy:
         single = value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
         return single if self.normalizer is None else self.normalizer.normalize_part(key, single)
 
-    def _to_seed_axis(self, value: NDArray[Any]) -> Tensor:
+    def _by_seed(self, value: NDArray[Any]) -> NDArray[Any]:
         value = np.ascontiguousarray(value)
-        by_seed = value[None] if self.seeds == 1 else value.reshape(self.seeds, -1, *value.shape[1:])
-        tensor: Tensor = torch.from_numpy(by_seed)
+        return value[None] if self.seeds == 1 else value.reshape(self.seeds, -1, *value.shape[1:])
+
+    def _tensor(self, value: NDArray[Any]) -> Tensor:
+        tensor: Tensor = torch.from_numpy(self._by_seed(value))
         return tensor.to(self.device)
 
 
-def as_rows(action: Tensor) -> NDArray[Any]:
-    """Actions [S, N, …] on any device as an array [S·N, …]."""
-    values: NDArray[Any] = action.cpu().numpy()
+def as_rows(action: Array) -> NDArray[Any]:
+    """Actions [S, N, …], wherever they are, as an array [S·N, …]."""
+    values: NDArray[Any] = action if isinstance(action, np.ndarray) else action.cpu().numpy()
     return values[0] if len(values) == 1 else values.reshape(-1, *values.shape[2:])

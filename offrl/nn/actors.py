@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,17 +27,18 @@ from offrl.nn.distributions import (
 )
 from offrl.nn.flat import FlatModule
 from offrl.nn.mlp import MLP
+from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 
 FORBIDDEN = -1e8
 """The logit of an action that the mask forbids; minus infinity would make its share of the entropy 0 · ∞."""
 
-Distribution = tuple[Tensor, ...]
+Distribution = tuple[Array, ...]
 """A distribution's parameters for each of [S, N] observations; what they are is the actor's own business."""
 
-Slopes = tuple[Tensor, ...]
+Slopes = tuple[Array, ...]
 """Derivatives: first by the network's output, [S, N, outputs], then by the actor's parameters that are not its own."""
 
-SlopesOf = Callable[[Tensor], Slopes]
+SlopesOf = Callable[[Array], Slopes]
 """Makes them of each observation's weight, [S, N]."""
 
 
@@ -45,35 +47,32 @@ class StochasticActor(Protocol):
 
     network: MLP
 
-    def distribution(self, output: Tensor, mask: Tensor | None = None) -> Distribution:
+    def distribution(self, output: Array, mask: Array | None = None) -> Distribution:
         """For the network's output [S, N, outputs], and the actions that are allowed, bool [S, N, A]."""
 
-    def encode(self, action: Tensor) -> Tensor:
+    def encode(self, action: Array) -> Tensor:
         """Actions as they are logged, [S, N, …], as `log_prob` takes them."""
 
-    def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
+    def log_prob(self, distribution: Distribution, encoded: Array) -> Array:
         """[S, N], in nats."""
 
-    def log_prob_and_slopes(self, distribution: Distribution, encoded: Tensor) -> tuple[Tensor, SlopesOf]:
+    def log_prob_and_slopes(self, distribution: Distribution, encoded: Array) -> tuple[Array, SlopesOf]:
         """`log_prob`, and the slopes of Σ weight · log π for weights to come, which share its intermediate results."""
 
-    def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
+    def entropy(self, distribution: Distribution, noise: Array | None = None) -> Tensor:
         """In nats; a squashed policy's is estimated from draws [S, N, A], and without them is that before squashing."""
 
-    def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
+    def entropy_slopes(self, distribution: Distribution, noise: Array | None, weight: Array) -> Slopes:
         """Of Σ weight · entropy."""
 
     def divergence(self, old: Distribution, new: Distribution) -> Tensor:
         """KL(old ‖ new), in nats."""
 
-    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Tensor) -> Slopes:
+    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Array) -> Slopes:
         """Of Σ weight · KL(old ‖ new), by the new one's parameters."""
 
-    def mode(self, distribution: Distribution) -> Tensor:
-        """The action to take greedily."""
-
-    def sample(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        """An action drawn with standard normal draws [S, N, A]."""
+    def act(self, output: Array, noise: Array = None) -> Array:
+        """The action to take greedily, or one drawn with standard normal draws [S, N, A], from the network's output."""
 
 
 class GaussianActor(FlatModule):
@@ -93,70 +92,71 @@ class GaussianActor(FlatModule):
         self.log_std = nn.Parameter(torch.full((network.seeds, 1, actions), log_std))
         self.flatten()
 
-    def distribution(self, output: Tensor, mask: Tensor | None = None) -> Distribution:
+    def distribution(self, output: Array, mask: Array | None = None) -> Distribution:
         """Mean [S, N, A] and log standard deviation [S, 1, A]."""
-        return output, self.log_std
+        return output, at_hand(self.log_std.detach()) if isinstance(output, np.ndarray) else self.log_std
 
     def encode(self, action: Tensor) -> Tensor:
         if not self.squashed:
             return action
         return action.clamp(SQUASH_MARGIN - 1.0, 1.0 - SQUASH_MARGIN).atanh()
 
-    def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
+    def log_prob(self, distribution: Distribution, encoded: Array) -> Array:
         mean, log_std = distribution
         return gaussian_log_prob(mean, log_std, encoded)
 
-    def log_prob_and_slopes(self, distribution: Distribution, encoded: Tensor) -> tuple[Tensor, SlopesOf]:
+    def log_prob_and_slopes(self, distribution: Distribution, encoded: Array) -> tuple[Array, SlopesOf]:
         """z / std by the mean and z² − 1 by log_std, with z = (u − mean) / std."""
         mean, log_std = distribution
-        inverse_std = torch.exp(-log_std)
+        inverse_std = namespace(log_std).exp(-log_std)
         z = (encoded - mean) * inverse_std
 
-        def slopes(weight: Tensor) -> Slopes:
-            weight = weight.unsqueeze(-1)
+        def slopes(weight: Array) -> Slopes:
+            weight = weight[..., None]
             weighted = weight * z
-            return weighted * inverse_std, (weighted * z - weight).sum(dim=1, keepdim=True)
+            return weighted * inverse_std, (weighted * z - weight).sum(1)[:, None]
 
         return standard_log_prob(z, log_std), slopes
 
-    def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
+    def entropy(self, distribution: Distribution, noise: Array | None = None) -> Tensor:
         mean, log_std = distribution
         if self.squashed and noise is not None:
             return squashed_gaussian_entropy(mean, log_std, noise)
         return gaussian_entropy(log_std)
 
-    def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
+    def entropy_slopes(self, distribution: Distribution, noise: Array | None, weight: Array) -> Slopes:
         """1 by log_std; squashed, u = mean + std · noise adds log(1 − tanh² u), whose derivative by u is −2 tanh u."""
-        (mean, log_std), weight = distribution, weight.unsqueeze(-1).expand_as(distribution[0])
+        (mean, log_std), xp = distribution, namespace(distribution[0])
+        weight = xp.broadcast_to(weight[..., None], mean.shape)
         if not self.squashed or noise is None:
-            return torch.zeros_like(mean), weight.sum(dim=1, keepdim=True)
-        deviation = log_std.exp() * noise
-        by_mean = -2.0 * weight * (mean + deviation).tanh()
-        return by_mean, (weight + by_mean * deviation).sum(dim=1, keepdim=True)
+            return xp.zeros_like(mean), weight.sum(1)[:, None]
+        deviation = xp.exp(log_std) * noise
+        by_mean = -2.0 * weight * xp.tanh(mean + deviation)
+        return by_mean, (weight + by_mean * deviation).sum(1)[:, None]
 
     def divergence(self, old: Distribution, new: Distribution) -> Tensor:
         (old_mean, old_log_std), (mean, log_std) = old, new
         squares = (2.0 * old_log_std).exp() + (mean - old_mean).square()
-        return (log_std - old_log_std + 0.5 * squares * (-2.0 * log_std).exp() - 0.5).sum(dim=-1)
+        terms: Tensor = log_std - old_log_std + 0.5 * squares * (-2.0 * log_std).exp() - 0.5
+        return terms.sum(dim=-1)
 
-    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Tensor) -> Slopes:
+    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Array) -> Slopes:
         """Δ / var by the mean and 1 − (var_old + Δ²) / var by log_std, with Δ = mean − mean_old."""
-        (old_mean, old_log_std), (mean, log_std), weight = old, new, weight.unsqueeze(-1)
-        precision, shift = (-2.0 * log_std).exp(), mean - old_mean
-        squares = (2.0 * old_log_std).exp() + shift.square()
-        return weight * shift * precision, (weight * (1.0 - squares * precision)).sum(dim=1, keepdim=True)
+        (old_mean, old_log_std), (mean, log_std), weight = old, new, weight[..., None]
+        xp = namespace(mean)
+        precision, shift = xp.exp(-2.0 * log_std), mean - old_mean
+        squares = xp.exp(2.0 * old_log_std) + shift * shift
+        return weight * shift * precision, (weight * (1.0 - squares * precision)).sum(1)[:, None]
 
-    def mode(self, distribution: Distribution) -> Tensor:
-        mean = distribution[0]
+    def act(self, output: Array, noise: Array = None) -> Array:
+        """Samples are not clipped to any bounds: the density is that of what was drawn."""
+        action = at_hand(output)
+        xp = namespace(action)
+        if noise is not None:
+            action = action + xp.exp(at_hand(self.log_std.detach())) * at_hand(noise)
         if self.squashed:
-            return mean.tanh()
-        return mean.clamp(-1.0, 1.0) if self.bounded else mean
-
-    def sample(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        """Not clipped to any bounds: the density is that of what was drawn."""
-        mean, log_std = distribution
-        drawn = torch.addcmul(mean, log_std.exp(), noise)
-        return drawn.tanh() if self.squashed else drawn
+            return xp.tanh(action)
+        return action.clip(-1.0, 1.0) if self.bounded and noise is None else action
 
 
 class CategoricalActor(FlatModule):
@@ -175,9 +175,11 @@ class CategoricalActor(FlatModule):
         self.choices, self.first = tuple(choices), tuple(first)
         self.flatten()
 
-    def distribution(self, output: Tensor, mask: Tensor | None = None) -> Distribution:
-        """Log-probabilities [S, N, K_i] of each choice."""
-        logits = output if mask is None else output.masked_fill(~mask, FORBIDDEN)
+    def distribution(self, output: Array, mask: Array | None = None) -> Distribution:
+        """Log-probabilities [S, N, K_i] of each choice, as tensors."""
+        logits = handed_back(output)
+        if mask is not None:
+            logits = logits.masked_fill(~handed_back(mask), FORBIDDEN)
         return tuple(split_categoricals(logits, self.choices))
 
     def encode(self, action: Tensor) -> Tensor:
@@ -187,44 +189,45 @@ class CategoricalActor(FlatModule):
     def log_prob(self, distribution: Distribution, encoded: Tensor) -> Tensor:
         return categorical_log_prob(list(distribution), encoded)
 
-    def log_prob_and_slopes(self, distribution: Distribution, encoded: Tensor) -> tuple[Tensor, SlopesOf]:
+    def log_prob_and_slopes(self, distribution: Distribution, encoded: Array) -> tuple[Array, SlopesOf]:
         """1 − p by the logit of what was chosen, −p by the others. No logit of a forbidden action matters: p is 0."""
+        choice = handed_back(encoded)
 
-        def slopes(weight: Tensor) -> Slopes:
-            weight, columns = weight.unsqueeze(-1), encoded.unsqueeze(-1).unbind(dim=-2)
+        def slopes(weights: Array) -> Slopes:
+            weight, columns = handed_back(weights).unsqueeze(-1), choice.unsqueeze(-1).unbind(dim=-2)
             parts = [
                 (-weight * log_p.exp()).scatter_add_(-1, column, weight)
                 for log_p, column in zip(distribution, columns, strict=True)
             ]
             return (torch.cat(parts, dim=-1),)
 
-        return self.log_prob(distribution, encoded), slopes
+        return handed_back(self.log_prob(distribution, choice), to=encoded), slopes
 
     def entropy(self, distribution: Distribution, noise: Tensor | None = None) -> Tensor:
         return categorical_entropy(list(distribution))
 
-    def entropy_slopes(self, distribution: Distribution, noise: Tensor | None, weight: Tensor) -> Slopes:
+    def entropy_slopes(self, distribution: Distribution, noise: Array | None, weight: Array) -> Slopes:
         """−p (log p + H) by each logit."""
-        parts = []
+        parts, each = [], handed_back(weight).unsqueeze(-1)
         for log_p in distribution:
             p = log_p.exp()
             entropy = -(p * log_p).sum(dim=-1, keepdim=True)
-            parts.append(-weight.unsqueeze(-1) * p * (log_p + entropy))
+            parts.append(-each * p * (log_p + entropy))
         return (torch.cat(parts, dim=-1),)
 
     def divergence(self, old: Distribution, new: Distribution) -> Tensor:
         parts = [(p.exp() * (p - q)).sum(dim=-1) for p, q in zip(old, new, strict=True)]
         return torch.stack(parts).sum(dim=0)
 
-    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Tensor) -> Slopes:
+    def divergence_slopes(self, old: Distribution, new: Distribution, weight: Array) -> Slopes:
         """p − p_old by each logit."""
-        return (weight.unsqueeze(-1) * (torch.cat(new, dim=-1).exp() - torch.cat(old, dim=-1).exp()),)
+        p, old_p = (torch.cat([handed_back(part) for part in parts], dim=-1).exp() for parts in (new, old))
+        return (handed_back(weight).unsqueeze(-1) * (p - old_p),)
 
-    def mode(self, distribution: Distribution) -> Tensor:
-        return self._numbers(categorical_mode(list(distribution)))
-
-    def sample(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        return self._numbers(categorical_sample(list(distribution), noise))
+    def act(self, output: Array, noise: Array = None) -> Array:
+        log_probs = split_categoricals(handed_back(output), self.choices)
+        choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
+        return self._numbers(choice)
 
     def _numbers(self, choice: Tensor) -> Tensor:
         """The environment's own numbers."""

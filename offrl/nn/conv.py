@@ -9,12 +9,14 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offrl.errors import RecipeError
 from offrl.nn.flat import HooklessModule, uniform_per_seed
 from offrl.nn.mlp import ACTIVATIONS
 from offrl.nn.observation import FlatObservation
+from offrl.ops.arrays import Array, handed_back
 from offrl.types import Observation
 
 Convolution = tuple[int, int, int]
@@ -68,10 +70,11 @@ class Encoder(HooklessModule):
         self.flat = FlatObservation(gym.spaces.Dict(rest) if images else space) if rest else None
         self.width = sum(network.width for network in networks) + (self.flat.width if self.flat else 0)
 
-    def forward(self, observation: Observation) -> Tensor:
-        """[S, B, …] to float32 [S, B, width]."""
+    def forward(self, observation: Observation | NDArray[Any]) -> Array:
+        """[S, B, …] to float32 [S, B, width]; without images as `FlatObservation` has it."""
         if self.flat and not self.image_keys:
             return self.flat(observation)
+        observation = handed_back(observation)
         parts = {"": observation} if isinstance(observation, Tensor) else observation
         encoded = [network(parts[key]) for key, network in zip(self.image_keys, self.images, strict=True)]
         if self.flat:

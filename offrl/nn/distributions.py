@@ -9,29 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from offrl.ops.arrays import Array, namespace
+
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 SQUASH_MARGIN = 1e-4
 """Logged actions within this distance of ±1 count as that far inside: arctanh(±1) is infinite."""
 
 
-def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
+def split_gaussian(parameters: Array) -> tuple[Array, Array]:
     """A network's output [..., 2A] as mean and log standard deviation, [..., A] each; the latter is clamped."""
-    mean, log_std = parameters.chunk(2, dim=-1)
-    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    actions = parameters.shape[-1] // 2
+    return parameters[..., :actions], parameters[..., actions:].clip(LOG_STD_MIN, LOG_STD_MAX)
 
 
-def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:
+def gaussian_log_prob(mean: Array, log_std: Array, value: Array) -> Array:
     """log N(value; mean, diag exp(2 log_std)), summed over the last axis."""
-    return standard_log_prob((value - mean) * torch.exp(-log_std), log_std)
+    return standard_log_prob((value - mean) * namespace(log_std).exp(-log_std), log_std)
 
 
-def standard_log_prob(z: Tensor, log_std: Tensor) -> Tensor:
+def standard_log_prob(z: Array, log_std: Array) -> Array:
     """`gaussian_log_prob` from z = (value − mean) / std."""
-    return torch.addcmul(log_std + 0.5 * math.log(2.0 * math.pi), z, z, value=0.5).sum(dim=-1).neg_()
+    return -(0.5 * (z * z) + (log_std + 0.5 * math.log(2.0 * math.pi))).sum(-1)
 
 
-def gaussian_nll(parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """−log π of a diagonal Gaussian, averaged over the batch, and its derivative, outside of autograd.
+def gaussian_nll(parameters: Array, value: Array) -> tuple[Array, Array]:
+    """−log π of a diagonal Gaussian, and the derivative of the mean over the batch, outside of autograd.
 
     With z = (value − mean) / std it is −z / std by the mean, and 1 − z² by log_std where that isn't clamped.
 
@@ -40,16 +42,18 @@ def gaussian_nll(parameters: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         value: [S, B, A].
 
     Returns:
-        Nats, [S]; by the parameters, [S, B, 2A].
+        Nats, [S, B]; by the parameters, [S, B, 2A].
     """
+    xp, actions = namespace(parameters), value.shape[-1]
     mean, log_std = split_gaussian(parameters)
-    inverse_std = torch.exp(-log_std)
+    inverse_std = xp.exp(-log_std)
     z = (value - mean) * inverse_std
     square = z * z
-    constant = 0.5 * value.shape[-1] * math.log(2.0 * math.pi)
-    nll = torch.add(log_std, square, alpha=0.5).sum(dim=-1).mean(dim=1) + constant
-    by_log_std = (1.0 - square) * (parameters.chunk(2, dim=-1)[1] == log_std)
-    return nll, torch.cat([-z * inverse_std, by_log_std], dim=-1).div_(value.shape[1])
+    nll = (log_std + 0.5 * square).sum(-1) + 0.5 * actions * math.log(2.0 * math.pi)
+    by_log_std = (1.0 - square) * (parameters[..., actions:] == log_std)
+    slope = xp.concatenate([-z * inverse_std, by_log_std], -1)
+    slope *= 1.0 / value.shape[1]
+    return nll, slope
 
 
 def gaussian_entropy(log_std: Tensor) -> Tensor:
@@ -66,7 +70,8 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) ->
     """log-density of a = tanh(u), u ~ N(mean, exp(2 log_std)) (Haarnoja et al., 2018, appendix C)."""
     inside = action.clamp(-1.0 + SQUASH_MARGIN, 1.0 - SQUASH_MARGIN)
     before = torch.atanh(inside)
-    return gaussian_log_prob(mean, log_std, before) - log_tanh_derivative(before).sum(dim=-1)
+    unsquashed: Tensor = gaussian_log_prob(mean, log_std, before)
+    return unsquashed - log_tanh_derivative(before).sum(dim=-1)
 
 
 class SquashedGaussianSample(NamedTuple):

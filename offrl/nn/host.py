@@ -1,4 +1,4 @@
-"""Small networks on a few observations in NumPy: PyTorch takes longer to dispatch each operation than to do it."""
+"""Small networks on few observations in NumPy: PyTorch takes longer to dispatch each operation than to do it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MOST_ROWS = 8
-"""Observations of a seed; with more, the arithmetic is what takes the time."""
+from offrl.ops.arrays import Array, is_plain
+
 LARGEST_LAYER = 8_192
-"""Elements of a weight; from here on NumPy's products may go to several threads, which take long to wake."""
+"""Elements of a weight; from here on NumPy's products of it with a vector may go to several threads."""
+LARGEST_PRODUCT = 2**18
+"""Multiplications of a matrix product that NumPy's BLAS still does in one thread: others take long to wake."""
 
 
 def rectify(values: NDArray[Any]) -> None:
@@ -22,66 +24,111 @@ def rectify(values: NDArray[Any]) -> None:
     np.maximum(values, 0.0, out=values)
 
 
+def rectify_backward(gradient: NDArray[Any], output: NDArray[Any]) -> None:
+    """The gradient by x in place of that by max(x, 0), from the latter."""
+    gradient *= np.sign(output)
+
+
 def squash(values: NDArray[Any]) -> None:
     """tanh x, in place."""
     np.tanh(values, out=values)
 
 
+def squash_backward(gradient: NDArray[Any], output: NDArray[Any]) -> None:
+    """The gradient by x in place of that by tanh x, from the latter: times 1 − tanh² x."""
+    squared = output * output
+    gradient *= np.subtract(1.0, squared, out=squared)
+
+
 IN_PLACE: dict[str, Callable[[NDArray[Any]], None]] = {"relu": rectify, "tanh": squash}
+BACKWARD: dict[str, Callable[[NDArray[Any], NDArray[Any]], None]] = {"relu": rectify_backward, "tanh": squash_backward}
 
 
 class HostLayers:
-    """Affine layers with an activation between them, computed in NumPy from parameters that it shares with PyTorch.
+    """Affine layers with an activation between them, computed in NumPy on memory that they share with PyTorch.
+
+    Stacks of one are taken for matrices: NumPy has less to look at.
 
     Args:
         layers: for each layer, W [N, outputs, inputs] and b [N, 1, outputs], outside of autograd.
+        gradients: places for the gradients by them, one behind the other, of the same shapes.
         activation: "relu" or "tanh".
+
+    Attributes:
+        most_rows: of an input; with more, PyTorch is faster. 0 where the layers are large, or elsewhere.
     """
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], activation: str) -> None:
-        small = all(weight.device.type == "cpu" and weight[0].numel() <= LARGEST_LAYER for weight, _ in layers)
-        self.most_rows = MOST_ROWS if small else 0
-        arrays = [(weight.mT.numpy(), bias.numpy()) for weight, bias in layers] if small else []
-        self.product: Callable[..., NDArray[Any]] = np.matmul
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], gradients: Sequence[Tensor], activation: str) -> None:
+        largest = max(weight[0].numel() for weight, _ in layers)
+        here = all(weight.device.type == "cpu" for weight, _ in layers)
+        self.most_rows = LARGEST_PRODUCT // largest if here and largest <= LARGEST_LAYER else 0
+        if not self.most_rows:
+            return
         self.single = all(len(weight) == 1 for weight, _ in layers)
-        if self.single:
-            # Matrices rather than stacks of one: NumPy has less to look at.
-            arrays, self.product = [(weight[0], bias[0]) for weight, bias in arrays], np.dot
-        self.hidden, self.last = arrays[:-1], arrays[-1:]
-        self.activate = IN_PLACE[activation]
+        arrays = [(self._seen(weight), self._seen(bias)) for weight, bias in layers]
+        self.weights = [weight for weight, _ in arrays]
+        *self.hidden, self.last = [(weight.swapaxes(-1, -2), bias) for weight, bias in arrays]
+        places = [self._seen(place) for place in gradients]
+        self.places = list(zip(places[::2], places[1::2], strict=True))
+        self.product: Callable[..., NDArray[Any]] = np.dot if self.single else np.matmul
+        self.activate, self.backward = IN_PLACE[activation], BACKWARD[activation]
 
-    def takes(self, x: Tensor) -> bool:
-        """Whether these are few rows for small layers."""
-        return is_plain(x) and x.shape[1] <= self.most_rows
+    def takes(self, x: Array) -> bool:
+        """Whether these are few enough rows, [N, B, inputs]."""
+        return x.shape[1] <= self.most_rows and (isinstance(x, np.ndarray) or is_plain(x))
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """[N, B, inputs] to [N, B, outputs]."""
-        values = x.numpy()[0] if self.single else x.numpy()
+        product, activate, values = self.product, self.activate, x[0] if self.single else x
         for weight, bias in self.hidden:
-            values = self.product(values, weight)
+            values = product(values, weight)
+            values += bias
+            activate(values)
+        weight, bias = self.last
+        output = product(values, weight)
+        output += bias
+        return output[None] if self.single else output
+
+    def record(self, x: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """The same, and each layer's input."""
+        inputs = [x[0] if self.single else x]
+        for weight, bias in self.hidden:
+            values = self.product(inputs[-1], weight)
             values += bias
             self.activate(values)
-        ((weight, bias),) = self.last
-        output = self.product(values, weight) + bias
-        return torch.from_numpy(output[None] if self.single else output)
+            inputs.append(values)
+        weight, bias = self.last
+        output = self.product(inputs[-1], weight)
+        output += bias
+        return output[None] if self.single else output, inputs
 
+    def chain_rule(
+        self, by_output: NDArray[Any], inputs: Sequence[NDArray[Any]], *, fill: bool, first_input: int | None
+    ) -> NDArray[Any] | None:
+        """From the gradient by the output to that by the parameters, from the last layer to the first.
 
-def at_hand(tensor: Tensor) -> Any:
-    """A tensor's values as an array that shares its memory, where that is this machine's; else the tensor itself.
+        Args:
+            by_output: [N, B, outputs].
+            inputs: of each layer.
+            fill: whether to fill the places of the parameters' gradients.
+            first_input: return the gradient by the network's inputs from this one on; None where it isn't wanted.
+        """
+        gradient = by_output[0] if self.single else by_output
+        for layer in reversed(range(len(inputs))):
+            if fill:
+                by_weight, by_bias = self.places[layer]
+                self.product(gradient.swapaxes(-1, -2), inputs[layer], out=by_weight)
+                np.add.reduce(gradient, axis=-2, keepdims=True, out=by_bias)
+            if layer:
+                gradient = self.product(gradient, self.weights[layer])
+                self.backward(gradient, inputs[layer])
+        if first_input is None:
+            return None
+        by_input = self.product(gradient, self.weights[0][..., first_input:])
+        return by_input[None] if self.single else by_input
 
-    For what both have under one name: arithmetic, comparisons, `sum(-1)`, `argmax(-1)`.
-    """
-    return tensor.numpy() if is_plain(tensor) and tensor.device.type == "cpu" else tensor
-
-
-def handed_back(values: Any) -> Tensor:
-    """What was computed from `at_hand` as a tensor."""
-    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is just values; tracers, which record what PyTorch does, must see all of that."""
-    return type(tensor) is Tensor and torch._C._get_tracing_state() is None
+    def _seen(self, tensor: Tensor) -> NDArray[Any]:
+        return tensor.numpy()[0] if self.single else tensor.numpy()
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

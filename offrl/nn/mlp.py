@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from offrl.nn.flat import FlatModule, joined, uniform_per_seed
 from offrl.nn.host import HostLayers
+from offrl.ops.arrays import Array, at_hand, handed_back
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -175,13 +178,13 @@ class Recorded(Protocol):
     """What a network gave, and derivatives from there, outside of autograd: see `MLP.record`."""
 
     @property
-    def output(self) -> Tensor:
+    def output(self) -> Array:
         """As the network's `forward` has it."""
 
-    def gradient(self, by_output: Tensor) -> Tensor:
+    def gradient(self, by_output: Array) -> Tensor:
         """By all parameters, in the order of `flat`, from the gradient by the output, which is of its shape."""
 
-    def gradient_by_input(self, by_output: Tensor, first: int = 0) -> Tensor:
+    def gradient_by_input(self, by_output: Array, first: int = 0) -> Tensor:
         """By what the network was given, from its column `first` on, [S, B, inputs − first]."""
 
 
@@ -194,25 +197,25 @@ class RecordedGraph(NamedTuple):
     """
 
     network: FlatModule
-    output: Tensor
+    output: Array
     x: Tensor
     graph: Tensor
 
-    def gradient(self, by_output: Tensor) -> Tensor:
+    def gradient(self, by_output: Array) -> Tensor:
         """By all parameters."""
-        return joined(torch.autograd.grad(self.graph, self.network.own_parameters, by_output))
+        return joined(torch.autograd.grad(self.graph, self.network.own_parameters, handed_back(by_output)))
 
-    def gradient_by_input(self, by_output: Tensor, first: int = 0) -> Tensor:
+    def gradient_by_input(self, by_output: Array, first: int = 0) -> Tensor:
         """By the input's columns from `first` on."""
-        return torch.autograd.grad(self.graph, self.x, by_output)[0][..., first:]
+        return torch.autograd.grad(self.graph, self.x, handed_back(by_output))[0][..., first:]
 
 
-def record_graph(network: FlatModule, x: Tensor, **options: Any) -> RecordedGraph:
+def record_graph(network: FlatModule, x: Array, **options: Any) -> RecordedGraph:
     """`network(x, **options)`, recorded by autograd."""
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        graph = network(x, **options)
-    return RecordedGraph(network, graph.detach(), x, graph)
+        given = handed_back(x).detach().requires_grad_()
+        graph = network(given, **options)
+    return RecordedGraph(network, handed_back(graph.detach(), to=x), given, graph)
 
 
 class RecordedLayers(NamedTuple):
@@ -224,19 +227,19 @@ class RecordedLayers(NamedTuple):
     """
 
     network: MLP
-    output: Tensor
+    output: Array
     members: int
     inputs: list[Tensor]
 
-    def gradient(self, by_output: Tensor) -> Tensor:
+    def gradient(self, by_output: Array) -> Tensor:
         """By all parameters. There is one place for it: the network's next call overwrites what this one returned."""
         gradient, parts = self.network.gradient_place()
-        self._chain_rule(by_output, parts, None)
+        self._chain_rule(handed_back(by_output), parts, None)
         return gradient
 
-    def gradient_by_input(self, by_output: Tensor, first: int = 0) -> Tensor:
+    def gradient_by_input(self, by_output: Array, first: int = 0) -> Tensor:
         """By the input's columns from `first` on, which all members saw."""
-        by_input = self._chain_rule(by_output, [], first)
+        by_input = self._chain_rule(handed_back(by_output), [], first)
         assert by_input is not None
         return by_input if self.members == 1 else by_input.unflatten(0, (-1, self.members)).sum(dim=1)
 
@@ -245,6 +248,38 @@ class RecordedLayers(NamedTuple):
         slope = by_output.flatten(0, 1) if network.ensemble else by_output
         weights = [layer.weight for layer in network.stacked(self.members)]
         return chain_rule(slope, network.activation_name, self.inputs, weights, parts, first_input)
+
+
+class RecordedOnHost(NamedTuple):
+    """The same of a small network, computed in NumPy.
+
+    Attributes:
+        inputs: of each layer, as arrays.
+    """
+
+    network: MLP
+    output: Array
+    members: int
+    inputs: list[NDArray[Any]]
+
+    def gradient(self, by_output: Array) -> Tensor:
+        """By all parameters. There is one place for it: the network's next call overwrites what this one returned."""
+        self._chain_rule(by_output, fill=True, first_input=None)
+        return self.network.gradient_place()[0]
+
+    def gradient_by_input(self, by_output: Array, first: int = 0) -> Tensor:
+        """By the input's columns from `first` on, which all members saw."""
+        by_input = self._chain_rule(by_output, fill=False, first_input=first)
+        assert by_input is not None
+        return by_input if self.members == 1 else by_input.unflatten(0, (-1, self.members)).sum(dim=1)
+
+    def _chain_rule(self, by_output: Array, *, fill: bool, first_input: int | None) -> Tensor | None:
+        slope = at_hand(by_output)
+        if self.network.ensemble:
+            slope = slope.reshape(-1, *slope.shape[2:])
+        host = self.network.on_host(self.members)
+        by_input = host.chain_rule(slope, self.inputs, fill=fill, first_input=first_input)
+        return None if by_input is None else torch.from_numpy(by_input)
 
 
 class StackedLayerNorm(nn.Module):
@@ -285,7 +320,7 @@ class MLP(FlatModule):
     """
 
     stacked_layers: dict[int, Layers]
-    host_layers: HostLayers | None = None
+    host_layers: dict[int, HostLayers]
     own_gradient: tuple[Tensor, list[Tensor]] | None = None
 
     def __init__(
@@ -315,14 +350,15 @@ class MLP(FlatModule):
 
     def rehomed(self) -> None:
         """The parameters lie elsewhere now."""
-        self.stacked_layers = {}
-        self.host_layers = self.own_gradient = None
+        self.stacked_layers, self.host_layers = {}, {}
+        self.own_gradient = None
 
-    def forward(self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Tensor:
+    def forward(self, x: Array, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Array:
         """Apply the networks.
 
         Args:
-            x: [S, B, inputs]; every member of an ensemble sees the same input.
+            x: [S, B, inputs]; every member of an ensemble sees the same input. For an array, and outside of autograd,
+                small plain networks without an ensemble give an array.
             members: how many of the ensemble to apply, the first ones; None for all.
             dropout_noise: standard normal draws [S, B, sum(hidden)], or [S, members, B, sum(hidden)] with an ensemble;
                 None leaves dropout off.
@@ -330,6 +366,10 @@ class MLP(FlatModule):
         Returns:
             [S, B, outputs], or [S, members, B, outputs] with an ensemble.
         """
+        if isinstance(x, np.ndarray):
+            if self._is_plain(dropout_noise) and not self.ensemble and (host := self.on_host(1)).takes(x):
+                return host(x)
+            x = torch.from_numpy(x)
         members = members or self.ensemble or 1
         x = self._for_each(x, members)
         stacked = dropout_noise.flatten(0, 1) if self.ensemble and dropout_noise is not None else dropout_noise
@@ -342,25 +382,32 @@ class MLP(FlatModule):
         return self.has_derivative and not dropping
 
     def _plain(self, x: Tensor, members: int) -> Tensor:
+        if not torch.is_grad_enabled() and (host := self.on_host(members)).takes(x):
+            return torch.from_numpy(host(x.numpy()))
         layers = self.stacked(members)
         if not torch.is_grad_enabled():
-            if not self.ensemble and (host := self.on_host()).takes(x):
-                return host(x)
             return plain_layers(x, self.activation_name, layers)[0]
         parameters = [_first(parameter, members) for parameter in self.own_parameters]
         output: Tensor = PlainLayers.apply(x, self.activation_name, layers, *parameters)  # type: ignore[no-untyped-call]
         return output
 
-    def record(self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Recorded:
-        """`forward`, for gradients that start from a hand-made one by the output.
+    def record(self, x: Array, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Recorded:
+        """`forward`, for gradients that start from a hand-made one by the output, which is an array where x is one.
 
         Autograd's bookkeeping costs small networks as much as their arithmetic: plain ones do without.
         """
         count = members or self.ensemble or 1
-        if self._is_plain(dropout_noise):
-            output, inputs = plain_layers(self._for_each(x, count), self.activation_name, self.stacked(count))
-            return RecordedLayers(self, self._shaped(output, count), count, inputs)
-        return record_graph(self, x, members=members, dropout_noise=dropout_noise)
+        if not self._is_plain(dropout_noise):
+            return record_graph(self, x, members=members, dropout_noise=dropout_noise)
+        if not self.ensemble and (host := self.on_host(1)).takes(x):
+            values, on_host = host.record(at_hand(x))
+            return RecordedOnHost(self, handed_back(values, to=x), 1, on_host)
+        each = self._for_each(handed_back(x), count)
+        if (host := self.on_host(count)).takes(each):
+            values, on_host = host.record(each.numpy())
+            return RecordedOnHost(self, self._shaped(torch.from_numpy(values), count), count, on_host)
+        output, inputs = plain_layers(each, self.activation_name, self.stacked(count))
+        return RecordedLayers(self, handed_back(self._shaped(output, count), to=x), count, inputs)
 
     def _for_each(self, x: Tensor, members: int) -> Tensor:
         """[S, B, inputs] to [S · members, B, inputs]."""
@@ -388,13 +435,15 @@ class MLP(FlatModule):
             self.stacked_layers[members] = [Layer.of(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         return self.stacked_layers[members]
 
-    def on_host(self) -> HostLayers:
-        """What computes a plain network, not an ensemble, for few observations."""
-        if self.host_layers is None:
-            self.host_layers = HostLayers(
-                [(layer.weight, layer.bias) for layer in self.stacked(1)], self.activation_name
+    def on_host(self, members: int) -> HostLayers:
+        """What computes the first members of a plain network for few observations."""
+        if members not in self.host_layers:
+            self.host_layers[members] = HostLayers(
+                [(layer.weight, layer.bias) for layer in self.stacked(members)],
+                self.gradient_place()[1] if members == (self.ensemble or 1) else (),
+                self.activation_name,
             )
-        return self.host_layers
+        return self.host_layers[members]
 
     def _general(self, x: Tensor, members: int, masks: Sequence[Tensor]) -> Tensor:
         for depth, layer in enumerate(self.layers[:-1]):

@@ -135,7 +135,8 @@ class _Fit:
     def _log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         if self.logged.actions is not None:
             return categorical_log_prob(split_categoricals(output, (self.logged.actions,)), action.unsqueeze(-1))
-        return gaussian_log_prob(*split_gaussian(output), action)
+        log_prob: Tensor = gaussian_log_prob(*split_gaussian(output), action)
+        return log_prob
 
     @torch.no_grad()
     def _outputs(self) -> Tensor:

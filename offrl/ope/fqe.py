@@ -144,7 +144,7 @@ class _Fit:
     def _q(self, network: MLP, row: Tensor, index: Tensor) -> Tensor:
         """Q of the logged actions, [P, E, B]."""
         inputs, chosen = self._taken(row, index)
-        q = network(inputs)
+        q: Tensor = network(inputs)
         return (q if chosen is None else q.gather(-1, chosen)).squeeze(-1)
 
     def _value(self, network: MLP, row: Tensor, draw: int) -> Tensor:
@@ -152,8 +152,10 @@ class _Fit:
         features = self.features[row].expand(self.count, -1, -1)
         if not self.discrete:
             action = self.choices[:, draw % self.choices.shape[1], row]
-            return network(torch.cat([features, action], dim=-1)).squeeze(-1)
-        return (network(features) * self.choices[:, row].unsqueeze(1)).sum(dim=-1)
+            value: Tensor = network(torch.cat([features, action], dim=-1))
+            return value.squeeze(-1)
+        q: Tensor = network(features)
+        return (q * self.choices[:, row].unsqueeze(1)).sum(dim=-1)
 
     @torch.no_grad()
     def values(self) -> FittedValues:

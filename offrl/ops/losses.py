@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NO_REDUCTION = 0
-"""As PyTorch numbers what a loss does with its terms."""
+from offrl.ops.arrays import Array, one_hot
 
 
 def chosen_huber(
-    values: Tensor, choice: Tensor, target: Tensor, weight: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    values: Array, choice: Array, target: Array, weight: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Huber loss (1964) of chosen values: δ²/2 for |δ| ≤ 1, |δ| − 1/2 beyond; its derivative is δ clipped to ±1.
 
     Args:
@@ -24,24 +23,25 @@ def chosen_huber(
         Each transition's loss, [S, B]; the derivative of their mean by the values, [S, B, A]; the errors
         δ = Q(s, a) − y, [S, B].
     """
-    choice = choice.unsqueeze(-1)
-    chosen = values.gather(-1, choice).squeeze(-1)
-    error = chosen - target
-    loss, slope = torch.ops.aten.huber_loss.default(chosen, target, NO_REDUCTION, 1.0), error.clamp(-1.0, 1.0)
+    chosen = one_hot(choice, values.shape[-1])
+    error = (values * chosen).sum(-1) - target
+    slope = error.clip(-1.0, 1.0)
+    # δ²/2 or |δ| − 1/2, from the clipped error c: c (δ − c/2).
+    loss = slope * (error - 0.5 * slope)
     if weight is not None:
         loss, slope = loss * weight, slope * weight
-    slope = slope.div_(slope.shape[-1]).unsqueeze(-1)
-    return loss, torch.zeros_like(values).scatter_(-1, choice, slope), error
+    slope = slope * (1.0 / slope.shape[-1])
+    return loss, chosen * slope[..., None], error
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def squared_error(prediction: Array, target: Array) -> tuple[Array, Array]:
     """Σ (prediction − target)² over the last axis, both [S, B, A].
 
     Returns:
-        The mean over the batch, [S]; its derivative by the prediction, [S, B, A].
+        Each transition's, [S, B]; the derivative of their mean by the prediction, [S, B, A].
     """
     error = prediction - target
-    return (error * error).sum(dim=-1).mean(dim=1), error * (2.0 / error.shape[1])
+    return (error * error).sum(-1), error * (2.0 / error.shape[1])
 
 
 def log_sum_exp_gap(

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from offrl.ops.arrays import Array, at_hand
 from offrl.types import Batch, Observation
 
 
 class Rows(NamedTuple):
     """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
+
+    Those to be shuffled are tensors, minibatches may be arrays.
 
     Attributes:
         observation: normalised.
@@ -27,15 +30,15 @@ class Rows(NamedTuple):
         draws: standard normal ones for a gradient step.
     """
 
-    observation: Tensor
-    encoded: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-    value: Tensor
-    target: Tensor
-    mask: Tensor | None
-    old: tuple[Tensor, ...]
-    draws: dict[str, Tensor]
+    observation: Array
+    encoded: Array
+    log_prob: Array
+    advantage: Array
+    value: Array
+    target: Array
+    mask: Array | None
+    old: tuple[Array, ...]
+    draws: dict[str, Array]
 
     def shuffled(self, order: Tensor) -> Rows:
         """Each seed's rows in its order, int64 [S, N]."""
@@ -45,10 +48,12 @@ class Rows(NamedTuple):
 
     def split(self, parts: int) -> Iterator[Rows]:
         """Consecutive rows, in parts as even as can be."""
-        sizes = even_sizes(self.log_prob.shape[1], parts)
-        pieces = self._map(lambda part: part.split(sizes, dim=1))
-        for part in range(parts):
-            yield pieces._map(operator.itemgetter(part))
+        for start, end in itertools.pairwise(even_bounds(self.log_prob.shape[1], parts)):
+            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
+
+    def at_hand(self) -> Rows:
+        """The same as arrays, where they are on this machine."""
+        return self._map(at_hand)
 
     def _map(self, function: Callable[[Any], Any]) -> Rows:
         return Rows(
@@ -64,10 +69,9 @@ class Rows(NamedTuple):
         )
 
 
-def even_sizes(rows: int, parts: int) -> list[int]:
-    """How many rows each part has, as even as can be."""
-    bounds = [part * rows // parts for part in range(parts + 1)]
-    return [end - start for start, end in itertools.pairwise(bounds)]
+def even_bounds(rows: int, parts: int) -> list[int]:
+    """Where parts as even as can be begin and end, parts + 1 of them."""
+    return [part * rows // parts for part in range(parts + 1)]
 
 
 def by_part(function: Callable[[Tensor], Tensor], values: Tensor, parts: int) -> Tensor:
@@ -75,7 +79,8 @@ def by_part(function: Callable[[Tensor], Tensor], values: Tensor, parts: int) ->
     rows = values.shape[1]
     if rows % parts == 0:
         return function(values.unflatten(1, (parts, -1))).flatten(1)
-    return torch.cat([function(part) for part in values.split(even_sizes(rows, parts), dim=1)], dim=1)
+    bounds = itertools.pairwise(even_bounds(rows, parts))
+    return torch.cat([function(values[:, start:end]) for start, end in bounds], dim=1)
 
 
 def merge_axes(observation: Observation) -> Observation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from offrl.ops.arrays import Array, namespace
+
 
 def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """min(ρ A, clip(ρ, 1 − ε, 1 + ε) A) with ρ = exp(log_ratio), the paper's equation 7.
@@ -20,11 +22,12 @@ def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
 
 
-def clipped_gain_slope(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_gain_slope(log_ratio: Array, advantage: Array, clip: float) -> Array:
     """The derivative of `clipped_gain` by log ρ, [S, N]: ρ A, or 0 where clipping has made it smaller."""
-    ratio = log_ratio.exp()
+    xp = namespace(log_ratio)
+    ratio = xp.exp(log_ratio)
     gain = ratio * advantage
-    return gain.masked_fill(gain > ratio.clamp(1.0 - clip, 1.0 + clip) * advantage, 0.0)
+    return xp.where(gain > ratio.clip(1.0 - clip, 1.0 + clip) * advantage, 0.0, gain)
 
 
 def clipped_error(value: Tensor, old: Tensor, target: Tensor, limit: float) -> Tensor:
@@ -41,15 +44,15 @@ def clipped_error(value: Tensor, old: Tensor, target: Tensor, limit: float) -> T
     return torch.maximum(error, (_held(value, old, limit) - target).square()) if limit else error
 
 
-def clipped_error_slope(value: Tensor, old: Tensor, target: Tensor, limit: float) -> Tensor:
+def clipped_error_slope(value: Array, old: Array, target: Array, limit: float) -> Array:
     """The derivative of `clipped_error` by the value, [S, N]: that of the square, or 0 where the held one errs more."""
     error = value - target
     if limit:
-        worse = (_held(value, old, limit) - target).abs() > error.abs()
+        worse = abs(_held(value, old, limit) - target) > abs(error)
         # Nearer ones are their own held values, but for rounding.
-        error = torch.where(worse & ((value - old).abs() > limit), 0.0, error)
+        error = namespace(error).where(worse & (abs(value - old) > limit), 0.0, error)
     return 2.0 * error
 
 
-def _held(value: Tensor, old: Tensor, limit: float) -> Tensor:
-    return old + (value - old).clamp(-limit, limit)
+def _held(value: Array, old: Array, limit: float) -> Array:
+    return old + (value - old).clip(-limit, limit)

@@ -92,7 +92,8 @@ class AgentPolicies:
         return list(np.concatenate([part.reshape(seeds, -1, *part.shape[1:]) for part in parts], axis=1))
 
     def _act(self, observation: Any) -> Tensor:
-        return self.policy.act(self._observe(observation))
+        action: Tensor = self.policy.act(self._observe(observation))
+        return action
 
     def _probabilities(self, logged: Logged) -> NDArray[np.float32]:
         """Of all discrete actions, [S, R + N, A]."""

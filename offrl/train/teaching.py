@@ -17,6 +17,7 @@ from offrl.envs.collector import StepSink
 from offrl.envs.policy import Columns, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError, RequestError, RunError
+from offrl.ops.arrays import handed_back
 from offrl.recipes import Recipe
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
@@ -38,8 +39,9 @@ class Teacher:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def act(self, observation: Observation) -> Tensor:
+    def act(self, observed: Observation | NDArray[Any]) -> Tensor:
         """Its greedy actions [S, E, …] for observations [S, E, …] as the environment shows them."""
+        observation: Observation = handed_back(observed)
         shape = first_tensor(observation).shape[:2]
         rows = (self.policy.seeds, -1)
         shown: Observation = (

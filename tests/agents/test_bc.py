@@ -149,7 +149,7 @@ def check_parity(config: BCConfig, spec: Spec) -> None:
                 of_draws = noise_of_seed(draws, position)
                 output = plain.forward(single.observation[0], of_draws.get("dropout"))
                 loss, entropy = plain.losses(output, single.action[0], of_draws.get("entropy"))
-            torch.testing.assert_close(measured["imitation_loss"][position], loss, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(measured["imitation_loss"][position].mean(), loss, rtol=1e-4, atol=1e-5)
             if config.entropy_bonus:
                 torch.testing.assert_close(measured["entropy"][position], entropy, rtol=1e-4, atol=1e-5)
             plain.update(single, of_draws)
@@ -214,7 +214,7 @@ def test_deterministic_loss_by_hand() -> None:
     agent, state = hand_set("deterministic", continuous(1, 2), [[2.0, 0.0]], [0.0, 0.0])
     batch = batch_of([[0.5], [-1.0]], [[0.5, -0.3], [1.0, 0.0]])
     expected = ((math.tanh(1) - 0.5) ** 2 + 0.09 + (math.tanh(-2) - 1) ** 2) / 2
-    assert agent.update(state, [batch], {})["imitation_loss"].item() == pytest.approx(expected, rel=1e-6)
+    assert agent.update(state, [batch], {})["imitation_loss"].mean().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_gaussian_loss_by_hand() -> None:
@@ -223,7 +223,7 @@ def test_gaussian_loss_by_hand() -> None:
     agent, state = hand_set("gaussian", continuous(1, 2), weight, bias, entropy_bonus=0.5)
     metrics = agent.update(state, [batch_of([[0.5]], [[-0.5, 1.0]])], {})
     expected = 0.5 * 1.0**2 + 0.5 * 0.5**2 + math.log(2.0) + math.log(2 * math.pi)
-    assert metrics["imitation_loss"].item() == pytest.approx(expected, rel=1e-6)
+    assert metrics["imitation_loss"].mean().item() == pytest.approx(expected, rel=1e-6)
     assert metrics["entropy"].item() == pytest.approx(math.log(2.0) + 1.0 + math.log(2 * math.pi), rel=1e-6)
 
 
@@ -232,21 +232,21 @@ def test_squashed_loss_by_hand() -> None:
     agent, state = hand_set("squashed_gaussian", continuous(1, 1), [[1.0, 0.0]], [0.0, 0.0])
     metrics = agent.update(state, [batch_of([[0.5]], [[math.tanh(1.0)]])], {})
     expected = 0.125 + 0.5 * math.log(2 * math.pi) + math.log(1 - math.tanh(1.0) ** 2)
-    assert metrics["imitation_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert metrics["imitation_loss"].mean().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_categorical_loss_by_hand() -> None:
     # Odds 1 : 3 between the actions 5 and 6.
     agent, state = hand_set("categorical", discrete(1, 2, start=5), [[0.0, 0.0]], [0.0, math.log(3.0)])
     metrics = agent.update(state, [batch_of([[1.0], [1.0]], [5, 6])], {})
-    assert metrics["imitation_loss"].item() == pytest.approx(-(math.log(0.25) + math.log(0.75)) / 2, rel=1e-6)
+    assert metrics["imitation_loss"].mean().item() == pytest.approx(-(math.log(0.25) + math.log(0.75)) / 2, rel=1e-6)
 
 
 def test_multi_discrete_loss_by_hand() -> None:
     bias = [0.0, math.log(3.0), 0.0, 0.0, 0.0]
     agent, state = hand_set("categorical", multi_discrete(1, (2, 3)), [[0.0] * 5], bias, entropy_bonus=1.0)
     metrics = agent.update(state, [batch_of([[1.0]], [[1, 2]])], {})
-    assert metrics["imitation_loss"].item() == pytest.approx(-math.log(0.75) - math.log(1 / 3), rel=1e-6)
+    assert metrics["imitation_loss"].mean().item() == pytest.approx(-math.log(0.75) - math.log(1 / 3), rel=1e-6)
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) + math.log(3.0)
     assert metrics["entropy"].item() == pytest.approx(entropy, rel=1e-6)
 

@@ -11,6 +11,8 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from offrl.nn import MLP, seed_generators
 from offrl.nn.actors import CategoricalActor, GaussianActor, Slopes
+from offrl.nn.distributions import categorical_sample
+from offrl.ops.arrays import handed_back
 
 SEEDS, ROWS, ACTIONS, CHOICES = 2, 7, 3, (3, 2)
 
@@ -136,6 +138,11 @@ def test_a_squashed_policys_ratios_and_divergences_need_no_derivative_of_the_squ
     torch.testing.assert_close(difference, densities[0] - densities[1])
 
 
+def act(actor: Actor, output: Tensor, noise: Tensor | None = None) -> Tensor:
+    action: Tensor = handed_back(actor.act(output, noise))
+    return action
+
+
 def test_actions_at_the_bounds_are_finite() -> None:
     encoded = gaussian(squashed=True).encode(torch.tensor([[[1.0, -1.0, 0.0]]]))
     assert encoded.isfinite().all()
@@ -148,30 +155,31 @@ def test_samples_follow_the_density(actor: Actor, action: Tensor) -> None:
     rows, outputs = 40_000, sum(CHOICES) if isinstance(actor, CategoricalActor) else ACTIONS
     output = normal(SEEDS, 1, outputs, seed=2).expand(-1, rows, -1)
     distribution = actor.distribution(output)
-    samples = actor.sample(distribution, normal(SEEDS, rows, outputs, seed=9))
+    samples = act(actor, output, normal(SEEDS, rows, outputs, seed=9))
     assert samples.dtype == action.dtype
     assert samples.shape[2:] == action.shape[2:]
     mean = actor.log_prob(distribution, actor.encode(samples)).mean(dim=1)
     torch.testing.assert_close(mean, -actor.entropy(distribution)[:, 0], rtol=0.0, atol=0.02)
-    mode = actor.mode(distribution)[:, :1]
+    mode = act(actor, output)[:, :1]
     best = actor.log_prob(actor.distribution(output[:, :1]), actor.encode(mode))
     assert (best >= actor.log_prob(distribution, actor.encode(samples)) - 1e-12).all()
     if isinstance(actor, GaussianActor):
-        torch.testing.assert_close(actor.sample(distribution, torch.zeros(SEEDS, rows, outputs))[:, :1], mode)
+        torch.testing.assert_close(act(actor, output, torch.zeros(SEEDS, rows, outputs))[:, :1], mode)
 
 
 def test_greedy_actions_are_clipped_where_there_are_bounds_and_samples_never() -> None:
-    distribution = (torch.full((1, 1, 2), 3.0), torch.zeros(1, 1, 2))
-    assert gaussian(bounded=True).mode(distribution).eq(1.0).all()
-    assert gaussian().mode(distribution).eq(3.0).all()
-    assert gaussian(bounded=True).sample(distribution, torch.ones(1, 1, 2)).eq(4.0).all()
+    output = torch.full((SEEDS, 1, ACTIONS), 3.0, dtype=torch.float64)
+    assert act(gaussian(bounded=True), output).eq(1.0).all()
+    assert act(gaussian(), output).eq(3.0).all()
+    spread = gaussian().log_std.detach().exp()
+    torch.testing.assert_close(act(gaussian(bounded=True), output, torch.ones_like(output)), output + spread)
 
 
 def test_forbidden_actions_have_no_chance() -> None:
     actor = categorical((4,), (0,))
     mask = torch.tensor([True, False, True, False]).expand(SEEDS, 1000, 4)
     distribution = actor.distribution(normal(SEEDS, 1, 4).expand(-1, 1000, -1), mask)
-    assert set(actor.sample(distribution, normal(SEEDS, 1000, 4, seed=3)).unique().tolist()) == {0, 2}
+    assert set(categorical_sample(list(distribution), normal(SEEDS, 1000, 4, seed=3)).unique().tolist()) == {0, 2}
     p = distribution[0].exp()
     torch.testing.assert_close(p[..., 0] + p[..., 2], torch.ones_like(p[..., 0]))
     expected = -(p[..., 0] * p[..., 0].log() + p[..., 2] * p[..., 2].log())

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from offrl.nn import MLP, seed_generators
-from offrl.nn.host import LARGEST_LAYER, MOST_ROWS
-from offrl.nn.mlp import plain_layers
+from offrl.nn.host import LARGEST_LAYER, LARGEST_PRODUCT
+from offrl.nn.mlp import RecordedOnHost, plain_layers, record_graph
 
 
 def few_rows(seeds: int, rows: int = 2, width: int = 5) -> torch.Tensor:
@@ -20,7 +20,7 @@ def few_rows(seeds: int, rows: int = 2, width: int = 5) -> torch.Tensor:
 def test_numpy_and_pytorch_agree(activation: str, hidden: tuple[int, ...], seeds: int) -> None:
     network = MLP(5, 2, hidden, seed_generators(range(seeds)), activation=activation)
     x = few_rows(seeds)
-    assert network.on_host().takes(x)
+    assert network.on_host(1).takes(x)
     with torch.no_grad():
         expected, _ = plain_layers(x, activation, network.stacked(1))
         torch.testing.assert_close(network(x), expected)
@@ -49,11 +49,35 @@ def test_what_comes_out_is_not_overwritten_by_the_next_call() -> None:
     assert torch.equal(first, kept)
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("hidden", [(), (64, 64)])
+@pytest.mark.parametrize(("seeds", "ensemble"), [(1, None), (3, None), (1, 2), (3, 2)])
+def test_gradients_agree(activation: str, hidden: tuple[int, ...], seeds: int, ensemble: int | None) -> None:
+    network = MLP(5, 2, hidden, seed_generators(range(seeds)), ensemble=ensemble, activation=activation)
+    x, generator = few_rows(seeds, 32), torch.Generator().manual_seed(4)
+    recorded, expected = network.record(x), record_graph(network, x)
+    assert isinstance(recorded, RecordedOnHost)
+    torch.testing.assert_close(recorded.output, expected.output)
+    by_output = torch.randn(expected.output.shape, generator=generator)
+    torch.testing.assert_close(recorded.gradient(by_output), expected.gradient(by_output))
+    by_input = record_graph(network, x).gradient_by_input(by_output, 3)
+    torch.testing.assert_close(recorded.gradient_by_input(by_output, 3), by_input)
+
+
+def test_gradients_of_the_first_members_only() -> None:
+    network = MLP(5, 2, (8,), seed_generators([0, 1]), ensemble=2)
+    x = few_rows(2, 32)
+    recorded, expected = network.record(x, members=1), record_graph(network, x, members=1)
+    by_output = torch.ones_like(recorded.output)
+    torch.testing.assert_close(recorded.gradient_by_input(by_output), expected.gradient_by_input(by_output))
+
+
 def test_many_rows_and_large_layers_are_left_to_pytorch() -> None:
-    small, large = (MLP(5, 2, (width,), seed_generators([0])) for width in (8, LARGEST_LAYER))
-    assert small.on_host().takes(few_rows(1, MOST_ROWS))
-    assert not small.on_host().takes(few_rows(1, MOST_ROWS + 1))
-    assert not large.on_host().takes(few_rows(1))
+    small, large = (MLP(64, 2, (width,), seed_generators([0])) for width in (64, LARGEST_LAYER // 2))
+    most = LARGEST_PRODUCT // 64**2
+    assert small.on_host(1).takes(few_rows(1, most, 64))
+    assert not small.on_host(1).takes(few_rows(1, most + 1, 64))
+    assert not large.on_host(1).takes(few_rows(1, 1, 64))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -45,7 +45,7 @@ def test_squared_error_by_hand() -> None:
     prediction, target = torch.tensor([[[1.0, 2.0], [0.0, -1.0]]]), torch.tensor([[[0.0, 4.0], [0.5, -1.0]]])
     loss, slope = squared_error(prediction, target)
     # (1 + 4) and 0.25, over two transitions; the slope of each component is 2 (prediction − target) / 2.
-    assert loss.tolist() == [2.625]
+    assert loss.tolist() == [[5.0, 0.25]]
     assert slope.tolist() == [[[1.0, -2.0], [-0.5, 0.0]]]
 
 

@@ -209,7 +209,7 @@ def test_the_policy_acts_from_the_first_step_and_learns_after_the_warm_up(pretra
     feed.at_checkpoint(0)
     shown = loop.policy.act(feed.collector.observed)
     assert [len(list(feed.rounds(1))) for _ in range(6)] == [0, 0, 0, 0, 1, 1]
-    np.testing.assert_array_equal(feed.ring.rows[:, 0, 3:4], shown[:, 0].numpy())
+    np.testing.assert_array_equal(feed.ring.rows[:, 0, 3:4], np.asarray(shown)[:, 0])
 
 
 def test_the_share_of_the_data_is_annealed(pretrained: Run, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_replay_holds_what_the_expert_would_do(count: int, experts: dict[int
     task = Task.of(recipe)
     feed = build_loop(Run.create(tmp_path / "run", task.recipe), task, SilentListener()).feed
     assert isinstance(feed, OnlineFeed)
-    taken: list[torch.Tensor] = []
+    taken: list[Any] = []
     step = feed.collector.step
     feed.collector.step = lambda action: (taken.append(action), step(action))[1]  # type: ignore[method-assign]
     feed.at_checkpoint(0)
@@ -71,7 +71,7 @@ def test_the_replay_holds_what_the_expert_would_do(count: int, experts: dict[int
     by_policy = shown.reshape(count, -1, 3)
     expected = expert.act(normalizer.normalize(by_policy)).reshape(told.shape)
     torch.testing.assert_close(told, expected)
-    acted = torch.stack(taken, dim=2).flatten(0, 1)
+    acted = torch.stack([torch.as_tensor(action) for action in taken], dim=2).flatten(0, 1)
     # The expert itself acts in the first 40 steps of a seed, 20 of each environment.
     torch.testing.assert_close(acted[:, :20], told[:, :20])
     assert not torch.isclose(acted[:, 20:], told[:, 20:]).all(dim=-1).any()
