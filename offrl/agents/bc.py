@@ -28,6 +28,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
+from offrl.nn.host import recording, without_gradients
 from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
 from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
@@ -131,6 +132,7 @@ class BC:
             shapes["entropy"] = (batch_size, self.spec.action_dim)
         return shapes
 
+    @torch.inference_mode()
     def update(self, state: BCState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One gradient step on imitation loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
@@ -154,14 +156,14 @@ class BC:
         if self.kind == "deterministic":
             prediction = self._regression(output)
             loss, slope = squared_error(prediction, action)
-            return {"imitation_loss": handed_back(loss)}, slope * (
-                1.0 - prediction * prediction
-            ) if self.bounded else slope
+            if self.bounded:
+                slope *= 1.0 - prediction * prediction
+            return {"imitation_loss": handed_back(loss)}, slope
         if self.kind == "gaussian" and not bonus:
             loss, slope = gaussian_nll(output, action)
             return {"imitation_loss": handed_back(loss)}, slope
-        with torch.enable_grad():
-            output, action = handed_back(output).detach().requires_grad_(), handed_back(action)
+        with recording():
+            output, action = handed_back(output).clone().requires_grad_(), handed_back(action)
             loss = imitation = self._imitation_loss(output, action)
             metrics = {"imitation_loss": imitation.detach()}
             if bonus:
@@ -175,7 +177,7 @@ class BC:
         """The imitation loss alone, [S], of the weights that act."""
         return self._imitation_loss(self.acting_network(state)(self.flat_observation(batch.observation)), batch.action)
 
-    @torch.no_grad()
+    @without_gradients
     def act(self, state: BCState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
         output = self.acting_network(state)(self.flat_observation(observation))

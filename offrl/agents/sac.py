@@ -27,6 +27,7 @@ from offrl.nn.distributions import (
     squashed_gaussian_log_prob,
     squashed_gaussian_sample,
 )
+from offrl.nn.host import without_gradients
 from offrl.nn.sde import StateDependentGaussian
 from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
@@ -232,13 +233,13 @@ class SAC:
             shapes["dropout"] = (2, batch_size, sum(c.hidden))
         return shapes
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def update(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One step of the critics and their target, then one each of actor and temperature."""
         metrics = self.update_critic(state, batches, noise)
         return metrics | self._actor_and_temperature_step(state, batches[0], noise)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def update_critic(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the policy and its temperature left as they are."""
         (batch,) = batches
@@ -268,8 +269,7 @@ class SAC:
         slope = (weighted * (2.0 / error.shape[2])).unsqueeze(-1)
         by_output = slope if chosen is None else torch.zeros_like(critic.output).scatter_(-1, chosen, slope)
         state.critic_optimizer.descend(critic.gradient(by_output))
-        loss = (weighted * error).mean(dim=2).sum(dim=1)
-        metrics = {"critic_loss": loss, "q": q.mean(dim=(1, 2)), "target_q": target_q.mean(dim=1)}
+        metrics = {"critic_loss": (weighted * error).sum(dim=1), "q": q, "target_q": target_q}
         if batch.weight is not None:
             metrics["td_error"] = error.abs().mean(dim=1).unsqueeze(0)
         return metrics
@@ -295,7 +295,7 @@ class SAC:
         entropy = entropies.mean(dim=1)
         # The gradient of log α · (entropy − target).
         state.temperature_optimizer.descend(entropy - self.target_entropy)
-        return {"actor_loss": -value.mean(dim=1), "entropy": entropy, "alpha": alpha.squeeze(1)}
+        return {"actor_loss": -value, "entropy": entropy, "alpha": alpha.squeeze(1)}
 
     def _soft_value(
         self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None
@@ -333,7 +333,7 @@ class SAC:
         """Which of both critics' values are those of the logged discrete actions, [S, 2, B, 1]."""
         return (batch.action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
 
-    @torch.no_grad()
+    @without_gradients
     def act(self, state: SACState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """tanh of the mean, or the likeliest action; with draws [S, N, *exploration_shape], a sample of the policy.
 

@@ -20,6 +20,7 @@ from offrl.agents.requirements import require_bounded_box
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.adoption import adopt_layers
+from offrl.nn.host import without_gradients
 from offrl.nn.mlp import DERIVATIVES
 from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
@@ -172,7 +173,7 @@ class TD3:
             shapes["dropout"] = (c.policy_delay, c.critics, batch_size, sum(c.hidden))
         return shapes
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def update(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`policy_delay` critic steps, then one actor step and one step of the targets."""
         metrics = self._critic_steps(state, batches, noise)
@@ -180,7 +181,7 @@ class TD3:
         self._move_targets(state)
         return metrics
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def update_critic(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`update` without the actor step: critics catch up with the policy before it moves."""
         metrics = self._critic_steps(state, batches, noise)
@@ -194,8 +195,7 @@ class TD3:
         masks = noise["dropout"].unbind(1) if self.config.dropout else [None] * len(batches)
         for batch, target_q, draws in zip(batches, targets, masks, strict=True):
             q, error = self._critic_step(state, batch, target_q, draws)
-        loss = (error * error).mean(dim=(2, 3)).sum(dim=1)
-        return {"critic_loss": loss, "q": q.mean(dim=(1, 2, 3)), "target_q": target_q.mean(dim=1)}
+        return {"critic_loss": (error * error).sum(dim=1), "q": q, "target_q": target_q}
 
     def _targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
         """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
@@ -253,7 +253,7 @@ class TD3:
         state.target_actor.move_towards(state.actor, self.config.target_rate)
         state.target_critic.move_towards(state.critic, self.config.target_rate)
 
-    @torch.no_grad()
+    @without_gradients
     def act(self, state: TD3State, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
         """π(s), plus Gaussian exploration noise where draws [S, N, A] are given; clipped to [-1, 1]."""
         output = at_hand(state.actor(self.flat_observation(observation)))

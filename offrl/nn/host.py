@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -147,3 +148,10 @@ def without_gradients(function: Function) -> Function:
             torch._C._set_grad_enabled(before)
 
     return cast(Function, call)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Autograd at work, within inference mode as well. It takes no tensors that were made there: clone them first."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

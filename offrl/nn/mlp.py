@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from offrl.nn.flat import FlatModule, joined, uniform_per_seed
-from offrl.nn.host import HostLayers
+from offrl.nn.host import HostLayers, recording
 from offrl.ops.arrays import Array, at_hand, handed_back
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -78,6 +78,8 @@ def affine(x: Tensor, layer: Layer) -> Tensor:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a b for stacks of matrices [N, rows, …] and [N, …, columns]."""
+    if a.shape[2] == 1:
+        return a * b
     if a.shape[1] >= MANY and b.shape[2] <= NARROW:
         return torch.bmm(b.mT, a.mT).mT
     return torch.bmm(a, b)
@@ -212,8 +214,8 @@ class RecordedGraph(NamedTuple):
 
 def record_graph(network: FlatModule, x: Array, **options: Any) -> RecordedGraph:
     """`network(x, **options)`, recorded by autograd."""
-    with torch.enable_grad():
-        given = handed_back(x).detach().requires_grad_()
+    with recording():
+        given = handed_back(x).clone().requires_grad_()
         graph = network(given, **options)
     return RecordedGraph(network, handed_back(graph.detach(), to=x), given, graph)
 
@@ -420,7 +422,9 @@ class MLP(FlatModule):
     def gradient_place(self) -> tuple[Tensor, list[Tensor]]:
         """A tensor like `flat`, the same one each time, and its parts as `stacked` has the parameters'."""
         if self.own_gradient is None:
-            gradient = torch.empty_like(self.flat)
+            # Whoever asks first: other calls must be able to fill it as well.
+            with torch.inference_mode(False):
+                gradient = torch.empty_like(self.flat)
             parts = gradient.split([parameter.numel() for parameter in self.own_parameters])
             shaped = [
                 part.view(whole.shape).flatten(0, 1) for part, whole in zip(parts, self.own_parameters, strict=True)

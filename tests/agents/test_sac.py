@@ -314,23 +314,23 @@ def test_the_target_takes_the_lower_critic_less_the_log_density(draw: float) -> 
     lower = min(2.0 + 10.0 * action, 6.0 + 2.0 * action)
     assert (lower == 6.0 + 2.0 * action) == (draw == 1.5)
     target = 1.5 + 0.9 * (lower - 0.2 * log_density(0.2, draw))
-    assert metrics["target_q"].item() == pytest.approx(target, rel=1e-5)
-    assert metrics["critic_loss"].item() == pytest.approx(target**2 + (target - 1.0) ** 2, rel=1e-5)
-    assert metrics["q"].item() == 0.5
+    assert metrics["target_q"].mean().item() == pytest.approx(target, rel=1e-5)
+    assert metrics["critic_loss"].mean().item() == pytest.approx(target**2 + (target - 1.0) ** 2, rel=1e-5)
+    assert metrics["q"].mean().item() == 0.5
     assert "td_error" not in metrics
 
 
 def test_a_terminal_transition_is_worth_its_reward() -> None:
     agent, state = hand_set_agent()
     metrics = agent.update(state, [one_transition(-3.0, 0.0)], draws())
-    assert metrics["target_q"].item() == -3.0
-    assert metrics["critic_loss"].item() == pytest.approx(9.0 + 16.0)
+    assert metrics["target_q"].mean().item() == -3.0
+    assert metrics["critic_loss"].mean().item() == pytest.approx(9.0 + 16.0)
 
 
 def test_weights_scale_the_critics_loss_and_errors_are_handed_back() -> None:
     agent, state = hand_set_agent()
     metrics = agent.update(state, [one_transition(-3.0, 0.0, weight=torch.tensor([[0.25]]))], draws())
-    assert metrics["critic_loss"].item() == pytest.approx(0.25 * (9.0 + 16.0))
+    assert metrics["critic_loss"].mean().item() == pytest.approx(0.25 * (9.0 + 16.0))
     torch.testing.assert_close(metrics["td_error"], torch.tensor([[[3.5]]]))
 
 
@@ -342,8 +342,8 @@ def test_the_actor_climbs_the_lower_critic_and_its_entropy() -> None:
     draw = 0.3
     metrics = agent.update(state, [one_transition(0.5, 0.0)], draws(here=draw))
     action, log_prob = math.tanh(0.05 + 0.5 * draw), log_density(0.05, draw)
-    assert metrics["critic_loss"].item() == pytest.approx(0.0, abs=1e-12)
-    assert metrics["actor_loss"].item() == pytest.approx(0.2 * log_prob - (-4.0 * action - 0.5), rel=1e-5)
+    assert metrics["critic_loss"].mean().item() == pytest.approx(0.0, abs=1e-12)
+    assert metrics["actor_loss"].mean().item() == pytest.approx(0.2 * log_prob - (-4.0 * action - 0.5), rel=1e-5)
     assert metrics["entropy"].item() == pytest.approx(-log_prob, rel=1e-5)
     assert metrics["alpha"].item() == pytest.approx(0.2)
     # The mean's gradient, α 2 a + 4 (1 − a²), is positive; log σ's, that times σ ε, less α, is so too.
@@ -404,10 +404,10 @@ def test_discrete_values_are_expectations_over_the_policy() -> None:
     metrics = agent.update(state, [one_transition(1.0, 0.9, torch.tensor([[6]]))], {})
     entropy = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2))
     target = 1.0 + 0.9 * (0.8 * 1.0 + 0.2 * 3.0 + 0.5 * entropy)
-    assert metrics["target_q"].item() == pytest.approx(target, rel=1e-5)
+    assert metrics["target_q"].mean().item() == pytest.approx(target, rel=1e-5)
     # Action 6 is the second one, which the critics value at 9 and 6.
-    assert metrics["critic_loss"].item() == pytest.approx((9.0 - target) ** 2 + (6.0 - target) ** 2, rel=1e-5)
-    assert metrics["actor_loss"].item() == pytest.approx(-(0.8 * 7.0 + 0.2 * 6.0 + 0.5 * entropy), rel=1e-5)
+    assert metrics["critic_loss"].mean().item() == pytest.approx((9.0 - target) ** 2 + (6.0 - target) ** 2, rel=1e-5)
+    assert metrics["actor_loss"].mean().item() == pytest.approx(-(0.8 * 7.0 + 0.2 * 6.0 + 0.5 * entropy), rel=1e-5)
     assert metrics["entropy"].item() == pytest.approx(entropy, rel=1e-5)
 
 
@@ -420,8 +420,8 @@ def test_a_value_network_learns_the_soft_value_and_its_target_bootstraps() -> No
     metrics = agent.update(state, [one_transition(1.5, 0.9)], draws(here=0.4))
     # The lower of the live critics, 0 and 1, less α log π at s = 0.5.
     soft_value = 0.0 - 0.2 * log_density(0.05, 0.4)
-    assert metrics["value_loss"].item() == pytest.approx((0.25 - soft_value) ** 2, rel=1e-5)
-    assert metrics["target_q"].item() == pytest.approx(1.5 + 0.9 * 7.0)
+    assert metrics["value_loss"].mean().item() == pytest.approx((0.25 - soft_value) ** 2, rel=1e-5)
+    assert metrics["target_q"].mean().item() == pytest.approx(1.5 + 0.9 * 7.0)
     # 0.25 is above the soft value: Adam's first step takes weight and bias down by 0.1; the target goes half the way.
     assert soft_value < 0.25
     torch.testing.assert_close(state.value.flat, torch.tensor([-0.1, 0.15]), rtol=1e-4, atol=0.0)
@@ -441,8 +441,8 @@ def test_dropout_is_for_the_critics_own_loss() -> None:
             name: torch.full((1, *shape), 9.0) for name, shape in agent.noise_shapes(8).items() if name == "dropout"
         }
         results.append(agent.update(state, batch, noise))
-    assert results[0]["q"].item() == pytest.approx(biases, rel=1e-5)
-    assert results[1]["q"].item() != pytest.approx(biases, rel=1e-2)
+    assert results[0]["q"].mean().item() == pytest.approx(biases, rel=1e-5)
+    assert results[1]["q"].mean().item() != pytest.approx(biases, rel=1e-2)
     assert torch.equal(results[0]["target_q"], results[1]["target_q"])
 
 

@@ -228,9 +228,9 @@ def test_the_target_takes_the_lower_critic_at_a_smoothed_action(draw: float, low
     agent, state = hand_set_agent()
     metrics = agent.update(state, [one_transition(1.5, 0.9)], {"target_policy": torch.full((1, 1, 1, 1), draw)})
     target = 1.5 + 0.9 * lower_value
-    assert metrics["target_q"].item() == pytest.approx(target, rel=1e-6)
-    assert metrics["critic_loss"].item() == pytest.approx(target**2 + (target - 1.0) ** 2, rel=1e-6)
-    assert metrics["q"].item() == 0.5
+    assert metrics["target_q"].mean().item() == pytest.approx(target, rel=1e-6)
+    assert metrics["critic_loss"].mean().item() == pytest.approx(target**2 + (target - 1.0) ** 2, rel=1e-6)
+    assert metrics["q"].mean().item() == 0.5
 
 
 def test_smoothed_actions_stay_within_the_bounds() -> None:
@@ -238,28 +238,28 @@ def test_smoothed_actions_stay_within_the_bounds() -> None:
     linear(state.target_actor, ([0.0], 2.0))
     metrics = agent.update(state, [one_transition(0.0, 1.0)], {"target_policy": torch.full((1, 1, 1, 1), 9.0)})
     # tanh(2) + 0.5 is clipped to 1: the lower critic is 6 + 2.
-    assert metrics["target_q"].item() == pytest.approx(8.0)
+    assert metrics["target_q"].mean().item() == pytest.approx(8.0)
 
 
 def test_a_terminal_transition_is_worth_its_reward() -> None:
     agent, state = hand_set_agent()
     metrics = agent.update(state, [one_transition(-3.0, 0.0)], {"target_policy": torch.ones(1, 1, 1, 1)})
-    assert metrics["target_q"].item() == -3.0
-    assert metrics["critic_loss"].item() == pytest.approx(9.0 + 16.0)
+    assert metrics["target_q"].mean().item() == -3.0
+    assert metrics["critic_loss"].mean().item() == pytest.approx(9.0 + 16.0)
 
 
 def test_noise_options_scale_and_bound_the_smoothing() -> None:
     agent, state = hand_set_agent(target_noise=0.1, target_noise_clip=0.02)
     metrics = agent.update(state, [one_transition(0.0, 1.0)], {"target_policy": torch.full((1, 1, 1, 1), 0.1)})
-    assert metrics["target_q"].item() == pytest.approx(2.0 + 10.0 * (math.tanh(0.2) + 0.01), rel=1e-6)
+    assert metrics["target_q"].mean().item() == pytest.approx(2.0 + 10.0 * (math.tanh(0.2) + 0.01), rel=1e-6)
 
 
 def test_a_single_critic_without_smoothing_is_its_own_target() -> None:
     agent, state = hand_set_agent(critics=1, target_noise=0.0)
     metrics = agent.update(state, [one_transition(1.5, 0.9)], {"target_policy": torch.full((1, 1, 1, 1), 9.0)})
     target = 1.5 + 0.9 * (2.0 + 10.0 * math.tanh(0.2))
-    assert metrics["target_q"].item() == pytest.approx(target, rel=1e-6)
-    assert metrics["critic_loss"].item() == pytest.approx(target**2, rel=1e-6)
+    assert metrics["target_q"].mean().item() == pytest.approx(target, rel=1e-6)
+    assert metrics["critic_loss"].mean().item() == pytest.approx(target**2, rel=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 50.0])
@@ -272,7 +272,7 @@ def test_the_softmax_target_weighs_the_lower_values_of_smoothed_actions(beta: fl
     values = [2.0 + 10.0 * (mean + 0.1), 6.0 + 2.0 * (mean + 0.5), 2.0 + 10.0 * (mean - 0.2)]
     weights = [math.exp(beta * q + draw**2 / 2.0) for q, draw in zip(values, (0.5, 9.0, -1.0), strict=True)]
     value = sum(w * q for w, q in zip(weights, values, strict=True)) / sum(weights)
-    assert metrics["target_q"].item() == pytest.approx(1.5 + 0.9 * value, rel=1e-5)
+    assert metrics["target_q"].mean().item() == pytest.approx(1.5 + 0.9 * value, rel=1e-5)
 
 
 def test_the_softmax_lies_between_mean_and_maximum() -> None:
@@ -311,7 +311,7 @@ def test_behaviour_cloning_weighs_the_value_by_its_mean_size() -> None:
     metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
     # Q₁ is 5 and −1: its mean is 2, its mean size 3, so λ = 0.5. The distances are 0.5 and 0.25.
     assert metrics["bc_loss"].item() == pytest.approx(0.15625)
-    assert metrics["actor_loss"].item() == pytest.approx(-0.5 * 2.0 + 0.15625)
+    assert metrics["actor_loss"].mean().item() == pytest.approx(-0.5 * 2.0 + 0.15625)
     # By the action of each state: (−λ · 2 + 2 · distance) / 2, that is 0 and −0.25; and dπ/d(output) = 1 − 0.5².
     # Adam's first moment is a tenth of the gradient.
     moments = state.actor_optimizer.named_tensors()
@@ -322,7 +322,7 @@ def test_behaviour_cloning_weighs_the_value_by_its_mean_size() -> None:
 def test_plain_td3_leaves_the_data_s_actions_out_of_the_actor_s_loss() -> None:
     agent, state, batch = two_states()
     metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
-    assert metrics["actor_loss"].item() == pytest.approx(-2.0)
+    assert metrics["actor_loss"].mean().item() == pytest.approx(-2.0)
     assert "bc_loss" not in metrics
 
 
@@ -332,7 +332,7 @@ def test_the_distance_s_weight_decays_with_each_actor_step() -> None:
         assert state.bc_weight.tolist() == [weight]
         agent.update_critic(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
         metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
-        assert metrics["actor_loss"].item() == pytest.approx(-1.0 + weight * 0.15625)
+        assert metrics["actor_loss"].mean().item() == pytest.approx(-1.0 + weight * 0.15625)
         assert metrics["bc_loss"].item() == pytest.approx(0.15625)
 
 
@@ -366,10 +366,10 @@ def test_dropout_leaves_units_out_of_the_critics_loss_only() -> None:
     dropout = torch.tensor([-1.0, 1.0, 1.0, -1.0]).view(1, 1, 2, 1, 2)
     noise = {"target_policy": torch.zeros(1, 1, 1, 1), "dropout": dropout}
     metrics = agent.update(state, [one_transition(1.0, 0.5)], noise)
-    assert metrics["target_q"].item() == pytest.approx(1.0 + 0.5 * 3.0)
-    assert metrics["q"].item() == pytest.approx((2.0 + 8.0) / 2.0)
-    assert metrics["critic_loss"].item() == pytest.approx((2.0 - 2.5) ** 2 + (8.0 - 2.5) ** 2)
-    assert metrics["actor_loss"].item() == pytest.approx(-3.0)
+    assert metrics["target_q"].mean().item() == pytest.approx(1.0 + 0.5 * 3.0)
+    assert metrics["q"].mean().item() == pytest.approx((2.0 + 8.0) / 2.0)
+    assert metrics["critic_loss"].mean().item() == pytest.approx((2.0 - 2.5) ** 2 + (8.0 - 2.5) ** 2)
+    assert metrics["actor_loss"].mean().item() == pytest.approx(-3.0)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -425,7 +425,7 @@ def test_the_actor_climbs_the_first_critic_after_the_critic_steps() -> None:
     metrics = agent.update(state, [one_transition(1.0, 0.0)], {"target_policy": torch.zeros(1, 1, 1, 1)})
     # The first critic's error is −1, so Adam's first step moves its parameters by 0.5 against the sign of each
     # gradient: −s, −a, −1 give the weights (0.5, −0.5) and the bias 0.5. The actor's action is 0 at s = 0.5.
-    assert metrics["actor_loss"].item() == pytest.approx(-(0.5 * 0.5 + 0.5), rel=1e-5)
+    assert metrics["actor_loss"].mean().item() == pytest.approx(-(0.5 * 0.5 + 0.5), rel=1e-5)
     # dQ₁/da = −0.5: the actor's parameters fall by its learning rate.
     torch.testing.assert_close(state.actor.flat, torch.tensor([-0.01, -0.01]), rtol=1e-4, atol=0.0)
 
