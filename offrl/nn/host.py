@@ -14,8 +14,8 @@ from torch import Tensor
 
 from offrl.ops.arrays import Array, is_plain
 
-LARGEST_LAYER = 8_192
-"""Elements of a weight; from here on NumPy's products of it with a vector may go to several threads."""
+LARGEST_LAYER, LARGEST_FOR_ONE = 2**13, 2**16
+"""Elements of a weight: for several observations, and for a single one. Beyond, PyTorch is as fast or faster."""
 LARGEST_PRODUCT = 2**18
 """Multiplications of a matrix product that NumPy's BLAS still does in one thread: others take long to wake."""
 
@@ -62,7 +62,9 @@ class HostLayers:
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], gradients: Sequence[Tensor], activation: str) -> None:
         largest = max(weight[0].numel() for weight, _ in layers)
         here = all(weight.device.type == "cpu" for weight, _ in layers)
-        self.most_rows = LARGEST_PRODUCT // largest if here and largest <= LARGEST_LAYER else 0
+        self.most_rows = LARGEST_PRODUCT // largest if largest <= LARGEST_LAYER else int(largest <= LARGEST_FOR_ONE)
+        if not here:
+            self.most_rows = 0
         if not self.most_rows:
             return
         self.single = all(len(weight) == 1 for weight, _ in layers)

@@ -80,6 +80,16 @@ def test_many_rows_and_large_layers_are_left_to_pytorch() -> None:
     assert not large.on_host(1).takes(few_rows(1, 1, 64))
 
 
+def test_layers_of_a_middle_size_take_single_observations() -> None:
+    network = MLP(5, 2, (256, 256), seed_generators([0, 1]))
+    one, two = few_rows(2, 1), few_rows(2, 2)
+    assert network.on_host(1).takes(one)
+    assert not network.on_host(1).takes(two)
+    with torch.no_grad():
+        expected, _ = plain_layers(one, "relu", network.stacked(1))
+        torch.testing.assert_close(network(one), expected)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_trace_records_pytorch() -> None:
     network = MLP(5, 2, (8,), seed_generators([0]))
