@@ -92,9 +92,13 @@ class GaussianActor(FlatModule):
         self.log_std = nn.Parameter(torch.full((network.seeds, 1, actions), log_std))
         self.flatten()
 
+    def rehomed(self) -> None:
+        """The spread as an array, where it can be one."""
+        self._spread: Array = at_hand(self.log_std.detach())
+
     def distribution(self, output: Array, mask: Array | None = None) -> Distribution:
         """Mean [S, N, A] and log standard deviation [S, 1, A]."""
-        return output, at_hand(self.log_std.detach()) if isinstance(output, np.ndarray) else self.log_std
+        return output, self._spread if isinstance(output, np.ndarray) else self.log_std
 
     def encode(self, action: Tensor) -> Tensor:
         if not self.squashed:
@@ -153,7 +157,7 @@ class GaussianActor(FlatModule):
         action = at_hand(output)
         xp = namespace(action)
         if noise is not None:
-            action = action + xp.exp(at_hand(self.log_std.detach())) * at_hand(noise)
+            action = action + xp.exp(self._spread if xp is np else self.log_std) * at_hand(noise)
         if self.squashed:
             return xp.tanh(action)
         return action.clip(-1.0, 1.0) if self.bounded and noise is None else action
