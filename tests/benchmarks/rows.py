@@ -136,6 +136,7 @@ ROWS = {
                 Comparison(_REGRESSION, _peer("d3rlpy", "bc"), target=4.0),
                 Comparison(_LIKELIHOOD, _peer("imitation", "bc"), target=8.0),
                 Comparison(_REGRESSION, _plain("single-file PyTorch", "bc")),
+                Comparison(_REGRESSION, _plain("PyTorch's kernels alone", "bc-kernels")),
             ),
         ),
         Row(

@@ -65,6 +65,62 @@ def bc(window: Window) -> float:
     return steadily(window, step)
 
 
+@torch.inference_mode()
+def bc_kernels(window: Window) -> float:
+    """The kernels that an update of deterministic cloning can't do without, again and again on the same memory.
+
+    No batches are drawn, no metrics made, nothing is allocated: what PyTorch on these threads leaves to be gained.
+    """
+    widths = [OBSERVATION_DIM, *HIDDEN, ACTION_DIM]
+    sizes = [size for inputs, outputs in pairwise(widths) for size in (outputs * inputs, outputs)]
+    flat, gradient, first, second = torch.randn(4, sum(sizes)).mul_(0.05).abs_().unbind()
+    weights, biases = flat.split(sizes)[::2], flat.split(sizes)[1::2]
+    by_weight, by_bias = gradient.split(sizes)[::2], gradient.split(sizes)[1::2]
+    shapes = [(outputs, inputs) for inputs, outputs in pairwise(widths)]
+    weights = [weight.view(shape) for weight, shape in zip(weights, shapes, strict=True)]
+    by_weight = [part.view(shape) for part, shape in zip(by_weight, shapes, strict=True)]
+    layer_inputs = [torch.randn(BATCH_SIZE, width) for width in widths[:-1]]
+    slopes = [torch.empty(BATCH_SIZE, width) for width in widths[1:]]
+    prediction, action, steps = (
+        torch.empty(BATCH_SIZE, ACTION_DIM),
+        torch.randn(BATCH_SIZE, ACTION_DIM),
+        torch.zeros(()),
+    )
+    last = len(weights) - 1
+
+    def step() -> int:
+        for layer in range(last):
+            torch.addmm(biases[layer], layer_inputs[layer], weights[layer].T, out=layer_inputs[layer + 1]).relu_()
+        torch.addmm(biases[last], layer_inputs[last], weights[last].T, out=prediction).tanh_()
+        torch.sub(prediction, action, out=slopes[last]).mul_(2.0 / BATCH_SIZE)
+        torch.ops.aten.tanh_backward.grad_input(slopes[last], prediction, grad_input=slopes[last])
+        for layer in range(last, -1, -1):
+            torch.mm(slopes[layer].T, layer_inputs[layer], out=by_weight[layer])
+            torch.sum(slopes[layer], dim=0, out=by_bias[layer])
+            if layer:
+                before = torch.mm(slopes[layer], weights[layer], out=slopes[layer - 1])
+                torch.ops.aten.threshold_backward.grad_input(before, layer_inputs[layer], 0.0, grad_input=before)
+        steps.add_(1.0)
+        torch._fused_adamw_(
+            [flat],
+            [gradient],
+            [first],
+            [second],
+            [],
+            [steps],
+            lr=1e-3,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+        return 1
+
+    return steadily(window, step)
+
+
 def td3_bc(window: Window) -> float:
     """TD3+BC with the paper's options; every second critic step is followed by one of the actor and the targets."""
     columns = [torch.from_numpy(column) for column in synthetic_episodes(DEMONSTRATIONS).transitions().values()]
@@ -123,6 +179,7 @@ if __name__ == "__main__":
         "sampling": sampling,
         "sampling-blocks": sampling_blocks,
         "bc": bc,
+        "bc-kernels": bc_kernels,
         "td3-bc": td3_bc,
         "help": import_torch,
     }
