@@ -308,24 +308,21 @@ class SAC:
         output = state.actor(observation)
         if draws is None:
             return _expected(output, critic(observation).amin(dim=1), alpha)[:2]
-        sample = squashed_gaussian_sample(at_hand(output), at_hand(draws))
-        action, log_prob = handed_back(sample.action), handed_back(sample.log_prob)
-        q = critic(torch.cat([observation, action], dim=-1)).squeeze(-1).amin(dim=1)
-        return torch.addcmul(q, alpha, log_prob, value=-1.0), -log_prob
+        sample = squashed_gaussian_sample(output, draws)
+        q = critic(torch.cat([observation, sample.action], dim=-1)).squeeze(-1).amin(dim=1)
+        return torch.addcmul(q, alpha, sample.log_prob, value=-1.0), -sample.log_prob
 
     def _sampled(
         self, critic: MLP, observation: Tensor, output: Tensor, draws: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What `_soft_value` has of continuous actions, and −(its mean) differentiated by the actor's output."""
-        sample, weight = squashed_gaussian_sample(at_hand(output), at_hand(draws)), 1.0 / output.shape[1]
-        action, log_prob = handed_back(sample.action), handed_back(sample.log_prob)
-        judged = critic.record(torch.cat([observation, action], dim=-1))
+        sample, weight = squashed_gaussian_sample(output, draws), 1.0 / output.shape[1]
+        judged = critic.record(torch.cat([observation, sample.action], dim=-1))
         q, least = judged.output.min(dim=1, keepdim=True)
         by_q = torch.zeros_like(judged.output).scatter_(1, least, -weight)
         by_action = judged.gradient_by_input(by_q, first=observation.shape[-1])
-        value = torch.addcmul(q.flatten(1), alpha, log_prob, value=-1.0)
-        slope = sample.gradient(at_hand(by_action), at_hand(weight * alpha.unsqueeze(-1)))
-        return value, -log_prob, handed_back(slope)
+        value = torch.addcmul(q.flatten(1), alpha, sample.log_prob, value=-1.0)
+        return value, -sample.log_prob, sample.gradient(by_action, weight * alpha.unsqueeze(-1))
 
     def _critic_input(self, batch: Batch) -> Tensor:
         """Observations, with the actions behind them where those are continuous."""

@@ -84,25 +84,25 @@ class SquashedGaussianSample(NamedTuple):
         log_std, unclamped: log standard deviation, and the network's output that was clamped to it, [..., A].
     """
 
-    action: Array
-    log_prob: Array
-    spread: Array
-    log_std: Array
-    unclamped: Array
+    action: Tensor
+    log_prob: Tensor
+    spread: Tensor
+    log_std: Tensor
+    unclamped: Tensor
 
-    def gradient(self, by_action: Array, by_log_prob: Array) -> Array:
+    def gradient(self, by_action: Tensor, by_log_prob: Tensor | float) -> Tensor:
         """By the network's output, [..., 2A], with da/du = 1 − a² and d log π/du = 2a; a clamped log_std moves nothing.
 
         Args:
             by_action: [..., A].
             by_log_prob: broadcastable to [..., A], the same for all components of an action.
         """
-        by_mean = by_action - self.action * (self.action * by_action - 2.0 * by_log_prob)
+        by_mean = torch.addcmul(by_action, self.action, self.action * by_action - 2.0 * by_log_prob, value=-1.0)
         by_log_std = (by_mean * self.spread - by_log_prob) * (self.log_std == self.unclamped)
-        return namespace(by_mean).concatenate([by_mean, by_log_std], -1)
+        return torch.cat([by_mean, by_log_std], dim=-1)
 
 
-def squashed_gaussian_sample(parameters: Array, noise: Array) -> SquashedGaussianSample:
+def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGaussianSample:
     """The reparameterised sample of a squashed Gaussian, and its log-density.
 
     The density is evaluated before the squashing: inverting tanh would lose precision, and time. With
@@ -113,15 +113,13 @@ def squashed_gaussian_sample(parameters: Array, noise: Array) -> SquashedGaussia
         parameters: a network's output [..., 2A], as `split_gaussian` takes it.
         noise: standard normal draws, [..., A].
     """
-    xp, actions = namespace(parameters), noise.shape[-1]
-    mean, log_std = split_gaussian(parameters)
-    spread = xp.exp(log_std) * noise
+    mean, unclamped = parameters.chunk(2, dim=-1)
+    log_std = unclamped.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    spread = log_std.exp() * noise
     before = mean + spread
-    # softplus(−2u)
-    softened = xp.logaddexp(xp.zeros_like(before), -2.0 * before)
-    terms = 2.0 * (before + softened) - log_std - 0.5 * (noise * noise)
-    log_prob = terms.sum(-1) - actions * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
-    return SquashedGaussianSample(xp.tanh(before), log_prob, spread, log_std, parameters[..., actions:])
+    terms = softplus(before * -2.0).add_(before).mul_(2.0).sub_(log_std).addcmul_(noise, noise, value=-0.5)
+    constant = noise.shape[-1] * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
+    return SquashedGaussianSample(before.tanh(), terms.sum(dim=-1) - constant, spread, log_std, unclamped)
 
 
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
