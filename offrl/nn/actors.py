@@ -50,7 +50,7 @@ class StochasticActor(Protocol):
     def distribution(self, output: Array, mask: Array | None = None) -> Distribution:
         """For the network's output [S, N, outputs], and the actions that are allowed, bool [S, N, A]."""
 
-    def encode(self, action: Array) -> Tensor:
+    def encode(self, action: Tensor) -> Tensor:
         """Actions as they are logged, [S, N, …], as `log_prob` takes them."""
 
     def log_prob(self, distribution: Distribution, encoded: Array) -> Array:

@@ -62,9 +62,8 @@ class HostLayers:
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], gradients: Sequence[Tensor], activation: str) -> None:
         largest = max(weight[0].numel() for weight, _ in layers)
         here = all(weight.device.type == "cpu" for weight, _ in layers)
-        self.most_rows = LARGEST_PRODUCT // largest if largest <= LARGEST_LAYER else int(largest <= LARGEST_FOR_ONE)
-        if not here:
-            self.most_rows = 0
+        several = LARGEST_PRODUCT // largest if largest <= LARGEST_LAYER else 1
+        self.most_rows = several if here and largest <= LARGEST_FOR_ONE else 0
         if not self.most_rows:
             return
         self.single = all(len(weight) == 1 for weight, _ in layers)
