@@ -154,7 +154,7 @@ class QNetwork(FlatModule):
         """
         stream = self.parts[0]
         if len(self.parts) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
-            recorded = stream.record(self.see(observation), dropout_noise=dropout_noise)
+            recorded = stream.record(at_hand(self.see(observation)), dropout_noise=dropout_noise)
             return recorded.output, recorded.gradient
         values = handed_back(self(observation, noise=noise, dropout_noise=dropout_noise))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from offrl.agents.td3 import TD3, TD3Config
 from offrl.nn import host
 from offrl.ops import arrays
 from offrl.train.checkpoint import state_tensors
-from offrl.types import Agent
+from offrl.types import Agent, Spec
 from tests.agents.batches import (
     CPU,
     continuous,
@@ -56,20 +58,38 @@ CASES: dict[str, Agent[Any]] = {
 }
 
 
+def of_numbers(agent: Agent[Any]) -> Agent[Any]:
+    """The same agent where observations are single numbers from 0 to 4."""
+    spec = Spec(gym.spaces.Discrete(5), agent.spec.action_space)
+    return type(agent)(agent.config, spec)  # type: ignore[attr-defined, call-arg]
+
+
 def elsewhere(patch: pytest.MonkeyPatch) -> None:
     """Let no tensor be at hand, as on another device."""
     for module in (arrays, host):
         patch.setattr(module, "is_plain", lambda tensor: False)
 
 
+def numbers(observation: Any) -> torch.Tensor:
+    """Vectors of standard normal draws as whole numbers from 0 to 4."""
+    numbers: torch.Tensor = (observation[..., 0] + 2.5).clamp(0.0, 4.0).long()
+    return numbers
+
+
 def trained(agent: Agent[Any]) -> tuple[Any, list[Any]]:
     """The state after a few updates, and their metrics."""
     state = agent.init((3, 4), CPU)
     rows = agent.batches_per_update * UPDATES
+    spec, size = Spec(continuous().observation_space, agent.spec.action_space), 8
     if isinstance(agent, PPO):
-        batches, size = random_rollouts(agent.spec, rows, 2), 18
+        batches, size = random_rollouts(spec, rows, 2), 18
     else:
-        batches, size = random_batches(agent.spec, rows, 2), 8
+        batches = random_batches(spec, rows, 2)
+    if isinstance(agent.spec.observation_space, gym.spaces.Discrete):
+        batches = [
+            replace(batch, observation=numbers(batch.observation), next_observation=numbers(batch.next_observation))
+            for batch in batches
+        ]
     return state, run_updates(agent, state, batches, random_noise(agent, UPDATES, 2, size))
 
 
@@ -78,6 +98,16 @@ def test_updates_agree(agent: Agent[Any], monkeypatch: pytest.MonkeyPatch) -> No
     state, metrics = trained(agent)
     elsewhere(monkeypatch)
     expected, expected_metrics = trained(agent)
+    torch.testing.assert_close(state_tensors(state), state_tensors(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("agent", CASES.values(), ids=CASES.keys())
+def test_updates_agree_where_observations_are_numbers(agent: Agent[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seeing_numbers = of_numbers(agent)
+    state, metrics = trained(seeing_numbers)
+    elsewhere(monkeypatch)
+    expected, expected_metrics = trained(seeing_numbers)
     torch.testing.assert_close(state_tensors(state), state_tensors(expected), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
 
