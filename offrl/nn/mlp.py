@@ -401,23 +401,20 @@ class MLP(FlatModule):
         count = members or self.ensemble or 1
         if not self._is_plain(dropout_noise):
             return record_graph(self, x, members=members, dropout_noise=dropout_noise)
-        if not self.ensemble and (host := self.on_host(1)).takes(x):
-            values, on_host = host.record(at_hand(x))
-            return RecordedOnHost(self, handed_back(values, to=x), 1, on_host)
-        each = self._for_each(handed_back(x), count)
+        each = x if count == 1 else self._for_each(handed_back(x), count)
         if (host := self.on_host(count)).takes(each):
-            values, on_host = host.record(each.numpy())
-            return RecordedOnHost(self, self._shaped(torch.from_numpy(values), count), count, on_host)
-        output, inputs = plain_layers(each, self.activation_name, self.stacked(count))
+            values, on_host = host.record(at_hand(each))
+            return RecordedOnHost(self, handed_back(self._shaped(values, count), to=x), count, on_host)
+        output, inputs = plain_layers(handed_back(each), self.activation_name, self.stacked(count))
         return RecordedLayers(self, handed_back(self._shaped(output, count), to=x), count, inputs)
 
     def _for_each(self, x: Tensor, members: int) -> Tensor:
         """[S, B, inputs] to [S · members, B, inputs]."""
         return x.unsqueeze(1).expand(-1, members, -1, -1).flatten(0, 1) if members > 1 else x
 
-    def _shaped(self, output: Tensor, members: int) -> Tensor:
+    def _shaped(self, output: Array, members: int) -> Array:
         """[S · members, B, outputs] to [S, members, B, outputs], where there is an ensemble."""
-        return output.unflatten(0, (self.seeds, members)) if self.ensemble else output
+        return output.reshape(self.seeds, members, *output.shape[1:]) if self.ensemble else output
 
     def gradient_place(self) -> tuple[Tensor, list[Tensor]]:
         """A tensor like `flat`, the same one each time, and its parts as `stacked` has the parameters'."""

@@ -94,20 +94,12 @@ def trained(agent: Agent[Any]) -> tuple[Any, list[Any]]:
 
 
 @pytest.mark.parametrize("agent", CASES.values(), ids=CASES.keys())
-def test_updates_agree(agent: Agent[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("vectors", [True, False])
+def test_updates_agree(agent: Agent[Any], vectors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = agent if vectors else of_numbers(agent)
     state, metrics = trained(agent)
     elsewhere(monkeypatch)
     expected, expected_metrics = trained(agent)
-    torch.testing.assert_close(state_tensors(state), state_tensors(expected), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("agent", CASES.values(), ids=CASES.keys())
-def test_updates_agree_where_observations_are_numbers(agent: Agent[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    seeing_numbers = of_numbers(agent)
-    state, metrics = trained(seeing_numbers)
-    elsewhere(monkeypatch)
-    expected, expected_metrics = trained(seeing_numbers)
     torch.testing.assert_close(state_tensors(state), state_tensors(expected), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(metrics, expected_metrics, rtol=1e-4, atol=1e-5)
 
