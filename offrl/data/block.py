@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -188,6 +188,19 @@ def rows_without_choice(block: EpisodeBlock) -> NDArray[np.int64]:
     forbidden: NDArray[np.bool_] = np.logical_not(mask.reshape(len(mask), -1).any(axis=1))
     forbidden[block.final_rows] = False
     return np.flatnonzero(forbidden)
+
+
+def forbidden_choices(
+    columns: Mapping[str, NDArray[Any]], final_rows: NDArray[np.int64], space: gym.Space[Any]
+) -> NDArray[np.int64]:
+    """Transitions whose own mask forbids the action that was taken while it allows others; of Discrete actions."""
+    mask = columns.get(schema.ACTION_MASK)
+    if mask is None or not isinstance(space, spaces.Discrete) or mask.shape[1:] != (space.n,):
+        return np.empty(0, np.int64)
+    choice = columns[schema.ACTION].reshape(-1).astype(np.int64) - int(space.start)
+    rows = np.flatnonzero((choice >= 0) & (choice < space.n) & mask.any(axis=1))
+    rows = rows[~mask[rows, choice[rows]].astype(np.bool_)]
+    return np.setdiff1d(rows, final_rows)
 
 
 def _check_lengths(block: EpisodeBlock) -> None:

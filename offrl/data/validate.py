@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offrl.data import schema
+from offrl.data.block import forbidden_choices
 from offrl.data.schema import ShardRecord, flatten_space
 from offrl.data.shard import check_size, file_sha256, map_episodes
 from offrl.data.store import TrajectoryStore
@@ -30,7 +31,7 @@ class Finding:
     Attributes:
         severity: "error": training on it goes wrong; "warning": it is legal, but look.
         code: one word: `checksum`, `unreadable`, `alignment`, `return`, `flag`, `end`, `both-flags`, `padding`, `mask`,
-            `nan`, `infinity`, `bounds`.
+            `forbidden`, `nan`, `infinity`, `bounds`.
         message: what is wrong, in words.
         count: how many files, episodes or rows it concerns.
         column: its column, where it has one.
@@ -92,7 +93,7 @@ def _validate_shard(store: TrajectoryStore, index: int, first_row: int, first_ep
     shard = _Shard(record, columns, table["length"], table["return"], first_row, first_episode)
     yield from shard.check_returns()
     yield from shard.check_flags()
-    yield from shard.check_masks()
+    yield from shard.check_masks(store.spec.action_space)
     for name in columns:
         yield from shard.check_padding(name)
     leaves = {
@@ -175,13 +176,16 @@ class _Shard:
             message = "the episode ends both terminated and truncated: it counts as terminated"
             yield self._in_episodes("warning", "both-flags", message, both)
 
-    def check_masks(self) -> Iterator[Finding]:
-        """In every transition's state, some action is allowed."""
+    def check_masks(self, space: gym.Space[Any]) -> Iterator[Finding]:
+        """In every transition's state, some action is allowed, and the one taken is."""
         name = schema.ACTION_MASK
         if name in self.columns:
             forbidden: Bad = np.logical_not(self.columns[name].reshape(self.record.rows, -1).any(axis=1))
             forbidden[self.final] = False  # a final row's mask says nothing where it is all False
             yield from self._in_rows("error", "mask", "the mask forbids every action", name, forbidden)
+            taken = np.zeros(self.record.rows, np.bool_)
+            taken[forbidden_choices(self.columns, self.final, space)] = True
+            yield from self._in_rows("error", "forbidden", "the mask forbids the action taken", name, taken)
 
     def check_padding(self, name: str) -> Iterator[Finding]:
         """Final rows hold an observation, and zero elsewhere."""

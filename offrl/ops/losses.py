@@ -49,9 +49,11 @@ def log_sum_exp_gap(
 ) -> tuple[Tensor, Tensor]:
     """log Σ_a exp Q(s, a) over the allowed actions, less Q(s, a) of the chosen one: what CQL keeps small.
 
+    The chosen one counts as allowed, whatever the mask says: else there would be no least gap, and training diverges.
+
     Args:
         values, choice, weight: as for `chosen_huber`.
-        mask: bool [S, B, A], the allowed actions; at least one is.
+        mask: bool [S, B, A], the allowed actions.
 
     Returns:
         Each transition's, [S, B]; the derivative of their mean by the values, [S, B, A].
@@ -59,7 +61,7 @@ def log_sum_exp_gap(
     choice = choice.unsqueeze(-1)
     chosen = values.gather(-1, choice)
     if mask is not None:
-        values = values.masked_fill(~mask, -torch.inf)
+        values = values.masked_fill(~mask.scatter(-1, choice, True), -torch.inf)
     gap = values.logsumexp(dim=-1) - chosen.squeeze(-1)
     slope = values.softmax(dim=-1).scatter_add_(-1, choice, -torch.ones_like(chosen))
     if weight is not None:

@@ -382,6 +382,7 @@ def mixed_store(path: Path) -> TrajectoryStore:
         "behavior_log_prob": np.array([-1, -2, -3, 0, -4, -5, -6, -7, 0.0]),
         "action_mask": rng.integers(0, 2, (rows, 3)).astype(np.bool_),
     }
+    columns["action_mask"][np.arange(rows), columns["action"]] = True
     columns["action_mask"][3] = False  # not logged behind the first episode's end
     with StoreWriter(path, Spec(observation, spaces.Discrete(3)), shard_bytes=1) as writer:
         writer.append(EpisodeBlock(columns, np.array([3, 4])))

@@ -216,3 +216,13 @@ def test_masks_that_forbid_everything(tmp_path: Path) -> None:
         damage(mixed, shard.rows_file, "action_mask", 1, False)
     finding = found(mixed)["mask", "action_mask"]
     assert (finding.severity, finding.count, finding.episode, finding.row, finding.step) == ("error", 2, 0, 1, 1)
+
+
+def test_masks_that_forbid_what_was_done(tmp_path: Path) -> None:
+    mixed = mixed_store(tmp_path / "mixed")
+    shard = mixed.metadata.shards[0]
+    assert validate(mixed) == []
+    taken = int(mixed.read("action", 2, 3)[0])
+    damage(mixed, shard.rows_file, "action_mask", 2, np.arange(3) != taken)
+    finding = found(mixed)["forbidden", "action_mask"]
+    assert (finding.severity, finding.count, finding.episode, finding.row, finding.step) == ("error", 1, 0, 2, 2)

@@ -72,7 +72,11 @@ def test_slopes_are_those_of_autograd(weighted: bool, masked: bool) -> None:
         assert not slope.requires_grad
 
 
-def test_the_gap_stays_finite_where_the_data_did_what_its_mask_forbids() -> None:
-    gap, slope = log_sum_exp_gap(torch.ones(1, 1, 2), torch.tensor([[1]]), torch.tensor([[[True, False]]]))
-    assert gap.item() == 0.0
-    assert slope.tolist() == [[[1.0, -1.0]]]
+def test_the_gap_is_never_negative_even_where_the_data_did_what_its_mask_forbids() -> None:
+    values, choice = torch.tensor([[[1.0, 1.0, 9.0]]]), torch.tensor([[1]])
+    gap, slope = log_sum_exp_gap(values, choice, torch.tensor([[[True, False, False]]]))
+    # log(e¹ + e¹) − 1: the third action stays out, the second one doesn't.
+    assert gap.item() == pytest.approx(0.693147)
+    torch.testing.assert_close(slope, torch.tensor([[[0.5, -0.5, 0.0]]]))
+    higher = log_sum_exp_gap(torch.tensor([[[1.0, 50.0, 9.0]]]), choice, torch.tensor([[[True, False, False]]]))[0]
+    assert higher.item() == 0.0

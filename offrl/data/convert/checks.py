@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offrl.data import schema
-from offrl.data.block import EpisodeBlock, rows_without_choice
+from offrl.data.block import EpisodeBlock, forbidden_choices, rows_without_choice
 from offrl.data.convert.options import OutOfBounds
 from offrl.data.convert.report import Chunk, Log
 from offrl.data.schema import flatten_space
@@ -42,7 +42,7 @@ class Checker:
 
         Raises:
             DataError: a reward, action or log-probability isn't finite, an action isn't in its space, or a mask
-                forbids every action (unless the log only lists problems).
+                forbids every action or the one taken (unless the log only lists problems).
         """
         for name, array in chunk.block.columns.items():
             root = name.split(".")[0]
@@ -52,7 +52,7 @@ class Checker:
                 self._refuse_gaps(chunk, name, array)
         self._refuse_early_ends(chunk)
         self._refuse_impossible(chunk)
-        self._refuse_empty_masks(chunk)
+        self._refuse_wrong_masks(chunk)
         clipped = {name: self._bounded(chunk, name, space) for name, space in self._actions.items()}
         block = chunk.block
         return replace(
@@ -99,14 +99,17 @@ class Checker:
                 mend="map probabilities as behavior_prob, and their logarithms as behavior_log_prob",
             )
 
-    def _refuse_empty_masks(self, chunk: Chunk) -> None:
-        rows = rows_without_choice(chunk.block)
-        if len(rows):
-            self._log.problem(
-                f"the {schema.ACTION_MASK} forbids every action ({len(rows)} such rows from here on)",
-                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.ACTION_MASK}'",
-                mend="a mask is True where an action is allowed: check that it isn't the other way round in the source",
-            )
+    def _refuse_wrong_masks(self, chunk: Chunk) -> None:
+        block = chunk.block
+        taken = [forbidden_choices(block.columns, block.final_rows, space) for space in self._actions.values()]
+        for what, rows in (("every action", rows_without_choice(block)), ("the action taken", np.concatenate(taken))):
+            if len(rows):
+                self._log.problem(
+                    f"the {schema.ACTION_MASK} forbids {what} ({len(rows)} such rows from here on)",
+                    where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.ACTION_MASK}'",
+                    mend="a mask is True where an action is allowed: check that it isn't the other way round in the "
+                    "source",
+                )
 
     def _bounded(self, chunk: Chunk, name: str, space: gym.Space[Any]) -> NDArray[Any]:
         array: NDArray[Any] = chunk.block.columns[name]

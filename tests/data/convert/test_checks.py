@@ -187,3 +187,13 @@ def test_a_mask_that_forbids_everything_is_refused_with_its_row() -> None:
     mask[4] = False
     with pytest.raises(DataError, match=r"(?s)action_mask forbids every action.*row 104, column 'action_mask'"):
         check(spaces.Discrete(3), chunk([0] * 7, action_mask=mask))
+
+
+def test_a_mask_that_forbids_what_was_done_is_refused_with_its_row() -> None:
+    mask = np.zeros((7, 3), np.bool_)
+    actions = [1, 2, 0, 3, 1, 2, 0]
+    mask[np.arange(7), np.array(actions) - 1] = True
+    mask[FINAL] = [True, False, False]
+    check(spaces.Discrete(3, start=1), chunk([1, 2, 9, 3, 1, 2, 9], action_mask=mask))
+    with pytest.raises(DataError, match=r"(?s)forbids the action taken \(5 such rows.*row 100, column 'action_mask'"):
+        check(spaces.Discrete(3, start=1), chunk(actions, action_mask=~mask))
