@@ -234,11 +234,17 @@ class Loop:
         return DivergenceError(
             f"{what} by step {self.step}",
             where=str(self.run.path),
-            mend="lower the learning rate or normalise the observations; the last checkpoint is intact",
+            mend=f"lower the learning rate or normalise the observations; {self._left()}",
         )
+
+    def _left(self) -> str:
+        """What a run that ends here leaves."""
+        kept = [kind for kind in ("last", "best") if self.run.has_checkpoint(kind)]
+        return f"what is left is the checkpoint before ({', '.join(kept)})" if kept else "there is no checkpoint yet"
 
     def _validate(self) -> None:
         assert self.validate is not None
+        self._require_finite_state()
         loss = self.validate()
         # A seed whose patience has run out is done, even where another seed keeps the run going.
         score = torch.where(self._stopped(), torch.tensor(-math.inf), -loss)
@@ -249,6 +255,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         assert self.evaluate is not None
+        self._require_finite_state()
         scores = self.evaluate(self.step)
         self.run.log("evaluations.jsonl", {"step": self.step, **scores})
         if self.validate is None:

@@ -25,7 +25,7 @@ from offrl.errors import (
     SpaceMismatchError,
 )
 from offrl.recipes import Recipe, to_toml
-from offrl.train.checkpoint import state_tensors
+from offrl.train.checkpoint import read_part, state_tensors
 from offrl.train.policies import load_policy, resolve_device
 from offrl.train.run import Run
 from offrl.train.session import evaluate_run, resume, train
@@ -221,6 +221,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(DivergenceError, match="'imitation_loss' became nan for seed 0 by step 80"):
         train(bc_recipe(demonstrations), tmp_path / "run")
     assert Run.open(tmp_path / "run").checkpoint("last").name == "step-40"
+
+
+def test_a_diverged_policy_is_not_kept_as_the_best(
+    demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = BC.update
+
+    def update(self: BC, state: Any, *arguments: Any) -> dict[str, torch.Tensor]:
+        if next(calls) == 25:
+            state.policy.flat.fill_(float("nan"))
+        return healthy(self, state, *arguments)
+
+    monkeypatch.setattr(BC, "update", update)
+    rarely = {"log_every": 1000, "checkpoint_every": 1000, "data": {"validation_fraction": 0.0}}
+    for every, left in ((30, "there is no checkpoint yet"), (10, r"the checkpoint before \(best\)")):
+        calls = iter(range(100))
+        evaluation = {"every": every, "episodes": 1}
+        recipe = bc_recipe(demonstrations, env="Pendulum-v1", evaluation=evaluation, **rarely)
+        with pytest.raises(DivergenceError, match=f"policy.* is no longer finite by step 30\n(.*\n)*.*{left}"):
+            train(recipe, tmp_path / str(every))
+    best = read_part(Run.open(tmp_path / "10").checkpoint("best"), "state")
+    assert all(tensor.isfinite().all() for tensor in best.values())
 
 
 def test_an_environment_with_other_spaces_is_refused_before_anything_is_written(
