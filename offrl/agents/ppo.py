@@ -142,6 +142,8 @@ class PPO:
 
     batches_per_update = 1
     acts_on_arrays = True
+    adopted_options = ("hidden", "activation", "layer_norm")
+    """Those of a policy that `adopt_policy` takes."""
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec

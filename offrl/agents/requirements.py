@@ -9,6 +9,13 @@ import gymnasium as gym
 from offrl.errors import SpaceMismatchError
 from offrl.types import Spec
 
+SUITED: dict[type[gym.Space[Any]], str] = {
+    gym.spaces.Box: "bc, ppo, sac or td3",
+    gym.spaces.Discrete: "bc, dqn, ppo or sac",
+    gym.spaces.MultiDiscrete: "bc or ppo",
+}
+"""Algorithms for each kind of action space."""
+
 PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
 
 
@@ -17,8 +24,8 @@ def require_bounded_box(spec: Spec, algorithm: str) -> None:
     space = spec.action_space
     if not isinstance(space, gym.spaces.Box):
         raise SpaceMismatchError(
-            f"{algorithm} acts in continuous (Box) spaces, but this task's action space is {space}",
-            mend="choose an algorithm for discrete actions, such as bc",
+            f"{algorithm} can't act in this task's action space, {space}",
+            mend=_suited(space),
         )
     if not space.is_bounded("both"):
         raise SpaceMismatchError(
@@ -33,9 +40,14 @@ def require_discrete(spec: Spec, algorithm: str) -> gym.spaces.Discrete:
     if not isinstance(space, gym.spaces.Discrete):
         raise SpaceMismatchError(
             f"{algorithm} chooses among discrete actions, but this task's action space is {space}",
-            mend="choose an algorithm for continuous actions, such as td3, or for several choices at once, such as bc",
+            mend=_suited(space),
         )
     return space
+
+
+def _suited(space: gym.Space[Any]) -> str:
+    known = SUITED.get(type(space))
+    return f"choose {known}, which can" if known else "use Box, Discrete or MultiDiscrete actions"
 
 
 def policy_kind(

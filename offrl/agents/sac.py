@@ -141,6 +141,8 @@ class SAC:
     batches_per_update = 1
     tells_errors = True
     acts_on_arrays = True
+    adopted_options = ("hidden", "activation")
+    """Those of a policy that `adopt_policy` takes."""
 
     def __init__(self, config: SACConfig, spec: Spec) -> None:
         space = spec.action_space

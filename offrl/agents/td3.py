@@ -120,6 +120,8 @@ class TD3:
     """
 
     acts_on_arrays = True
+    adopted_options = ("hidden", "activation")
+    """Those of a policy that `adopt_policy` takes."""
 
     def __init__(self, config: TD3Config, spec: Spec) -> None:
         require_bounded_box(spec, "TD3")

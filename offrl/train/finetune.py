@@ -119,23 +119,20 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
         RecipeError: it can't; the message says which can.
     """
     algo, entry = recipe.algo, AGENTS[recipe.algo]
-    if entry.online == "none" and not entry.wraps:
-        able = sorted(name for name, other in AGENTS.items() if other.online != "none" and not other.taught)
-        raise RecipeError(
-            f"{algo} learns from a dataset only, so it can't go on online",
-            mend=f"choose the algorithm that goes on from its policy with --algo: {', '.join(able)}",
-        )
+    if not _goes_online(algo):
+        raise RecipeError(f"{algo} learns from a dataset only, so it can't go on online", mend=_successors(source))
     if algo != source.algo and (source.algo != "bc" or not hasattr(_learner(recipe), "adopt_policy")):
-        able = sorted(n for n, other in AGENTS.items() if hasattr(other.agent, "adopt_policy") and not other.wraps)
-        raise RecipeError(
-            f"{algo} can't start from a policy that {source.algo} trained",
-            mend=f"only cloned policies (bc) start another algorithm, one of: {', '.join(able)}; leave --algo out to "
-            f"go on with {source.algo}",
-        )
+        raise RecipeError(f"{algo} can't start from a policy that {source.algo} trained", mend=_successors(source))
     if recipe.seeds != source.seeds:
         raise RecipeError(
             f"the run to start from has the seeds {list(source.seeds)}, the recipe {list(recipe.seeds)}",
             mend="leave seeds out: each trained policy goes on as the seed that it was",
+        )
+    if recipe.data.normalize_observation != source.data.normalize_observation:
+        raise RecipeError(
+            f"the policies to start from were trained with data.normalize_observation="
+            f"{str(source.data.normalize_observation).lower()}",
+            mend="leave data.normalize_observation out: they go on seeing observations as they learned to",
         )
     if recipe.online.critic_warmup and not hasattr(_learner(recipe), "update_critic"):
         raise RecipeError(f"{algo} has no critics apart from its policy", mend="set online.critic_warmup=0")
@@ -149,6 +146,22 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
             "there is no data to mix in: the run to start from had no dataset",
             mend="leave --offline-fraction out, or name a dataset with --set dataset=NAME",
         )
+
+
+def _goes_online(algo: str) -> bool:
+    return AGENTS[algo].online != "none" or AGENTS[algo].wraps
+
+
+def _successors(source: Recipe) -> str:
+    """What can go on from a run, as a mend."""
+    if source.algo == "bc":
+        able = sorted(
+            name for name, entry in AGENTS.items() if hasattr(entry.agent, "adopt_policy") and not entry.wraps
+        )
+        return f"choose what goes on from a cloned policy with --algo: {', '.join(able)}"
+    if _goes_online(source.algo):
+        return f"leave --algo out to go on with {source.algo}; only cloned policies (bc) start another algorithm"
+    return "name a run that can go on: one of an algorithm that learns online, or a cloned policy (bc)"
 
 
 def _learner(recipe: Recipe) -> Callable[..., Agent[Any]]:
@@ -255,7 +268,8 @@ def _succeeding(source: Recipe, spec: Spec, algo: str, base: Mapping[str, Any]) 
 def _bound_options(source: Recipe, spec: Spec, algo: str) -> dict[str, Any]:
     """Options of another algorithm that its policy must have, or had better have, to start from the source's."""
     known = source.to_dict()["agent"]
-    options: dict[str, Any] = {key: known[key] for key in ("hidden", "activation")}
+    adopted = getattr(AGENTS[algo].agent, "adopted_options", ()) if algo in AGENTS else ()
+    options: dict[str, Any] = {key: known[key] for key in adopted if key in known}
     fields = AGENTS[algo].config.__dataclass_fields__ if algo in AGENTS else {}
     if "policy" in fields and source.algo == "bc":
         options["policy"] = _stochastic(AGENTS["bc"].build(source.agent, spec).kind, spec)  # type: ignore[attr-defined]

@@ -308,14 +308,31 @@ def test_fine_tuning_without_data_needs_no_dataset(pretrained: Run, demonstratio
     assert run.has_checkpoint("last")
 
 
+def test_ppo_takes_over_normalised_layers(demonstrations: Path, tmp_path: Path) -> None:
+    agent = {"hidden": [16, 16], "layer_norm": True}
+    source = train(bc_recipe(demonstrations, steps=20, env="none", agent=agent), tmp_path / "cloned")
+    run = train(continued(source, "agent.rollout_steps=10", algo="ppo"), tmp_path / "run")
+    expected = evaluate_run(source, episodes=1, seed=0, env="Pendulum-v1")
+    assert run.lines("evaluations.jsonl")[0]["returns"] == expected["returns"]
+    with pytest.raises(RecipeError, match="layer_norm=true, this one layer_norm=false"):
+        train(continued(source, algo="td3"), tmp_path / "td3")
+
+
 def test_what_can_not_be_fine_tuned(pretrained: Run, cloned: Run, tmp_path: Path) -> None:
     def refused(recipe: Recipe, error: type[Exception], match: str) -> None:
         with pytest.raises(error, match=match):
             train(recipe, tmp_path / "refused")
         assert not (tmp_path / "refused").exists()
 
-    refused(continued(cloned), RecipeError, "bc learns from a dataset only.*\n.*--algo: .*sac, td3")
-    refused(continued(pretrained, algo="sac"), RecipeError, "sac can't start from a policy that td3 trained")
+    refused(continued(cloned), RecipeError, "bc learns from a dataset only.*\n.*--algo: ppo, sac, td3$")
+    refused(continued(cloned, algo="dqn"), RecipeError, "dqn can't start from a policy that bc.*\n.*--algo: ppo, sac")
+    for algo, message in (("sac", "can't start from a policy that td3 trained"), ("bc", "from a dataset only")):
+        refused(
+            continued(pretrained, algo=algo), RecipeError, f"{algo} .*{message}.*\n.*leave --algo out to go on with td3"
+        )
+    refused(
+        continued(cloned, "data.normalize_observation=false", algo="td3"), RecipeError, "normalize_observation=true"
+    )
     refused(continued(pretrained, env="CartPole-v1"), SpaceMismatchError, "CartPole-v1")
     refused(continued(pretrained, "agent.hidden=[8]"), RecipeError, "options don't fit the networks")
     refused(continued(cloned, "agent.hidden=[8,8]", algo="td3"), RecipeError, "hidden=\\[16, 16\\]")
