@@ -24,7 +24,7 @@ class OnlineRing:
 
     Row t holds s_t, a_t, r_t and the flags that followed; the next row holds s_{t+1}: no observation is stored twice.
     Each seed draws from its own environments' rows only. Values are stored as agents see them: observations normalised,
-    actions in [-1, 1].
+    actions in [-1, 1]. Of optional columns that the layout has nothing is known here: they stay zero.
 
     Args:
         layout: what a row holds.
@@ -33,7 +33,8 @@ class OnlineRing:
         capacity: rows per seed, shared evenly among its environments.
 
     Raises:
-        RequestError: the capacity leaves an environment fewer rows than the step that ends an episode writes.
+        RequestError: the capacity leaves an environment fewer rows than the step that ends an episode writes, or takes
+            more memory than there is.
     """
 
     def __init__(self, layout: RowLayout, seeds: int, environments: int, capacity: int) -> None:
@@ -45,14 +46,24 @@ class OnlineRing:
             )
         streams = seeds * environments
         # One row more than the length: its observation is row 0's, so that each row's next one is behind it in memory.
-        self.rows = np.zeros((streams, self.length + 1, layout.width), np.float32)
-        self.images = {name: np.zeros((streams, self.length + 1, *shape), np.uint8) for name, shape in layout.images}
+        size = streams * (self.length + 1)
+        try:
+            self.rows = np.zeros((streams, self.length + 1, layout.width), np.float32)
+            self.images = {
+                name: np.zeros((streams, self.length + 1, *shape), np.uint8) for name, shape in layout.images
+            }
+        except MemoryError as error:
+            raise RequestError(
+                f"a replay ring of {capacity:,} rows for {seeds} seeds takes {size * layout.row_bytes / 2**30:,.1f} "
+                "GiB, more memory than there is",
+                mend="lower online.capacity",
+            ) from error
         self.position = np.zeros(streams, np.int64)
         self.advances = np.zeros(streams, np.int64)
         self.previous = np.full(streams, -1, np.int64)
         # Transitions of a seed, densely packed in any order: slot -> row, and back (-1: no transition starts there).
         self.slots = np.zeros((seeds, environments * self.length), np.int64)
-        self.slot_of = np.full(streams * (self.length + 1), -1, np.int64)
+        self.slot_of = np.full(size, -1, np.int64)
         self.count = np.zeros(seeds, np.int64)
         matrix = torch.from_numpy(self.rows).view(-1, layout.width)
         self._pairs = matrix.as_strided((len(matrix) - 1, layout.pair_width), (layout.width, 1))
@@ -171,11 +182,28 @@ class OnlineRing:
         return seed, row - seed * self.num_places(), self.slot_of[row] >= 0
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold; the tensors share memory with the ring."""
-        names = ("rows", "position", "previous", "slots", "slot_of", "count")
-        arrays = {name: getattr(self, name) for name in names}
-        arrays |= {f"images.{name}": image for name, image in self.images.items()}
+        """What a checkpoint must hold: the rows that were written so far; the tensors share memory with the ring."""
+        slot_of = self.slot_of.reshape(len(self.position), -1)
+        starts = np.flatnonzero((slot_of >= 0).any(axis=0))
+        # The observation behind the last transition is the last row; without one, it is the first observation.
+        used = max(int(self.position.max()), int(starts[-1]) + 1 if len(starts) else 0) + 1
+        arrays = {"rows": self.rows[:, :used], "slot_of": slot_of[:, :used], "slots": self.slots[:, : self.count.max()]}
+        arrays |= {name: getattr(self, name) for name in ("position", "previous", "count")}
+        arrays |= {f"images.{name}": image[:, :used] for name, image in self.images.items()}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue where `named_tensors` was taken, from a ring of the same shape."""
+        saved = {name: tensor.numpy() for name, tensor in tensors.items()}
+        for name in ("position", "previous", "count"):
+            getattr(self, name)[:] = saved[name]
+        self.slots[:, : saved["slots"].shape[1]] = saved["slots"]
+        used = saved["rows"].shape[1]
+        self.slot_of[:] = -1
+        self.slot_of.reshape(len(self.position), -1)[:, :used] = saved["slot_of"].reshape(-1, used)
+        self.rows[:, :used] = saved["rows"]
+        for name, image in self.images.items():
+            image[:, :used] = saved[f"images.{name}"]
 
     def _part(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A column's place in the steps to write, [S·E, *shape]."""

@@ -184,8 +184,7 @@ class OnlineFeed:
         self.sampler.restore(parts["sampler"])
         self.noise.restore(parts["noise"])
         self.exploration.restore(parts["exploration"])
-        for name, tensor in self.ring.named_tensors().items():
-            tensor.copy_(parts["ring"][name])
+        self.ring.restore({name: tensor for name, tensor in parts["ring"].items() if name != "steps_taken"})
         self.steps_taken = int(parts["ring"]["steps_taken"])
 
     def _act(self) -> None:

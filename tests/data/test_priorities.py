@@ -410,8 +410,7 @@ def test_a_restored_ring_and_its_priorities_go_on_as_the_saved_ones(kind: Kind) 
     other.step(0.5)
     saved = {name: tensor.clone() for name, tensor in sampler.named_tensors().items()}
     twin.restore(saved)
-    for name, tensor in other.ring.named_tensors().items():
-        tensor.copy_(world.ring.named_tensors()[name])
+    other.ring.restore({name: tensor.clone() for name, tensor in world.ring.named_tensors().items()})
     other.oracles = copy.deepcopy(world.oracles)
     world.rng, other.rng = np.random.default_rng(9), np.random.default_rng(9)
     for step in range(40):

@@ -192,14 +192,16 @@ def test_draws_are_uniform_and_each_seed_sees_only_its_own_steps() -> None:
         assert np.abs(counts - expected).max() < 5 * (expected * (1 - 1 / len(held))) ** 0.5
 
 
-def test_a_restored_ring_goes_on_as_the_saved_one() -> None:
+@pytest.mark.parametrize("steps", [0, 1, 5, 50])
+def test_a_restored_ring_goes_on_as_the_saved_one(steps: int) -> None:
+    """A checkpoint holds the rows that were written, of which there are 12 and one behind them."""
     world, rng = World(2, 2, 24, np.random.default_rng(0)), np.random.default_rng(5)
-    for _ in range(50):
+    for _ in range(steps):
         world.step(0.2)
     saved = {name: tensor.clone() for name, tensor in world.ring.named_tensors().items()}
+    assert (saved["rows"].shape[1] == 13) == (steps == 50)
     other = World(2, 2, 24, rng)
-    for name, tensor in other.ring.named_tensors().items():
-        tensor.copy_(saved[name])
+    other.ring.restore(saved)
     other.oracles = [Oracle(o.stream, o.length, o.row, dict(o.transitions), set(o.ends)) for o in world.oracles]
     other.check()
     world.rng, other.rng = np.random.default_rng(9), np.random.default_rng(9)
@@ -261,6 +263,13 @@ def test_nested_observations_images_and_discrete_actions_come_back() -> None:
 def test_too_few_rows_are_refused(environments: int, capacity: int) -> None:
     with pytest.raises(RequestError, match="rows"):
         OnlineRing(RowLayout.of(SPEC), 1, environments, capacity)
+
+
+def test_more_rows_than_fit_in_memory_are_refused() -> None:
+    with pytest.raises(
+        RequestError, match=r"100,000,000,000,000 rows for 2 seeds takes .* GiB, more.*\n.*online.capacity"
+    ):
+        OnlineRing(RowLayout.of(SPEC), 2, 1, 10**14)
 
 
 def test_a_box_of_one_number_is_a_vector_of_one_action() -> None:
