@@ -67,7 +67,7 @@ class Batch:
         truncated: float32 [S, B, T], in rollouts; 1 where the episode was cut off behind the step: `next_observation`
             is bootstrapped from, and nothing flows back from the step behind.
         behavior_log_prob: float32 [S, B]; log-density or log-probability under the policy that acted, where logged.
-        action_mask: bool [S, B, A]; the actions that were allowed, where logged; at least one is.
+        action_mask: bool [S, B, A]; the actions that were allowed; all, where that was not logged.
         next_action_mask: bool [S, B, A]; those allowed in `next_observation`; all, where that was not logged.
         mask: bool [S, B, T] for windows; False on padding.
         weight: float32 [S, B]; importance weights of prioritised replay.

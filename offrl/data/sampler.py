@@ -93,7 +93,9 @@ class ReplaySampler:
         self._full_discount = torch.tensor(discount, device=self.device)
         transforms = Transforms(observation_normalizer, reward_scaler, action_map)
         stores = [source for source in sources if isinstance(source, Trajectories)]
-        optional = common_columns(stores) if len(stores) == len(sources) else []
+        rings = [source for source in sources if not isinstance(source, Trajectories)]
+        shared = common_columns(stores)
+        optional = [column for column in shared if all(column.name in ring.layout.slices for ring in rings)]
         self.sources: list[TransitionSource] = [
             StoreSource(
                 source,
@@ -341,7 +343,7 @@ class ReplaySampler:
             next_observation=layout.observation(following, next_images),
             terminated=terminated,
             behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
-            action_mask=layout.value(mask, first).bool() if mask in layout.slices else None,
+            action_mask=_known(layout.value(mask, first).bool()) if mask in layout.slices else None,
             next_action_mask=_known(layout.value(mask, following).bool()) if mask in layout.slices else None,
             index=index,
         )
@@ -424,7 +426,7 @@ def _set_state(generator: np.random.Generator, words: NDArray[np.uint64]) -> Non
 
 
 def _known(mask: Tensor) -> Tensor:
-    """Masks of next observations: behind an episode's end sources may have logged none, and all is left possible."""
+    """Masks, all True where none was logged: behind the end of an episode, and for steps of one's own in a ring."""
     return mask | ~mask.any(dim=-1, keepdim=True)
 
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from offrl import __version__
 from offrl.agents import AGENTS
+from offrl.data import schema
 from offrl.data.layout import RowLayout
 from offrl.data.normalization import ObservationNormalizer, RewardScaler
 from offrl.data.ring import OnlineRing
 from offrl.data.rollout import RolloutBuffer
 from offrl.data.sampler import ReplaySampler, split_by_episode
 from offrl.data.schema import space_to_json
+from offrl.data.sources import common_columns
 from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import Collector, StepSink
 from offrl.envs.evaluator import evaluate
@@ -164,7 +166,8 @@ def _online_feed(
     if AGENTS[recipe.algo].online_by(recipe.agent) == "rollouts":
         return _rollout_feed(recipe, policy, recorder)
     online, seeds = recipe.online, recipe.seeds
-    ring = OnlineRing(RowLayout.of(policy.agent.spec), len(seeds), online.environments, online.capacity)
+    masks = [] if data is None else [c for c in common_columns([data]) if c.name == schema.ACTION_MASK]
+    ring = OnlineRing(RowLayout.of(policy.agent.spec, masks), len(seeds), online.environments, online.capacity)
     share = online.offline_fraction
     sampler = ReplaySampler(
         [ring] if data is None else [data, ring],
