@@ -93,6 +93,11 @@ class Adam:
         fallen = (self.steps - self.constant_steps) / self.decay_steps
         return self.learning_rate * (1.0 - fallen).clamp(0.0, 1.0)
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether its step size has fallen to 0."""
+        return self.decay_steps > 0 and self.steps.item() >= self.constant_steps + self.decay_steps
+
     def clipped(self, gradient: Tensor) -> Tensor:
         """A flat gradient with each seed's part scaled to the largest norm where it is longer."""
         if not self.max_gradient_norm:

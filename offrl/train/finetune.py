@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from offrl.agents import AGENTS
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RequestError, RunError
+from offrl.nn import Adam
 from offrl.recipes import Recipe, recipe_from_dict, with_settings
 from offrl.train.checkpoint import read_facts, restore_tensors, state_tensors
 from offrl.train.policies import load_policy, spec_of
@@ -215,7 +217,7 @@ def take_over(policy: Policy, recipe: Recipe) -> None:
     """Give fresh agents what those of the recipe's `start` have learned: all their state, or a cloned policy.
 
     Raises:
-        RecipeError: the agent's options don't fit what is to be taken over.
+        RecipeError: the agent's options don't fit what is to be taken over, or leave it nothing to learn with.
         SpaceMismatchError: the policies read other observations.
     """
     assert recipe.start is not None
@@ -233,6 +235,31 @@ def take_over(policy: Policy, recipe: Recipe) -> None:
             where=error.where,
             mend="leave the options that shape networks (agent.hidden and the like) as that run has them",
         ) from error
+    _require_steps_left(policy.state, recipe, recipe.start)
+
+
+def _require_steps_left(state: Any, recipe: Recipe, start: str) -> None:
+    """Schedules count from a run's first step, so they may have ended before the fine-tuning begins."""
+    taken = [int(part.steps) for part in _optimizers(state) if part.stands_still]
+    transitions, decay_steps = getattr(state, "transitions", None), getattr(recipe.agent, "decay_steps", 0)
+    if transitions is not None and 0 < decay_steps <= int(transitions):
+        taken = [int(transitions)]
+    if taken:
+        raise RecipeError(
+            f"agent.decay_steps={decay_steps} has ended: it counts from the first step of the run to go on from, which "
+            f"took {max(taken):,}",
+            where=start,
+            mend=f"leave agent.decay_steps out, or add {max(taken):,} steps to it",
+        )
+
+
+def _optimizers(state: Any) -> Iterator[Adam]:
+    """Those of an agent's state, and of states in it."""
+    for part in vars(state).values():
+        if isinstance(part, Adam):
+            yield part
+        elif is_dataclass(part):
+            yield from _optimizers(part)
 
 
 def _continued(source: Recipe) -> dict[str, Any]:

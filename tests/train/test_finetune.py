@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.data.store import TrajectoryStore
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.envs.make import environment_spec
 from offrl.errors import RecipeError, RequestError, SpaceMismatchError
 from offrl.recipes import Recipe, recipe_from_dict, to_toml
 from offrl.train.building import build_loop
@@ -183,6 +184,34 @@ def test_values_learned_offline_go_on(priority: str, tmp_path: Path) -> None:
         train(continued(pretrained, "online.critic_warmup=5", env="CartPole-v1"), tmp_path / "refused")
 
 
+def test_masks_of_the_data_hold_in_mixed_batches_and_own_steps_have_all_actions(tmp_path: Path) -> None:
+    spec, episodes, length = environment_spec("CartPole-v1"), 4, 10
+    rows = episodes * (length + 1)
+    final = np.arange(1, episodes + 1) * (length + 1) - 1
+    columns = {
+        "observation": np.zeros((rows, 4), np.float32),
+        "action": np.zeros(rows, np.int64),
+        "reward": np.where(np.isin(np.arange(rows), final), 0.0, -1.0),
+        "terminated": np.isin(np.arange(rows), final - 1),
+        "truncated": np.zeros(rows, np.bool_),
+        "action_mask": np.tile([True, False], (rows, 1)),
+    }
+    with StoreWriter(tmp_path / "masked", spec) as writer:
+        writer.append(EpisodeBlock(columns, np.full(episodes, length)))
+    values = bc_recipe(tmp_path / "masked", steps=20, env="none").to_dict() | {"algo": "dqn"}
+    values["agent"] = {"hidden": [16], "conservative": 1.0}
+    pretrained = train(recipe_from_dict(values), tmp_path / "pretrained")
+    loop = at_step_0(continued(pretrained, env="CartPole-v1"), tmp_path / "run")
+    loop.feed.at_checkpoint(0)
+    (batch, *_) = (batch for cycle in loop.feed.rounds(20) for batch in cycle.batches)
+    of_data = batch.reward < 0
+    assert of_data.sum(dim=1).tolist() == [8, 8]
+    for mask in (batch.action_mask, batch.next_action_mask):
+        assert mask is not None
+        assert mask.tolist() == torch.stack([torch.ones_like(of_data), ~of_data], dim=-1).tolist()
+    loop.feed.close()
+
+
 def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path) -> None:
     """Demonstrations are worth the number of their episode, the steps of a pendulum less than nothing."""
     loop = at_step_0(continued(pretrained, offline_fraction=0.25), tmp_path / "run")
@@ -316,6 +345,23 @@ def test_ppo_takes_over_normalised_layers(demonstrations: Path, tmp_path: Path) 
     assert run.lines("evaluations.jsonl")[0]["returns"] == expected["returns"]
     with pytest.raises(RecipeError, match="layer_norm=true, this one layer_norm=false"):
         train(continued(source, algo="td3"), tmp_path / "td3")
+
+
+@pytest.mark.parametrize("algo", ["td3", "ppo"])
+def test_a_schedule_that_has_ended_is_refused(algo: str, pretrained: Run, tmp_path: Path) -> None:
+    """TD3 took 40 critic steps and 20 of the actor, PPO saw 80 transitions."""
+    if algo == "td3":
+        run, limit = pretrained, 40
+    else:
+        values = td3_recipe(steps=80, evaluation={"every": 0, "final_episodes": 1}).to_dict() | {"algo": "ppo"}
+        values["agent"] = {"rollout_steps": 20, "hidden": [8]}
+        run, limit = train(recipe_from_dict(values), tmp_path / "ppo"), 80
+    with pytest.raises(RecipeError, match=rf"decay_steps={limit} has ended.* took {limit}\n"):
+        train(continued(run, f"agent.decay_steps={limit}"), tmp_path / "refused")
+    goes_on = train(continued(run, f"agent.decay_steps={limit + 2}"), tmp_path / "goes_on")
+    actors = [{k: t for k, t in last_tensors(r).items() if k.startswith("state/actor.")} for r in (run, goes_on)]
+    assert actors[0]
+    assert any(not torch.equal(tensor, actors[1][name]) for name, tensor in actors[0].items())
 
 
 def test_what_can_not_be_fine_tuned(pretrained: Run, cloned: Run, tmp_path: Path) -> None:
