@@ -60,6 +60,11 @@ class GeneratorWrapper:
         log_prob: Tensor = generator.log_prob(state.generator, observation, action)
         return log_prob
 
+    def episodes_cut(self, state: HoldsGenerator) -> None:
+        """Tell the generator that the running episodes were cut, if it wants to know."""
+        if hasattr(self.generator, "episodes_cut"):
+            self.generator.episodes_cut(state.generator)
+
     def adopt_policy(self, state: HoldsGenerator, policy: MLP, kind: str) -> None:
         """Start the generator's actor from a cloned policy; see the generator's own `adopt_policy`."""
         generator: Any = self.generator

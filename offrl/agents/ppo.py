@@ -382,6 +382,10 @@ class PPO:
         log_prob = actor.log_prob(distribution, encoded)
         return log_prob - log_tanh_derivative(encoded).sum(dim=-1) if self.kind == "squashed_gaussian" else log_prob
 
+    def episodes_cut(self, state: PPOState) -> None:
+        """The running episodes were cut behind the last rollout: no return goes on from there."""
+        state.return_carry.zero_()
+
     def adopt_policy(self, state: PPOState, policy: MLP, kind: str) -> None:
         """Start the actor from a cloned policy of the same hidden widths.
 

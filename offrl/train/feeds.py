@@ -243,6 +243,8 @@ class RolloutFeed:
         self.steps_taken = step
         self.exploration.forget()
         self.collector.restart(step)
+        if hasattr(self.agent, "episodes_cut"):
+            self.agent.episodes_cut(self.collector.policy.state)
 
     def report(self) -> dict[str, list[Any]]:
         return episode_report(self.collector)

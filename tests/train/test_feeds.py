@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from offrl.errors import RecipeError
+from offrl.recipes import recipe_from_dict
 from offrl.train.building import build_loop
 from offrl.train.feeds import OnlineFeed
 from offrl.train.run import Run
@@ -68,6 +70,26 @@ def test_priorities_need_an_algorithm_that_tells_its_errors(tmp_path: Path) -> N
     with pytest.raises(RecipeError, match="td3 has no TD errors to draw by"):
         train(td3_recipe(priority={"kind": "rank"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_no_return_goes_on_where_a_checkpoint_cuts_the_episodes(wrapped: bool, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"rollout_steps": 20, "scale_reward": True, "hidden": [8]}
+    values = td3_recipe(seeds=[0]).to_dict() | {"algo": "ppo", "agent": options}
+    if wrapped:
+        data = str(make_demonstrations(tmp_path / "demonstrations").path)
+        values |= {"algo": "gail", "agent": {"generator": "ppo", "generator_options": options}, "dataset": data}
+    recipe = recipe_from_dict(values)
+    loop = build_loop(Run.create(tmp_path / "run", recipe), Task.of(recipe), SilentListener())
+    state: Any = loop.policy.state
+    loop.feed.at_checkpoint(0)
+    for cycle in loop.feed.rounds(1):
+        loop.policy.agent.update(loop.policy.state, cycle.batches, cycle.noise)
+    carry = (state.generator if wrapped else state).return_carry
+    assert carry.item() != 0.0
+    loop.feed.at_checkpoint(20)
+    assert carry.item() == 0.0
+    loop.feed.close()
 
 
 def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> OnlineFeed:
