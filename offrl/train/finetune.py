@@ -23,6 +23,12 @@ CRITIC_WARMUP = 5_000
 """Steps of fresh critics behind a cloned policy: before they know what it is worth, they would only spoil it."""
 OFFLINE_FRACTION = 0.5
 """The dataset's share of a batch, where there is a dataset and a replay."""
+CAREFUL: Mapping[str, Mapping[str, Any]] = {
+    "td3": {"actor_learning_rate": 3e-5, "critic_learning_rate": 3e-4, "layer_norm": True, "bc_alpha": 1.0}
+}
+"""Options of an algorithm whose critics are fresh behind a cloned policy, in place of those for learning from nothing:
+a thousandth, Adam's first step for every weight, already ruins a clone, and what the batch holds keeps it from actions
+that the critics misjudge."""
 INITIAL_LOG_STD = -1.0
 """Of a Gaussian policy that starts from a cloned one: wide enough to learn from, narrow enough to act like it."""
 
@@ -41,9 +47,9 @@ def fine_tuning_recipe(
     """The recipe that continues a run online.
 
     With the same algorithm it is that run's, its dataset and agent as they are. Another algorithm has its own options,
-    save those that the cloned policy and the dataset's selection hang on. Random actions, exploration that starts
-    high, and decaying learning rates are for training from scratch, and are left out. Warm-ups take at most a tenth of
-    the steps each, unless `settings` say otherwise.
+    save those that the cloned policy and the dataset's selection hang on, and those of `CAREFUL`. Random actions,
+    exploration that starts high, and decaying learning rates are for training from scratch, and are left out. Warm-ups
+    take at most a tenth of the steps each, unless `settings` say otherwise.
 
     Args:
         start: the run directory.
@@ -275,7 +281,7 @@ def _continued(source: Recipe) -> dict[str, Any]:
 def _succeeding(source: Recipe, spec: Spec, algo: str, base: Mapping[str, Any]) -> dict[str, Any]:
     """Another algorithm's recipe, with what the source's policies and data are bound to."""
     known = source.to_dict()
-    agent = dict(base.get("agent", {})) | _bound_options(source, spec, algo)
+    agent = {**base.get("agent", {}), **CAREFUL.get(algo, {}), **_bound_options(source, spec, algo)}
     seen = ("top_fraction", "validation_fraction", "normalize_observation", "frame_stack")
     data = {key: known["data"][key] for key in seen}
     values = {
