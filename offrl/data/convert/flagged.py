@@ -11,7 +11,7 @@ from offrl.data import schema
 from offrl.data.convert.fields import NEXT_OBSERVATION
 from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
-from offrl.data.convert.source import Rows, Source, read_whole
+from offrl.data.convert.source import Rows, Source, are_set, read_whole
 from offrl.data.convert.spaces import spec_of
 from offrl.data.convert.transitions import (
     Bools,
@@ -119,4 +119,4 @@ def limited_episodes(
 
 
 def _flags(rows: Rows, name: str) -> Bools | None:
-    return np.asarray(read_whole(rows, name).reshape(-1) != 0) if name in rows.columns else None
+    return are_set(read_whole(rows, name)) if name in rows.columns else None

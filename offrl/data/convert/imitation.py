@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from offrl.data import schema
 from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
-from offrl.data.convert.source import ColumnInfo, Source
+from offrl.data.convert.source import ColumnInfo, Source, are_set
 from offrl.data.convert.spaces import spec_of
 from offrl.data.convert.transitions import Bools, Ints, episodes_from, settle, stream
 from offrl.errors import DataError, RequestError, SourceError
@@ -249,7 +249,7 @@ def _read_npz(path: Path) -> Part:
         action=arrays["acts"],
         reward=arrays.get("rews"),
         lengths=np.diff(ends, prepend=0),
-        over=arrays["terminal"].astype(np.bool_),
+        over=are_set(arrays["terminal"]),
         limit=np.full(len(arrays["terminal"]), -1, np.int8),
     )
 

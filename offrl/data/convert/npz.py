@@ -20,7 +20,7 @@ from offrl.data.convert.flagged import flagged_source
 from offrl.data.convert.imitation import is_imitation_npz
 from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
-from offrl.data.convert.source import ColumnInfo, Source, read_whole
+from offrl.data.convert.source import ColumnInfo, Source, are_set, read_whole
 from offrl.data.convert.spaces import spec_of
 from offrl.data.convert.transitions import episodes_from, settle, stream
 from offrl.errors import SourceError
@@ -61,7 +61,7 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
     )
     columns = {name: info for name, key in keys.items() if (info := available[key])}
     rows = NpzRows(path, keys, columns, count)
-    ends = read_whole(rows, schema.TERMINATED).reshape(-1) != 0
+    ends = are_set(read_whole(rows, schema.TERMINATED))
     last = np.union1d(np.flatnonzero(ends), count - 1)
     if not ends[-1]:
         log.warn("the last trajectory has no end mark; the file may have been cut")

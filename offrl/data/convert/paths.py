@@ -15,7 +15,7 @@ from offrl.data.convert.fields import NEXT_OBSERVATION, assign_fields
 from offrl.data.convert.flagged import has_next
 from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
-from offrl.data.convert.source import ColumnInfo, MemoryRows, Source
+from offrl.data.convert.source import ColumnInfo, MemoryRows, Source, are_set
 from offrl.data.convert.spaces import spec_of
 from offrl.data.convert.transitions import (
     Episodes,
@@ -182,7 +182,7 @@ def _flags_at(rows: MemoryRows, name: str, last: Ints, path: Path) -> NDArray[np
     """A flag at the end of each path; it must not be set before."""
     if name not in rows.columns:
         return np.zeros(len(last), np.bool_)
-    flags = rows.arrays[name].reshape(-1) != 0
+    flags = are_set(rows.arrays[name])
     early = np.setdiff1d(np.flatnonzero(flags), last)
     if len(early):
         index = int(np.searchsorted(last, early[0]))

@@ -69,6 +69,12 @@ def read_whole(rows: Rows, name: str) -> NDArray[Any]:
     return next(iter(rows.slices([(0, rows.count)], [name])))[name]
 
 
+def are_set(flags: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the flags are set, as one row of them; NaN is a missing flag, and a missing one is not set."""
+    flat = flags.reshape(-1)
+    return np.asarray((flat != 0) & (flat == flat))
+
+
 @dataclass(frozen=True)
 class MemoryRows:
     """Columns that are in memory already."""

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from offrl.data import schema
-from offrl.data.convert.source import ColumnInfo
+from offrl.data.convert.source import ColumnInfo, are_set
 from offrl.errors import DataError, SourceError
 
 _TRUE = {"true", "t", "yes", "1", "1.0"}
@@ -167,7 +167,7 @@ def flags(array: pa.ChunkedArray, name: str, where: str) -> NDArray[np.bool_]:
     if pa.types.is_null(array.type):
         return np.zeros(len(array), np.bool_)
     empty = False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type)
-    return np.asarray(numbers(pc.fill_null(array, empty), name, where) != 0)
+    return are_set(numbers(pc.fill_null(array, empty), name, where))
 
 
 @dataclass(frozen=True)

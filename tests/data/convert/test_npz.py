@@ -51,6 +51,14 @@ def test_any_archive_is_read_as_by_hand(
     assert_holds(TrajectoryStore.open(folder / "store"), expected)
 
 
+def test_not_a_number_is_a_flag_that_is_not_set(tmp_path: Path) -> None:
+    log = make_log([2, 3], ["terminal", "timeout"], seed=0)
+    terminals, truncations = (np.where(flags, 1.0, np.nan) for flags in (log.terminated, log.truncated))
+    path = write_npz(tmp_path / "log.npz", log, terminals=terminals, truncations=truncations)
+    convert(path, tmp_path / "store")
+    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=True))
+
+
 def test_keys_of_ones_own(tmp_path: Path) -> None:
     log = make_log([2, 2], ["terminal", "timeout"], seed=0)
     keys: dict[str, Any] = {

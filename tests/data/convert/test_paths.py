@@ -51,6 +51,14 @@ def test_paths_are_read_as_by_hand(tmp_path: Path, log: Log) -> None:
     assert any("exactly 3 steps" in note for note in report.notes)
 
 
+def test_not_a_number_is_a_flag_that_is_not_set(tmp_path: Path, log: Log) -> None:
+    paths = to_paths(log)
+    for item in paths:
+        item["terminal"][item["terminal"] == 0] = np.nan
+    convert(write(tmp_path / "paths.pkl", paths), tmp_path / "store", options=TRUSTED)
+    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=True))
+
+
 def test_pickles_are_read_only_where_that_is_allowed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:

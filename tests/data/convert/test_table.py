@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
@@ -178,6 +180,23 @@ def test_flags_in_words_and_numbers(tmp_path: Path, log: Log) -> None:
     with pytest.raises(DataError, match="perhaps") as raised:
         convert(write(table, tmp_path / "log.csv"), tmp_path / "x", options=options())
     assert "row 0" in raised.value.where
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_missing_flag_is_not_set(tmp_path: Path, log: Log, format: str) -> None:
+    table = to_table(log)
+    for name, flags in (("over", log.terminated), ("cut", log.truncated)):
+        table[name] = np.where(flags, 1.0, np.nan)
+    convert(write(table, tmp_path / f"log.{format}"), tmp_path / "store", options=options())
+    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=False))
+
+
+def test_not_a_number_in_a_column_of_flags_is_a_missing_one(tmp_path: Path, log: Log) -> None:
+    arrays = {name: pa.array(column) for name, column in to_table(log).items()}
+    arrays["over"] = pa.array(np.where(log.terminated, 1.0, np.nan))  # pandas would write null instead
+    pq.write_table(pa.table(arrays), tmp_path / "log.parquet")
+    convert(tmp_path / "log.parquet", tmp_path / "store", options=options())
+    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=False))
 
 
 def test_an_episode_column_without_flags_asks(tmp_path: Path, log: Log) -> None:
