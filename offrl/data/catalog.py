@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from offrl.bundled import bundled_root
@@ -73,17 +73,48 @@ def open_dataset(name: str | os.PathLike[str]) -> TrajectoryStore:
     if is_remote(text):
         located = locate(text)
         return _cached(_file_identity(located.path), lambda destination: _convert(text, destination))
-    for path in (Path(text).expanduser(), local_path(text)):
-        if (path / METADATA_FILE).is_file():
+    found = _find(text)
+    if found is None:
+        raise _not_found(text)
+    path = found.path
+    match found.kind:
+        case "store":
             return TrajectoryStore.open(path)
-    bundled = bundled_root() / "datasets" / text
-    path = Path(text).expanduser()
-    parquet = next((folder for folder in (path, bundled) if _is_parquet_dataset(folder)), None)
-    if parquet is not None:
-        return _cached(_content_identity(parquet), lambda destination: unpack_parquet(parquet, destination))
-    if path.exists() and text:
-        return _cached(_file_identity(path), lambda destination: _convert(text, destination))
-    raise _not_found(text)
+        case "parquet":
+            return _cached(_content_identity(path), lambda destination: unpack_parquet(path, destination))
+        case "source":
+            return _cached(_file_identity(path), lambda destination: _convert(text, destination))
+
+
+def name_anywhere(name: str) -> str:
+    """A dataset's name such that `open_dataset` opens the same in every working directory: paths become absolute."""
+    found = None if is_remote(name) else _find(name)
+    return str(found.path.resolve()) if found is not None and found.by_path else name
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a name leads to: where it lies, what it is, and whether the name was its path."""
+
+    path: Path
+    kind: Literal["store", "parquet", "source"]
+    by_path: bool
+
+
+def _find(text: str) -> _Found | None:
+    """What a path or a bare name leads to: a store goes before Parquet files, and a source that converts comes last."""
+    path, local, bundled = Path(text).expanduser(), local_path(text), bundled_root() / "datasets" / text
+    if not text:
+        return None
+    if (path / METADATA_FILE).is_file():
+        return _Found(path, "store", by_path=True)
+    if (local / METADATA_FILE).is_file():
+        return _Found(local, "store", by_path=False)
+    if _is_parquet_dataset(path):
+        return _Found(path, "parquet", by_path=True)
+    if _is_parquet_dataset(bundled):
+        return _Found(bundled, "parquet", by_path=False)
+    return _Found(path, "source", by_path=True) if path.exists() else None
 
 
 def list_datasets() -> list[DatasetEntry]:

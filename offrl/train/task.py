@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from offrl.agents import AGENTS
-from offrl.data.catalog import open_dataset
+from offrl.data.catalog import name_anywhere, open_dataset
 from offrl.data.frames import StackedFrames, stacked_spec
 from offrl.data.sampler import top_by_return
 from offrl.data.store import TrajectoryStore
@@ -109,7 +109,7 @@ class Task:
             )
         store = open_dataset(recipe.dataset)
         environment = store.metadata.environment if recipe.env is None else recipe.env
-        recipe = dataclasses.replace(recipe, env=environment, dataset=_anywhere(recipe.dataset))
+        recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset))
         if recipe.env not in (None, NO_ENVIRONMENT):
             check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
         facts = {
@@ -143,7 +143,7 @@ class Task:
         if environment is None or environment == NO_ENVIRONMENT:
             raise RecipeError(f"{recipe.algo} learns by acting, and no environment is named", mend="add --env ID")
         start = None if recipe.start is None else str(Path(recipe.start).resolve())
-        recipe = dataclasses.replace(recipe, env=environment, dataset=_anywhere(recipe.dataset), start=start)
+        recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset), start=start)
         check_spaces(store.spec, environment_spec(environment), environment)
         spec = stacked_spec(store.spec, recipe.data.frame_stack)
         origin = None
@@ -165,7 +165,7 @@ class Task:
     def _fine_tuning(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
         assert recipe.start is not None
         start = Path(recipe.start).resolve()
-        recipe = dataclasses.replace(recipe, start=str(start), dataset=recipe.dataset and _anywhere(recipe.dataset))
+        recipe = dataclasses.replace(recipe, start=str(start), dataset=recipe.dataset and name_anywhere(recipe.dataset))
         origin = checkpoint or starting_checkpoint(start, recipe.start_checkpoint)
         if checkpoint is None:
             check_fine_tuning(recipe, Run.open(start).recipe)
@@ -198,8 +198,3 @@ def _chosen(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
     if count:
         chosen = chosen.select(np.arange(count))
     return chosen if frames == 1 else StackedFrames(chosen, frames)
-
-
-def _anywhere(dataset: str) -> str:
-    """A dataset's name such that it means the same in every working directory: paths become absolute."""
-    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from offrl.data import catalog
-from offrl.data.catalog import list_datasets, local_path, open_dataset
+from offrl.data.catalog import list_datasets, local_path, name_anywhere, open_dataset
 from offrl.data.parquet import write_parquet
 from offrl.errors import DatasetNotFoundError
 from tests.data.stores import make_store
@@ -70,6 +70,28 @@ def test_a_local_name_goes_before_a_bundled_one(bundle: Path) -> None:
     local_path("toy-expert").parent.mkdir(parents=True)
     make_store(local_path("toy-expert"), [1, 2, 3])
     assert open_dataset("toy-expert").num_episodes == 3
+
+
+def test_a_name_that_is_no_path_stays_as_it_is(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_store(local_path("mine"), [1])
+    for name in ("toy-expert", "mine", "minari:a/b-v0", "unknown", ""):
+        assert name_anywhere(name) == name
+    for name in ("toy-expert", "mine"):
+        (tmp_path / name).mkdir()
+        assert name_anywhere(name) == name
+        assert open_dataset(name).num_episodes == {"toy-expert": 2, "mine": 1}[name]
+
+
+def test_a_path_becomes_absolute(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_parquet(make_store(tmp_path / "toy-expert", [3]), tmp_path / "parquet")
+    _write_d4rl(tmp_path / "log.hdf5", 4)
+    for name in ("toy-expert", "parquet", "log.hdf5"):
+        assert name_anywhere(name) == str(tmp_path / name)
+        assert open_dataset(name).fingerprint == open_dataset(tmp_path / name).fingerprint
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert name_anywhere("~/parquet") == str(tmp_path / "parquet")
 
 
 def test_a_source_file_is_converted_once_and_again_after_a_change(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from offrl.agents.bc import BC
+from offrl.data.catalog import local_path
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
 from offrl.errors import (
@@ -65,6 +66,15 @@ except Interrupted as stop:
 def demonstrations(tmp_path: Path) -> Path:
     make_demonstrations(tmp_path / "demonstrations")
     return tmp_path / "demonstrations"
+
+
+def test_a_folder_named_like_the_dataset_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_demonstrations(local_path("walks"))
+    (tmp_path / "work" / "walks").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    run = train(bc_recipe(Path("walks"), env="none"), tmp_path / "run")
+    assert Run.open(run.path).recipe.dataset == "walks"
+    assert resume(run.path, steps=130).recipe.dataset == "walks"
 
 
 def test_a_run_holds_all_that_later_commands_read(demonstrations: Path, tmp_path: Path) -> None:
