@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import UnionType
 from typing import Any
 
 import gymnasium as gym
@@ -68,6 +69,19 @@ class ShardRecord:
     @property
     def episodes_file(self) -> str:
         return f"episodes/{self.name}.arrow"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ShardRecord:
+        record = cls(**value)
+        for key, item in vars(record).items():
+            if key in ("name", "rows_sha256", "episodes_sha256"):
+                if not isinstance(item, str):
+                    raise ValueError(f"a shard's {key} is {item!r}, not text")
+            elif type(item) is not int or item < 0:
+                raise ValueError(f"a shard's {key} is {item!r}, not a whole number of at least 0")
+        if not record.name.isdigit():
+            raise ValueError(f"a shard's name is {record.name!r}, not a number")
+        return record
 
 
 @dataclass(frozen=True)
@@ -127,34 +141,47 @@ class StoreMetadata:
         """The inverse of `to_json`.
 
         Raises:
-            SchemaVersionError: another version of offrl wrote it.
+            SchemaVersionError: another version of offrl wrote it, or it doesn't say which.
             CorruptStoreError: a key is missing or holds something else than it should.
         """
-        version = value.get("schema_version") if isinstance(value, dict) else None
-        if isinstance(version, int) and version != SCHEMA_VERSION:
-            newer = version > SCHEMA_VERSION
-            raise SchemaVersionError(
-                f"the store has schema version {version}, this offrl reads version {SCHEMA_VERSION}",
-                where=where,
-                mend="install a newer offrl" if newer else "convert the source again with this offrl",
-            )
+        if isinstance(value, dict):
+            _check_version(value.get("schema_version"), where)
         try:
             return cls(
                 spec=Spec(space_from_json(value["observation_space"]), space_from_json(value["action_space"])),
                 columns=tuple(ColumnSpec.from_json(column) for column in value["columns"]),
-                shards=tuple(ShardRecord(**shard) for shard in value["shards"]),
+                shards=tuple(ShardRecord.from_json(shard) for shard in value["shards"]),
                 statistics={name: ColumnStatistics.from_json(item) for name, item in value["statistics"].items()},
-                name=value["name"],
-                environment=value["environment"],
-                provenance=value["provenance"],
-                reference_scores=value["reference_scores"],
+                name=_typed(value, "name", str | None),
+                environment=_typed(value, "environment", str | None),
+                provenance=_typed(value, "provenance", dict),
+                reference_scores=_typed(value, "reference_scores", dict),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # A Gymnasium space asserts what it is made of.
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError) as error:
             raise CorruptStoreError(
                 f"the store's metadata can't be understood ({type(error).__name__}: {error})",
                 where=where,
                 mend="restore the file from a copy, or convert the source again",
             ) from error
+
+
+def _check_version(version: Any, where: str) -> None:
+    if type(version) is int and version == SCHEMA_VERSION:
+        return
+    found = "no schema version" if version is None else f"schema version {version!r}"
+    newer = isinstance(version, int) and version > SCHEMA_VERSION
+    raise SchemaVersionError(
+        f"the store has {found}, this offrl reads version {SCHEMA_VERSION}",
+        where=where,
+        mend="install a newer offrl" if newer else "convert the source again with this offrl",
+    )
+
+
+def _typed(value: Mapping[str, Any], key: str, kind: type | UnionType) -> Any:
+    if not isinstance(item := value[key], kind):
+        raise ValueError(f"the {key} is {item!r}")
+    return item
 
 
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:

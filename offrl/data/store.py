@@ -71,7 +71,7 @@ class TrajectoryStore(Trajectories):
         Raises:
             DatasetNotFoundError: there is no store at `path`.
             SchemaVersionError: another version of offrl wrote it.
-            CorruptStoreError: the metadata can't be read, or a shard is missing or cut short.
+            CorruptStoreError: the metadata can't be read or has been changed, or a shard is missing or cut short.
         """
         folder = Path(path)
         metadata = _read_metadata(folder)
@@ -136,6 +136,12 @@ class TrajectoryStore(Trajectories):
             record = self.metadata.shards[index]
             self._mapped[index] = map_rows(self.path / record.rows_file, self.metadata.columns, record.rows)
         return self._mapped[index]
+
+    def shard_block(self, index: int) -> EpisodeBlock:
+        """The episodes of one shard, without their seeds and sources."""
+        record = self.metadata.shards[index]
+        table, _ = map_episodes(self.path / record.episodes_file, record.episodes)
+        return EpisodeBlock(self.shard(index), table["length"])
 
     def _column(self, name: str) -> ColumnSpec:
         for column in self.metadata.columns:
@@ -272,7 +278,7 @@ class StoreWriter:
             return
         kept = replace(self._metadata, shards=self._metadata.shards[:count])
         store = TrajectoryStore(self.path, kept)
-        statistics = merge_statistics(_shard_block(store, i).statistics() for i in range(count))
+        statistics = merge_statistics(store.shard_block(i).statistics() for i in range(count))
         self._metadata = replace(kept, statistics=statistics)
         _write_metadata(self.path, self._metadata)
         _remove_leftovers(self.path, self._metadata)
@@ -361,13 +367,6 @@ def _buffered(columns: dict[str, NDArray[Any]], parts: list[EpisodeBlock]) -> Ep
     return EpisodeBlock(columns, lengths, seeds, sources if any(sources) else None)
 
 
-def _shard_block(store: TrajectoryStore, index: int) -> EpisodeBlock:
-    """The episodes of one shard, without their seeds and sources."""
-    record = store.metadata.shards[index]
-    table, _ = map_episodes(store.path / record.episodes_file, record.episodes)
-    return EpisodeBlock(store.shard(index), table["length"])
-
-
 def _seeds(block: EpisodeBlock) -> NDArray[np.int64]:
     return np.full(len(block.lengths), -1, np.int64) if block.seeds is None else np.array(block.seeds, np.int64)
 
@@ -386,7 +385,14 @@ def _read_metadata(folder: Path) -> StoreMetadata:
         raise StoreError(f"the store can't be read ({error.strerror})", where=str(path)) from error
     except ValueError as error:
         raise CorruptStoreError(f"the store's metadata isn't JSON ({error})", where=str(path), mend=MEND) from error
-    return StoreMetadata.from_json(value, str(path))
+    metadata = StoreMetadata.from_json(value, str(path))
+    if value.get("fingerprint") != metadata.fingerprint:
+        raise CorruptStoreError(
+            "the store's fingerprint isn't that of its spaces, columns and shards: the metadata has been changed",
+            where=str(path),
+            mend=MEND,
+        )
+    return metadata
 
 
 def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a store, and where: alignment, flags, values, bounds, returns, checksums."""
+"""What is wrong with a store, and where: alignment, flags, values, bounds, returns, checksums, statistics."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.block import forbidden_choices
-from offrl.data.schema import ShardRecord, flatten_space
+from offrl.data.schema import ShardRecord, flatten_space, required_columns
 from offrl.data.shard import check_size, file_sha256, map_episodes
+from offrl.data.statistics import ColumnStatistics
 from offrl.data.store import TrajectoryStore
+from offrl.data.trajectories import merge_statistics
 from offrl.errors import CorruptStoreError
 
 Severity = Literal["error", "warning"]
 _CHUNK_ROWS = 65_536
+_CHANGED_FILE = ("checksum", "unreadable", "alignment")
 _PADDED = (schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB)
 Bad = NDArray[np.bool_]
 
@@ -31,7 +34,7 @@ class Finding:
     Attributes:
         severity: "error": training on it goes wrong; "warning": it is legal, but look.
         code: one word: `checksum`, `unreadable`, `alignment`, `return`, `flag`, `end`, `both-flags`, `padding`, `mask`,
-            `forbidden`, `nan`, `infinity`, `bounds`.
+            `forbidden`, `nan`, `infinity`, `bounds`, `columns`, `statistics`.
         message: what is wrong, in words.
         count: how many files, episodes or rows it concerns.
         column: its column, where it has one.
@@ -64,17 +67,66 @@ def validate(store: TrajectoryStore) -> list[Finding]:
 
     Findings of the same kind in the same column are put together.
     """
+    if wrong := list(_check_columns(store)):
+        return wrong
     merged: dict[tuple[str, str | None, str | None], Finding] = {}
     first_row = first_episode = 0
     for index, record in enumerate(store.metadata.shards):
         for finding in _validate_shard(store, index, first_row, first_episode):
-            whole_file = finding.code in ("checksum", "unreadable", "alignment")
+            whole_file = finding.code in _CHANGED_FILE
             key = (finding.code, finding.column, finding.shard if whole_file else None)
             seen = merged.get(key)
             merged[key] = replace(seen, count=seen.count + finding.count) if seen else finding
         first_row += record.rows
         first_episode += record.episodes
-    return list(merged.values())
+    if any(finding.code in _CHANGED_FILE for finding in merged.values()):
+        return list(merged.values())  # the statistics are those of the files as they were
+    return [*merged.values(), *_check_statistics(store)]
+
+
+def _check_columns(store: TrajectoryStore) -> Iterator[Finding]:
+    """The columns are those that the spaces ask for; without them, no row can be understood."""
+    columns = {column.name: column for column in store.metadata.columns}
+    if not columns and not store.metadata.shards:
+        return
+    for name, space in required_columns(store.spec).items():
+        dtype, shape = _described(name, space)
+        if (column := columns.get(name)) is None:
+            yield Finding("error", "columns", "the column is missing", column=name)
+        elif column.shape != shape or not (column.dtype == dtype or column.dtype.kind == dtype.kind == "f"):
+            message = f"rows are {column.dtype} of the shape {column.shape}, not {dtype} of {shape} as the spaces say"
+            yield Finding("error", "columns", message, column=name)
+
+
+def _described(name: str, space: gym.Space[Any] | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """The dtype and shape of a row, as the spaces have them; any floating-point dtype does for another."""
+    if space is None:
+        return np.dtype(np.float64 if name == schema.REWARD else np.bool_), ()
+    dtype = np.int64 if isinstance(space, spaces.Discrete) else space.dtype
+    return np.dtype(dtype), tuple(space.shape or ())
+
+
+def _check_statistics(store: TrajectoryStore) -> Iterator[Finding]:
+    """The recorded statistics are those of the rows."""
+    blocks = (store.shard_block(index) for index in range(len(store.metadata.shards)))
+    actual = merge_statistics(block.statistics() for block in blocks)
+    for name in sorted(actual.keys() | store.statistics.keys()):
+        if name not in actual or name not in store.statistics or not _agree(actual[name], store.statistics[name]):
+            message = "the recorded mean, spread or range isn't that of the rows"
+            yield Finding("error", "statistics", message, column=name)
+
+
+def _agree(one: ColumnStatistics, other: ColumnStatistics) -> bool:
+    """Whether two statistics are the same but for rounding."""
+    if one.count != other.count or one.mean.shape != other.mean.shape:
+        return False
+    largest = np.nan_to_num(np.maximum(np.abs(one.min), np.abs(one.max)), posinf=0.0)
+    pairs = ((one.mean, other.mean), (one.std, other.std), (one.min, other.min), (one.max, other.max))
+    with np.errstate(invalid="ignore"):
+        close = [
+            np.isclose(a, b, rtol=1e-6, atol=0, equal_nan=True) | (np.abs(a - b) <= 1e-9 * largest) for a, b in pairs
+        ]
+    return bool(np.all(close))
 
 
 def _validate_shard(store: TrajectoryStore, index: int, first_row: int, first_episode: int) -> Iterator[Finding]:

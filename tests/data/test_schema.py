@@ -155,6 +155,47 @@ def test_another_schema_version_names_both_and_the_mend() -> None:
     assert "newer offrl" in text
 
 
+@pytest.mark.parametrize(("version", "says"), [("1", "'1'"), (None, "no schema version"), (True, "True"), (1.0, "1.0")])
+def test_a_schema_version_that_is_not_exactly_the_known_one_is_refused(version: Any, says: str) -> None:
+    value = make_metadata().to_json() | {"schema_version": version}
+    with pytest.raises(SchemaVersionError, match=f"{says}.*\n.*\n.*convert the source again"):
+        StoreMetadata.from_json(value, "m")
+    del value["schema_version"]
+    with pytest.raises(SchemaVersionError, match="no schema version"):
+        StoreMetadata.from_json(value, "m")
+
+
+@pytest.mark.parametrize(
+    ("key", "item"),
+    [
+        *((key, item) for key in ("rows", "episodes", "rows_bytes", "episodes_bytes") for item in ("5", -1, 2.0, None)),
+        *((key, item) for key in ("name", "rows_sha256", "episodes_sha256") for item in (5, None)),
+        ("rows", True),
+        ("name", "../00000"),
+    ],
+)
+def test_a_shard_record_of_another_kind_is_corrupt(key: str, item: Any) -> None:
+    value = json.loads(json.dumps(make_metadata().to_json()))
+    value["shards"][1][key] = item
+    with pytest.raises(CorruptStoreError, match=f"shard's {key}"):
+        StoreMetadata.from_json(value, "m")
+
+
+@pytest.mark.parametrize(
+    ("key", "item"),
+    [
+        ("name", 3),
+        ("environment", ["Hopper-v5"]),
+        ("provenance", "by hand"),
+        ("reference_scores", None),
+        ("action_space", {"type": "Discrete", "n": -4, "start": 0}),
+    ],
+)
+def test_metadata_of_another_kind_is_corrupt(key: str, item: Any) -> None:
+    with pytest.raises(CorruptStoreError, match="can't be understood"):
+        StoreMetadata.from_json(make_metadata().to_json() | {key: item}, "m")
+
+
 @pytest.mark.parametrize("key", ["columns", "shards", "observation_space", "statistics", "name"])
 def test_metadata_with_something_missing_is_corrupt(key: str) -> None:
     value = make_metadata().to_json()
@@ -163,7 +204,9 @@ def test_metadata_with_something_missing_is_corrupt(key: str) -> None:
         StoreMetadata.from_json(value, "m")
 
 
-@pytest.mark.parametrize("value", [None, [], 3, {}, {"schema_version": SCHEMA_VERSION, "columns": 3}])
+@pytest.mark.parametrize(
+    "value", [None, [], 3, {"schema_version": SCHEMA_VERSION}, {"schema_version": SCHEMA_VERSION, "columns": 3}]
+)
 def test_metadata_that_is_something_else_is_corrupt(value: Any) -> None:
     with pytest.raises(CorruptStoreError):
         StoreMetadata.from_json(value, "m")

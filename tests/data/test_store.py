@@ -243,6 +243,23 @@ def test_broken_metadata_is_named(tmp_path: Path) -> None:
         TrajectoryStore.open(tmp_path / "s")
 
 
+@pytest.mark.parametrize("key", ["observation_space", "action_space", "columns", "fingerprint"])
+def test_changed_spaces_columns_and_fingerprints_are_found_when_opening(tmp_path: Path, key: str) -> None:
+    make_store(tmp_path / "s", [3])
+    path = tmp_path / "s" / "metadata.json"
+    value = json.loads(path.read_text())
+    match key:
+        case "columns":
+            value[key] = value[key][:-1]
+        case "fingerprint":
+            del value[key]
+        case _:
+            value[key]["low"] = -2.0
+    path.write_text(json.dumps(value))
+    with pytest.raises(CorruptStoreError, match=r"fingerprint(.|\n)*metadata\.json"):
+        TrajectoryStore.open(tmp_path / "s")
+
+
 @pytest.mark.parametrize("name", ["shards/00001.arrow", "episodes/00000.arrow"])
 def test_a_missing_or_short_shard_is_named_when_opening(tmp_path: Path, name: str) -> None:
     make_store(tmp_path / "s", [30, 30], shard_bytes=100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from offrl.data.schema import ColumnSpec
 from offrl.data.shard import EPISODE_COLUMNS
-from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store import METADATA_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.validate import Finding, validate
 from offrl.types import Spec
-from tests.data.stores import make_store
+from tests.data.stores import SPEC, make_block, make_store
 from tests.data.test_sampler import mixed_store
 
 LENGTHS = [3, 4, 30, 2]
@@ -226,3 +229,47 @@ def test_masks_that_forbid_what_was_done(tmp_path: Path) -> None:
     damage(mixed, shard.rows_file, "action_mask", 2, np.arange(3) != taken)
     finding = found(mixed)["forbidden", "action_mask"]
     assert (finding.severity, finding.count, finding.episode, finding.row, finding.step) == ("error", 1, 0, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("column", "part", "value"),
+    [("observation", "mean", [1, 2]), ("reward", "max", [99.0]), ("length", "count", 7), ("action", None, None)],
+)
+def test_recorded_statistics_that_are_not_those_of_the_rows(
+    store: TrajectoryStore, column: str, part: str | None, value: Any
+) -> None:
+    path = store.path / METADATA_FILE
+    metadata = json.loads(path.read_text())
+    if part is None:
+        del metadata["statistics"][column]
+    else:
+        metadata["statistics"][column][part] = value
+    path.write_text(json.dumps(metadata))
+    (finding,) = validate(TrajectoryStore.open(store.path))
+    assert (finding.severity, finding.code, finding.column) == ("error", "statistics", column)
+
+
+def test_statistics_with_a_value_that_is_not_finite_agree_with_themselves(tmp_path: Path) -> None:
+    block = make_block([3, 4])
+    block.columns["observation"][0] = np.nan, np.inf
+    with StoreWriter(tmp_path / "s", SPEC) as writer:
+        writer.append(block)
+    assert {finding.code for finding in validate(writer.close())} == {"nan", "infinity"}
+
+
+@pytest.mark.parametrize(
+    ("column", "changed"),
+    [
+        ("observation", ColumnSpec("observation", np.dtype(np.float32), (3,))),
+        ("action", ColumnSpec("action", np.dtype(np.int64), (1,))),
+        ("terminated", ColumnSpec("terminated", np.dtype(np.int8), ())),
+        ("reward", None),
+    ],
+)
+def test_columns_that_are_not_those_of_the_spaces(
+    store: TrajectoryStore, column: str, changed: ColumnSpec | None
+) -> None:
+    columns = [changed if item.name == column else item for item in store.metadata.columns]
+    metadata = replace(store.metadata, columns=tuple(item for item in columns if item))
+    (finding,) = validate(TrajectoryStore(store.path, metadata))
+    assert (finding.severity, finding.code, finding.column) == ("error", "columns", column)
