@@ -25,6 +25,7 @@ from offrl.data.convert.transitions import Bools, Episodes, Ints, episodes_from,
 from offrl.errors import DataError, RequestError, SourceError
 
 _PROBABILITY = "behavior_prob"
+_FRACTIONS = (schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, schema.BEHAVIOR_LOG_PROB, _PROBABILITY)
 _KEYS = ("episode", "step", schema.TERMINATED, schema.TRUNCATED)
 
 
@@ -59,7 +60,7 @@ def open_table_source(path: Path, format: str, options: ConvertOptions, log: Log
     fields = find_columns(table, options.mapping, where=str(path))
     _check_required(fields, options.mapping, table.schema, str(path))
     if format != "parquet":
-        table = widen(table, _columns(fields, schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, _PROBABILITY))
+        table = widen(table, _columns(fields, *_FRACTIONS))
     table, keys = _read_keys(table, path, fields, text=format != "parquet")
     if not keys.num_rows:
         raise DataError("the table has no rows", where=str(path), mend="give a table with at least one step")

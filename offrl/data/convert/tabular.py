@@ -114,6 +114,8 @@ def numbers(array: pa.ChunkedArray, name: str, where: str, first_row: int = 0) -
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _vectors(array, name, where, first_row)
     if pa.types.is_temporal(kind):
+        if kind.bit_width == 32:  # Arrow casts these to whole numbers of their own width only
+            array = array.cast(pa.int32())
         array, kind = array.cast(pa.int64()), pa.int64()
     if pa.types.is_null(kind) or pa.types.is_decimal(kind):
         array, kind = array.cast(pa.float64()), pa.float64()

@@ -224,13 +224,29 @@ def test_whole_numbers_that_turn_out_to_have_fractions(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {"observation": range(rows), "action": 1, "reward": 0, "terminated": 1, "episode": range(rows)}
     )
+    table["behavior_log_prob"] = 0
     text = table.astype(str)
     text.loc[rows - 1, ["observation", "action", "reward"]] = "0.5"
+    text.loc[rows - 1, "behavior_log_prob"] = "-0.5"
     report = convert(write(text, tmp_path / "log.csv"), tmp_path / "store")
     store = TrajectoryStore.open(tmp_path / "store")
     assert isinstance(report.spec.action_space, spaces.Box)
     assert float(store.episode(rows - 1).action[0, 0]) == 0.5
     assert float(store.episode(rows - 2).action[0, 0]) == 1.0
+    assert float(store.episode(rows - 1).extras["behavior_log_prob"][0]) == -0.5
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.time32("s"), pa.date64(), pa.time64("us"), pa.timestamp("s")])
+def test_dates_and_times_order_steps_and_are_infos(tmp_path: Path, log: Log, kind: pa.DataType) -> None:
+    table = {name: pa.array(column) for name, column in to_table(log).items()}
+    days = np.array(_steps(log.episode)) * (86_400_000 if kind == pa.date64() else 1)
+    table["t"] = pa.array(days, pa.int32() if kind.bit_width == 32 else pa.int64()).cast(kind)
+    table["info.day"] = table["t"]
+    pq.write_table(pa.table(table).take(pa.array(range(len(days))[::-1])), tmp_path / "log.parquet")
+    convert(tmp_path / "log.parquet", tmp_path / "store", options=options())
+    store = TrajectoryStore.open(tmp_path / "store")
+    assert store.episode(1).observation.tolist()[:3] == log.observation[2:5].tolist()
+    assert (np.diff(store.episode(1).extras["info.day"]) > 0).all()
 
 
 def test_missing_steps_are_warned_of_and_repeated_ones_refused(tmp_path: Path, log: Log) -> None:
