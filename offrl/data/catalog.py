@@ -15,10 +15,11 @@ from uuid import uuid4
 
 from offrl.bundled import bundled_root
 from offrl.data.convert import convert
+from offrl.data.convert.registry import detect
 from offrl.data.convert.remote import is_remote, locate
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet
 from offrl.data.store import METADATA_FILE, TrajectoryStore
-from offrl.errors import DatasetNotFoundError, OffrlError
+from offrl.errors import DataError, DatasetNotFoundError, OffrlError, RequestError
 
 CARD_FILE = "card.toml"
 
@@ -114,7 +115,17 @@ def _find(text: str) -> _Found | None:
         return _Found(path, "parquet", by_path=True)
     if _is_parquet_dataset(bundled):
         return _Found(bundled, "parquet", by_path=False)
-    return _Found(path, "source", by_path=True) if path.exists() else None
+    return _Found(path, "source", by_path=True) if path.is_file() or _is_source_folder(path) else None
+
+
+def _is_source_folder(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        detect(path)
+    except RequestError:
+        return False
+    return True
 
 
 def list_datasets() -> list[DatasetEntry]:
@@ -181,7 +192,13 @@ def _rename(partial: Path, destination: Path) -> None:
 
 
 def _convert(source: str, destination: Path) -> None:
-    convert(source, destination, name=source if is_remote(source) else Path(source).stem)
+    """Convert a source that leaves nothing open; what it leaves open can be said to `offrl convert` only."""
+    try:
+        convert(source, destination, name=source if is_remote(source) else Path(source).stem)
+    except (RequestError, DataError) as error:
+        behind = f"; there, {error.mend}" if error.mend else ""
+        mend = f"convert it first: offrl convert {source} NAME …, then give that name (--dataset NAME){behind}"
+        raise type(error)(error.what, where=error.where, mend=mend) from error
 
 
 def _content_identity(folder: Path) -> str:

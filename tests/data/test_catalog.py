@@ -12,7 +12,7 @@ import pytest
 from offrl.data import catalog
 from offrl.data.catalog import list_datasets, local_path, name_anywhere, open_dataset
 from offrl.data.parquet import write_parquet
-from offrl.errors import DatasetNotFoundError
+from offrl.errors import DatasetNotFoundError, RequestError
 from tests.data.stores import make_store
 
 
@@ -120,6 +120,22 @@ def test_an_unknown_name_is_answered_with_close_ones(bundle: Path) -> None:
         open_dataset("toy-exprt")
     with pytest.raises(DatasetNotFoundError, match="offrl datasets list"):
         open_dataset("")
+
+
+def test_a_source_that_leaves_something_open_is_to_be_converted_first(tmp_path: Path) -> None:
+    source = tmp_path / "log.csv"
+    source.write_text("observation,action,reward,terminated\n1,2,3,0\n1,2,3,1\n")
+    with pytest.raises(RequestError, match="tells a time limit") as raised:
+        open_dataset(source)
+    assert raised.value.mend.startswith(f"convert it first: offrl convert {source} NAME …")
+    assert "--dataset NAME" in raised.value.mend
+    assert "--time-limit" in raised.value.mend.partition("there, ")[2]
+
+
+def test_a_folder_that_is_neither_dataset_nor_source_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetNotFoundError, match="there is no dataset"):
+        open_dataset(tmp_path / "empty")
 
 
 def _write_d4rl(path: Path, steps: int) -> None:
