@@ -13,11 +13,12 @@ from offrl.agents import AGENTS
 from offrl.data.catalog import name_anywhere, open_dataset
 from offrl.data.frames import StackedFrames, stacked_spec
 from offrl.data.sampler import top_by_return
+from offrl.data.schema import OBSERVATION
 from offrl.data.store import TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
-from offrl.errors import RecipeError
+from offrl.errors import DataError, RecipeError
 from offrl.recipes import Recipe
 from offrl.train.checkpoint import read_facts
 from offrl.train.finetune import check_fine_tuning, mixes_data, starting_checkpoint
@@ -29,6 +30,8 @@ from offrl.types import Spec
 
 NO_ENVIRONMENT = "none"
 """As a recipe's `env`: evaluate nowhere, whatever environment the dataset names."""
+
+_EPISODES_AT_ONCE = 65_536
 
 
 def learns_online(recipe: Recipe) -> bool:
@@ -87,6 +90,7 @@ class Task:
             RecipeError: neither a dataset nor an environment is named, or the algorithm can't learn from what is.
             RequestError: there is no policy to fine-tune.
             SpaceMismatchError: dataset, environment and policy don't belong together.
+            DataError: an observation, action or reward of the dataset isn't finite.
         """
         if recipe.expert is not None and not AGENTS[recipe.algo].taught:
             raise RecipeError(f"{recipe.algo} has no use for an expert", mend="leave --expert out, or train dagger")
@@ -107,7 +111,7 @@ class Task:
                 mend="clone the dataset first (offrl train bc), then fine-tune that run (offrl finetune RUN --algo "
                 f"{recipe.algo})",
             )
-        store = open_dataset(recipe.dataset)
+        store = _open(recipe.dataset)
         environment = store.metadata.environment if recipe.env is None else recipe.env
         recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset))
         if recipe.env not in (None, NO_ENVIRONMENT):
@@ -138,7 +142,7 @@ class Task:
         """Own steps beside demonstrations, from scratch or from another run's policies."""
         check_imitation(recipe)
         assert recipe.dataset is not None
-        store = open_dataset(recipe.dataset)
+        store = _open(recipe.dataset)
         environment = store.metadata.environment if recipe.env is None else recipe.env
         if environment is None or environment == NO_ENVIRONMENT:
             raise RecipeError(f"{recipe.algo} learns by acting, and no environment is named", mend="add --env ID")
@@ -179,10 +183,37 @@ class Task:
         if not mixes_data(recipe):
             return cls(recipe, spec, None, told, origin)
         assert recipe.dataset is not None
-        store = open_dataset(recipe.dataset)
+        store = _open(recipe.dataset)
         check_spaces(spec, stacked_spec(store.spec, frames), recipe.dataset)
         told |= {"dataset": recipe.dataset, "fingerprint": store.fingerprint}
         return cls(recipe, spec, _chosen(store, recipe), told, origin)
+
+
+def _open(dataset: str) -> TrajectoryStore:
+    """Open a dataset to train on.
+
+    Raises:
+        DataError: an observation, action or reward isn't finite.
+    """
+    store = open_dataset(dataset)
+    for name, column in store.statistics.items():
+        if column.count and not np.isfinite([column.min, column.max]).all():
+            raise _not_finite(dataset, name)
+    # The statistics leave out the final observations, which bootstrapping reads.
+    floats = [c.name for c in store.metadata.columns if c.name.split(".")[0] == OBSERVATION and c.dtype.kind == "f"]
+    final = store.episodes.first_row + store.episodes.length
+    for start in range(0, len(final), _EPISODES_AT_ONCE):
+        for name, rows in store.gather_columns(floats, final[start : start + _EPISODES_AT_ONCE]).items():
+            if not np.isfinite(rows).all():
+                raise _not_finite(dataset, name)
+    return store
+
+
+def _not_finite(dataset: str, column: str) -> DataError:
+    return DataError(
+        f"the column '{column}' of the dataset '{dataset}' holds NaN or infinity: nothing can be learned from it",
+        mend=f"see where with offrl datasets validate {dataset}, correct the source, and convert it again",
+    )
 
 
 def _chosen(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
