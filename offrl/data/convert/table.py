@@ -20,12 +20,13 @@ from offrl.data.convert.options import ConvertOptions
 from offrl.data.convert.report import Log
 from offrl.data.convert.source import ColumnInfo, Source
 from offrl.data.convert.spaces import spec_of
-from offrl.data.convert.tabular import TableRows, find_columns, flags, numbers, open_table, reading, widen
+from offrl.data.convert.tabular import TableRows, as_text, find_columns, flags, numbers, open_table, reading, widen
 from offrl.data.convert.transitions import Bools, Episodes, Ints, episodes_from, reinterpret_terminals, settle, stream
 from offrl.errors import DataError, RequestError, SourceError
 
 _PROBABILITY = "behavior_prob"
 _FRACTIONS = (schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, schema.BEHAVIOR_LOG_PROB, _PROBABILITY)
+_WORDS = ("episode", schema.TERMINATED, schema.TRUNCATED)
 _KEYS = ("episode", "step", schema.TERMINATED, schema.TRUNCATED)
 
 
@@ -117,7 +118,10 @@ def _check_required(fields: Mapping[str, list[str]], mapping: Mapping[str, str],
 def _read_keys(
     table: ds.Dataset, path: Path, fields: Mapping[str, list[str]], *, text: bool
 ) -> tuple[ds.Dataset, pa.Table]:
-    """Read what tells episodes apart; on the way, find out whether columns of text that look whole stay so."""
+    """Read what tells episodes apart; on the way, find out whether columns of text that look whole stay so.
+
+    Where a first reading fails, these are read as fractions, and the episodes and flags of a CSV table as words.
+    """
     needed = [fields[name][0] for name in _KEYS if name in fields]
     kinds = {item.name: item.type for item in table.schema}
     maybe_whole = _columns(fields, schema.ACTION, schema.INFO) if text else []
@@ -128,6 +132,9 @@ def _read_keys(
     except pa.ArrowInvalid:
         if whole:
             table = widen(table, whole)
+        if isinstance(table.format, ds.CsvFileFormat):
+            words = [fields[name][0] for name in _WORDS if name in fields]
+            table = as_text(table, [column for column in words if column not in whole])
     with reading(path):
         return table, table.to_table(columns=wanted)
 

@@ -89,6 +89,12 @@ def _expand(field: str, text: str, names: list[str], where: str) -> list[str]:
     return columns
 
 
+def as_text(table: ds.Dataset, columns: Sequence[str]) -> ds.Dataset:
+    """The same CSV table, with these columns read as words."""
+    fields = [pa.field(item.name, pa.string() if item.name in columns else item.type) for item in table.schema]
+    return ds.dataset(table.files, format=table.format, schema=pa.schema(fields))
+
+
 def widen(table: ds.Dataset, columns: Sequence[str]) -> ds.Dataset:
     """The same text table, with these columns' whole numbers read as floating-point ones."""
     fields = [pa.field(item.name, _floating(item.type)) if item.name in columns else item for item in table.schema]

@@ -249,6 +249,16 @@ def test_dates_and_times_order_steps_and_are_infos(tmp_path: Path, log: Log, kin
     assert (np.diff(store.episode(1).extras["info.day"]) > 0).all()
 
 
+def test_numbers_that_turn_out_to_be_words(tmp_path: Path) -> None:
+    rows = 200_000  # more than Arrow looks at before it settles on a type
+    table = pd.DataFrame({"observation": 0.5, "action": 1, "reward": 0, "terminated": 0, "episode": range(rows)})
+    text = table.astype(str)
+    text.loc[rows - 1, "episode"] = "the last"
+    text.loc[rows - 1, "terminated"] = "true"
+    report = convert(write(text, tmp_path / "log.csv"), tmp_path / "store")
+    assert (report.terminated, report.truncated) == (1, 0)
+
+
 def test_missing_steps_are_warned_of_and_repeated_ones_refused(tmp_path: Path, log: Log) -> None:
     table = to_table(log)
     report = plan_conversion(write(table.drop(3), tmp_path / "gap.csv"), options=options(**NEXT))
