@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ class TrainCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write out the penalty, then parse as ever."""
         written: list[str] = []
-        for arg, following in zip(args, [*args[1:], ""], strict=True):
+        for arg, following in zip_longest(args, args[1:]):
             bare = arg == "--cross-validate" and following not in list(Penalty)
             written += [arg, Penalty.l2] if bare else [arg]
         return super().parse_args(ctx, written)

@@ -67,6 +67,23 @@ def test_a_wrong_command_line_exits_with_2(offrl: Offrl, arguments: list[str]) -
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        *((name,) for name in (*COMMANDS, "ope")),
+        *(("recipes", name) for name in ("show", "run")),
+        *(("datasets", name) for name in ("info", "validate", "export", "pull", "make")),
+    ],
+    ids=" ".join,
+)
+def test_a_command_without_arguments_says_what_it_needs(offrl: Offrl, arguments: tuple[str, ...]) -> None:
+    result = offrl(*arguments)
+    assert result.code == 2
+    assert "Usage: " in result.stdout + result.stderr or result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr
+
+
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, offrl_cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
