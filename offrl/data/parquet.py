@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from offrl.data.schema import ColumnSpec, StoreMetadata
-from offrl.data.shard import write_error
+from offrl.data.shard import whole_folder
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.errors import SourceError, StoreError
@@ -31,28 +31,25 @@ def write_parquet(store: Trajectories, folder: Path) -> None:
 
     Args:
         store: a store or a selection from one.
-        folder: made if need be.
+        folder: made if need be; the files appear there when they are whole.
 
     Raises:
+        DiskFullError: there is no room; nothing is left behind.
         StoreError: the folder holds such files already, or can't be written.
     """
-    steps, episodes = folder / STEPS_FILE, folder / EPISODES_FILE
-    for path in (steps, episodes):
+    for path in (folder / STEPS_FILE, folder / EPISODES_FILE):
         if path.exists():
             raise StoreError("there is such a file already", where=str(path), mend="choose another folder")
     columns = store.metadata.columns
     metadata = {key: value for key, value in store.metadata.to_json().items() if key not in ("shards", "statistics")}
     fields = [pa.field(column.name, _arrow_type(column)) for column in columns]
     schema = pa.schema(fields, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(steps, schema, **_encoding(columns)) as writer:
+    with whole_folder(folder) as temporary:
+        with pq.ParquetWriter(temporary / STEPS_FILE, schema, **_encoding(columns)) as writer:
             for block in store.iterate_blocks(_ROWS_PER_GROUP):
                 arrays = [_to_arrow(column, block.columns[column.name]) for column in columns]
                 writer.write_table(pa.table(arrays, schema=schema), row_group_size=block.num_rows)
-        pq.write_table(_episode_table(store), episodes, compression="zstd")
-    except OSError as error:
-        raise write_error(error, folder) from error
+        pq.write_table(_episode_table(store), temporary / EPISODES_FILE, compression="zstd")
 
 
 def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +46,32 @@ def durable_write(path: Path) -> Iterator[HashingFile]:
         raise
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block ends well, and is removed otherwise.
+
+    Where `path` is a folder already, the files move into it one by one.
+
+    Raises:
+        DiskFullError: there is no room.
+        StoreError: the folder can't be written for another reason.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.is_dir():
+            for file in sorted(temporary.iterdir()):
+                os.replace(file, path / file.name)
+        else:
+            os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise write_error(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def sync_directory(path: Path) -> None:
     """Make renames and new names in a directory survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -59,7 +87,7 @@ def write_error(error: OSError, path: Path) -> StoreError:
         return DiskFullError(
             "the disk is full (or a quota or file size limit is reached); nothing committed before is lost",
             where=str(path),
-            mend="free some space, then append the episodes that are missing",
+            mend="free some space, then run the command again",
         )
     return StoreError(
         f"this can't be written ({error.strerror or error})",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +17,7 @@ from offrl.data import parquet
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet, write_parquet
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
-from offrl.errors import SourceError, StoreError
+from offrl.errors import DiskFullError, SourceError, StoreError
 from offrl.types import Spec
 from tests.data.stores import make_block, make_store
 
@@ -106,3 +109,19 @@ def test_files_that_are_not_a_dataset_are_refused(tmp_path: Path) -> None:
     (tmp_path / "parquet" / EPISODES_FILE).unlink()
     with pytest.raises(SourceError, match="can't be read"):
         unpack_parquet(tmp_path / "parquet", tmp_path / "missing")
+
+
+def test_a_full_disk_leaves_nothing_and_the_export_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = make_store(tmp_path / "store", [3, 4])
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", fail)
+        with pytest.raises(DiskFullError, match="run the command again"):
+            write_parquet(store, tmp_path / "parquet")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "offrl-home"] == ["store"]
+    write_parquet(store, tmp_path / "parquet")
+    assert_same(store, unpack_parquet(tmp_path / "parquet", tmp_path / "back"))
