@@ -16,7 +16,7 @@ from offrl.errors import RecipeError, RequestError
 from offrl.recipes import Recipe
 from offrl.train.building import build_loop, sampling_options
 from offrl.train.checkpoint import write_atomically
-from offrl.train.cross_validation import cross_validate, with_coefficient
+from offrl.train.cross_validation import cross_validate, fold_episodes, with_coefficient
 from offrl.train.finetune import take_over
 from offrl.train.irl import DemonstrationFeed, demonstrations_of, process_of, write_reward
 from offrl.train.loop import Listener, Loop
@@ -95,6 +95,8 @@ def check_buildable(task: Task) -> None:
             f"{recipe.algo} has no coefficient '{kind}' to cross-validate on a dataset",
             mend="cross-validate bc with --dataset NAME",
         )
+    if kind != "none" and task.data is not None:
+        fold_episodes(task.data.num_episodes, recipe.cross_validation.folds)
 
 
 def resume(path: Path, listener: Listener | None = None, steps: int | None = None) -> Run:

@@ -263,6 +263,13 @@ def test_an_environment_with_other_spaces_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_too_many_folds_are_refused_before_anything_is_written(demonstrations: Path, tmp_path: Path) -> None:
+    recipe = bc_recipe(demonstrations, cross_validation={"kind": "l2", "folds": 9})
+    with pytest.raises(RecipeError, match="8 episodes can't be split into 9 folds"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_action_bounds_are_another_space() -> None:
     """A policy's [-1, 1] would be scaled to the wrong torque."""
     weaker = Spec(PENDULUM.observation_space, gym.spaces.Box(-1.0, 1.0, (1,), np.float32))
