@@ -34,7 +34,8 @@ class CsvWriter:
 
     def __init__(self, path: Path, seeds: tuple[int, ...]) -> None:
         self.path, self.seeds = path, seeds
-        if not path.exists():
+        # A kill may have come between the file and its header.
+        if not path.exists() or not path.stat().st_size:
             self._append([("step", "seed", "metric", "value")])
 
     def write(self, line: Mapping[str, Any]) -> None:

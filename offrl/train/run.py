@@ -131,7 +131,7 @@ class Run:
                 kept = [line for line in self.lines(file) if line["step"] <= step and not line.get("final")]
                 write_atomically(self.path / file, "".join(json.dumps(line) + "\n" for line in kept))
         table = self.path / "metrics.csv"
-        if table.exists():
+        if table.exists() and table.stat().st_size:
             header, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
             # A kill may have cut the last row short.
             whole = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]

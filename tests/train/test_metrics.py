@@ -53,6 +53,15 @@ def test_a_resumed_run_forgets_rows_that_it_will_repeat(tmp_path: Path) -> None:
     assert rows[-1] == "30,9,loss,4.0"
 
 
+def test_an_empty_table_gets_its_header_and_a_run_goes_on_from_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "csv")
+    table = run.path / "metrics.csv"
+    table.touch()
+    run.forget_after(-1)
+    make_writers(run)
+    assert table.read_text(encoding="utf-8") == "step,seed,metric,value\n"
+
+
 def test_tensorboard_has_a_directory_for_each_seed(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     writer = TensorBoardWriter(tmp_path, (4, 9))
