@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from offrl.data import schema
+from offrl.data.convert.remote import minari_folder
+from offrl.data.shard import whole_folder
 from offrl.data.trajectories import Episode, Trajectories
 from offrl.errors import RequestError
 
 _EPISODES_AT_ONCE = 256
+_IDENTIFIER = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
+_ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 
 
 def export_minari(store: Trajectories, dataset_id: str, *, description: str = "", author: str | None = None) -> None:
@@ -28,7 +38,9 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
 
     Raises:
         RequestError: the id is not of that form or taken, or the extra `minari[create]` isn't installed.
+        DiskFullError: there is no room; nothing is left behind.
     """
+    _check_identifier(dataset_id)
     try:
         import jax.tree_util  # noqa: F401  (Minari's writer needs it)
         import minari
@@ -36,31 +48,66 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
         raise RequestError("writing Minari datasets needs its writer", mend="pip install 'minari[create]'") from error
     environment, scores = store.metadata.environment, store.metadata.reference_scores
     dataset = None
-    for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
-        stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
-        buffers = [_buffer(index, store.episode(index)) for index in range(start, stop)]
-        if dataset is not None:
-            dataset.update_dataset_from_buffer(buffers)
-            continue
+    with _temporary_root(minari_folder() / dataset_id):
+        for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
+            stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
+            buffers = [_buffer(index, store.episode(index)) for index in range(start, stop)]
+            if dataset is not None:
+                dataset.update_dataset_from_buffer(buffers)
+                continue
+            try:
+                dataset = minari.create_dataset_from_buffers(
+                    dataset_id,
+                    buffers,
+                    env=environment if environment in gym.registry else None,
+                    observation_space=store.spec.observation_space,
+                    action_space=store.spec.action_space,
+                    ref_min_score=scores.get("random"),
+                    ref_max_score=scores.get("expert"),
+                    algorithm_name=store.metadata.provenance.get("algo"),
+                    author=author,
+                    description=description or f"Exported from the offrl dataset '{store.metadata.name}'.",
+                    jpeg_encoding=False,
+                )
+            except (TypeError, ValueError) as error:
+                raise RequestError(
+                    f"Minari can't create '{dataset_id}': {error}",
+                    mend="convert or choose a dataset that it takes",
+                ) from error
+
+
+def _check_identifier(dataset_id: str) -> None:
+    if not _IDENTIFIER.fullmatch(dataset_id):
+        what = "it is not of the form name-vN"
+    elif (minari_folder() / dataset_id).exists():
+        what = "there is such a dataset already"
+    else:
+        return
+    raise RequestError(
+        f"Minari can't create '{dataset_id}': {what}", mend="use an id that isn't taken, such as hopper/expert-v0"
+    )
+
+
+@contextmanager
+def _temporary_root(destination: Path) -> Iterator[None]:
+    """Where Minari writes meanwhile; what it has written to `data` takes its place at `destination` in the end."""
+    before = os.environ.get(_ROOT_VARIABLE)
+    with whole_folder(destination) as folder:
+        os.environ[_ROOT_VARIABLE] = str(folder / "root")
         try:
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
-                buffers,
-                env=environment if environment in gym.registry else None,
-                observation_space=store.spec.observation_space,
-                action_space=store.spec.action_space,
-                ref_min_score=scores.get("random"),
-                ref_max_score=scores.get("expert"),
-                algorithm_name=store.metadata.provenance.get("algo"),
-                author=author,
-                description=description or f"Exported from the offrl dataset '{store.metadata.name}'.",
-                jpeg_encoding=False,
-            )
-        except (TypeError, ValueError) as error:  # Minari meets an id without a version with a TypeError
-            raise RequestError(
-                f"Minari can't create '{dataset_id}': {error}",
-                mend="use an id that isn't taken, such as hopper/expert-v0",
-            ) from error
+            yield
+        finally:
+            if before is None:
+                del os.environ[_ROOT_VARIABLE]
+            else:
+                os.environ[_ROOT_VARIABLE] = before
+        (data,) = (folder / "root").rglob(f"{destination.name}/data")
+        os.replace(data, folder / "data")
+        for file in (folder / "root").rglob("namespace_metadata.json"):
+            known = minari_folder() / file.relative_to(folder / "root")
+            if not known.exists():
+                os.replace(file, known)
+        shutil.rmtree(folder / "root")
 
 
 def _buffer(index: int, episode: Episode) -> Any:

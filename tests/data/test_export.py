@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import minari
 import numpy as np
@@ -12,7 +15,7 @@ from offrl.data import export
 from offrl.data.convert import convert
 from offrl.data.export import export_minari
 from offrl.data.store import TrajectoryStore
-from offrl.errors import RequestError
+from offrl.errors import DiskFullError, RequestError
 from tests.data.stores import make_store
 from tests.data.test_parquet import make_nested
 
@@ -30,6 +33,7 @@ def test_minari_loads_every_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     dataset = minari.load_dataset("toy/walk-v0")
     assert dataset.total_episodes == 5
+    assert minari.namespace.list_local_namespaces() == ["toy"]
     assert dataset.total_steps == store.num_steps
     for index, read in enumerate(dataset.iterate_episodes()):
         episode = store.episode(index)
@@ -68,3 +72,21 @@ def test_a_taken_or_malformed_id_is_refused(tmp_path: Path) -> None:
         export_minari(store, "toy/taken-v0")
     with pytest.raises(RequestError, match="can't create 'no version'"):
         export_minari(store, "no version")
+    with pytest.raises(RequestError, match="not of the form name-vN"):
+        export_minari(store, "toy/bad")
+
+
+def test_a_full_disk_leaves_nothing_and_the_export_can_be_tried_again(
+    tmp_path: Path, minari_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = make_store(tmp_path / "store", [3, 4])
+    with monkeypatch.context() as patch:
+        patch.setattr("minari.dataset.minari_storage.MinariStorage.update_metadata", fail)
+        with pytest.raises(DiskFullError, match="toy/full-v0"):
+            export_minari(store, "toy/full-v0")
+    assert not [path for path in minari_home.rglob("*") if "full-v0" in path.name]
+    export_minari(store, "toy/full-v0")
+    assert minari.load_dataset("toy/full-v0").total_episodes == 2
