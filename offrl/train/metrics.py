@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from offrl.errors import RequestError
+from offrl.train.checkpoint import read_facts
 from offrl.train.run import Run
 
 
@@ -47,13 +48,16 @@ class CsvWriter:
 
 
 class TensorBoardWriter:
-    """TensorBoard event files, one sub-directory per seed; needs the `tensorboard` extra."""
+    """TensorBoard event files, one sub-directory per seed; needs the `tensorboard` extra.
 
-    def __init__(self, directory: Path, seeds: tuple[int, ...]) -> None:
+    What the files hold from `first_step` on is hidden: a resumed run repeats it.
+    """
+
+    def __init__(self, directory: Path, seeds: tuple[int, ...], first_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.seeds = seeds
-        self.writers = {seed: SummaryWriter(str(directory / f"seed-{seed}")) for seed in seeds}
+        self.writers = {seed: SummaryWriter(str(directory / f"seed-{seed}"), purge_step=first_step) for seed in seeds}
 
     def write(self, line: Mapping[str, Any]) -> None:
         for seed, name, value in _per_seed(line, self.seeds):
@@ -72,7 +76,8 @@ def make_writers(run: Run) -> list[MetricWriter]:
     if "csv" in run.recipe.writers:
         writers.append(CsvWriter(run.path / "metrics.csv", run.recipe.seeds))
     if "tensorboard" in run.recipe.writers:
-        writers.append(TensorBoardWriter(run.path / "tensorboard", run.recipe.seeds))
+        done = read_facts(run.checkpoint("last"))["step"] if run.has_checkpoint("last") else -1
+        writers.append(TensorBoardWriter(run.path / "tensorboard", run.recipe.seeds, done + 1))
     return writers
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +76,19 @@ def test_tensorboard_has_a_directory_for_each_seed(tmp_path: Path) -> None:
         for name, value in metrics.items():
             (event,) = events.Scalars(name)
             assert (event.step, event.value) == (40, value)
+
+
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purged = []
+    fake = SimpleNamespace(SummaryWriter=lambda directory, purge_step: purged.append(purge_step))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    run = make_run(tmp_path, "tensorboard")
+    make_writers(run)
+    run.save_checkpoint("last", 20, {}, {"step": 20})
+    make_writers(run)
+    assert purged == [0, 0, 21, 21]
 
 
 def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
