@@ -48,7 +48,8 @@ def finetune(
     run's dataset with fresh steps, which the new run keeps as a dataset in its
     folder replay. The policy acts from the first step on, and is evaluated
     before the first update. PPO and TD3 keep a cloned policy's skill; SAC, which
-    seeks entropy, loses it at first. Ctrl-C saves first; offrl train --resume goes on.
+    seeks entropy, loses it at first. Ctrl-C saves first; offrl train --resume
+    goes on.
 
     Worth setting: online.warmup_steps (steps before the first update; 1,000,
     or a tenth of all), online.critic_warmup (steps behind these in which the

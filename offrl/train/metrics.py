@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from offrl.errors import RequestError
-from offrl.train.checkpoint import read_facts
+from offrl.train.checkpoint import naming, read_facts
 from offrl.train.run import Run
 
 
@@ -43,7 +43,7 @@ class CsvWriter:
         self._append((line["step"], seed, name, value) for seed, name, value in _per_seed(line, self.seeds))
 
     def _append(self, rows: Any) -> None:
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from offrl.errors import RunError, RunInUseError
 from offrl.recipes import Recipe, load_recipe, recipe_from_dict, to_toml
-from offrl.train.checkpoint import write_atomically, write_checkpoint
+from offrl.train.checkpoint import naming, write_atomically, write_checkpoint
 
 
 class Run:
@@ -108,7 +108,8 @@ class Run:
 
     def log(self, file: str, line: Mapping[str, Any]) -> None:
         """Append one JSON line to `metrics.jsonl` or `evaluations.jsonl`."""
-        with open(self.path / file, "a", encoding="utf-8") as lines:
+        path = self.path / file
+        with naming(path), open(path, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
 
     def lines(self, file: str) -> list[dict[str, Any]]:

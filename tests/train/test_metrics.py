@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 
 from offrl.errors import RequestError
 from offrl.recipes import recipe_from_dict
+from offrl.train.checkpoint import write_atomically
 from offrl.train.metrics import CsvWriter, JsonLinesWriter, TensorBoardWriter, make_writers, require_tensorboard
 from offrl.train.run import Run
 
@@ -25,6 +27,20 @@ def test_json_lines_hold_the_line_as_it_is(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     JsonLinesWriter(run).write(LINE)
     assert run.lines("metrics.jsonl") == [LINE]
+
+
+def test_a_full_disk_is_named_by_the_file_that_met_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run.path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.jsonl") as caught:
+        JsonLinesWriter(run).write(LINE)
+    assert caught.value.errno == errno.ENOSPC
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.csv"):
+        CsvWriter(tmp_path / "metrics.csv", (4, 9))
+    (run.path / "note.txt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"note\.txt"):
+        write_atomically(run.path / "note.txt", "words")
 
 
 def test_csv_has_a_row_for_each_seed_and_metric(tmp_path: Path) -> None:
