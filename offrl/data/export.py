@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from offrl.data import schema
 from offrl.data.convert.remote import minari_folder
 from offrl.data.shard import whole_folder
 from offrl.data.trajectories import Episode, Trajectories
-from offrl.errors import RequestError
+from offrl.errors import DiskFullError, RequestError
 
 _EPISODES_AT_ONCE = 256
 _IDENTIFIER = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
@@ -48,7 +49,9 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
         raise RequestError("writing Minari datasets needs its writer", mend="pip install 'minari[create]'") from error
     environment, scores = store.metadata.environment, store.metadata.reference_scores
     dataset = None
-    with _temporary_root(minari_folder() / dataset_id):
+    folder = minari_folder()
+    with _temporary_root(folder / dataset_id):
+        _require_room(store, folder)
         for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
             stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
             buffers = [_buffer(index, store.episode(index)) for index in range(start, stop)]
@@ -86,6 +89,18 @@ def _check_identifier(dataset_id: str) -> None:
     raise RequestError(
         f"Minari can't create '{dataset_id}': {what}", mend="use an id that isn't taken, such as hopper/expert-v0"
     )
+
+
+def _require_room(store: Trajectories, folder: Path) -> None:
+    """HDF5 that finds the disk full can take the whole process down as it closes its file: better not to begin."""
+    row = sum(column.dtype.itemsize * math.prod(column.shape) for column in store.metadata.columns)
+    needed, free = row * (store.num_steps + store.num_episodes), shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFullError(
+            f"the dataset takes {needed:,} bytes, and there is room for {free:,}",
+            where=str(folder),
+            mend="free some space, then run the command again",
+        )
 
 
 @contextmanager

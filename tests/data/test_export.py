@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import minari
@@ -74,6 +75,17 @@ def test_a_taken_or_malformed_id_is_refused(tmp_path: Path) -> None:
         export_minari(store, "no version")
     with pytest.raises(RequestError, match="not of the form name-vN"):
         export_minari(store, "toy/bad")
+
+
+def test_too_little_room_is_found_before_anything_is_written(
+    tmp_path: Path, minari_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "store", [3, 4])
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+        with pytest.raises(DiskFullError, match=r"takes [\d,]{3,} bytes, and there is room for 100"):
+            export_minari(store, "toy/full-v0")
+    assert not [path for path in minari_home.rglob("*") if "full-v0" in path.name]
 
 
 def test_a_full_disk_leaves_nothing_and_the_export_can_be_tried_again(
