@@ -47,7 +47,7 @@ class UnusualLayout(Exception):
     """The file holds a structure that this module doesn't read."""
 
 
-_BROKEN = (struct.error, IndexError, KeyError, ValueError)
+_BROKEN = (struct.error, IndexError, KeyError, ValueError, OverflowError)
 """What a damaged file leads to. It is left to the library, which can say what is wrong."""
 
 
@@ -184,6 +184,7 @@ class DirectFile:
             if found is None:
                 raise UnusualLayout
             shape, tree, chunk = found
+            _expect(all(chunk))
             pieces = self._pieces(tree, len(shape))
             if chunk != shape or len(pieces) != 1:
                 _expect(len(pieces) == math.prod([-(-n // c) for n, c in zip(shape, chunk, strict=True)]))

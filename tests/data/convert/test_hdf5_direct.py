@@ -147,18 +147,21 @@ def test_newer_files_and_wrong_addresses_are_refused(tmp_path: Path) -> None:
                     read(address, "")
 
 
-@settings(max_examples=60, deadline=None)
-@given(at=st.integers(100, 5000), value=st.integers(0, 255))
-def test_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, at: int, value: int) -> None:
-    """One byte of a file is changed: nothing but `UnusualLayout` may come of reading its structures."""
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, list[int]]:
+    """A file to damage, what is in it, and the addresses of a group and of an array."""
     path = tmp_path_factory.mktemp("direct") / "file.hdf5"
     with h5py.File(path, "w") as file:
         file.create_dataset("g/a", data=np.arange(20.0), chunks=(5,))
         file["g"].attrs["seed"] = 1
         addresses = [address_of(file, "g"), address_of(file, "g/a")]
-    data = bytearray(path.read_bytes())
-    data[at % len(data)] = value
-    path.write_bytes(data)
+    return path, path.read_bytes(), addresses
+
+
+def read_damaged(intact: tuple[Path, bytes, list[int]], at: int, value: int) -> None:
+    """One byte of the file is changed: nothing but `UnusualLayout` may come of reading its structures."""
+    path, data, addresses = intact
+    path.write_bytes(data[:at] + bytes([value]) + data[at + 1 :])
     with DirectFile(path) as direct:
         for address in addresses:
             with suppress(UnusualLayout):
@@ -169,3 +172,17 @@ def test_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory,
                 array = direct.array(address, "a")
                 if math.prod(array.shape) < 10_000:
                     direct.read(array, np.empty(array.shape))
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_damage_anywhere_is_refused_or_harmless(intact: tuple[Path, bytes, list[int]], value: int) -> None:
+    for at in range(100, len(intact[1])):
+        read_damaged(intact, at, value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), value=st.integers(0, 255))
+def test_any_damage_is_refused_or_harmless(
+    intact: tuple[Path, bytes, list[int]], data: st.DataObject, value: int
+) -> None:
+    read_damaged(intact, data.draw(st.integers(100, len(intact[1]) - 1)), value)
