@@ -71,6 +71,10 @@ class SACConfig:
             independent draws; continuous actions only. See `offrl.nn.sde`.
         sde_every: steps between the draws of that function.
         sde_initial_log_std: log σ of its coefficients at the start.
+        bc_alpha: α of TD3+BC (Fujimoto & Gu, 2021, https://arxiv.org/abs/2106.06860), the weight of the soft value
+            beside the distance of sampled actions, or the cross-entropy of discrete ones, from the batch's; 0 leaves
+            the distance out. Every transition counts, so also the agent's own where a batch mixes these with data.
+        bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -94,6 +98,8 @@ class SACConfig:
     sde: bool = False
     sde_every: Count = 8
     sde_initial_log_std: FiniteFloat = -3.0
+    bc_alpha: NonNegative = 0.0
+    bc_decay: Probability = 1.0
 
 
 class Temperature(FlatModule):
@@ -107,7 +113,7 @@ class Temperature(FlatModule):
 
 @dataclass
 class SACState:
-    """All that training, and acting, change.
+    """All that training, and acting, change; `bc_weight` [S] is the annealed weight of the distance from the data.
 
     `target` follows the critics, or the value network where there is one. With `sde`, `exploration` [S, F, A] are the
     draws that are held, and `acting_steps` counts, for all seeds, the steps that explored; else it is empty.
@@ -124,6 +130,7 @@ class SACState:
     temperature_optimizer: Adam
     exploration: Tensor
     acting_steps: Tensor
+    bc_weight: Tensor
 
 
 class SAC:
@@ -185,6 +192,7 @@ class SAC:
             temperature_optimizer=Adam(temperature, c.temperature_learning_rate, decay_steps=c.decay_steps),
             exploration=torch.zeros(len(seeds), *held, device=device),
             acting_steps=torch.zeros((), dtype=torch.int64, device=device),
+            bc_weight=torch.ones(len(seeds), device=device),
         )
 
     def _make_actor(self, generators: list[torch.Generator]) -> MLP | StateDependentGaussian:
@@ -285,7 +293,10 @@ class SAC:
         return self._soft_value(state, state.target, next_observation, noise.get("next_action"))[0]
 
     def _actor_and_temperature_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
-        """Raise the soft value; raise log α where the entropy is below its target, and lower it above."""
+        """Raise the soft value V; raise log α where the entropy is below its target, and lower it above.
+
+        With `bc_alpha` the actor minimises −λ V + w · (its distance from the data), λ = α / mean |V|; w decays.
+        """
         observation = self.flat_observation(batch.observation)
         alpha = state.temperature.log_alpha.detach().exp()
         actor = state.actor.record(observation)
@@ -293,11 +304,33 @@ class SAC:
             value, entropies, slope = _expected(actor.output, state.critic(observation).amin(dim=1), alpha)
         else:
             value, entropies, slope = self._sampled(state.critic, observation, actor.output, noise["action"], alpha)
+        loss = -value
+        metrics: Metrics = {}
+        if self.config.bc_alpha:
+            scale = (self.config.bc_alpha / value.abs().mean(dim=1)).unsqueeze(-1)
+            distance, by_distance = self._distance_from_data(actor.output, batch, noise)
+            weight = state.bc_weight.unsqueeze(-1)
+            loss = torch.addcmul(scale * loss, weight, distance)
+            slope = torch.addcmul(scale.unsqueeze(-1) * slope, weight.unsqueeze(-1), by_distance)
+            metrics["bc_loss"] = distance
         state.actor_optimizer.descend(actor.gradient(slope))
+        if self.config.bc_decay != 1.0:
+            state.bc_weight.mul_(self.config.bc_decay)
         entropy = entropies.mean(dim=1)
         # The gradient of log α · (entropy − target).
         state.temperature_optimizer.descend(entropy - self.target_entropy)
-        return {"actor_loss": -value, "entropy": entropy, "alpha": alpha.squeeze(1)}
+        return metrics | {"actor_loss": loss, "entropy": entropy, "alpha": alpha.squeeze(1)}
+
+    def _distance_from_data(self, output: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """A transition's −log π(a|s), or Σ (sample − a)² / A, [S, B]; its mean differentiated by the actor's output."""
+        if self.discrete:
+            chosen = (batch.action - self.first_action).unsqueeze(-1)
+            log_probs = output.log_softmax(dim=-1)
+            by_logits = log_probs.exp().scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=output.dtype))
+            return -log_probs.gather(-1, chosen).squeeze(-1), by_logits / output.shape[1]
+        sample, components = squashed_gaussian_sample(output, noise["action"]), self.spec.action_dim
+        errors, slope = squared_error(sample.action, batch.action)
+        return errors / components, sample.gradient(slope / components, 0.0)
 
     def _soft_value(
         self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None

@@ -23,12 +23,15 @@ CRITIC_WARMUP = 5_000
 """Steps of fresh critics behind a cloned policy: before they know what it is worth, they would only spoil it."""
 OFFLINE_FRACTION = 0.5
 """The dataset's share of a batch, where there is a dataset and a replay."""
+_SMALL_STEPS = {"actor_learning_rate": 3e-5, "critic_learning_rate": 3e-4, "layer_norm": True, "bc_alpha": 1.0}
 CAREFUL: Mapping[str, Mapping[str, Any]] = {
-    "td3": {"actor_learning_rate": 3e-5, "critic_learning_rate": 3e-4, "layer_norm": True, "bc_alpha": 1.0}
+    "td3": _SMALL_STEPS,
+    "sac": {**_SMALL_STEPS, "initial_temperature": 0.05, "temperature_learning_rate": 0.0},
 }
 """Options of an algorithm whose critics are fresh behind a cloned policy, in place of those for learning from nothing:
 a thousandth, Adam's first step for every weight, already ruins a clone, and what the batch holds keeps it from actions
-that the critics misjudge."""
+that the critics misjudge. SAC's temperature is low and stays: a clone of an expert has less entropy than its target,
+so it would rise until noise drowned the skill."""
 INITIAL_LOG_STD = -1.0
 """Of a Gaussian policy that starts from a cloned one: wide enough to learn from, narrow enough to act like it."""
 

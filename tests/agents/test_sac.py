@@ -52,6 +52,7 @@ def small(**options: Any) -> SACConfig:
 
 
 VALUE, SDE = small(value_network=True), small(sde=True, sde_initial_log_std=-1.0)
+ANCHORED = small(bc_alpha=1.5, bc_decay=0.9)
 OPTIONS = small(activation="tanh", layer_norm=True, dropout=0.3, weight_decay=0.1, max_gradient_norm=0.5)
 
 
@@ -70,6 +71,7 @@ class PlainSAC:
         self.value = copy_of_member(state.value, seed) if state.value is not None else None
         self.target = copy.deepcopy(self.critics if self.value is None else self.value)
         self.log_alpha = state.temperature.log_alpha[seed, 0].detach().clone().requires_grad_()
+        self.bc_weight = 1.0
         self.actor_optimizer = torch.optim.Adam(parameters, lr=config.actor_learning_rate)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.critic_learning_rate)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.temperature_learning_rate)
@@ -116,7 +118,8 @@ class PlainSAC:
         losses = [nn.functional.mse_loss(critic(inputs)[:, 0], target) for critic in self.critics]
         step(self.critic_optimizer, losses[0] + losses[1])
         new_action, log_prob = self.sample(state, noise["action"][0])
-        step(self.actor_optimizer, (alpha * log_prob - self.lower(self.critics, state, new_action)).mean())
+        value = self.lower(self.critics, state, new_action) - alpha * log_prob
+        step(self.actor_optimizer, anchored(self, value, nn.functional.mse_loss(new_action, action)))
         target_entropy = -action.shape[1]
         step(self.alpha_optimizer, -(self.log_alpha * (log_prob.detach() + target_entropy)).mean())
         follow(self.target, self.critics if self.value is None else self.value, self.config.target_rate)
@@ -146,6 +149,7 @@ class PlainDiscreteSAC:
         self.critics = nn.ModuleList(copy_of_member(state.critic, seed, member=member) for member in range(2))
         self.target = copy.deepcopy(self.critics)
         self.log_alpha = state.temperature.log_alpha[seed, 0].detach().clone().requires_grad_()
+        self.bc_weight = 1.0
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.actor_learning_rate)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.critic_learning_rate)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.temperature_learning_rate)
@@ -167,8 +171,8 @@ class PlainDiscreteSAC:
         policy = Categorical(logits=self.actor(state))
         with torch.no_grad():
             q = torch.min(self.critics[0](state), self.critics[1](state))
-        log_probs = policy.probs.log()
-        step(self.actor_optimizer, (policy.probs * (alpha * log_probs - q)).sum(dim=1).mean())
+        value = (policy.probs * (q - alpha * policy.probs.log())).sum(dim=1)
+        step(self.actor_optimizer, anchored(self, value, nn.functional.cross_entropy(policy.logits, action)))
         entropy = policy.entropy().mean().detach()
         step(self.alpha_optimizer, self.log_alpha * (entropy - 0.98 * math.log(4)))
         follow(self.target, self.critics, self.config.target_rate)
@@ -181,10 +185,21 @@ class PlainDiscreteSAC:
             assert_member_equals(state.target, position, self.target[member], member)
 
 
+def anchored(plain: PlainSAC | PlainDiscreteSAC, value: Tensor, distance: Tensor) -> Tensor:
+    """The actor's loss, with TD3+BC's form where that is asked for."""
+    c = plain.config
+    if not c.bc_alpha:
+        return -value.mean()
+    loss = -c.bc_alpha / value.abs().mean().detach() * value.mean() + plain.bc_weight * distance
+    plain.bc_weight *= c.bc_decay
+    return loss
+
+
 def assert_rest_equals(plain: PlainSAC | PlainDiscreteSAC, state: SACState, position: int) -> None:
     for member in range(2):
         assert_member_equals(state.critic, position, plain.critics[member], member)
     torch.testing.assert_close(state.temperature.log_alpha[position, 0], plain.log_alpha, rtol=0.0, atol=1e-5)
+    assert state.bc_weight[position].item() == pytest.approx(plain.bc_weight, rel=1e-5)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -205,9 +220,11 @@ def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
         (SMALL, continuous(), PlainSAC),
         (VALUE, continuous(), PlainSAC),
         (SDE, continuous(), PlainSAC),
+        (ANCHORED, continuous(), PlainSAC),
         (SMALL, discrete(start=5), PlainDiscreteSAC),
+        (ANCHORED, discrete(start=5), PlainDiscreteSAC),
     ],
-    ids=["continuous", "value network", "state-dependent exploration", "discrete"],
+    ids=["continuous", "value network", "state-dependent exploration", "anchored", "discrete", "anchored discrete"],
 )
 def test_updates_equal_a_plain_implementation(config: SACConfig, spec: Spec, plain: type[Any]) -> None:
     seeds = (3, 8)
@@ -229,8 +246,8 @@ def test_updates_equal_a_plain_implementation(config: SACConfig, spec: Spec, pla
     [
         (SMALL, continuous()),
         (dataclasses.replace(OPTIONS, value_network=True), continuous()),
-        (SDE, continuous()),
-        (OPTIONS, discrete()),
+        (dataclasses.replace(SDE, bc_alpha=1.0), continuous()),
+        (dataclasses.replace(OPTIONS, bc_alpha=1.0), discrete()),
     ],
     ids=["continuous", "options", "state-dependent exploration", "discrete"],
 )
@@ -350,6 +367,35 @@ def test_the_actor_climbs_the_lower_critic_and_its_entropy() -> None:
     by_mean = 0.2 * 2.0 * action + 4.0 * (1.0 - action**2)
     assert by_mean * 0.5 * draw - 0.2 > 0.0
     torch.testing.assert_close(before - state.actor.flat, torch.full((4,), 0.01), rtol=1e-3, atol=0.0)
+
+
+def test_near_the_data_the_soft_value_is_weighed_by_its_mean_size() -> None:
+    agent, state = hand_set_agent(bc_alpha=1.5, bc_decay=0.5)
+    linear(state.critic, ([[0.0, 2.0]], [1.0]), ([[0.0, -4.0]], [-0.5]))
+    metrics = agent.update(state, [one_transition(0.5, 0.0)], draws(here=0.3))
+    action = math.tanh(0.05 + 0.5 * 0.3)
+    # One transition's soft value, here negative, over its size is −1: the loss is α and the distance from a = −0.25.
+    assert metrics["bc_loss"].item() == pytest.approx((action + 0.25) ** 2, rel=1e-5)
+    assert metrics["actor_loss"].item() == pytest.approx(1.5 + (action + 0.25) ** 2, rel=1e-5)
+    size = 4.0 * action + 0.5 + 0.2 * log_density(0.05, 0.3)
+    by_action = 1.5 / size * (4.0 + 0.2 * 2.0 * action / (1.0 - action**2)) + 2.0 * (action + 0.25)
+    # Adam's first moment is a tenth of the gradient.
+    moment = state.actor_optimizer.named_tensors()["first_moment.layers.0.bias"].flatten()[0]
+    assert moment.item() == pytest.approx(0.1 * by_action * (1.0 - action**2), rel=1e-5)
+    assert state.bc_weight.tolist() == [0.5]
+
+
+def test_near_the_data_discrete_policies_are_held_by_their_cross_entropy() -> None:
+    """π = (0.8, 0.2), where the data has the second action, of number 6; both values are 3, and so is their mean."""
+    agent = SAC(SACConfig(hidden=(), initial_temperature=1e-8, bc_alpha=2.0), discrete(1, 2, start=5))
+    state = agent.init((0,), CPU)
+    linear(state.actor, ([[0.0], [0.0]], [math.log(0.8), math.log(0.2)]))
+    linear(state.critic, *[([[0.0], [0.0]], [3.0, 3.0])] * 2)
+    metrics = agent.update(state, [one_transition(3.0, 0.0, torch.tensor([[6]]))], {})
+    assert metrics["bc_loss"].item() == pytest.approx(-math.log(0.2), rel=1e-5)
+    assert metrics["actor_loss"].item() == pytest.approx(-2.0 - math.log(0.2), rel=1e-5)
+    moment = state.actor_optimizer.named_tensors()["first_moment.layers.0.bias"].flatten()
+    torch.testing.assert_close(moment, 0.1 * torch.tensor([0.8, -0.8]), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("temperature", "direction"), [(0.2, -1.0), (4.0, 1.0)])

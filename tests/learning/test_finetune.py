@@ -13,14 +13,16 @@ from offrl.train.session import train
 
 
 @pytest.mark.learning
-def test_td3_goes_on_from_a_cloned_expert_without_losing_its_skill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_a_cloned_expert_goes_on_without_losing_its_skill(algo: str, tmp_path: Path) -> None:
     smaller = ["seeds=[0, 1]", "steps=3_000", "agent.hidden=[64, 64]", "evaluation.every=0"]
     train(recipe_from_dict(with_settings(find_recipe("bc/hopper").values, smaller)), tmp_path / "clone")
     settings = ["online.critic_warmup=2_000", "evaluation.every=1_000", "evaluation.episodes=5"]
-    base = find_recipe("td3/hopper").values
-    recipe = fine_tuning_recipe(tmp_path / "clone", steps=8_000, algo="td3", base=base, settings=settings)
+    base = find_recipe(f"{algo}/hopper").values
+    recipe = fine_tuning_recipe(tmp_path / "clone", steps=8_000, algo=algo, base=base, settings=settings)
     evaluations = train(recipe, tmp_path / "run").lines("evaluations.jsonl")
     before, *after = [line["mean_return"] for line in evaluations]
     assert before >= 2_500.0
-    # With the options for learning from nothing it ends at 0 within a thousand steps of the policy.
+    # With the options for learning from nothing TD3 ends at 0 within a thousand steps of the policy. SAC ends at 340
+    # without the distance from the data, and at 383 with it where the temperature starts at 1 and moves.
     assert min(after) >= 0.7 * before

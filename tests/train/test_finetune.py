@@ -119,6 +119,9 @@ def test_another_algorithm_has_its_own_options_and_the_shape_of_the_cloned_polic
     base = {"algo": "td3", "agent": {"actor_learning_rate": 1e-3, "exploration_noise": 0.3}}
     careful = fine_tuning_recipe(cloned.path, steps=60, algo="td3", base=base, settings=["agent.bc_alpha=2.5"]).agent
     assert (careful.actor_learning_rate, careful.exploration_noise, careful.bc_alpha) == (3e-5, 0.3, 2.5)
+    base = {"algo": "sac", "agent": {"temperature_learning_rate": 1e-3, "discount": 0.98}}
+    careful = fine_tuning_recipe(cloned.path, steps=60, algo="sac", base=base).agent
+    assert (careful.temperature_learning_rate, careful.discount, careful.bc_alpha) == (0.0, 0.98, 1.0)
     longer = fine_tuning_recipe(cloned.path, steps=100_000, algo="sac", env="Pendulum-v1").online
     assert (longer.warmup_steps, longer.critic_warmup) == (WARMUP_STEPS, CRITIC_WARMUP)
     assert longer.offline_fraction == OFFLINE_FRACTION
