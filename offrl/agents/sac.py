@@ -62,7 +62,8 @@ class SACConfig:
         target_rate: τ of the target network's Polyak averaging.
         initial_temperature: α at the start.
         target_entropy: the mean entropy, in nats, that the temperature holds the policy at; "auto" takes −A for A
-            continuous action components, and `target_entropy_fraction` of log A for A discrete actions.
+            continuous action components, and `target_entropy_fraction` of log A for A discrete actions that the data's
+            masks allow.
         target_entropy_fraction: share of the uniform policy's entropy (Christodoulou, 2019,
             https://arxiv.org/abs/1910.07207).
         value_network: learn the state's value with a network of its own, and bootstrap from its target, as the
@@ -138,7 +139,7 @@ class SAC:
 
     Observations are flat vectors. Continuous actions span [-1, 1] (environment bounds are mapped outside), and policies
     over them are Gaussians squashed by tanh. Discrete actions are the environment's own numbers, and expectations over
-    them are sums.
+    them are sums, over those that the data's masks allow.
 
     Raises:
         SpaceMismatchError: actions are neither Discrete nor a bounded Box.
@@ -262,7 +263,7 @@ class SAC:
         if state.value is None or state.value_optimizer is None:
             return {}
         observation = self.flat_observation(batch.observation)
-        target, _ = self._soft_value(state, state.critic, observation, noise.get("action"))
+        target, _ = self._soft_value(state, state.critic, observation, noise.get("action"), batch.action_mask)
         value = state.value.record(observation)
         loss, slope = squared_error(value.output, target.unsqueeze(-1))
         state.value_optimizer.descend(value.gradient(slope))
@@ -290,7 +291,8 @@ class SAC:
         if self.config.value_network:
             value: Tensor = state.target(next_observation).squeeze(-1)
             return value
-        return self._soft_value(state, state.target, next_observation, noise.get("next_action"))[0]
+        draws, mask = noise.get("next_action"), batch.next_action_mask
+        return self._soft_value(state, state.target, next_observation, draws, mask)[0]
 
     def _actor_and_temperature_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         """Raise the soft value V; raise log α where the entropy is below its target, and lower it above.
@@ -301,7 +303,8 @@ class SAC:
         alpha = state.temperature.log_alpha.detach().exp()
         actor = state.actor.record(observation)
         if self.discrete:
-            value, entropies, slope = _expected(actor.output, state.critic(observation).amin(dim=1), alpha)
+            logits = allowed(actor.output, batch.action_mask)
+            value, entropies, slope = _expected(logits, state.critic(observation).amin(dim=1), alpha)
         else:
             value, entropies, slope = self._sampled(state.critic, observation, actor.output, noise["action"], alpha)
         loss = -value
@@ -318,14 +321,20 @@ class SAC:
             state.bc_weight.mul_(self.config.bc_decay)
         entropy = entropies.mean(dim=1)
         # The gradient of log α · (entropy − target).
-        state.temperature_optimizer.descend(entropy - self.target_entropy)
+        state.temperature_optimizer.descend(entropy - self._attainable_entropy(batch))
         return metrics | {"actor_loss": loss, "entropy": entropy, "alpha": alpha.squeeze(1)}
+
+    def _attainable_entropy(self, batch: Batch) -> Tensor | float:
+        """The target entropy; where masks leave fewer actions, "auto" takes the fraction of what these can have."""
+        if batch.action_mask is None or self.config.target_entropy != "auto":
+            return self.target_entropy
+        return self.config.target_entropy_fraction * batch.action_mask.sum(dim=-1).log().mean(dim=1)
 
     def _distance_from_data(self, output: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
         """A transition's −log π(a|s), or Σ (sample − a)² / A, [S, B]; its mean differentiated by the actor's output."""
         if self.discrete:
             chosen = (batch.action - self.first_action).unsqueeze(-1)
-            log_probs = output.log_softmax(dim=-1)
+            log_probs = allowed(output, batch.action_mask).log_softmax(dim=-1)
             by_logits = log_probs.exp().scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=output.dtype))
             return -log_probs.gather(-1, chosen).squeeze(-1), by_logits / output.shape[1]
         sample, components = squashed_gaussian_sample(output, noise["action"]), self.spec.action_dim
@@ -333,7 +342,7 @@ class SAC:
         return errors / components, sample.gradient(slope / components, 0.0)
 
     def _soft_value(
-        self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None
+        self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """E[min_i Q_i(s, a) − α log π(a|s)] and E[−log π(a|s)], [S, B] each.
 
@@ -342,7 +351,7 @@ class SAC:
         alpha = state.temperature.log_alpha.detach().exp()
         output = state.actor(observation)
         if draws is None:
-            return _expected(output, critic(observation).amin(dim=1), alpha)[:2]
+            return _expected(allowed(output, mask), critic(observation).amin(dim=1), alpha)[:2]
         sample = squashed_gaussian_sample(output, draws)
         q = critic(torch.cat([observation, sample.action], dim=-1)).squeeze(-1).amin(dim=1)
         return torch.addcmul(q, alpha, sample.log_prob, value=-1.0), -sample.log_prob
@@ -435,6 +444,12 @@ class SAC:
             _, log_std_bias = state.actor.get_parameter(f"layers.{len(self.config.hidden)}.bias").chunk(2, dim=-1)
             log_std_weight.zero_()
             log_std_bias.fill_(log_std_of_entropy(self.target_entropy / self.spec.action_dim))
+
+
+def allowed(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits [S, B, A] by which actions that the mask forbids are never taken; all as they are without one."""
+    # Finite, so that 0 · log 0 counts for nothing.
+    return logits if mask is None else logits.masked_fill(~mask, -1e8)
 
 
 def _expected(logits: Tensor, q: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from offrl.errors import CorruptStoreError, DiskFullError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
 MEND = "restore the file from a copy, or convert the source again"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def sync_directory(path: Path) -> None:
 
 def write_error(error: OSError, path: Path) -> StoreError:
     """The failure of a write, in words."""
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return DiskFullError(
             "the disk is full (or a quota or file size limit is reached); nothing committed before is lost",
             where=str(path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from offrl.data.shard import DISK_FULL
 from offrl.errors import DiskFullError, OffrlError, RunError
 from offrl.nn import Adam
 
@@ -57,7 +57,6 @@ def restore_tensors(targets: Mapping[str, Tensor], saved: Mapping[str, Tensor], 
             target.copy_(saved[name])
 
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RETRAIN = "use the recipe that the run was made with, or train anew"
 
 
@@ -88,7 +87,7 @@ def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]],
 
 def _write_error(error: OSError | SafetensorError, directory: Path) -> OffrlError:
     # safetensors keeps the number of the error to itself; by then the directory has been made, so it is the room.
-    if isinstance(error, OSError) and error.errno not in _DISK_FULL:
+    if isinstance(error, OSError) and error.errno not in DISK_FULL:
         return RunError(
             f"the checkpoint can't be written: {error}",
             where=str(directory),

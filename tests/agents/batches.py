@@ -55,6 +55,16 @@ def random_batches(spec: Spec, count: int, seeds: int, batch_size: int = 8) -> l
     ).unbind()
 
 
+def masked(batch: Batch, spec: Spec, generator: torch.Generator) -> Batch:
+    """The same with masks that leave the action taken, and some action for the next step."""
+    assert isinstance(spec.action_space, gym.spaces.Discrete)
+    first, actions = int(spec.action_space.start), int(spec.action_space.n)
+    masks = torch.rand(2, *batch.reward.shape, actions, generator=generator) < 0.6
+    masks[..., 0] |= ~masks.any(dim=-1)
+    taken = torch.nn.functional.one_hot(batch.action - first, actions).bool()
+    return replace(batch, action_mask=masks[0] | taken, next_action_mask=masks[1])
+
+
 def random_rollouts(
     spec: Spec, count: int, seeds: int, environments: int = 2, steps: int = 9, masked: bool = False
 ) -> list[Batch]:

@@ -25,6 +25,7 @@ from tests.agents.batches import (
     CPU,
     continuous,
     discrete,
+    masked,
     multi_discrete,
     noise_of_seed,
     of_seed,
@@ -76,16 +77,13 @@ def spec_of(config: DQNConfig) -> Spec:
 def dqn_batches(spec: Spec, count: int, seeds: int, *, extras: bool = True) -> list[Batch]:
     """Random batches; with importance weights and masks that allow what was done."""
     start = int(spec.action_space.start)  # type: ignore[attr-defined]
-    generator = torch.Generator().manual_seed(3)
+    plain, generator = discrete(actions=ACTIONS, start=start), torch.Generator().manual_seed(3)
     batches = []
-    for batch in random_batches(discrete(actions=ACTIONS, start=start), count, seeds):
+    for batch in random_batches(plain, count, seeds):
         shape = batch.reward.shape
         changes: dict[str, Any] = {}
         if extras:
-            taken = functional.one_hot(batch.action - start, ACTIONS).bool()
-            masks = torch.rand(2, *shape, ACTIONS, generator=generator) < 0.6
-            masks[..., 0] |= ~masks.any(dim=-1)
-            changes = {"action_mask": masks[0] | taken, "next_action_mask": masks[1]}
+            batch = masked(batch, plain, generator)
             changes["weight"] = torch.rand(shape, generator=generator)
         if spec is IMAGES:
             pixels = torch.randint(0, 256, (2, *shape, 9, 8, 2), dtype=torch.uint8, generator=generator)

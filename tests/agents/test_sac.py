@@ -26,6 +26,7 @@ from tests.agents.batches import (
     CPU,
     continuous,
     discrete,
+    masked,
     multi_discrete,
     noise_of_seed,
     of_seed,
@@ -160,21 +161,25 @@ class PlainDiscreteSAC:
         state, action, next_state = batch.observation[0], batch.action[0] - 5, batch.next_observation[0]
         not_done = 1.0 - batch.terminated[0]
         alpha = self.log_alpha.exp().detach()
+        allowed = [torch.ones(len(action), 4, dtype=torch.bool)] * 2
+        if batch.action_mask is not None and batch.next_action_mask is not None:
+            allowed = [batch.action_mask[0], batch.next_action_mask[0]]
         with torch.no_grad():
-            policy = Categorical(logits=self.actor(next_state))
+            policy = Categorical(logits=self.actor(next_state).masked_fill(~allowed[1], -math.inf))
             q = torch.min(self.target[0](next_state), self.target[1](next_state))
             next_value = (policy.probs * q).sum(dim=1) + alpha * policy.entropy()
             target = batch.reward[0] + not_done * 0.9 * next_value
         rows = torch.arange(len(action))
         losses = [nn.functional.mse_loss(critic(state)[rows, action], target) for critic in self.critics]
         step(self.critic_optimizer, losses[0] + losses[1])
-        policy = Categorical(logits=self.actor(state))
+        policy = Categorical(logits=self.actor(state).masked_fill(~allowed[0], -math.inf))
         with torch.no_grad():
             q = torch.min(self.critics[0](state), self.critics[1](state))
-        value = (policy.probs * (q - alpha * policy.probs.log())).sum(dim=1)
+        value = (policy.probs * q).sum(dim=1) + alpha * policy.entropy()
         step(self.actor_optimizer, anchored(self, value, nn.functional.cross_entropy(policy.logits, action)))
         entropy = policy.entropy().mean().detach()
-        step(self.alpha_optimizer, self.log_alpha * (entropy - 0.98 * math.log(4)))
+        attainable = allowed[0].sum(dim=1).log().mean()
+        step(self.alpha_optimizer, self.log_alpha * (entropy - 0.98 * attainable))
         follow(self.target, self.critics, self.config.target_rate)
 
     def assert_equals(self, state: SACState, position: int) -> None:
@@ -215,23 +220,35 @@ def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "spec", "plain"),
+    ("config", "spec", "plain", "masks"),
     [
-        (SMALL, continuous(), PlainSAC),
-        (VALUE, continuous(), PlainSAC),
-        (SDE, continuous(), PlainSAC),
-        (ANCHORED, continuous(), PlainSAC),
-        (SMALL, discrete(start=5), PlainDiscreteSAC),
-        (ANCHORED, discrete(start=5), PlainDiscreteSAC),
+        (SMALL, continuous(), PlainSAC, False),
+        (VALUE, continuous(), PlainSAC, False),
+        (SDE, continuous(), PlainSAC, False),
+        (ANCHORED, continuous(), PlainSAC, False),
+        (SMALL, discrete(start=5), PlainDiscreteSAC, False),
+        (SMALL, discrete(start=5), PlainDiscreteSAC, True),
+        (ANCHORED, discrete(start=5), PlainDiscreteSAC, True),
     ],
-    ids=["continuous", "value network", "state-dependent exploration", "anchored", "discrete", "anchored discrete"],
+    ids=[
+        "continuous",
+        "value network",
+        "state-dependent exploration",
+        "near the data",
+        "discrete",
+        "masked",
+        "masked, near the data",
+    ],
 )
-def test_updates_equal_a_plain_implementation(config: SACConfig, spec: Spec, plain: type[Any]) -> None:
+def test_updates_equal_a_plain_implementation(config: SACConfig, spec: Spec, plain: type[Any], masks: bool) -> None:
     seeds = (3, 8)
     agent = SAC(config, spec)
     state = agent.init(seeds, CPU)
     start = state.temperature.log_alpha.clone()
     batches, noise = random_batches(spec, UPDATES, len(seeds)), random_noise(agent, UPDATES, len(seeds))
+    if masks:
+        generator = torch.Generator().manual_seed(3)
+        batches = [masked(batch, spec, generator) for batch in batches]
     plains = [plain(config, state, position) for position in range(len(seeds))]
     run_updates(agent, state, batches, noise)
     for position, reference in enumerate(plains):
@@ -455,6 +472,34 @@ def test_discrete_values_are_expectations_over_the_policy() -> None:
     assert metrics["critic_loss"].mean().item() == pytest.approx((9.0 - target) ** 2 + (6.0 - target) ** 2, rel=1e-5)
     assert metrics["actor_loss"].mean().item() == pytest.approx(-(0.8 * 7.0 + 0.2 * 6.0 + 0.5 * entropy), rel=1e-5)
     assert metrics["entropy"].item() == pytest.approx(entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize("value_network", [False, True])
+def test_masks_leave_forbidden_actions_out_of_values_and_policy(value_network: bool) -> None:
+    """Of three actions the first is forbidden in s and the last in s'; the others are equally likely."""
+    config = SACConfig(hidden=(), initial_temperature=0.5, temperature_learning_rate=0.1, value_network=value_network)
+    agent = SAC(config, discrete(1, 3))
+    state = agent.init((0,), CPU)
+    linear(state.actor, ([[0.0]] * 3, [0.0] * 3))
+    linear(state.critic, *[([[0.0]] * 3, [9.0, 1.0, 3.0])] * 2)
+    masks = {"action_mask": torch.tensor([[[False, True, True]]])}
+    masks["next_action_mask"] = torch.tensor([[[True, True, False]]])
+    if state.value is None:
+        linear(state.target, *[([[0.0]] * 3, [2.0, 4.0, 99.0])] * 2)
+    else:
+        linear(state.value, ([[0.0]], [2.0]))
+        linear(state.target, ([[0.0]], [3.0 + 0.5 * math.log(2.0)]))
+    metrics = agent.update(state, [one_transition(1.0, 0.9, torch.tensor([[1]]), **masks)], {})
+    assert metrics["target_q"].item() == pytest.approx(1.0 + 0.9 * (3.0 + 0.5 * math.log(2.0)))
+    assert metrics["entropy"].item() == pytest.approx(math.log(2.0))
+    # The critics' first steps move the values by 3e-4.
+    assert metrics["actor_loss"].item() == pytest.approx(-(2.0 + 0.5 * math.log(2.0)), abs=1e-3)
+    if value_network:
+        assert metrics["value_loss"].item() == pytest.approx((0.5 * math.log(2.0)) ** 2)
+    by_logits = state.actor_optimizer.named_tensors()["first_moment.layers.0.bias"].flatten()
+    torch.testing.assert_close(by_logits, 0.1 * torch.tensor([0.0, 0.5, -0.5]), rtol=1e-3, atol=1e-6)
+    # log 2 is more than 0.98 log 2, what two actions can have, though less than 0.98 log 3.
+    assert state.temperature.log_alpha.item() == pytest.approx(math.log(0.5) - 0.1, abs=1e-3)
 
 
 def test_a_value_network_learns_the_soft_value_and_its_target_bootstraps() -> None:
