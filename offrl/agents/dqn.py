@@ -47,6 +47,9 @@ from offrl.types import Batch, Metrics, Noise, Observation, Spec
 class DQNConfig:
     """Options of DQN.
 
+    On a dataset alone the values of actions that were never tried run away, so set `conservative` there, as the recipe
+    `dqn/offline` does.
+
     Attributes:
         hidden: widths of the hidden layers, behind the convolutions where there are any.
         convolutions: layers [channels, kernel, stride] for each image in the observation; "auto" has some for images

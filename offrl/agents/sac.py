@@ -48,6 +48,9 @@ from offrl.types import Batch, Metrics, Noise, Observation, Spec
 class SACConfig:
     """Options of SAC, with the paper's values unless noted.
 
+    By default it is plain SAC, which learns online; on a dataset alone its critics overestimate actions that were never
+    tried, so set `bc_alpha` there, as the recipe `sac/offline` does.
+
     Attributes:
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.

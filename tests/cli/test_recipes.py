@@ -84,11 +84,12 @@ def test_a_recipe_matches_by_dataset_and_without_one_by_environment() -> None:
     assert name("td3", None, None) is None
 
 
-def test_what_an_algorithm_wants_of_any_dataset_is_a_recipe_without_a_task() -> None:
-    found = matching_recipe("td3", "somebody/s-logs", "Hopper-v5")
+@pytest.mark.parametrize(("algo", "option"), [("dqn", "conservative"), ("sac", "bc_alpha"), ("td3", "bc_alpha")])
+def test_what_an_algorithm_wants_of_any_dataset_is_a_recipe_without_a_task(algo: str, option: str) -> None:
+    found = matching_recipe(algo, "somebody/s-logs", "Hopper-v5")
     assert found is not None
-    assert found.name == "td3/offline"
-    assert found.values["agent"]["bc_alpha"] == 2.5
+    assert found.name == f"{algo}/offline"
+    assert found.values["agent"][option] > 0.0
     assert matching_recipe("bc", "somebody/s-logs", "Hopper-v5") is None
 
 

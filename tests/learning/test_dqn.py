@@ -52,6 +52,14 @@ def test_offline_dqn_ends_far_above_its_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.learning
+def test_dqn_s_offline_recipe_stays_with_an_expert(tmp_path: Path) -> None:
+    smaller = ("dataset=cartpole-expert", "steps=6_000", "agent.hidden=[128, 128]")
+    scores = final_scores("dqn/offline", tmp_path / "run", 3, *smaller)
+    # 500 of 500; without the penalty the pole falls after 9.5 steps.
+    assert min(scores["mean_return_per_seed"]) >= 450.0
+
+
+@pytest.mark.learning
 def test_the_conservative_penalty_keeps_values_from_blowing_up(tmp_path: Path) -> None:
     """An expert's episodes don't show what other actions lead to; no value is beyond 1 / (1 − γ) = 100."""
     values = {}
