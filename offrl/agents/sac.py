@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from offrl.agents.requirements import require_bounded_box
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
+from offrl.nn.actors import FORBIDDEN
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.distributions import (
     categorical_log_prob,
@@ -451,8 +452,7 @@ class SAC:
 
 def allowed(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Logits [S, B, A] by which actions that the mask forbids are never taken; all as they are without one."""
-    # Finite, so that 0 · log 0 counts for nothing.
-    return logits if mask is None else logits.masked_fill(~mask, -1e8)
+    return logits if mask is None else logits.masked_fill(~mask, FORBIDDEN)
 
 
 def _expected(logits: Tensor, q: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
