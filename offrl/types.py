@@ -139,7 +139,9 @@ class Agent(Protocol[StateT]):
 
     Those that tell `td_error` have a true `tells_errors`, and can draw from prioritised replay. Those with a true
     `acts_on_arrays` are given vectors and draws on the CPU as arrays while collecting and in evaluations, since NumPy
-    is faster with few of them; their actions may be arrays, too.
+    is faster with few of them; their actions may be arrays, too. Those with a true `honors_masks` act in discrete
+    action spaces, and `act` and `log_prob` then take a further argument where the environment forbids some actions:
+    `action_mask`, bool [S, N, A], of those that it allows, any of them.
     """
 
     spec: Spec

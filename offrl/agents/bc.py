@@ -88,6 +88,7 @@ class BC:
 
     batches_per_update = 1
     acts_on_arrays = True
+    honors_masks = True
 
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
@@ -178,11 +179,13 @@ class BC:
         return self._imitation_loss(self.acting_network(state)(self.flat_observation(batch.observation)), batch.action)
 
     @without_gradients
-    def act(self, state: BCState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+    def act(
+        self, state: BCState, observation: Observation | NDArray[Any], noise: Array = None, action_mask: Array = None
+    ) -> Array:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
         output = self.acting_network(state)(self.flat_observation(observation))
         if self.kind == "categorical":
-            log_probs = split_categoricals(handed_back(output), self.choices)
+            log_probs = split_categoricals(handed_back(output), self.choices, handed_back(action_mask))
             choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
             action = choice + choice.new_tensor(self.first_choice) if any(self.first_choice) else choice
             return action.squeeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
@@ -201,14 +204,16 @@ class BC:
         return self.kind in ("categorical", "squashed_gaussian") or (self.kind == "gaussian" and not self.bounded)
 
     @torch.no_grad()
-    def log_prob(self, state: BCState, observation: Observation, action: Tensor) -> Tensor:
+    def log_prob(
+        self, state: BCState, observation: Observation, action: Tensor, action_mask: Tensor | None = None
+    ) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1].
 
         Raises:
             SpaceMismatchError: the policy is deterministic.
         """
         output = self.acting_network(state)(self.flat_observation(observation))
-        return self._log_prob(output, action)
+        return self._log_prob(output, action, action_mask)
 
     def acting_network(self, state: BCState) -> MLP:
         """What acts: the weights, or their average where one is kept."""
@@ -224,13 +229,13 @@ class BC:
     def _regression(self, output: Array) -> Array:
         return namespace(output).tanh(output) if self.bounded else output
 
-    def _log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+    def _log_prob(self, output: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.kind == "categorical":
             columns = action.unsqueeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
             choice = columns.long()
             if any(self.first_choice):
                 choice = choice - choice.new_tensor(self.first_choice)
-            return categorical_log_prob(split_categoricals(output, self.choices), choice)
+            return categorical_log_prob(split_categoricals(output, self.choices, mask), choice)
         if self.kind == "gaussian":
             log_prob: Tensor = gaussian_log_prob(*split_gaussian(output), action)
             return log_prob

@@ -198,6 +198,7 @@ class DQN:
     batches_per_update = 1
     tells_errors = True
     acts_on_arrays = True
+    honors_masks = True
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         space = require_discrete(spec, "DQN")
@@ -279,17 +280,20 @@ class DQN:
             state.target_network.move_towards(state.network, rate)
 
     @without_gradients
-    def act(self, state: DQNState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+    def act(
+        self, state: DQNState, observation: Observation | NDArray[Any], noise: Array = None, action_mask: Array = None
+    ) -> Array:
         """argmax_a Q(s, a), int64 [S, N]; exploring with draws [S, N, A], or [S, N, noise_width] for noisy weights."""
         noisy = self.config.noisy
         q = at_hand(state.network(observation, noise=handed_back(noise) if noisy else None))
-        action = q.argmax(-1)
+        mask = at_hand(action_mask)
+        action = allowed(q, mask).argmax(-1)
         if noise is not None and not noisy:
-            action = self._sometimes_random(state, action, at_hand(noise))
+            action = self._sometimes_random(state, action, at_hand(noise), mask)
         return handed_back(action + self.first_action if self.first_action else action, to=observation)
 
-    def _sometimes_random(self, state: DQNState, action: Any, draws: Any) -> Any:
-        """ε-greedy: the place of the largest draw is a uniformly random action, and independent of the draws' sum."""
+    def _sometimes_random(self, state: DQNState, action: Any, draws: Any, mask: Any) -> Any:
+        """ε-greedy: the place of the largest allowed draw is a uniformly random action, whatever the draws' sum is."""
         c, steps = self.config, state.exploration_steps.numpy()
         done = min(steps.item() / c.epsilon_steps, 1.0)
         epsilon = c.epsilon_start + done * (c.epsilon_end - c.epsilon_start)
@@ -298,7 +302,7 @@ class DQN:
         explores = draws.sum(-1) < normal_quantile(epsilon) * self.actions**0.5
         if not explores.any():
             return action
-        return action + explores * (draws.argmax(-1) - action)
+        return action + explores * (allowed(draws, mask).argmax(-1) - action)
 
     def _network(self, seeds: Sequence[int]) -> QNetwork:
         return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
@@ -311,5 +315,5 @@ def normal_quantile(probability: float) -> float:
 
 
 def allowed(q: Array, mask: Array | None) -> Array:
-    """Values [S, B, A] of the actions that a mask allows, −∞ for the others; all, where there is no mask."""
+    """Numbers [S, B, A] of the actions that a mask allows, −∞ for the others; all, where there is no mask."""
     return q if mask is None else namespace(q).where(mask, q, -math.inf)

@@ -39,25 +39,28 @@ class GeneratorWrapper:
         self.batches_per_update = generator.batches_per_update
         self.exploration_shape = generator.exploration_shape
         self.acts_on_arrays = getattr(generator, "acts_on_arrays", False)
+        self.honors_masks = getattr(generator, "honors_masks", False)
 
     def generator_noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """The generator's draws, under names that are not the wrapper's."""
         return {GENERATOR + name: shape for name, shape in self.generator.noise_shapes(batch_size).items()}
 
-    def act(self, state: HoldsGenerator, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+    def act(
+        self, state: HoldsGenerator, observation: Observation | NDArray[Any], noise: Array = None, *masks: Array
+    ) -> Array:
         """The generator's actions."""
         generator: Any = self.generator
-        return generator.act(state.generator, observation, noise)
+        return generator.act(state.generator, observation, noise, *masks)
 
     @property
     def has_density(self) -> bool:
         """Whether the generator's sampled actions have the density `log_prob`."""
         return getattr(self.generator, "has_density", False)
 
-    def log_prob(self, state: HoldsGenerator, observation: Observation, action: Tensor) -> Tensor:
+    def log_prob(self, state: HoldsGenerator, observation: Observation, action: Tensor, *masks: Tensor) -> Tensor:
         """The generator's log π(a | s), [S, N], in nats."""
         generator: Any = self.generator
-        log_prob: Tensor = generator.log_prob(state.generator, observation, action)
+        log_prob: Tensor = generator.log_prob(state.generator, observation, action, *masks)
         return log_prob
 
     def episodes_cut(self, state: HoldsGenerator) -> None:

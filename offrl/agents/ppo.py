@@ -142,6 +142,7 @@ class PPO:
 
     batches_per_update = 1
     acts_on_arrays = True
+    honors_masks = True
     adopted_options = ("hidden", "activation", "layer_norm")
     """Those of a policy that `adopt_policy` takes."""
 
@@ -364,10 +365,12 @@ class PPO:
         state.kl_coefficient.mul_(torch.where(divergence > target * 1.5, 2.0, 1.0))
 
     @without_gradients
-    def act(self, state: PPOState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+    def act(
+        self, state: PPOState, observation: Observation | NDArray[Any], noise: Array = None, action_mask: Array = None
+    ) -> Array:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
         output = state.actor.network(self._observe(state, observation))
-        return handed_back(state.actor.act(output, noise), to=observation)
+        return handed_back(state.actor.act(output, noise, action_mask), to=observation)
 
     @property
     def has_density(self) -> bool:
@@ -375,10 +378,12 @@ class PPO:
         return self.kind != "gaussian" or not self._bounded
 
     @without_gradients
-    def log_prob(self, state: PPOState, observation: Observation, action: Tensor) -> Tensor:
+    def log_prob(
+        self, state: PPOState, observation: Observation, action: Tensor, action_mask: Tensor | None = None
+    ) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
         actor, encoded = state.actor, state.actor.encode(action)
-        distribution = actor.distribution(actor.network(self._observe(state, observation)))
+        distribution = actor.distribution(actor.network(self._observe(state, observation)), action_mask)
         log_prob = actor.log_prob(distribution, encoded)
         return log_prob - log_tanh_derivative(encoded).sum(dim=-1) if self.kind == "squashed_gaussian" else log_prob
 

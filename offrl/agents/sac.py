@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from offrl.agents.requirements import require_bounded_box
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
-from offrl.nn.actors import FORBIDDEN
 from offrl.nn.adoption import adopt_layers
 from offrl.nn.distributions import (
+    allowed_logits,
     categorical_log_prob,
     categorical_mode,
     categorical_sample,
@@ -153,6 +153,7 @@ class SAC:
     batches_per_update = 1
     tells_errors = True
     acts_on_arrays = True
+    honors_masks = True
     adopted_options = ("hidden", "activation")
     """Those of a policy that `adopt_policy` takes."""
 
@@ -307,7 +308,7 @@ class SAC:
         alpha = state.temperature.log_alpha.detach().exp()
         actor = state.actor.record(observation)
         if self.discrete:
-            logits = allowed(actor.output, batch.action_mask)
+            logits = allowed_logits(actor.output, batch.action_mask)
             value, entropies, slope = _expected(logits, state.critic(observation).amin(dim=1), alpha)
         else:
             value, entropies, slope = self._sampled(state.critic, observation, actor.output, noise["action"], alpha)
@@ -338,7 +339,7 @@ class SAC:
         """A transition's −log π(a|s), or Σ (sample − a)² / A, [S, B]; its mean differentiated by the actor's output."""
         if self.discrete:
             chosen = (batch.action - self.first_action).unsqueeze(-1)
-            log_probs = allowed(output, batch.action_mask).log_softmax(dim=-1)
+            log_probs = allowed_logits(output, batch.action_mask).log_softmax(dim=-1)
             by_logits = log_probs.exp().scatter_add_(-1, chosen, -torch.ones_like(chosen, dtype=output.dtype))
             return -log_probs.gather(-1, chosen).squeeze(-1), by_logits / output.shape[1]
         sample, components = squashed_gaussian_sample(output, noise["action"]), self.spec.action_dim
@@ -355,7 +356,7 @@ class SAC:
         alpha = state.temperature.log_alpha.detach().exp()
         output = state.actor(observation)
         if draws is None:
-            return _expected(allowed(output, mask), critic(observation).amin(dim=1), alpha)[:2]
+            return _expected(allowed_logits(output, mask), critic(observation).amin(dim=1), alpha)[:2]
         sample = squashed_gaussian_sample(output, draws)
         q = critic(torch.cat([observation, sample.action], dim=-1)).squeeze(-1).amin(dim=1)
         return torch.addcmul(q, alpha, sample.log_prob, value=-1.0), -sample.log_prob
@@ -382,7 +383,9 @@ class SAC:
         return (batch.action - self.first_action)[:, None, :, None].expand(-1, 2, -1, -1)
 
     @without_gradients
-    def act(self, state: SACState, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+    def act(
+        self, state: SACState, observation: Observation | NDArray[Any], noise: Array = None, action_mask: Array = None
+    ) -> Array:
         """tanh of the mean, or the likeliest action; with draws [S, N, *exploration_shape], a sample of the policy.
 
         With `sde`, the draws of a seed's first observation are held as that seed's random function when it is due.
@@ -397,7 +400,7 @@ class SAC:
                 return state.actor.explore(inputs, state.exploration).tanh()
         output = state.actor(inputs)
         if self.discrete:
-            log_probs = split_categoricals(handed_back(output), (self.spec.action_dim,))
+            log_probs = split_categoricals(handed_back(output), (self.spec.action_dim,), handed_back(action_mask))
             choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
             return choice.squeeze(-1) + self.first_action
         mean, log_std = split_gaussian(at_hand(output))
@@ -411,12 +414,14 @@ class SAC:
         return not self.config.sde or self.config.sde_every == 1
 
     @torch.no_grad()
-    def log_prob(self, state: SACState, observation: Observation, action: Tensor) -> Tensor:
+    def log_prob(
+        self, state: SACState, observation: Observation, action: Tensor, action_mask: Tensor | None = None
+    ) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
         output = state.actor(self.flat_observation(observation))
         if self.discrete:
             choice = (action - self.first_action).long().unsqueeze(-1)
-            return categorical_log_prob(split_categoricals(output, (self.spec.action_dim,)), choice)
+            return categorical_log_prob(split_categoricals(output, (self.spec.action_dim,), action_mask), choice)
         return squashed_gaussian_log_prob(*split_gaussian(output), action)
 
     @torch.no_grad()
@@ -448,11 +453,6 @@ class SAC:
             _, log_std_bias = state.actor.get_parameter(f"layers.{len(self.config.hidden)}.bias").chunk(2, dim=-1)
             log_std_weight.zero_()
             log_std_bias.fill_(log_std_of_entropy(self.target_entropy / self.spec.action_dim))
-
-
-def allowed(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Logits [S, B, A] by which actions that the mask forbids are never taken; all as they are without one."""
-    return logits if mask is None else logits.masked_fill(~mask, FORBIDDEN)
 
 
 def _expected(logits: Tensor, q: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,7 +24,8 @@ class OnlineRing:
 
     Row t holds s_t, a_t, r_t and the flags that followed; the next row holds s_{t+1}: no observation is stored twice.
     Each seed draws from its own environments' rows only. Values are stored as agents see them: observations normalised,
-    actions in [-1, 1]. Of optional columns that the layout has nothing is known here: they stay zero.
+    actions in [-1, 1]. Action masks come with the observations: they stay zero where only the layout has them, and are
+    left out where it hasn't. Of other optional columns nothing is known here, and they stay zero.
 
     Args:
         layout: what a row holds.
@@ -76,10 +77,12 @@ class OnlineRing:
         self._step = np.zeros((streams, layout.width), np.float32)
         self._parts = {name: self._part(name, shape) for name, shape in layout.columns}
         self._observed = [name for name in self._parts if layout.slices[name].stop <= first]
+        self._keeps_masks = schema.ACTION_MASK in layout.slices
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment; `observation` maps column names to [S·E, …]."""
         self._write_observation(self._all_streams, observation)
+        self._allow(observation)
         self._complete_first_rows()
 
     def append(
@@ -106,6 +109,9 @@ class OnlineRing:
             parts[name][:] = next_observation[name]
         for name, image in self.images.items():
             image[self._all_streams, self.position + 1] = next_observation[name]
+        if self._keeps_masks and schema.ACTION_MASK in next_observation:
+            mask = self.layout.slices[schema.ACTION_MASK]
+            self.rows[self._all_streams, self.position + 1, mask] = next_observation[schema.ACTION_MASK]
         # One stream after the other, in plain numbers: for the few that there are, arrays of them take longer.
         for stream, position in enumerate(self.position.tolist()):
             row = stream * (self.length + 1) + position
@@ -117,6 +123,7 @@ class OnlineRing:
             for stream in done.tolist():
                 self._advance(stream)
             self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
+        self._allow(reset_observation)
         self._complete_first_rows()
 
     def cut(self) -> None:
@@ -226,14 +233,19 @@ class OnlineRing:
         for name, values in observation.items():
             if name in self.images:
                 self.images[name][streams, place] = values
-            else:
+            elif name in self._parts:
                 self.rows[streams, place, self.layout.slices[name]] = values.reshape(len(streams), -1)
 
+    def _allow(self, observation: Columns) -> None:
+        """Keep the masks of what to act on: the next steps are written with them."""
+        if self._keeps_masks and schema.ACTION_MASK in observation:
+            self._parts[schema.ACTION_MASK][:] = observation[schema.ACTION_MASK]
+
     def _complete_first_rows(self) -> None:
-        """Give row 0, where it is current, the observation that was written behind the last row."""
+        """Give row 0, where it is current, the observation, and its mask, that were written behind the last row."""
         if 0 in self.position.tolist():
             (streams,) = (self.position == 0).nonzero()
-            floats = self.layout.observation_width
+            floats = self.layout.pair_width - self.layout.width
             self.rows[streams, 0, :floats] = self.rows[streams, self.length, :floats]
             for image in self.images.values():
                 image[streams, 0] = image[streams, self.length]

@@ -72,7 +72,7 @@ class RolloutBuffer:
     def take(self) -> Batch:
         """All T steps, leading axes [S, E, T], and room for the next ones."""
         self.position = 0
-        rows, layout = self._by_seed(self.floats), self.layout
+        rows, layout, mask = self._by_seed(self.floats), self.layout, schema.ACTION_MASK
         terminated = layout.value(schema.TERMINATED, rows)
         return Batch(
             observation=self._observed(rows, self.images),
@@ -82,6 +82,7 @@ class RolloutBuffer:
             next_observation=self._observed(self._by_seed(self.next_floats), self.next_images),
             terminated=terminated,
             truncated=layout.value(schema.TRUNCATED, rows),
+            action_mask=layout.value(mask, rows).bool() if mask in layout.slices else None,
         )
 
     def _observed(self, floats: Tensor, images: Mapping[str, NDArray[np.uint8]]) -> Observation:
@@ -101,8 +102,9 @@ def _write(
     slices: Mapping[str, slice],
     observation: Columns,
 ) -> None:
+    """One step's observation; and its mask, where there is room for one."""
     for name, values in observation.items():
         if name in images:
             images[name][step] = values
-        else:
+        elif name in slices and slices[name].stop <= row.shape[1]:
             row[:, slices[name]] = values.reshape(len(row), -1)

@@ -426,7 +426,7 @@ def _set_state(generator: np.random.Generator, words: NDArray[np.uint64]) -> Non
 
 
 def _known(mask: Tensor) -> Tensor:
-    """Masks, all True where none was logged: behind the end of an episode, and for steps of one's own in a ring."""
+    """Masks, all True where none was logged: behind the end of an episode, and where an environment tells of none."""
     return mask | ~mask.any(dim=-1, keepdim=True)
 
 

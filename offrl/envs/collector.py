@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offrl.data.normalization import RewardScaler
+from offrl.data.schema import ACTION_MASK
 from offrl.envs.make import make_environments
 from offrl.envs.policy import Columns, Policy, as_rows
 from offrl.envs.spaces import check_spaces, spaces_of
@@ -29,7 +30,10 @@ class FinishedEpisodes:
 
 
 class StepSink(Protocol):
-    """What keeps collected steps, as agents see them. Columns map names to arrays [S·E, …]."""
+    """What keeps collected steps, as agents see them. Columns map names to arrays [S·E, …].
+
+    Among those of an observation is `action_mask`, bool [S·E, A], where the environment tells what it allows there.
+    """
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment."""
@@ -52,14 +56,22 @@ class StepSink(Protocol):
 class StepRecorder(Protocol):
     """What keeps a record of collected steps, as the environments see them."""
 
-    def begin(self, observation: Any) -> None:
-        """Start an episode in every environment, which shows `observation`, [S·E, …] and nested as its space is."""
+    def begin(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> None:
+        """Start an episode in every environment, which shows `observation`, [S·E, …] and nested as its space is.
+
+        And allows there what `action_mask`, bool [S·E, A], says, if it says anything.
+        """
 
     def append(self, action: NDArray[Any], step: VectorStep) -> None:
         """Add one step of every environment."""
 
     def cut(self) -> None:
         """End every running episode where it stands; `begin` follows."""
+
+
+def with_mask(columns: Columns, action_mask: NDArray[np.bool_] | None) -> Columns:
+    """An observation's columns, and what is allowed there, where that is told."""
+    return columns if action_mask is None else {**columns, ACTION_MASK: action_mask}
 
 
 class Collector:
@@ -78,9 +90,11 @@ class Collector:
 
     Attributes:
         observed: what to act on next, as the agent sees it: [S, E, …].
+        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent doesn't care.
     """
 
     observed: Observation | NDArray[Any]
+    action_mask: NDArray[np.bool_] | None
 
     def __init__(
         self,
@@ -112,32 +126,43 @@ class Collector:
         self.sink.cut()
         sequences = [np.random.SeedSequence([COLLECTION_STREAM, seed, step]) for seed in self.seeds]
         reset_seeds = np.concatenate([sequence.generate_state(self.per_seed) for sequence in sequences])
-        shown = self.environments.reset(reset_seeds.tolist())
+        shown, mask = self.environments.reset(reset_seeds.tolist())
+        self.action_mask = mask if self.policy.honors_masks else None
         if self.recorder is not None:
             self.recorder.cut()
-            self.recorder.begin(shown)
+            self.recorder.begin(shown, self.action_mask)
         columns = self.policy.columns(shown)
         self.observed = self.policy.to_agent(columns)
         self.running_return = np.zeros(len(reset_seeds))
         self.running_length = np.zeros(len(reset_seeds), np.int64)
-        self.sink.begin(columns)
+        self.sink.begin(with_mask(columns, self.action_mask))
+
+    def act(self, noise: Array) -> Array:
+        """What the policy does in every environment, exploring with its draws [S, E, …]; to be handed to `step`."""
+        return self.policy.act(self.observed, noise, self.action_mask)
 
     def step(self, action: Array) -> None:
         """One step of every environment with the agent's actions [S, E, …]."""
         chosen = as_rows(action)
         taken = self.policy.in_units(chosen)
         step = self.environments.step(taken)
+        if step.action_mask is not None and not self.policy.honors_masks:
+            step = step._replace(next_action_mask=None, action_mask=None)
+        self.action_mask = step.action_mask
         if self.recorder is not None:
             self.recorder.append(taken, step)
-        shown = self.policy.columns(step.observation)
-        self.observed = self.policy.to_agent(shown)
+        columns = self.policy.columns(step.observation)
+        self.observed = self.policy.to_agent(columns)
+        shown = with_mask(columns, step.action_mask)
         ended = step.observation is not step.next_observation
         self.sink.append(
             action=chosen,
             reward=self.reward_scaler(step.reward),
             terminated=step.terminated,
             truncated=step.truncated,
-            next_observation=self.policy.columns(step.next_observation) if ended else shown,
+            next_observation=with_mask(self.policy.columns(step.next_observation), step.next_action_mask)
+            if ended
+            else shown,
             reset_observation=shown,
         )
         self.running_return += step.reward

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from gymnasium.vector.utils import batch_space
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 
 from offrl.envs.make import Environments, make_environments
 from offrl.envs.policy import Policy
-from offrl.envs.rollout import rollouts, share_evenly
+from offrl.envs.rollout import Act, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, spaces_of
 
 EVALUATION_STREAM = 7_919
@@ -67,7 +65,7 @@ def evaluate_random(environment: str, episodes: int, *, seed: int = 0) -> Evalua
     actions.seed(seed)
     try:
         reset_seeds = evaluation_seeds(seed, copies)
-        evaluation = _returns(lambda _: actions.sample(), environments, quota, reset_seeds)
+        evaluation = _returns(lambda _, mask: actions.sample(_allowed(mask)), environments, quota, reset_seeds)
     finally:
         environments.close()
     return Evaluation(evaluation.returns.reshape(1, -1), evaluation.lengths.reshape(1, -1))
@@ -79,9 +77,12 @@ def evaluation_seeds(seed: int, copies: int) -> list[int]:
     return seeds
 
 
-def _returns(
-    act: Callable[[Any], NDArray[Any]], environments: Environments, quota: int, reset_seeds: list[int]
-) -> Evaluation:
+def _allowed(mask: NDArray[np.bool_] | None) -> tuple[NDArray[np.int8], ...] | None:
+    """As Gymnasium's spaces of several Discrete actions take masks."""
+    return None if mask is None else tuple(mask.astype(np.int8))
+
+
+def _returns(act: Act, environments: Environments, quota: int, reset_seeds: list[int]) -> Evaluation:
     """Returns and lengths, [copies, quota]."""
     copies = environments.count
     returns, lengths = np.zeros((copies, quota)), np.zeros((copies, quota), np.int64)

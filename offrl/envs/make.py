@@ -39,6 +39,19 @@ def make_environments(
         ) from error
 
 
+def tells_of_masks(environment: str) -> bool:
+    """Whether a registered environment says, when it is reset, which of its Discrete actions are allowed.
+
+    Raises:
+        RequestError: Gymnasium knows no such environment, or can't make it.
+    """
+    environments = make_environments(environment, 1)
+    discrete = isinstance(environments.single_action_space, gym.spaces.Discrete)
+    told = discrete and environments.reset([0])[1] is not None
+    environments.close()
+    return told
+
+
 def environment_spec(environment: str) -> Spec:
     """The spaces of a registered environment.
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from offrl.envs.stepping import SerialEnvironments, VectorStep
 from offrl.errors import EnvironmentFailedError
 
+MASKS = ("next_action_mask", "action_mask")
+
 
 class ParallelEnvironments:
     """N copies in several processes, this one among them; what happens doesn't depend on how many.
@@ -50,13 +52,14 @@ class ParallelEnvironments:
     def count(self) -> int:
         return int(self.bounds[-1])
 
-    def reset(self, seeds: Sequence[int]) -> Any:
+    def reset(self, seeds: Sequence[int]) -> tuple[Any, NDArray[np.bool_] | None]:
         """As `SerialEnvironments.reset`."""
         shares = [seeds[start:stop] for start, stop in self._shares()]
         for connection, share in zip(self.connections, shares[1:], strict=True):
             self._send(connection, ("reset", list(share)))
         parts = [self.own.reset(shares[0]), *(self._receive(connection) for connection in self.connections)]
-        return joined(parts)
+        observations, masks = zip(*parts, strict=True)
+        return joined(observations), joined_masks(masks)
 
     def step(self, action: NDArray[Any]) -> VectorStep:
         """As `SerialEnvironments.step`."""
@@ -71,7 +74,8 @@ class ParallelEnvironments:
         observation = next_observation
         if (terminated | truncated).any():
             observation = joined([part.observation for part in parts])
-        return VectorStep(next_observation, reward, terminated, truncated, observation)
+        next_mask, mask = (joined_masks([getattr(part, name) for part in parts]) for name in MASKS)
+        return VectorStep(next_observation, reward, terminated, truncated, observation, next_mask, mask)
 
     def close(self) -> None:
         """End the other processes."""
@@ -120,6 +124,11 @@ def serve(connection: Connection, spec: EnvSpec, count: int, frame_stack: int, h
             else:
                 connection.send((None, result))
     environments.close()
+
+
+def joined_masks(parts: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+    """Masks [n, A] of several shares as one; None where a share's copies tell of none."""
+    return None if any(part is None for part in parts) else np.concatenate(parts)  # type: ignore[arg-type]
 
 
 def joined(parts: Sequence[Any]) -> Any:

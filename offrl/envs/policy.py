@@ -62,14 +62,38 @@ class Policy:
         value = columns[OBSERVATION]
         return self._by_seed(value) if self._acts_on_arrays else self._tensor(value)
 
-    def act(self, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
-        """The agent's actions [S, N, …] for what `observe` or `to_agent` returned: greedy without `noise`."""
-        agent: Any = self.agent
-        return agent.act(self.state, observation, noise if self._acts_on_arrays else handed_back(noise))
+    def act(
+        self,
+        observation: Observation | NDArray[Any],
+        noise: Array = None,
+        action_mask: NDArray[np.bool_] | None = None,
+    ) -> Array:
+        """The agent's actions [S, N, …] for what `observe` or `to_agent` returned.
 
-    def act_greedily(self, observation: Any) -> NDArray[Any]:
-        """A vector environment's observation to the greedy actions it should be given."""
-        return self.to_environment(self.act(self.to_agent(self.columns(observation))))
+        Args:
+            observation: [S, N, …].
+            noise: the agent's draws, to explore; greedy without.
+            action_mask: bool [S·N, A], those that the vector environment allows; None allows all.
+        """
+        agent: Any = self.agent
+        draws = noise if self._acts_on_arrays else handed_back(noise)
+        return agent.act(self.state, observation, draws, *self.masks(action_mask))
+
+    def act_greedily(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """A vector environment's observation, and what it allows, to the greedy actions it should be given."""
+        seen = self.to_agent(self.columns(observation))
+        return self.to_environment(self.act(seen, action_mask=action_mask))
+
+    @cached_property
+    def honors_masks(self) -> bool:
+        """Whether the agent does what a mask allows; one that doesn't is not told of masks."""
+        return getattr(self.agent, "honors_masks", False)
+
+    def masks(self, action_mask: NDArray[np.bool_] | None) -> tuple[Array, ...]:
+        """A vector environment's mask as a further argument of the agent's `act`, where it takes one."""
+        if action_mask is None or not self.honors_masks:
+            return ()
+        return (self._by_seed(action_mask) if self._acts_on_arrays else self._tensor(action_mask),)
 
     def to_environment(self, action: Array) -> NDArray[Any]:
         """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""

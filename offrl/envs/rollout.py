@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offrl.envs.make import Environments
 from offrl.envs.policy import Policy
-from offrl.envs.stepping import stack
+from offrl.envs.stepping import masks_told, stack, tells_masks
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class CountedStep:
         reward, terminated, truncated: [N].
         next_observation: what they showed next; where an episode ended, its final observation.
         running: bool [N]; whether the step belongs to an episode that counts.
+        action_mask, next_action_mask: bool [N, A]; what was allowed in each; None where the environment tells of none.
     """
 
     observation: Any
@@ -33,25 +34,29 @@ class CountedStep:
     truncated: NDArray[np.bool_]
     next_observation: Any
     running: NDArray[np.bool_]
+    action_mask: NDArray[np.bool_] | None
+    next_action_mask: NDArray[np.bool_] | None
 
 
-def rollouts(
-    act: Callable[[Any], NDArray[Any]], environments: Environments, quota: int, reset_seeds: list[int]
-) -> Iterator[CountedStep]:
+Act = Callable[[Any, NDArray[np.bool_] | None], NDArray[Any]]
+"""A vector environment's observation, and bool [N, A] if it tells of what it allows, to its actions."""
+
+
+def rollouts(act: Act, environments: Environments, quota: int, reset_seeds: list[int]) -> Iterator[CountedStep]:
     """Step until every copy has finished `quota` episodes.
 
     Taking the first episodes to finish, whichever copy they are from, would favour short ones.
 
     Args:
-        act: the vector environment's observation to its actions.
+        act: what acts.
         environments: N copies.
         quota: episodes per copy.
         reset_seeds: one for each copy's first episode; later ones go on from its generator.
     """
-    observation = environments.reset(reset_seeds)
+    observation, mask = environments.reset(reset_seeds)
     finished = np.zeros(environments.count, np.int64)
     while (running := finished < quota).any():
-        action = act(observation)
+        action = act(observation, mask)
         step = environments.step(action)
         yield CountedStep(
             observation=observation,
@@ -61,20 +66,23 @@ def rollouts(
             truncated=step.truncated,
             next_observation=step.next_observation,
             running=running,
+            action_mask=mask,
+            next_action_mask=step.next_action_mask,
         )
         finished += step.terminated | step.truncated
-        observation = step.observation
+        observation, mask = step.observation, step.action_mask
 
 
 def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any], reset_seed: int) -> Iterator[float]:
     """One greedy episode of one seed's policy, yielding each reward while the environment still shows the step."""
-    observation, _ = environment.reset(seed=reset_seed)
-    ended = False
+    observation, info = environment.reset(seed=reset_seed)
+    space, ended = environment.action_space, False
     while not ended:
         # Every seed's policy sees the observation; the others' actions are dropped.
         stacked = stack(environment.observation_space, [observation] * policy.seeds)
-        action = policy.act_greedily(stacked)[position]
-        observation, reward, terminated, truncated, _ = environment.step(action)
+        mask = masks_told(space, [info] * policy.seeds) if tells_masks(space, [info]) else None
+        action = policy.act_greedily(stacked, mask)[position]
+        observation, reward, terminated, truncated, info = environment.step(action)
         ended = terminated or truncated
         yield float(reward)
 

@@ -11,6 +11,11 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
+from offrl.errors import EnvironmentFailedError
+
+ACTION_MASK = "action_mask"
+"""Among an environment's infos, as Gymnasium's own have it: which of its Discrete actions are allowed."""
+
 
 class VectorStep(NamedTuple):
     """One step of N copies, each reset within the step that ended its episode.
@@ -20,6 +25,7 @@ class VectorStep(NamedTuple):
         reward: float64 [N].
         terminated, truncated: bool [N].
         observation: what to act on next; the very object `next_observation` where no episode ended.
+        next_action_mask, action_mask: bool [N, A]; what is allowed in each; None where the environment tells of none.
     """
 
     next_observation: Any
@@ -27,6 +33,8 @@ class VectorStep(NamedTuple):
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     observation: Any
+    next_action_mask: NDArray[np.bool_] | None = None
+    action_mask: NDArray[np.bool_] | None = None
 
 
 class SerialEnvironments:
@@ -48,38 +56,68 @@ class SerialEnvironments:
             self.copies = [FixedHorizon(copy, horizon) for copy in self.copies]
         self.single_observation_space = self.copies[0].observation_space
         self.single_action_space = self.copies[0].action_space
+        self._tells_masks = False
 
     @property
     def count(self) -> int:
         return len(self.copies)
 
-    def reset(self, seeds: Sequence[int]) -> Any:
-        """Start an episode in each copy, from a seed of its own; returns the first observations, [N, …]."""
-        shown = [copy.reset(seed=int(seed))[0] for copy, seed in zip(self.copies, seeds, strict=True)]
-        return stack(self.single_observation_space, shown)
+    def reset(self, seeds: Sequence[int]) -> tuple[Any, NDArray[np.bool_] | None]:
+        """Start an episode in each copy, from a seed of its own.
+
+        Returns:
+            the first observations, [N, …], and the actions allowed there, bool [N, A]; None if it tells of none.
+
+        Raises:
+            EnvironmentFailedError: none is allowed, or the mask is of other actions than there are.
+        """
+        starts = [copy.reset(seed=int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)]
+        infos = [info for _, info in starts]
+        self._tells_masks = tells_masks(self.single_action_space, infos)
+        return stack(self.single_observation_space, [shown for shown, _ in starts]), self._acting_masks(infos)
 
     def step(self, action: NDArray[Any]) -> VectorStep:
-        """One step of every copy, with actions [N, …]."""
+        """One step of every copy, with actions [N, …].
+
+        Raises:
+            EnvironmentFailedError: an episode goes on and no action is allowed in it, or the mask is of other actions.
+        """
         reward = np.empty(len(self.copies))
         terminated, truncated = np.zeros(len(self.copies), np.bool_), np.zeros(len(self.copies), np.bool_)
-        following, ended = [], []
+        following, infos, ended = [], [], []
         for i, copy in enumerate(self.copies):
-            shown, reward[i], over, cut, _ = copy.step(action[i])
+            shown, reward[i], over, cut, info = copy.step(action[i])
             following.append(shown)
+            infos.append(info)
             if over or cut:
                 terminated[i], truncated[i] = over, cut
                 ended.append(i)
         next_observation = stack(self.single_observation_space, following)
-        observation = next_observation
+        observation, next_mask = next_observation, self._masks(infos)
         if ended:
             for i in ended:
-                following[i], _ = self.copies[i].reset()
+                following[i], infos[i] = self.copies[i].reset()
             observation = stack(self.single_observation_space, following)
-        return VectorStep(next_observation, reward, terminated, truncated, observation)
+        return VectorStep(
+            next_observation, reward, terminated, truncated, observation, next_mask, self._acting_masks(infos)
+        )
 
     def close(self) -> None:
         for copy in self.copies:
             copy.close()
+
+    def _acting_masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_] | None:
+        """Those of `_masks` that something must be done by."""
+        masks = self._masks(infos)
+        if masks is not None and not masks.any(axis=-1).all():
+            raise EnvironmentFailedError(
+                "the environment's action mask forbids every action, and its episode goes on",
+                mend="end the episode there, or allow an action",
+            )
+        return masks
+
+    def _masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_] | None:
+        return masks_told(self.single_action_space, infos) if self._tells_masks else None
 
 
 class FixedHorizon(gym.Wrapper[Any, Any, Any, Any]):
@@ -105,8 +143,28 @@ class FixedHorizon(gym.Wrapper[Any, Any, Any, Any]):
         self.taken += 1
         over = self.taken == self.horizon
         if (terminated or truncated) and not over:
-            shown, _ = self.env.reset()
+            shown, info = self.env.reset()
         return shown, reward, False, over, info
+
+
+def tells_masks(space: gym.Space[Any], infos: Sequence[dict[str, Any]]) -> bool:
+    """Whether copies with these infos say which of their actions are allowed, and do so of Discrete ones."""
+    return isinstance(space, gym.spaces.Discrete) and any(ACTION_MASK in info for info in infos)
+
+
+def masks_told(space: Any, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
+    """Which Discrete actions each copy allows, [N, A]; all of them where its info doesn't say.
+
+    Raises:
+        EnvironmentFailedError: a mask is of other actions than there are.
+    """
+    masks = [np.asarray(info.get(ACTION_MASK, np.ones(space.n)), np.bool_) for info in infos]
+    if any(mask.shape != (space.n,) for mask in masks):
+        raise EnvironmentFailedError(
+            f"the environment's action mask is not of its {space.n} actions",
+            mend="give one value for each action, or leave the mask out of the infos",
+        )
+    return np.stack(masks)
 
 
 def make_single(environment: str | EnvSpec, frame_stack: int, **options: Any) -> gym.Env[Any, Any]:

@@ -29,9 +29,6 @@ from offrl.nn.flat import FlatModule
 from offrl.nn.mlp import MLP
 from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 
-FORBIDDEN = -1e8
-"""The logit of an action that the mask forbids; minus infinity would make its share of the entropy 0 · ∞."""
-
 Distribution = tuple[Array, ...]
 """A distribution's parameters for each of [S, N] observations; what they are is the actor's own business."""
 
@@ -71,7 +68,7 @@ class StochasticActor(Protocol):
     def divergence_slopes(self, old: Distribution, new: Distribution, weight: Array) -> Slopes:
         """Of Σ weight · KL(old ‖ new), by the new one's parameters."""
 
-    def act(self, output: Array, noise: Array = None) -> Array:
+    def act(self, output: Array, noise: Array = None, mask: Array | None = None) -> Array:
         """The action to take greedily, or one drawn with standard normal draws [S, N, A], from the network's output."""
 
 
@@ -152,7 +149,7 @@ class GaussianActor(FlatModule):
         squares = xp.exp(2.0 * old_log_std) + shift * shift
         return weight * shift * precision, (weight * (1.0 - squares * precision)).sum(1)[:, None]
 
-    def act(self, output: Array, noise: Array = None) -> Array:
+    def act(self, output: Array, noise: Array = None, mask: Array | None = None) -> Array:
         """Samples are not clipped to any bounds: the density is that of what was drawn."""
         action = at_hand(output)
         xp = namespace(action)
@@ -181,10 +178,7 @@ class CategoricalActor(FlatModule):
 
     def distribution(self, output: Array, mask: Array | None = None) -> Distribution:
         """Log-probabilities [S, N, K_i] of each choice, as tensors."""
-        logits = handed_back(output)
-        if mask is not None:
-            logits = logits.masked_fill(~handed_back(mask), FORBIDDEN)
-        return tuple(split_categoricals(logits, self.choices))
+        return tuple(split_categoricals(handed_back(output), self.choices, handed_back(mask)))
 
     def encode(self, action: Tensor) -> Tensor:
         columns = action.unsqueeze(-1) if self.single else action
@@ -228,8 +222,8 @@ class CategoricalActor(FlatModule):
         p, old_p = (torch.cat([handed_back(part) for part in parts], dim=-1).exp() for parts in (new, old))
         return (handed_back(weight).unsqueeze(-1) * (p - old_p),)
 
-    def act(self, output: Array, noise: Array = None) -> Array:
-        log_probs = split_categoricals(handed_back(output), self.choices)
+    def act(self, output: Array, noise: Array = None, mask: Array | None = None) -> Array:
+        log_probs = list(self.distribution(output, mask))
         choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
         return self._numbers(choice)
 

@@ -11,6 +11,8 @@ from torch.nn.functional import softplus
 
 from offrl.ops.arrays import Array, namespace
 
+FORBIDDEN = -1e8
+"""The logit of an action that the mask forbids; minus infinity would make its share of the entropy 0 · ∞."""
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 SQUASH_MARGIN = 1e-4
 """Logged actions within this distance of ±1 count as that far inside: arctanh(±1) is infinite."""
@@ -136,9 +138,14 @@ def log_tanh_derivative(before: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - before - softplus(-2.0 * before))
 
 
-def split_categoricals(logits: Tensor, choices: tuple[int, ...]) -> list[Tensor]:
+def allowed_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits [..., A] by which no action that the mask, bool [..., A], forbids is taken; as they are without one."""
+    return logits if mask is None else logits.masked_fill(~mask, FORBIDDEN)
+
+
+def split_categoricals(logits: Tensor, choices: tuple[int, ...], mask: Tensor | None = None) -> list[Tensor]:
     """Joined logits [..., ΣK] as normalised log-probabilities [..., K_i] of each independent choice."""
-    return [part.log_softmax(dim=-1) for part in logits.split(list(choices), dim=-1)]
+    return [part.log_softmax(dim=-1) for part in allowed_logits(logits, mask).split(list(choices), dim=-1)]
 
 
 def categorical_log_prob(log_probs: list[Tensor], action: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from offrl.data.normalization import ActionMap, observation_key
 from offrl.data.schema import (
     ACTION,
+    ACTION_MASK,
     BEHAVIOR_LOG_PROB,
     OBSERVATION,
     REWARD,
@@ -44,6 +45,7 @@ class Logged:
         terminated, truncated: bool [R].
         lengths: int64 [N].
         behavior_log_prob: float64 [R], in nats and the environment's action units; None where it wasn't logged.
+        action_mask: bool [R + N, A]; the discrete actions that were allowed: all, where none was logged.
         columns: further columns by name, [R, …] or, of those that have one, with the row of the last observation,
             [R + N, …].
         name: what people call the dataset.
@@ -57,6 +59,7 @@ class Logged:
     truncated: NDArray[np.bool_]
     lengths: NDArray[np.int64]
     behavior_log_prob: NDArray[np.float64] | None = None
+    action_mask: NDArray[np.bool_] | None = None
     columns: Mapping[str, NDArray[Any]] | None = None
     name: str = ""
 
@@ -99,6 +102,7 @@ class Logged:
             truncated=whole(TRUNCATED)[step_rows].astype(bool),
             lengths=lengths,
             behavior_log_prob=whole(BEHAVIOR_LOG_PROB)[step_rows].astype(np.float64) if known else None,
+            action_mask=_known(whole(ACTION_MASK)) if ACTION_MASK in store.column_names else None,
             columns={name: whole(name) for name in columns},
             name=store.metadata.name or "",
         )
@@ -187,6 +191,12 @@ class Logged:
             horizon=horizon,
             actions=self.actions if isinstance(self.spec.action_space, gym.spaces.Discrete) else None,
         )
+
+
+def _known(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Masks [n, A], all True where none was logged."""
+    allowed = mask.astype(np.bool_)
+    return allowed | ~allowed.any(axis=-1, keepdims=True)
 
 
 def one_hot_each(space: gym.spaces.MultiDiscrete, action: NDArray[Any]) -> NDArray[np.float32]:

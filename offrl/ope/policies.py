@@ -197,7 +197,8 @@ class OnnxPolicy:
             and values.shape[1] == logged.actions
             and values.dtype.kind == "f"
         ):
-            return discrete_choices(logged, mixed(check_probabilities(values, values.shape, self.name), self.epsilon))
+            table = check_probabilities(values, values.shape, self.name)
+            return discrete_choices(logged, mixed(logged, table, self.epsilon))
         return deterministic_choices(logged, values, self.name, self.epsilon)
 
     def _run(self, observation: Any) -> NDArray[Any]:
@@ -280,12 +281,16 @@ def deterministic_choices(logged: Logged, action: NDArray[Any], name: str, epsil
             f"{logged.spec.action_space}",
             mend="name the log that it was made for",
         )
-    return discrete_choices(logged, mixed(np.eye(actions)[chosen], epsilon))
+    return discrete_choices(logged, mixed(logged, np.eye(actions)[chosen], epsilon))
 
 
-def mixed(probabilities: NDArray[Any], epsilon: float) -> NDArray[Any]:
-    """(1 − ε) π + ε / A."""
-    return (1.0 - epsilon) * probabilities + epsilon / probabilities.shape[-1] if epsilon else probabilities
+def mixed(logged: Logged, probabilities: NDArray[Any], epsilon: float) -> NDArray[Any]:
+    """(1 − ε) π + ε / A of the A actions that are allowed, at every row of the log."""
+    if not epsilon:
+        return probabilities
+    allowed = np.ones_like(probabilities) if logged.action_mask is None else logged.action_mask
+    uniform: NDArray[np.float64] = allowed / allowed.sum(axis=-1, keepdims=True)
+    return (1.0 - epsilon) * probabilities + epsilon * uniform
 
 
 def discrete_choices(logged: Logged, probabilities: NDArray[Any]) -> Choices:

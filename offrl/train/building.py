@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from offrl.data.sources import common_columns
 from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import Collector, StepSink
 from offrl.envs.evaluator import evaluate
-from offrl.envs.make import environment_spec
+from offrl.envs.make import environment_spec, tells_of_masks
 from offrl.envs.policy import Policy
 from offrl.recipes import Recipe
 from offrl.train.feeds import Feed, OfflineFeed, OnlineFeed, RolloutFeed
@@ -166,8 +167,7 @@ def _online_feed(
     if AGENTS[recipe.algo].online_by(recipe.agent) == "rollouts":
         return _rollout_feed(recipe, policy, recorder)
     online, seeds = recipe.online, recipe.seeds
-    masks = [] if data is None else [c for c in common_columns([data]) if c.name == schema.ACTION_MASK]
-    ring = OnlineRing(RowLayout.of(policy.agent.spec, masks), len(seeds), online.environments, online.capacity)
+    ring = OnlineRing(_step_layout(recipe, policy, data), len(seeds), online.environments, online.capacity)
     share = online.offline_fraction
     sampler = ReplaySampler(
         [ring] if data is None else [data, ring],
@@ -213,7 +213,7 @@ def _imitation_feed(
 
 
 def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | None) -> RolloutFeed:
-    seeds, layout = recipe.seeds, RowLayout.of(policy.agent.spec)
+    seeds, layout = recipe.seeds, _step_layout(recipe, policy)
     rollout = RolloutBuffer(
         layout, len(seeds), recipe.online.environments, recipe.agent.rollout_steps, recipe.agent.discount
     )
@@ -225,6 +225,19 @@ def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | No
         exploration=NoiseSource(seeds, policy.device, EXPLORATION_STREAM),
         critic_warmup=recipe.online.critic_warmup,
     )
+
+
+def _step_layout(recipe: Recipe, policy: Policy, data: Trajectories | None = None) -> RowLayout:
+    """Of online steps: with masks if the dataset that they are mixed with has them, or without one the environment."""
+    assert recipe.env is not None
+    spec = policy.agent.spec
+    if data is not None:
+        masks = [column for column in common_columns([data]) if column.name == schema.ACTION_MASK]
+    elif policy.honors_masks and tells_of_masks(recipe.env):
+        masks = [schema.ColumnSpec(schema.ACTION_MASK, np.dtype(np.bool_), (spec.action_dim,))]
+    else:
+        masks = []
+    return RowLayout.of(spec, masks)
 
 
 def _collector(recipe: Recipe, policy: Policy, sink: StepSink, recorder: EpisodeRecorder | None) -> Collector:

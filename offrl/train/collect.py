@@ -27,6 +27,7 @@ from offrl.envs.rollout import CountedStep, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
 from offrl.irl import optimal_policy, soft_values
+from offrl.ops.arrays import handed_back
 from offrl.train.irl import table_of
 from offrl.train.noise import NoiseSource
 from offrl.train.policies import load_policy
@@ -116,7 +117,7 @@ def collect_random(environment: str, *, episodes: int, destination: Path, seed: 
     """Take uniformly random actions for complete episodes and store them, with their `behavior_log_prob`.
 
     Actions are uniform within their bounds, or on [-1, 1] in components without; their log-density is in the
-    environment's action units. Discrete actions are each as probable as the others.
+    environment's action units. Discrete actions are each as probable as the others that the environment allows.
 
     Args:
         environment: a Gymnasium id.
@@ -186,17 +187,21 @@ class Behavior(Protocol):
     Attributes:
         names: who acts; each in the same number of copies, in this order.
         log_prob: [N], of the actions that `act` gave last; None where they have no density.
+        honors_masks: whether it does what the environment allows only; masks are stored, then.
     """
 
     names: list[str]
     log_prob: NDArray[np.float32] | None
+    honors_masks: bool
 
-    def act(self, observation: Any) -> NDArray[Any]:
-        """Actions for the vector environment."""
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Actions for the vector environment, and bool [N, A] if it tells of what it allows."""
 
 
 class RandomBehavior:
     """Uniformly random actions."""
+
+    honors_masks = True
 
     def __init__(self, spec: Spec, copies: int, seed: int) -> None:
         self.names, self.spec, self.copies = ["random actions"], spec, copies
@@ -205,16 +210,23 @@ class RandomBehavior:
         self.action_map = ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None
         self.log_prob: NDArray[np.float32] | None = np.full(copies, uniform_log_prob(spec), np.float32)
 
-    def act(self, observation: Any) -> NDArray[Any]:
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment."""
         (draws,) = self.noise.draw((self.copies, self.spec.action_dim))
-        action = uniform_actions(self.spec, draws).numpy()
+        action = uniform_actions(self.spec, draws, action_mask).numpy()
+        if action_mask is not None:
+            self.log_prob = -np.log(action_mask.sum(axis=-1)).astype(np.float32)
         raw = action if self.action_map is None else self.action_map.from_unit(action)
         return raw.reshape(self.copies, *(self.spec.action_space.shape or ()))
 
 
 class TableBehavior:
-    """The policy that is optimal for a table's true reward, or that of maximum entropy at a temperature."""
+    """The policy that is optimal for a table's true reward, or that of maximum entropy at a temperature.
+
+    The table has all actions, whatever the environment's mask says: it forbids those of no effect, as in Taxi.
+    """
+
+    honors_masks = False
 
     def __init__(self, environment: str, seed: int, temperature: float) -> None:
         mdp = replace(table_of(environment, discount=DISCOUNT), horizon=None)
@@ -226,7 +238,7 @@ class TableBehavior:
         self.rng = np.random.default_rng([TABLE_STREAM, seed])
         self.log_prob: NDArray[np.float32] | None = None
 
-    def act(self, observation: Any) -> NDArray[Any]:
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment."""
         chances = self.policy[observation]
         draws = self.rng.random(len(chances)) * chances.sum(-1)
@@ -250,22 +262,23 @@ class PolicyBehavior:
 
     def __init__(self, policy: Policy, seeds: tuple[int, ...], seed: int, stochastic: bool) -> None:
         self.policy, self.stochastic = policy, stochastic
-        self.names = [f"policy of seed {each}" for each in seeds]
+        self.names, self.honors_masks = [f"policy of seed {each}" for each in seeds], policy.honors_masks
         agent_seeds = [int(np.random.SeedSequence([each, seed]).generate_state(1)[0]) for each in seeds]
         self.noise = NoiseSource(agent_seeds, policy.device, SAMPLING_STREAM)
         self.log_prob: NDArray[np.float32] | None = None
 
     @torch.no_grad()
-    def act(self, observation: Any) -> NDArray[Any]:
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment."""
         policy, agent = self.policy, self.policy.agent
         observed = policy.observe(observation)
         if not self.stochastic:
-            return policy.to_environment(policy.act(observed))
+            return policy.to_environment(policy.act(observed, action_mask=action_mask))
         copies = environments_in(observation) // policy.seeds
-        action = policy.act(observed, self.noise.draw((copies, *agent.exploration_shape)))
+        action = policy.act(observed, self.noise.draw((copies, *agent.exploration_shape)), action_mask)
         if getattr(agent, "has_density", False):
-            log_prob = agent.log_prob(policy.state, observed, action).flatten().cpu().numpy()  # type: ignore[attr-defined]
+            masks = (handed_back(mask) for mask in policy.masks(action_mask))
+            log_prob = agent.log_prob(policy.state, observed, action, *masks).flatten().cpu().numpy()  # type: ignore[attr-defined]
             self.log_prob = log_prob - _log_volume(policy.action_map)
         return policy.to_environment(action)
 
@@ -316,8 +329,10 @@ def _episodes(
     reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.count).tolist()
     running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
     for step in rollouts(behavior.act, environments, quota, reset_seeds):
-        rows = _rows(spec, step, behavior.log_prob, frames)
+        rows = _rows(spec, step, behavior, frames)
         final = _observed(spec, step.next_observation, frames)
+        if behavior.honors_masks and step.next_action_mask is not None:
+            final[schema.ACTION_MASK] = step.next_action_mask
         for copy in np.nonzero(step.running)[0]:
             running[copy].append({name: values[copy] for name, values in rows.items()})
             if step.terminated[copy] or step.truncated[copy]:
@@ -326,7 +341,7 @@ def _episodes(
                 running[copy] = []
 
 
-def _rows(spec: Spec, step: CountedStep, log_prob: NDArray[np.float32] | None, frames: int) -> dict[str, NDArray[Any]]:
+def _rows(spec: Spec, step: CountedStep, behavior: Behavior, frames: int) -> dict[str, NDArray[Any]]:
     rows = {
         **_observed(spec, step.observation, frames),
         schema.ACTION: step.action,
@@ -334,7 +349,11 @@ def _rows(spec: Spec, step: CountedStep, log_prob: NDArray[np.float32] | None, f
         schema.TERMINATED: step.terminated,
         schema.TRUNCATED: step.truncated,
     }
-    return rows if log_prob is None else {**rows, schema.BEHAVIOR_LOG_PROB: log_prob}
+    if behavior.log_prob is not None:
+        rows[schema.BEHAVIOR_LOG_PROB] = behavior.log_prob
+    if behavior.honors_masks and step.action_mask is not None:
+        rows[schema.ACTION_MASK] = step.action_mask
+    return rows
 
 
 def _observed(spec: Spec, observation: Any, frames: int) -> dict[str, NDArray[Any]]:
@@ -342,7 +361,7 @@ def _observed(spec: Spec, observation: Any, frames: int) -> dict[str, NDArray[An
 
 
 def _block(rows: list[dict[str, NDArray[Any]]], final: dict[str, NDArray[Any]], source: str) -> EpisodeBlock:
-    """T rows and the final observation as one episode; the final row is zero but for the observation."""
+    """T rows and the final observation as one episode; the final row is zero but for the observation and its mask."""
     columns = {}
     for name in rows[0]:
         values = np.stack([row[name] for row in rows])

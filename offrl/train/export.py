@@ -61,7 +61,8 @@ def export_policy(
     The file takes raw observations [batch, …], `observation`, or `observation.<key>` for each part of a nested one:
     float32 where the environment's are floats, else of the environment's type; with `data.frame_stack` the newest
     frames, as the policy sees them. It gives `action` in the environment's own units and numbers: float32 [batch, …]
-    within the bounds, int64 [batch] for Discrete, int64 [batch, K] for MultiDiscrete. The normaliser is inside.
+    within the bounds, int64 [batch] for Discrete, int64 [batch, K] for MultiDiscrete. The normaliser is inside. All
+    actions count as allowed; where some aren't, choose among the log-probabilities.
 
     In the file is JSON, under "offrl": version, algorithm, environment, spaces, step, checkpoint, seed, frame stack,
     inputs and outputs.

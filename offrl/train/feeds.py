@@ -189,15 +189,15 @@ class OnlineFeed:
 
     def _act(self) -> None:
         collector, agent = self.collector, self.agent
-        told = None if self.teacher is None else self.teacher.act(collector.observed)
+        told = None if self.teacher is None else self.teacher.act(collector.observed, collector.action_mask)
         if told is not None and self.steps_taken < self.online.warmup_steps:
             action = told
         elif self.steps_taken < self.random_steps:
             draws = self.exploration.next((collector.per_seed, agent.spec.action_dim))
-            action = uniform_actions(agent.spec, draws)
+            action = uniform_actions(agent.spec, draws, collector.action_mask)
         else:
             draws = self.exploration.next((collector.per_seed, *agent.exploration_shape))
-            action = collector.policy.act(collector.observed, draws)
+            action = collector.act(draws)
         collector.step(action)
         self.steps_taken += collector.per_seed
 
@@ -229,7 +229,7 @@ class RolloutFeed:
         shape = (collector.per_seed, *self.agent.exploration_shape)
         for _ in range(count):
             for _ in range(self.rollout.steps):
-                collector.step(collector.policy.act(collector.observed, self.exploration.next(shape)))
+                collector.step(collector.act(self.exploration.next(shape)))
             (noise,) = self.noise.draw_updates(self.shapes, 1)
             critic_only = self.steps_taken < self.critic_warmup
             self.steps_taken += self.steps_per_round

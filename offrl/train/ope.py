@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.evaluator import EVALUATION_STREAM, MAX_PARALLEL
 from offrl.envs.make import make_environments
 from offrl.envs.policy import Policy
-from offrl.envs.rollout import rollouts, share_evenly
+from offrl.envs.rollout import Act, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.ope.evaluation import Plan, Target, evaluate
@@ -176,16 +176,19 @@ def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, 
     return returns.reshape(policy.seeds, trial.episodes)
 
 
-def _acting(policies: AgentPolicies, seeds: tuple[int, ...], seed: int) -> Callable[[Any], NDArray[Any]]:
-    """A vector environment's observation to actions, as the policies that are valued take them."""
+def _acting(policies: AgentPolicies, seeds: tuple[int, ...], seed: int) -> Act:
+    """As the policies that are valued act."""
     behavior = PolicyBehavior(policies.policy, seeds, seed, policies.stochastic)
     if not policies.epsilon:
         return behavior.act
     generator, space = np.random.default_rng([TRUTH_STREAM, seed]), _discrete(policies.policy)
 
-    def act(observation: Any) -> NDArray[Any]:
-        action = behavior.act(observation)
-        random = generator.integers(space.start, space.start + space.n, len(action))
+    def act(observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        action = behavior.act(observation, action_mask)
+        if action_mask is None:
+            random = generator.integers(space.start, space.start + space.n, len(action))
+        else:
+            random = space.start + np.where(action_mask, generator.random(action_mask.shape), -1.0).argmax(axis=-1)
         return np.where(generator.random(len(action)) < policies.epsilon, random, action)
 
     return act

@@ -72,12 +72,12 @@ class EpisodeRecorder:
         self._finished: list[tuple[str, Columns]] = []
         self._finished_rows = 0
 
-    def begin(self, observation: Any) -> None:
+    def begin(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> None:
         """Start an episode in every environment, which shows `observation`, [S·E, …] and nested as its space is."""
         if self._writer is None:
             self._writer = StoreWriter(self.path, **self._options, append=True)
             self._writer.keep(self.kept)
-        self._observation = self._flat(observation)
+        self._observation = self._flat(observation, action_mask)
         self._starts[:] = self._length = 0
 
     def append(self, action: NDArray[Any], step: VectorStep) -> None:
@@ -94,9 +94,9 @@ class EpisodeRecorder:
         for name, values in columns.items():
             self._steps[name][self._length] = values
         self._length += 1
-        self._observation = self._flat(step.observation)
+        self._observation = self._flat(step.observation, step.action_mask)
         if step.observation is not step.next_observation:
-            final = self._flat(step.next_observation)
+            final = self._flat(step.next_observation, step.next_action_mask)
             for stream in np.flatnonzero(step.terminated | step.truncated).tolist():
                 self._finish(stream, final)
 
@@ -128,10 +128,11 @@ class EpisodeRecorder:
         """Go on behind the episodes that `named_tensors` counted; any others are taken out of the store."""
         self.kept = int(tensors["episodes"])
 
-    def _flat(self, observation: Any) -> Columns:
+    def _flat(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> Columns:
+        allowed = {} if action_mask is None else {schema.ACTION_MASK: action_mask}
         if isinstance(observation, np.ndarray) and self.frames == 1:
-            return {schema.OBSERVATION: observation}
-        return newest(flatten_value(self.space, observation, schema.OBSERVATION), self.frames)
+            return {schema.OBSERVATION: observation, **allowed}
+        return {**newest(flatten_value(self.space, observation, schema.OBSERVATION), self.frames), **allowed}
 
     def _make_room(self, columns: Columns) -> None:
         """Drop the steps of episodes that are stored, and leave as much room again as the others take."""

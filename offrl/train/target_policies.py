@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +21,7 @@ from offrl.errors import SpaceMismatchError
 from offrl.ope.logged import Logged, one_hot_each
 from offrl.ope.policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
 from offrl.ope.steps import Choices
+from offrl.ops.arrays import handed_back
 from offrl.train.noise import NoiseSource
 from offrl.types import Observation
 
@@ -64,7 +67,7 @@ class AgentPolicies:
                 for action, name in zip(self._greedy(logged), self.names, strict=True)
             ]
         if logged.actions is not None:
-            return [discrete_choices(logged, mixed(part, self.epsilon)) for part in self._probabilities(logged)]
+            return [discrete_choices(logged, mixed(logged, part, self.epsilon)) for part in self._probabilities(logged)]
         return self._continuous(logged, draws, seed)
 
     def _joint(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
@@ -87,24 +90,30 @@ class AgentPolicies:
         ]
 
     def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
-        parts = [self.policy.to_environment(self._act(part)) for part in chunks(logged.observation)]
-        seeds = self.policy.seeds
+        policy, seeds = self.policy, self.policy.seeds
+        parts = [
+            policy.to_environment(policy.act(self._observe(part), action_mask=mask))
+            for part, mask in self._chunks(logged)
+        ]
         return list(np.concatenate([part.reshape(seeds, -1, *part.shape[1:]) for part in parts], axis=1))
 
-    def _act(self, observation: Any) -> Tensor:
-        action: Tensor = self.policy.act(self._observe(observation))
-        return action
+    def _chunks(self, logged: Logged) -> Iterator[tuple[Any, NDArray[np.bool_] | None]]:
+        """Rows [n, …] of the log in parts, and which actions were allowed there, for every seed: [S·n, A]."""
+        masks = itertools.repeat(None) if logged.action_mask is None else chunks(logged.action_mask)
+        for part, mask in zip(chunks(logged.observation), masks, strict=False):
+            yield part, None if mask is None else np.tile(mask, (self.policy.seeds, 1))
 
     def _probabilities(self, logged: Logged) -> NDArray[np.float32]:
         """Of all discrete actions, [S, R + N, A]."""
         assert logged.actions is not None
         first = int(logged.spec.action_space.start)  # type: ignore[attr-defined]
         parts = []
-        for part in chunks(logged.observation):
+        for part, mask in self._chunks(logged):
             observed = self._observe(part)
             rows = _rows(observed)
+            masks = tuple(handed_back(each) for each in self.policy.masks(mask))
             taken = [torch.full((self.policy.seeds, rows), first + action) for action in range(logged.actions)]
-            parts.append(torch.stack([self._log_prob(observed, action).exp() for action in taken], dim=-1))
+            parts.append(torch.stack([self._log_prob(observed, action, *masks).exp() for action in taken], dim=-1))
         whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
         return whole
 
@@ -132,9 +141,9 @@ class AgentPolicies:
         whole: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy() - logged.log_volume
         return whole
 
-    def _log_prob(self, observed: Observation, action: Tensor) -> Tensor:
-        policy = self.policy
-        log_prob: Tensor = policy.agent.log_prob(policy.state, observed, action.to(policy.device))  # type: ignore[attr-defined]
+    def _log_prob(self, observed: Observation, action: Tensor, *masks: Tensor) -> Tensor:
+        policy, agent = self.policy, cast(Any, self.policy.agent)
+        log_prob: Tensor = agent.log_prob(policy.state, observed, action.to(policy.device), *masks)
         return log_prob.cpu()
 
     def _observe(self, observation: Any) -> Observation:

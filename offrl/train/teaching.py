@@ -39,8 +39,8 @@ class Teacher:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def act(self, observed: Observation | NDArray[Any]) -> Tensor:
-        """Its greedy actions [S, E, …] for observations [S, E, …] as the environment shows them."""
+    def act(self, observed: Observation | NDArray[Any], action_mask: NDArray[np.bool_] | None = None) -> Tensor:
+        """Its greedy actions [S, E, …] for observations [S, E, …] as the environment shows them, of those allowed."""
         observation: Observation = handed_back(observed)
         shape = first_tensor(observation).shape[:2]
         rows = (self.policy.seeds, -1)
@@ -51,7 +51,7 @@ class Teacher:
         )
         normalizer: Any = self.policy.normalizer
         seen = shown if normalizer is None else normalizer.normalize(shown)
-        action: Tensor = self.policy.act(seen).flatten(0, 1)
+        action: Tensor = self.policy.act(seen, action_mask=action_mask).flatten(0, 1)
         self.told = action.cpu().numpy()
         return action.view(*shape, *action.shape[1:])
 

@@ -11,9 +11,10 @@ import pytest
 
 from offrl.envs.make import Environments, make_environments
 from offrl.envs.parallel import ParallelEnvironments
-from offrl.envs.stepping import stack
+from offrl.envs.stepping import masks_told, stack, tells_masks
 from offrl.errors import EnvironmentFailedError
 from tests.envs.counting import COUNTING, NESTED, Counting
+from tests.envs.menus import DISHES, MENU, ODD, SHUT, STEPS
 
 COPIES = 5
 
@@ -32,7 +33,9 @@ def test_each_copy_is_an_environment_of_its_own(name: str, processes: int) -> No
     environments = make_environments(name, COPIES, processes)
     singles = [Counting(nested=name == NESTED) for _ in range(COPIES)]
     shown = [single.reset(seed=seed)[0] for seed, single in enumerate(singles)]
-    assert_stacked(environments.reset(range(COPIES)), shown)
+    observation, mask = environments.reset(range(COPIES))
+    assert_stacked(observation, shown)
+    assert mask is None
     ends = 0
     for number in range(20):
         action = np.arange(2 * COPIES, dtype=np.float32).reshape(COPIES, 2) + number
@@ -47,6 +50,7 @@ def test_each_copy_is_an_environment_of_its_own(name: str, processes: int) -> No
         pairs = zip(singles, taken, done, strict=True)
         assert_stacked(step.observation, [single.reset()[0] if end else taken[0] for single, taken, end in pairs])
         assert (step.observation is step.next_observation) == (not done.any())
+        assert step.action_mask is step.next_action_mask is None
     assert ends > COPIES
     environments.close()
 
@@ -83,13 +87,60 @@ def test_actions_are_handed_out_whole(processes: int) -> None:
 def test_the_newest_observations_are_shown_together(processes: int) -> None:
     environments = make_environments(COUNTING, 2, processes, frame_stack=3)
     assert environments.single_observation_space.shape == (3, 3)
-    shown = environments.reset([3, 3])
+    shown, _ = environments.reset([3, 3])
     # Identity 3, episode 0: the step count is the last component; the first observation fills the stack.
     assert shown[:, :, 2].tolist() == [[0, 0, 0]] * 2
     for _ in range(2):
         step = environments.step(np.zeros((2, 2)))
     assert step.next_observation[:, :, 2].tolist() == [[0, 1, 2]] * 2
     environments.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_allowed_comes_with_what_is_shown(processes: int) -> None:
+    environments = make_environments(MENU, 3, processes)
+    observation, mask = environments.reset([1, 2, 3])
+    closed = 0
+    for _ in range(4 * STEPS):
+        np.testing.assert_array_equal(mask, observation[:, :DISHES] == 1.0)
+        step = environments.step(2 + mask.argmax(axis=1))
+        np.testing.assert_array_equal(step.next_action_mask, step.next_observation[:, :DISHES] == 1.0)
+        closed += int((~step.next_action_mask.any(axis=1)).sum())
+        observation, mask = step.observation, step.action_mask
+    assert 0 < closed < 3 * 4
+    environments.close()
+
+
+def test_a_horizon_leaves_the_mask_of_the_episode_that_begins() -> None:
+    environments = make_environments(MENU, 1, horizon=4 * STEPS)
+    observation, mask = environments.reset([5])
+    for _ in range(4 * STEPS):
+        np.testing.assert_array_equal(mask, observation[:, :DISHES] == 1.0)
+        assert mask is not None
+        step = environments.step(2 + mask.argmax(axis=1))
+        observation, mask = step.observation, step.action_mask
+
+
+def test_where_nothing_is_allowed_nothing_can_be_done() -> None:
+    environments = make_environments(SHUT, 2)
+    _, mask = environments.reset([1, 2])
+    assert mask is not None
+    with pytest.raises(EnvironmentFailedError, match="forbids every action"):
+        environments.step(2 + mask.argmax(axis=1))
+
+
+def test_a_mask_of_other_actions_is_refused() -> None:
+    with pytest.raises(EnvironmentFailedError, match="not of its 4 actions"):
+        make_environments(ODD, 2).reset([1, 2])
+
+
+def test_infos_of_that_name_say_nothing_of_actions_that_are_not_single() -> None:
+    assert not tells_masks(gym.spaces.MultiDiscrete([2, 3]), [{"action_mask": [1, 1, 0, 0, 1]}])
+    assert tells_masks(gym.spaces.Discrete(3), [{}, {"action_mask": [1, 1, 0]}])
+    assert masks_told(gym.spaces.Discrete(3), [{}, {"action_mask": [1, 1, 0]}]).tolist() == [
+        [True] * 3,
+        [True, True, False],
+    ]
 
 
 def test_nested_observations_are_stacked_part_by_part() -> None:

@@ -1,0 +1,165 @@
+"""From masks that an environment tells of to datasets, learning, evaluation and valuation that keep to them.
+
+The environment objects to actions that it doesn't allow, so that whatever acts in it and isn't stopped honours masks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offrl.data.store import TrajectoryStore
+from offrl.data.validate import validate
+from offrl.ope.evaluation import Plan
+from offrl.ope.fqe import FQEConfig
+from offrl.recipes import Recipe, recipe_from_dict
+from offrl.train.collect import collect, collect_optimal, collect_random
+from offrl.train.finetune import fine_tuning_recipe
+from offrl.train.ope import Acting, Trial, evaluate_policies
+from offrl.train.policies import load_policy
+from offrl.train.run import Run
+from offrl.train.session import resume, train
+from offrl.train.target_policies import AgentPolicies
+from tests.envs.menus import DISHES, MENU, STEPS, VALUES
+from tests.train.runs import assert_same_tensors
+
+AGENT: dict[str, dict[str, Any]] = {
+    "dqn": {"hidden": [32], "learning_rate": 3e-3, "discount": 0.5, "target_every": 20, "epsilon_steps": 300},
+    "ppo": {"hidden": [16], "rollout_steps": 32, "actor_learning_rate": 1e-2, "minibatch_size": 32, "discount": 0.5},
+    "sac": {"hidden": [32], "discount": 0.5},
+    "bc": {"hidden": [8]},
+}
+ONLINE = ["dqn", "ppo", "sac"]
+
+
+def recipe(algo: str, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "algo": algo,
+        "env": MENU,
+        "steps": 768,
+        "seeds": [0, 1],
+        "batch_size": 32,
+        "device": "cpu",
+        "checkpoint_every": 384,
+        "agent": AGENT[algo],
+        "online": {"environments": 2, "record": True, "warmup_steps": 60, "capacity": 500},
+        "evaluation": {"every": 0, "episodes": 10, "final_episodes": 30},
+    }
+    return recipe_from_dict({**values, **changes})
+
+
+def best_return() -> float:
+    """Of taking the best dish there is: each mask has one dish for certain and the others with a chance of a half."""
+    masks = [np.array([*np.ndindex(*[2] * DISHES)], bool) for _ in range(DISHES)]
+    for certain, mask in enumerate(masks):
+        mask[:, certain] = True
+    return STEPS * float(np.mean([(VALUES * mask).max(axis=1).mean() for mask in masks]))
+
+
+def mean_return(run: Run) -> float:
+    """Of the last evaluation."""
+    return float(np.mean(run.lines("evaluations.jsonl")[-1]["returns"]))
+
+
+def check_masks(store: TrajectoryStore) -> None:
+    """Those of the observations, and nothing wrong with the store."""
+    rows = store.num_rows
+    masks, shown = store.read("action_mask", 0, rows), store.read("observation", 0, rows)
+    np.testing.assert_array_equal(masks, shown[:, :DISHES] == 1.0)
+    assert validate(store) == []
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    root = tmp_path_factory.mktemp("menus")
+    return {algo: train(recipe(algo), root / algo) for algo in ONLINE}
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+def test_the_best_allowed_actions_are_learned(runs: dict[str, Run], algo: str) -> None:
+    """What is best depends on the mask alone: uniform choice has 2.2 of the best 4.0."""
+    assert mean_return(runs[algo]) > 0.9 * best_return()
+
+
+@pytest.mark.parametrize("algo", ONLINE)
+def test_what_was_done_online_is_recorded_with_its_masks(runs: dict[str, Run], algo: str) -> None:
+    check_masks(TrajectoryStore.open(runs[algo].path / "replay"))
+
+
+@pytest.mark.parametrize("algo", ONLINE)
+def test_a_resumed_run_equals_one_that_went_on(runs: dict[str, Run], algo: str, tmp_path: Path) -> None:
+    train(recipe(algo, steps=384), tmp_path / "run")
+    assert_same_tensors(resume(tmp_path / "run", steps=768), runs[algo])
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_samples_are_collected_with_probabilities_among_the_allowed(
+    runs: dict[str, Run], algo: str, tmp_path: Path
+) -> None:
+    collect(runs[algo], episodes=20, destination=tmp_path / "store", stochastic=True)
+    store = TrajectoryStore.open(tmp_path / "store")
+    check_masks(store)
+    policy, _ = load_policy(runs[algo], "last")
+    # Valued from what they logged, the policies find the same probabilities, none of a forbidden action.
+    choices = AgentPolicies(policy, ["0", "1"], stochastic=True).choices(store, draws=1, seed=0)
+    own = np.repeat([int(str(store.episodes.source(i))[-1]) for i in range(20)], store.episodes.length)
+    steps = np.arange(store.num_steps)
+    rows = steps + np.repeat(np.arange(20), store.episodes.length)
+    found = np.stack([each.log_prob for each in choices if each.log_prob is not None])[own, steps]
+    np.testing.assert_allclose(found, store.read("behavior_log_prob", 0, store.num_rows)[rows], atol=1e-4)
+    masks = store.read("action_mask", 0, store.num_rows)[rows]
+    for each in choices:
+        assert each.probabilities is not None
+        assert (each.probabilities[rows][~masks] == 0.0).all()
+        np.testing.assert_allclose(each.probabilities.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_random_actions_are_collected_among_the_allowed(tmp_path: Path) -> None:
+    collect_random(MENU, episodes=20, destination=tmp_path / "store")
+    store = TrajectoryStore.open(tmp_path / "store")
+    check_masks(store)
+    for index in range(store.num_episodes):
+        extras = store.episode(index).extras
+        count = extras["action_mask"][:-1].sum(axis=1)
+        np.testing.assert_allclose(extras["behavior_log_prob"], -np.log(count), rtol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_policies_are_valued_by_what_they_do_among_the_allowed(
+    runs: dict[str, Run], epsilon: float, tmp_path: Path
+) -> None:
+    collect_random(MENU, episodes=400, destination=tmp_path / "log")
+    plan = Plan(estimators=["pdis", "fqe"], discount=1.0, resamples=100, fqe=FQEConfig(hidden=(16,), steps=300))
+    acting = Acting("last", None, False, epsilon, 0.0)
+    evaluation = evaluate_policies(
+        [runs["dqn"].path], str(tmp_path / "log"), plan, acting, trial=Trial(MENU, episodes=300)
+    )
+    for policy in evaluation.policies:
+        assert policy.truth is not None
+        pdis = policy.estimates[0]
+        assert pdis.interval is not None
+        assert pdis.interval.low - 0.1 < policy.truth.value < pdis.interval.high + 0.1
+
+
+def test_pretrained_and_fine_tuned_policies_keep_to_masks(tmp_path: Path) -> None:
+    collect_random(MENU, episodes=100, destination=tmp_path / "log")
+    pretrained = train(recipe("dqn", dataset=str(tmp_path / "log"), steps=400), tmp_path / "pretrained")
+    assert mean_return(pretrained) > 0.9 * best_return()
+    settings = ["online.warmup_steps=20", "online.offline_fraction=0.5"]
+    tuning = fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings)
+    assert mean_return(train(tuning, tmp_path / "tuned")) > 0.9 * best_return()
+
+
+def test_cloned_policies_keep_to_masks(tmp_path: Path) -> None:
+    collect_random(MENU, episodes=20, destination=tmp_path / "log")
+    clone = recipe("bc", dataset=str(tmp_path / "log"), steps=50, online={})
+    assert mean_return(train(clone, tmp_path / "clone")) > 0.0
+
+
+def test_a_tables_optimal_policy_has_all_actions(tmp_path: Path) -> None:
+    """Taxi's mask forbids what has no effect, which the softly optimal policy of its table may do."""
+    collect_optimal("Taxi-v4", episodes=2, destination=tmp_path / "taxi", temperature=0.5)
+    assert "action_mask" not in TrajectoryStore.open(tmp_path / "taxi").column_names
