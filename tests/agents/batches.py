@@ -66,9 +66,9 @@ def masked(batch: Batch, spec: Spec, generator: torch.Generator) -> Batch:
 
 
 def random_rollouts(
-    spec: Spec, count: int, seeds: int, environments: int = 2, steps: int = 9, masked: bool = False
+    spec: Spec, count: int, seeds: int, environments: int = 2, steps: int = 9, with_masks: bool = False
 ) -> list[Batch]:
-    """Rollouts [S, E, T, …] with ends of both kinds; `masked` ones forbid some of the actions that were not taken."""
+    """Rollouts [S, E, T, …] with ends of both kinds; masks forbid some of the actions that were not taken."""
     flat = random_batches(spec, count, seeds, environments * steps)
     rng = np.random.default_rng(11)
     rollouts = []
@@ -77,7 +77,7 @@ def random_rollouts(
         split = {name: part.unflatten(1, (environments, steps)) for name, part in parts.items() if part is not None}
         truncated = torch.from_numpy((rng.random((seeds, environments, steps)) < 0.2).astype(np.float32))
         mask = None
-        if masked:
+        if with_masks:
             mask = torch.from_numpy(rng.random((seeds, environments, steps, spec.action_dim)) < 0.5)
             mask |= torch.nn.functional.one_hot(split["action"], spec.action_dim).bool()
         rollouts.append(Batch(**split, truncated=truncated * (1.0 - split["terminated"]), action_mask=mask))

@@ -248,7 +248,7 @@ def test_updates_equal_a_plain_implementation(config: PPOConfig, spec: Spec) -> 
     seeds = (3, 8)
     agent = PPO(config, spec)
     state = agent.init(seeds, CPU)
-    rollouts = random_rollouts(spec, UPDATES, len(seeds), masked=spec == discrete())
+    rollouts = random_rollouts(spec, UPDATES, len(seeds), with_masks=spec == discrete())
     noise = random_noise(agent, UPDATES, len(seeds), ROWS)
     plains = [PlainPPO(config, spec, state, position) for position in range(len(seeds))]
     run_updates(agent, state, rollouts, noise)
