@@ -96,6 +96,8 @@ class ReplaySampler:
         rings = [source for source in sources if not isinstance(source, Trajectories)]
         shared = common_columns(stores)
         optional = [column for column in shared if all(column.name in ring.layout.slices for ring in rings)]
+        if rings and not any(column.name == schema.ACTION_MASK for column in optional):
+            optional += _masks_of(rings)
         self.sources: list[TransitionSource] = [
             StoreSource(
                 source,
@@ -423,6 +425,12 @@ def _set_state(generator: np.random.Generator, words: NDArray[np.uint64]) -> Non
         "has_uint32": int(words[11]),
         "uinteger": int(words[12]),
     }
+
+
+def _masks_of(rings: Sequence[TransitionSource]) -> list[schema.ColumnSpec]:
+    """The rings' mask column, where all have one: stores without one, beside them, allow everything."""
+    shapes = [shape for ring in rings for name, shape in ring.layout.columns if name == schema.ACTION_MASK]
+    return [schema.ColumnSpec(schema.ACTION_MASK, np.dtype(np.bool_), shapes[0])] if len(shapes) == len(rings) else []
 
 
 def _known(mask: Tensor) -> Tensor:

@@ -191,7 +191,10 @@ def _rows_of(
 
 
 class PackedRows:
-    """All rows in one float32 matrix, viewed as overlapping pairs: one gather gives s, a, r and s'."""
+    """All rows in one float32 matrix, viewed as overlapping pairs: one gather gives s, a, r and s'.
+
+    Columns of the layout that the store hasn't are zero.
+    """
 
     def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
         matrix = empty_rows(store.num_rows, layout.width)
@@ -199,7 +202,8 @@ class PackedRows:
         for start in range(0, store.num_rows, _PACK_ROWS):
             stop = min(start + _PACK_ROWS, store.num_rows)
             for name, place in layout.slices.items():
-                matrix.numpy()[start:stop, place] = transforms.apply(name, store.read(name, start, stop))
+                values = matrix.numpy()[start:stop, place]
+                values[:] = transforms.apply(name, store.read(name, start, stop)) if name in store.column_names else 0.0
             for name, image in images.items():
                 image.numpy()[start:stop] = store.read(name, start, stop)
         shape, stride = (max(0, store.num_rows - 1), layout.pair_width), (layout.width, 1)
@@ -218,7 +222,10 @@ class PackedRows:
 
 
 class MappedRows:
-    """Rows left in the store's memory map: only the columns and pages that are asked for are touched."""
+    """Rows left in the store's memory map: only the columns and pages that are asked for are touched.
+
+    Columns of the layout that the store hasn't are zero.
+    """
 
     def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
         self.store, self.layout, self.transforms, self.device = store, layout, transforms, device
@@ -226,12 +233,12 @@ class MappedRows:
     def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
         # In the order that they have on disk, rows next to each other share pages.
         positions, order = np.unique(rows.cpu().numpy().astype(np.int64), return_inverse=True)
-        ordered = np.empty((len(positions), stop - start), np.float32)
+        ordered = np.zeros((len(positions), stop - start), np.float32)
         for step, shift in ((0, 0), (1, self.layout.width)):
             places = {
                 name: slice(place.start + shift - start, place.stop + shift - start)
                 for name, place in self.layout.slices.items()
-                if start <= place.start + shift and place.stop + shift <= stop
+                if start <= place.start + shift and place.stop + shift <= stop and name in self.store.column_names
             }
             for name, values in self.store.gather_columns(list(places), positions + step).items():
                 ordered[:, places[name]] = self.transforms.apply(name, values)

@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from offrl.data.store import TrajectoryStore
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.validate import validate
 from offrl.ope.evaluation import Plan
 from offrl.ope.fqe import FQEConfig
 from offrl.recipes import Recipe, recipe_from_dict
+from offrl.train.building import build_loop
 from offrl.train.collect import collect, collect_optimal, collect_random
 from offrl.train.finetune import fine_tuning_recipe
 from offrl.train.ope import Acting, Trial, evaluate_policies
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
-from offrl.train.session import resume, train
+from offrl.train.session import SilentListener, resume, train
 from offrl.train.target_policies import AgentPolicies
+from offrl.train.task import Task
 from tests.envs.menus import DISHES, MENU, STEPS, VALUES
 from tests.train.runs import assert_same_tensors
 
@@ -82,6 +85,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 def test_the_best_allowed_actions_are_learned(runs: dict[str, Run], algo: str) -> None:
     """What is best depends on the mask alone: uniform choice has 2.2 of the best 4.0."""
     assert mean_return(runs[algo]) > 0.9 * best_return()
+
+
+@pytest.mark.parametrize("algo", ONLINE)
+def test_own_steps_are_learned_from_with_masks(algo: str, tmp_path: Path) -> None:
+    task = Task.of(recipe(algo))
+    loop = build_loop(Run.create(tmp_path / "run", task.recipe), task, SilentListener())
+    loop.feed.at_checkpoint(0)
+    batches = [batch for cycle in loop.feed.rounds(40) for batch in cycle.batches]
+    assert all(batch.action_mask is not None and not batch.action_mask.all() for batch in batches)
+    assert batches
 
 
 @pytest.mark.parametrize("algo", ONLINE)
@@ -151,6 +164,38 @@ def test_pretrained_and_fine_tuned_policies_keep_to_masks(tmp_path: Path) -> Non
     settings = ["online.warmup_steps=20", "online.offline_fraction=0.5"]
     tuning = fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings)
     assert mean_return(train(tuning, tmp_path / "tuned")) > 0.9 * best_return()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["dataset with masks", "dataset without"])
+@pytest.mark.parametrize("budget", [2**29, 1], ids=["in memory", "mapped"])
+def test_mixed_batches_have_the_masks_of_own_steps(kept: bool, budget: int, tmp_path: Path) -> None:
+    """And of the dataset's where it has them; where it hasn't, all was allowed."""
+    collect_random(MENU, episodes=20, destination=tmp_path / "log")
+    store = TrajectoryStore.open(tmp_path / "log")
+    with StoreWriter(tmp_path / "plain", store.spec, environment=MENU) as writer:
+        names = [name for name in store.column_names if name != "action_mask"]
+        columns = {name: store.read(name, 0, store.num_rows) for name in names}
+        writer.append(EpisodeBlock(columns, np.asarray(store.episodes.length)))
+    dataset = tmp_path / ("log" if kept else "plain")
+    data = {"normalize_observation": False}
+    pretrained = train(recipe("dqn", dataset=str(dataset), steps=20, data=data), tmp_path / "pretrained")
+    settings = ["online.warmup_steps=60", "online.offline_fraction=0.5", f"data.memory_budget={budget}"]
+    task = Task.of(fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings))
+    loop = build_loop(Run.create(tmp_path / "run", task.recipe), task, SilentListener())
+    loop.feed.at_checkpoint(0)
+    batches = [batch for cycle in loop.feed.rounds(40) for batch in cycle.batches]
+    assert batches
+    for batch in batches:
+        for mask, shown in (
+            (batch.action_mask, batch.observation),
+            (batch.next_action_mask, batch.next_observation),
+        ):
+            assert mask is not None
+            offered = torch.as_tensor(shown)[..., :DISHES] == 1.0
+            offered |= ~offered.any(dim=-1, keepdim=True)
+            if not kept:
+                offered[:, :16] = True
+            torch.testing.assert_close(mask, offered)
 
 
 def test_cloned_policies_keep_to_masks(tmp_path: Path) -> None:
