@@ -21,6 +21,10 @@ WARMUP_STEPS = 1_000
 """Steps of the policy before the first update, so that no batch holds a handful of transitions over and over."""
 CRITIC_WARMUP = 5_000
 """Steps of fresh critics behind a cloned policy: before they know what it is worth, they would only spoil it."""
+PRETRAINED_CRITIC_WARMUP = 2_000
+"""Steps of critics that have learned from the dataset: on fresh steps they find out what they overrated."""
+LEFT_OF_ANCHOR = 0.01
+"""What is left at the end of the weight of the distance from the data, by which the policies were pretrained."""
 OFFLINE_FRACTION = 0.5
 """The dataset's share of a batch, where there is a dataset and a replay."""
 _SMALL_STEPS = {"actor_learning_rate": 3e-5, "critic_learning_rate": 3e-4, "layer_norm": True, "bc_alpha": 1.0}
@@ -49,7 +53,9 @@ def fine_tuning_recipe(
 ) -> Recipe:
     """The recipe that continues a run online.
 
-    With the same algorithm it is that run's, its dataset and agent as they are. Another algorithm has its own options,
+    With the same algorithm it is that run's, its dataset and agent as they are; what was pretrained has its critics
+    warmed up, and its distance from the data loses weight by and by (`LEFT_OF_ANCHOR`, unless the run had an
+    `agent.bc_decay`). Another algorithm has its own options,
     save those that the cloned policy and the dataset's selection hang on, and those of `CAREFUL`. Random actions,
     exploration that starts high, and decaying learning rates are for training from scratch, and are left out. Warm-ups
     take at most a tenth of the steps each, unless `settings` say otherwise.
@@ -86,14 +92,31 @@ def fine_tuning_recipe(
     entry = AGENTS.get(algo)
     mixed = entry is not None and entry.online == "replay" and source.dataset is not None
     default = OFFLINE_FRACTION if mixed else 0.0
+    critic_warmup = CRITIC_WARMUP
+    if algo == source.algo:
+        pretrained = mixed and source.start is None and hasattr(AGENTS[algo].agent, "update_critic")
+        critic_warmup = PRETRAINED_CRITIC_WARMUP if pretrained else 0
     values["online"] = {
         **values.get("online", {}),
         "warmup_steps": min(WARMUP_STEPS, steps // 10),
-        "critic_warmup": 0 if algo == source.algo else min(CRITIC_WARMUP, steps // 10),
+        "critic_warmup": min(critic_warmup, steps // 10),
         "offline_fraction": default if offline_fraction is None else offline_fraction,
         "record": True,
     }
-    return recipe_from_dict(with_settings(values, list(settings)), f"the recipe that continues {start}")
+    values = with_settings(values, list(settings))
+    if algo == source.algo and not any(text.partition("=")[0].strip() == "agent.bc_decay" for text in settings):
+        values["agent"] = _letting_go(values)
+    return recipe_from_dict(values, f"the recipe that continues {start}")
+
+
+def _letting_go(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent's options; where it is held near the data and nothing lets go of it, with `bc_decay`."""
+    agent, online = dict(values["agent"]), values["online"]
+    learning = values["steps"] - online["warmup_steps"] - online["critic_warmup"]
+    actor_steps = learning * online.get("updates_per_step", 1.0) / agent.get("policy_delay", 1)
+    if agent.get("bc_alpha") and agent.get("bc_decay") == 1.0 and actor_steps >= 1.0:
+        agent["bc_decay"] = LEFT_OF_ANCHOR ** (1.0 / actor_steps)
+    return agent
 
 
 def starting_checkpoint(start: Path, kind: str) -> Path:
@@ -144,6 +167,12 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
             f"the policies to start from were trained with data.normalize_observation="
             f"{str(source.data.normalize_observation).lower()}",
             mend="leave data.normalize_observation out: they go on seeing observations as they learned to",
+        )
+    if recipe.data.frame_stack != source.data.frame_stack:
+        raise RecipeError(
+            f"the policies to start from see {source.data.frame_stack} observations at once, and the recipe says "
+            f"{recipe.data.frame_stack}",
+            mend="leave data.frame_stack out: they go on seeing observations as they learned to",
         )
     if recipe.online.critic_warmup and not hasattr(_learner(recipe), "update_critic"):
         raise RecipeError(f"{algo} has no critics apart from its policy", mend="set online.critic_warmup=0")
@@ -242,7 +271,8 @@ def take_over(policy: Policy, recipe: Recipe) -> None:
         raise RecipeError(
             f"the agent's options don't fit the networks that it is to go on with: {error.what}",
             where=error.where,
-            mend="leave the options that shape networks (agent.hidden and the like) as that run has them",
+            mend="leave options that shape networks or optimisers (agent.hidden, agent.max_kl and the like) as that "
+            "run has them",
         ) from error
     _require_steps_left(policy.state, recipe, recipe.start)
 
