@@ -35,7 +35,7 @@ from tests.agents.batches import (
     run_updates,
     unbounded,
 )
-from tests.nn.plain import assert_member_equals, copy_of_member
+from tests.nn.plain import assert_member_equals, copy_of_member, fall_linearly
 
 UPDATES = 10
 SMALL = SACConfig(
@@ -53,6 +53,7 @@ def small(**options: Any) -> SACConfig:
 
 
 VALUE, SDE = small(value_network=True), small(sde=True, sde_initial_log_std=-1.0)
+FALLING = small(value_network=True, decay_steps=15)
 ANCHORED = small(bc_alpha=1.5, bc_decay=0.9)
 OPTIONS = small(activation="tanh", layer_norm=True, dropout=0.3, weight_decay=0.1, max_gradient_norm=0.5)
 
@@ -76,8 +77,11 @@ class PlainSAC:
         self.actor_optimizer = torch.optim.Adam(parameters, lr=config.actor_learning_rate)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=config.critic_learning_rate)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.temperature_learning_rate)
+        for optimizer in (self.actor_optimizer, self.critic_optimizer, self.alpha_optimizer):
+            fall_linearly(optimizer, config.decay_steps)
         if self.value is not None:
             self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=config.critic_learning_rate)
+            fall_linearly(self.value_optimizer, config.decay_steps)
 
     def policy(self, state: Tensor) -> Normal:
         """What is squashed."""
@@ -224,6 +228,7 @@ def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
     [
         (SMALL, continuous(), PlainSAC, False),
         (VALUE, continuous(), PlainSAC, False),
+        (FALLING, continuous(), PlainSAC, False),
         (SDE, continuous(), PlainSAC, False),
         (ANCHORED, continuous(), PlainSAC, False),
         (SMALL, discrete(start=5), PlainDiscreteSAC, False),
@@ -233,6 +238,7 @@ def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
     ids=[
         "continuous",
         "value network",
+        "value network, steps that fall",
         "state-dependent exploration",
         "near the data",
         "discrete",

@@ -30,7 +30,7 @@ from tests.agents.batches import (
     run_updates,
     unbounded,
 )
-from tests.nn.plain import assert_member_equals, copy_of_member
+from tests.nn.plain import assert_member_equals, copy_of_member, fall_linearly
 
 UPDATES = 10
 SMALL = TD3Config(
@@ -41,6 +41,7 @@ VARIANTS = {
     "layer norm": dataclasses.replace(SMALL, layer_norm=True, policy_delay=3),
     "TD3+BC": dataclasses.replace(SMALL, bc_alpha=2.5, bc_decay=0.9),
     "DDPG": dataclasses.replace(SMALL, critics=1, policy_delay=1, target_noise=0.0),
+    "steps that fall": dataclasses.replace(SMALL, constant_steps=8, decay_steps=24),
     "SD3": dataclasses.replace(SMALL, softmax_samples=5, softmax_beta=20.0),
     "regularised": dataclasses.replace(
         SMALL, activation="silu", dropout=0.3, weight_decay=0.3, max_gradient_norm=0.05, bc_alpha=1.0, layer_norm=True
@@ -64,6 +65,8 @@ class PlainTD3:
             self.critics.parameters(), lr=c.critic_learning_rate, weight_decay=decay
         )
         self.bc_weight = 1.0
+        fall_linearly(self.critic_optimizer, c.decay_steps, c.constant_steps)
+        fall_linearly(self.actor_optimizer, c.decay_steps / c.policy_delay, c.constant_steps / c.policy_delay)
 
     def update(self, batches: list[Batch], noise: Noise) -> None:
         """One cycle for batches with a seed axis of one; draws [C, B, A] or [K, C, B, A], and [C, E, B, units]."""

@@ -50,3 +50,12 @@ def assert_member_equals(
     for norm, reference in zip(network.norms, norms, strict=True):
         torch.testing.assert_close(norm.gain[seed, member, 0], reference.weight, rtol=0.0, atol=atol)
         torch.testing.assert_close(norm.offset[seed, member, 0], reference.bias, rtol=0.0, atol=atol)
+
+
+def fall_linearly(optimizer: torch.optim.Optimizer, decay_steps: float, constant_steps: float = 0) -> None:
+    """Have step sizes fall to 0 over `decay_steps` behind the constant ones; 0 keeps them."""
+    if decay_steps:
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda taken: min(1.0, max(0.0, 1.0 - (taken - constant_steps) / decay_steps))
+        )
+        optimizer.register_step_post_hook(lambda *_: schedule.step())
