@@ -93,4 +93,4 @@ class DivergenceError(OffrlError):
 
 
 class EnvironmentFailedError(OffrlError):
-    """An environment raised an error in another process, that process ended, or no action is allowed."""
+    """An environment raised an error in another process, that process ended, or what it says is of no use."""

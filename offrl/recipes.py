@@ -37,7 +37,8 @@ class DataConfig:
     Attributes:
         top_fraction: train on this share of the episodes, those of highest return.
         episodes: of those, train on this many, the first ones; 0 takes all.
-        validation_fraction: share of the episodes held out for the validation loss; 0 holds none out.
+        validation_fraction: share of the episodes held out for the validation loss, where the algorithm has one (bc);
+            0 holds none out.
         normalize_observation: shift and scale observations by the training episodes' mean and standard deviation.
         reward_scale: factor on every reward.
         n_step: rewards summed before the bootstrap.

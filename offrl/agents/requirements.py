@@ -30,7 +30,7 @@ def require_bounded_box(spec: Spec, algorithm: str) -> None:
     if not space.is_bounded("both"):
         raise SpaceMismatchError(
             f"{algorithm} needs finite action bounds, but this task's action space is {space}",
-            mend="convert the dataset with the environment's true bounds (offrl convert --env ID)",
+            mend="bound the environment's actions, or convert the dataset with their bounds (offrl convert --env ID)",
         )
 
 

@@ -48,7 +48,7 @@ VALIDATION_TRANSITIONS = 8_192
 def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     """Everything that a run needs, at step 0."""
     recipe = task.recipe
-    training, held_out = (task.data, None) if task.uses_all_data else _hold_out(recipe, task.data)
+    training, held_out = _hold_out(task)
     agent = AGENTS[recipe.algo].build(recipe.agent, task.spec)
     normalizer, frames = _normalizer(task, training), recipe.data.frame_stack
     device = torch.device("cpu") if task.tabular else resolve_device(recipe.device)
@@ -71,7 +71,7 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     else:
         assert training is not None
         feed = _offline_feed(recipe, policy, training)
-        if held_out is not None and hasattr(agent, "validation_loss"):
+        if held_out is not None:
             validate = _validation(recipe, policy, held_out)
     facts = {
         **task.dataset_facts,
@@ -105,10 +105,11 @@ def _warn_of_warmup(recipe: Recipe, listener: Listener) -> None:
         )
 
 
-def _hold_out(recipe: Recipe, data: Trajectories | None) -> tuple[Trajectories | None, Trajectories | None]:
-    """Training and held-out episodes; the split doesn't depend on the training seeds."""
-    fraction = recipe.data.validation_fraction
-    if data is None or fraction == 0.0 or data.num_episodes < 2:
+def _hold_out(task: Task) -> tuple[Trajectories | None, Trajectories | None]:
+    """Training episodes, and held-out ones for agents with a loss to validate; seeds don't matter to the split."""
+    data, fraction = task.data, task.recipe.data.validation_fraction
+    validates = hasattr(AGENTS[task.recipe.algo].agent, "validation_loss")
+    if data is None or fraction == 0.0 or data.num_episodes < 2 or task.uses_all_data or not validates:
         return data, None
     return split_by_episode(data, fraction, seed=0)
 
@@ -228,15 +229,12 @@ def _rollout_feed(recipe: Recipe, policy: Policy, recorder: EpisodeRecorder | No
 
 
 def _step_layout(recipe: Recipe, policy: Policy, data: Trajectories | None = None) -> RowLayout:
-    """Of online steps: with masks if the dataset that they are mixed with has them, or without one the environment."""
+    """Of online steps: with masks if the environment tells of them, or the dataset that they are mixed with does."""
     assert recipe.env is not None
     spec = policy.agent.spec
-    if data is not None:
-        masks = [column for column in common_columns([data]) if column.name == schema.ACTION_MASK]
-    elif policy.honors_masks and tells_of_masks(recipe.env):
+    masks = [] if data is None else [c for c in common_columns([data]) if c.name == schema.ACTION_MASK]
+    if not masks and policy.honors_masks and tells_of_masks(recipe.env):
         masks = [schema.ColumnSpec(schema.ACTION_MASK, np.dtype(np.bool_), (spec.action_dim,))]
-    else:
-        masks = []
     return RowLayout.of(spec, masks)
 
 

@@ -16,7 +16,7 @@ from offrl.data.sampler import ReplaySampler
 from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import StepSink
 from offrl.envs.policy import Columns, Policy
-from offrl.errors import RecipeError, RequestError
+from offrl.errors import RecipeError
 from offrl.ops.returns import running_returns
 from offrl.ops.rows import without_time
 from offrl.recipes import Recipe
@@ -51,15 +51,6 @@ def check_imitation(recipe: Recipe) -> None:
         raise RecipeError(
             f"{algo} has batches of demonstrations beside those of its own steps",
             mend="leave online.offline_fraction and online.offline_fraction_end out",
-        )
-
-
-def check_demonstrations(data: Trajectories) -> None:
-    """Raise `RequestError` where there are no steps to imitate."""
-    if data.num_episodes == 0:
-        raise RequestError(
-            f"the dataset '{data.metadata.name}' has no episodes, so there is nothing to imitate",
-            mend="name a dataset with demonstrations (--dataset)",
         )
 
 

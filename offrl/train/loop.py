@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,7 +152,8 @@ class Loop:
         recipe = self.run.recipe
         keep_freed_memory()
         clock = _RateClock(self.step)
-        with threads_for(recipe, self.policy), _interruptions() as interrupted:
+        # What is no longer finite is told at the next checkpoint, once and by name.
+        with threads_for(recipe, self.policy), _interruptions() as interrupted, np.errstate(all="ignore"):
             self.feed.at_checkpoint(self.step)
             while self.step < recipe.steps and not self._all_stopped():
                 before, metrics = self.step, self._advance()

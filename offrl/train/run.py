@@ -6,7 +6,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -75,6 +75,14 @@ class Run:
                 mend="name a directory that offrl train wrote, such as one under runs/",
             )
         return cls(path, recipe_from_dict(load_recipe(recipe), str(recipe)))
+
+    def discard(self) -> None:
+        """Take back what `create` left, where nothing came of the run."""
+        (self.path / "recipe.toml").unlink()
+        (self.path / ".lock").unlink()
+        with suppress(OSError):
+            # Where there were other files in it, it stays.
+            self.path.rmdir()
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, as continuing for longer does."""

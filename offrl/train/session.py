@@ -12,7 +12,7 @@ from offrl.agents import AGENTS
 from offrl.data.normalization import ObservationNormalizer
 from offrl.envs.evaluator import evaluate
 from offrl.envs.video import film
-from offrl.errors import RecipeError, RequestError
+from offrl.errors import OffrlError, RecipeError, RequestError
 from offrl.recipes import Recipe
 from offrl.train.building import build_loop, sampling_options
 from offrl.train.checkpoint import write_atomically
@@ -64,7 +64,12 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
     with run.lock():
         if recipe.cross_validation.kind != "none":
             task = choose_coefficient(run, task)
-        return _finish(_begin(build_loop(run, task, listener)))
+        try:
+            loop = build_loop(run, task, listener)
+        except OffrlError:
+            run.discard()
+            raise
+        return _finish(_begin(loop))
 
 
 def check_buildable(task: Task) -> None:
@@ -81,6 +86,12 @@ def check_buildable(task: Task) -> None:
             f"{recipe.algo} has no TD errors to draw by",
             where="priority.kind",
             mend="leave priorities out (priority.kind=none), or choose dqn or sac",
+        )
+    if recipe.early_stopping.patience and not hasattr(agent, "validation_loss"):
+        raise RecipeError(
+            f"{recipe.algo} has no validation loss to stop by",
+            where="early_stopping.patience",
+            mend="leave it at 0, and choose a checkpoint by --eval-every",
         )
     if task.tabular:
         assert task.data is not None

@@ -22,7 +22,7 @@ from offrl.errors import DataError, RecipeError
 from offrl.recipes import Recipe
 from offrl.train.checkpoint import read_facts
 from offrl.train.finetune import check_fine_tuning, mixes_data, starting_checkpoint
-from offrl.train.imitation import check_demonstrations, check_imitation
+from offrl.train.imitation import check_imitation
 from offrl.train.policies import spec_of
 from offrl.train.run import Run
 from offrl.train.teaching import teacher_of
@@ -90,7 +90,7 @@ class Task:
             RecipeError: neither a dataset nor an environment is named, or the algorithm can't learn from what is.
             RequestError: there is no policy to fine-tune.
             SpaceMismatchError: dataset, environment and policy don't belong together.
-            DataError: an observation, action or reward of the dataset isn't finite.
+            DataError: the dataset has no episodes, or an observation, action or reward of it isn't finite.
         """
         if recipe.expert is not None and not AGENTS[recipe.algo].taught:
             raise RecipeError(f"{recipe.algo} has no use for an expert", mend="leave --expert out, or train dagger")
@@ -157,7 +157,6 @@ class Task:
                 check_fine_tuning(recipe, Run.open(Path(start)).recipe)
             check_spaces(spec_of(read_facts(origin)), spec, environment)
         data = _chosen(store, recipe)
-        check_demonstrations(data)
         facts = {
             "dataset": recipe.dataset,
             "fingerprint": store.fingerprint,
@@ -193,9 +192,14 @@ def _open(dataset: str) -> TrajectoryStore:
     """Open a dataset to train on.
 
     Raises:
-        DataError: an observation, action or reward isn't finite.
+        DataError: there is no episode, or an observation, action or reward isn't finite.
     """
     store = open_dataset(dataset)
+    if not store.num_episodes:
+        raise DataError(
+            f"the dataset '{dataset}' has no episodes: nothing can be learned from it",
+            mend="collect or convert some, or name another one",
+        )
     for name, column in store.statistics.items():
         if column.count and not np.isfinite([column.min, column.max]).all():
             raise _not_finite(dataset, name)

@@ -13,7 +13,7 @@ import torch
 
 from offrl.agents.gail import GAIL
 from offrl.data.store import EpisodeBlock, StoreWriter
-from offrl.errors import OffrlError, RecipeError, RequestError, SpaceMismatchError
+from offrl.errors import DataError, OffrlError, RecipeError, RequestError, SpaceMismatchError
 from offrl.recipes import Recipe, recipe_from_dict
 from offrl.train.building import build_loop
 from offrl.train.feeds import Cycle
@@ -290,7 +290,7 @@ def other_spaces(tmp_path: Path) -> Recipe:
 
 BAD: dict[str, tuple[Any, type[OffrlError], str]] = {
     "none are named": (lambda p: recipe_from_dict({"algo": "gail", "env": "CartPole-v1"}), RecipeError, "--dataset"),
-    "none are left": (lambda p: gail_recipe(write_cartpole(p / "d", [])), RequestError, "no episodes"),
+    "none are left": (lambda p: gail_recipe(write_cartpole(p / "d", [])), DataError, "no episodes"),
     "fewer than asked for": (
         lambda p: gail_recipe(write_cartpole(p / "d", [5, 5]), data={"episodes": 3}),
         RecipeError,

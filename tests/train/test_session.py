@@ -15,10 +15,13 @@ import torch
 
 from offrl.agents.bc import BC
 from offrl.data.catalog import local_path
+from offrl.data.store import StoreWriter
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
 from offrl.errors import (
+    DataError,
     DivergenceError,
+    EnvironmentFailedError,
     RecipeError,
     RequestError,
     RunError,
@@ -261,6 +264,45 @@ def test_an_environment_with_other_spaces_is_refused_before_anything_is_written(
     with pytest.raises(SpaceMismatchError, match="CartPole-v1"):
         train(bc_recipe(demonstrations, env="CartPole-v1"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+gym.register(
+    "offrl-test/NoReward-v0",
+    entry_point=lambda: gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda _: float("nan")),
+    disable_env_checker=True,
+)
+
+
+def test_a_run_that_could_not_begin_leaves_nothing(tmp_path: Path) -> None:
+    """So that the corrected command can use the directory."""
+    for number, path in enumerate((tmp_path / "new", tmp_path)):
+        (tmp_path / "mine.txt").write_text("there before")
+        with pytest.raises(RequestError, match="too small"):
+            train(td3_recipe(online={"capacity": 2}), path)
+        assert not (path / "recipe.toml").exists()
+        assert path.exists() == bool(number)
+        assert (tmp_path / "mine.txt").exists()
+    train(td3_recipe(steps=40), tmp_path)
+
+
+def test_a_dataset_without_episodes_is_refused(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "empty", PENDULUM):
+        pass
+    with pytest.raises(DataError, match="has no episodes"):
+        train(bc_recipe(tmp_path / "empty"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_patience_needs_a_loss_to_validate(tmp_path: Path) -> None:
+    make_demonstrations(tmp_path / "data")
+    recipe = bc_recipe(tmp_path / "data", algo="td3", agent={}, early_stopping={"patience": 2}, env="none")
+    with pytest.raises(RecipeError, match="no validation loss"):
+        train(recipe, tmp_path / "run")
+
+
+def test_a_reward_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailedError, match="the reward nan"):
+        train(td3_recipe(env="offrl-test/NoReward-v0"), tmp_path / "run")
 
 
 def test_too_many_folds_are_refused_before_anything_is_written(demonstrations: Path, tmp_path: Path) -> None:
