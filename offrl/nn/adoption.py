@@ -38,7 +38,7 @@ def _check_alike(network: MLP, source: MLP) -> None:
         if here != there:
             raise RecipeError(
                 f"the policy to start from has {option}={there}, this one {option}={here}",
-                mend=f"train the policy to start from with agent.{option}={here}",
+                mend=f"leave agent.{option} out, or train the policy to start from with agent.{option}={here}",
             )
 
 
