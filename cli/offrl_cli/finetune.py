@@ -47,10 +47,11 @@ def finetune(
     the statistics that observations are normalised by. Batches mix the old
     run's dataset with fresh steps, which the new run keeps as a dataset in its
     folder replay. The policy acts from the first step on, and is evaluated
-    before the first update. What held a pretrained policy near its data
-    (agent.bc_alpha) loses its weight by and by. From a cloned policy, SAC and
-    TD3 begin in small steps, and near their batches' actions. Ctrl-C saves
-    first; offrl train --resume goes on.
+    before the first update. A pretrained policy goes on in small steps
+    (agent.actor_learning_rate), and what held it near its data (agent.bc_alpha)
+    loses weight by and by. From a cloned policy, SAC and TD3 begin in small
+    steps, and near their batches' actions. Ctrl-C saves first; offrl train
+    --resume goes on.
 
     Worth setting: online.warmup_steps (steps before the first update; 1,000,
     or a tenth of all), online.critic_warmup (steps behind these in which the
@@ -60,7 +61,7 @@ def finetune(
     online.offline_fraction_steps (anneal the dataset's share), agent.bc_alpha
     and agent.bc_decay (SAC and TD3: the value's weight beside the distance from
     batches' actions, and a factor by which to let go of that with each step of
-    the policy; by default a hundredth of a pretrained one's is left at the end).
+    the policy; by default half of a pretrained one's is left at the end).
 
     Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
     """

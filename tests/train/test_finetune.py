@@ -25,6 +25,7 @@ from offrl.train.finetune import (
     LEFT_OF_ANCHOR,
     OFFLINE_FRACTION,
     PRETRAINED_CRITIC_WARMUP,
+    SMALL_ACTOR_STEP,
     WARMUP_STEPS,
     fine_tuning_recipe,
     take_over,
@@ -95,6 +96,7 @@ def test_the_recipe_is_the_run_s_own_but_for_where_it_learns(pretrained: Run) ->
     source = pretrained.recipe
     expected = dataclasses.replace(
         source,
+        agent=dataclasses.replace(source.agent, actor_learning_rate=SMALL_ACTOR_STEP),
         start=str(pretrained.path),
         env="Pendulum-v1",
         steps=60,
@@ -112,18 +114,18 @@ def test_the_recipe_is_the_run_s_own_but_for_where_it_learns(pretrained: Run) ->
 
 
 def test_what_was_pretrained_lets_go_of_the_data(demonstrations: Path, tmp_path: Path) -> None:
-    """A hundredth of the distance's weight is left at the end, by as many steps of the policy as there are."""
+    """Half of the distance's weight is left at the end, by as many steps of the policy as there are."""
     values = bc_recipe(demonstrations, steps=10, env="none").to_dict()
     changes: dict[str, Any] = {"algo": "td3", "agent": {"hidden": [8], "bc_alpha": 2.5}, "data": {}}
     held = train(recipe_from_dict(values | changes), tmp_path / "held")
     options = ("online.warmup_steps=10", "online.updates_per_step=2", "online.critic_warmup=6")
     run = train(continued(held, *options), tmp_path / "run")
     weight = last_tensors(run)["state/bc_weight"]
-    torch.testing.assert_close(weight, torch.full_like(weight, LEFT_OF_ANCHOR), rtol=0.15, atol=0.0)
+    torch.testing.assert_close(weight, torch.full_like(weight, LEFT_OF_ANCHOR), rtol=0.02, atol=0.0)
     long = fine_tuning_recipe(held.path, steps=50_000, env="Pendulum-v1")
     assert long.online.critic_warmup == PRETRAINED_CRITIC_WARMUP
     # Whoever says what it shall be has it, and so has a run whose weight fell before.
-    for text, value in (("agent.bc_decay=1.0", 1.0), ("agent.bc_decay=0.5", 0.5)):
+    for text, value in (("agent.bc_decay=1.0", 1.0), ("agent.bc_decay=0.25", 0.25)):
         assert fine_tuning_recipe(held.path, steps=50_000, settings=[text]).agent.bc_decay == value
     again = fine_tuning_recipe(run.path, steps=50_000)
     assert again.agent.bc_decay == run.recipe.agent.bc_decay
