@@ -185,13 +185,41 @@ def _split(
     truncated = _flags(keys, fields, schema.TRUNCATED, where)
     if "episode" in fields:
         return _split_at_ids(keys, fields, terminated, truncated, where, options, log)
+    steps = _steps(keys.column(fields["step"][0]), fields["step"][0], where) if "step" in fields else None
     if terminated is None and truncated is None and not _columns(fields, NEXT_OBSERVATION):
+        if steps is not None:
+            raise RequestError(
+                f"column '{fields['step'][0]}' numbers the steps of episodes, and nothing tells where these end",
+                where=where,
+                mend="say which column tells episodes apart (--map episode=COLUMN) or what marks their ends (--map "
+                "terminated=COLUMN), or that each row is an episode of one step (--map step=)",
+            )
         log.note("no episodes and no flags are mapped: each row is an episode of one step, as in a bandit's log")
         last = np.arange(keys.num_rows)
         return episodes_from(last, np.ones(len(last), np.bool_), np.zeros(len(last), np.bool_)), None
     if terminated is None:
         terminated = np.zeros(keys.num_rows, np.bool_)
-    return limited_episodes(terminated, truncated, options, log, where=where, terminal_may_be_limit=True), None
+    episodes = limited_episodes(terminated, truncated, options, log, where=where, terminal_may_be_limit=True)
+    if steps is not None:
+        rows = np.arange(keys.num_rows)
+        codes = np.searchsorted(episodes.last, rows)
+        _check_ascent(codes, steps, fields["step"][0], where)
+        _check_steps(codes, steps, rows, fields["step"][0], where, log)
+    return episodes, None
+
+
+def _check_ascent(codes: Ints, steps: NDArray[Any], name: str, where: str) -> None:
+    """Rows that begin to count anew in the midst of an episode are those of another one, whose start nothing marks."""
+    fallen = np.flatnonzero((codes[1:] == codes[:-1]) & (steps[1:] < steps[:-1])) + 1
+    if len(fallen):
+        row = int(fallen[0])
+        raise DataError(
+            f"column '{name}' falls from {steps[row - 1]} to {steps[row]} within an episode: another one seems to begin "
+            "there, and nothing marks the end of the one before",
+            where=f"{where}, row {row}",
+            mend="say which column tells episodes apart (--map episode=COLUMN), or which marks where they were cut "
+            "(--map truncated=COLUMN)",
+        )
 
 
 def _flags(keys: pa.Table, fields: Mapping[str, list[str]], name: str, where: str) -> Bools | None:
@@ -272,11 +300,14 @@ def _check_steps(codes: Ints, steps: NDArray[Any], rows: Ints, name: str, where:
             where=f"{where}, row {row}",
             mend="leave the repeated rows out, or map the right columns for episode and step",
         )
-    uneven = np.flatnonzero(strides != strides[0]) if len(strides) else strides
+    # Clocks are never quite even; a row that is missing doubles the stride.
+    usual = np.sort(strides)[len(strides) // 2] if len(strides) else 0
+    uneven = np.flatnonzero(np.abs(strides - usual) > usual / 2) if len(strides) else strides
     if len(uneven):
         row = int(rows[following[uneven[0]]])
         log.warn(
-            f"column '{name}' doesn't rise evenly: rows may be missing, and the next row is taken as the successor",
+            f"column '{name}' doesn't rise evenly, by {usual} mostly and by {strides.max()} once: rows may be missing, and "
+            "the next row is taken as the successor",
             len(uneven),
             f"{where}, row {row}",
         )

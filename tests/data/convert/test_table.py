@@ -150,6 +150,35 @@ def test_the_log_of_a_bandit(tmp_path: Path) -> None:
     np.testing.assert_allclose(logged, np.log([0.5, 0.25, 1.0]), rtol=1e-15)
 
 
+def test_steps_of_episodes_that_nothing_tells_apart_are_no_bandit_log(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": [0.5, 1.5, 2.5], "action": [1, 0, 2], "t": [0.0, 0.1, 0.0], "reward": [1, 0, 1]})
+    path = write(table, tmp_path / "log.csv")
+    with pytest.raises(RequestError, match="nothing tells where these end"):
+        plan_conversion(path, options=ConvertOptions(mapping=parse_mapping(["observation=x", "step=t"])))
+    report = plan_conversion(path, options=ConvertOptions(mapping=parse_mapping(["observation=x", "step="])))
+    assert report.episodes == 3
+
+
+def test_steps_that_fall_within_an_episode_are_refused(tmp_path: Path, log: Log) -> None:
+    """The second of three episodes was cut, which the mapping leaves out: the third would be glued to it."""
+    path = write(to_table(log), tmp_path / "log.csv")
+    mapping = {key: value for key, value in MAPPING.items() if key != "episode"}
+    convert(path, tmp_path / "store", options=ConvertOptions(mapping=mapping))
+    assert TrajectoryStore.open(tmp_path / "store").num_episodes == 3
+    with pytest.raises(DataError, match="falls from 2 to 0 within an episode") as raised:
+        plan_conversion(path, options=ConvertOptions(mapping={**mapping, "truncated": ""}))
+    assert "row 5" in raised.value.where
+
+
+def test_a_clock_in_fractions_of_a_second_is_even(tmp_path: Path, log: Log) -> None:
+    table = to_table(log)
+    table["t"] = 1_000.0 + 0.02 * table["t"] + np.linspace(0.0, 0.002, len(table))
+    even = plan_conversion(write(table, tmp_path / "even.csv"), options=options())
+    assert not any("evenly" in warning for warning in even.warnings)
+    gap = plan_conversion(write(table.drop(3), tmp_path / "gap.csv"), options=options())
+    assert any("doesn't rise evenly" in warning and "row 3" in warning for warning in gap.warnings)
+
+
 @pytest.mark.parametrize("probability", [0.0, -0.5, 1.5])
 def test_what_can_be_no_probability_is_refused(tmp_path: Path, probability: float) -> None:
     table = pd.DataFrame({"observation": [1.0, 2.0], "action": [0, 1], "behavior_prob": [0.5, probability]})
