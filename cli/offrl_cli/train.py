@@ -18,7 +18,7 @@ from offrl_cli.training import choose_recipe, continue_run, start_run
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe, such as agent.learning_rate=1e-4."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe, such as agent.discount=0.98."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The run directory. Default: runs/ALGO-TASK-TIME.")]
 

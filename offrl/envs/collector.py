@@ -14,7 +14,6 @@ from offrl.envs.make import make_environments
 from offrl.envs.policy import Columns, Policy, as_rows
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.envs.stepping import VectorStep
-from offrl.errors import EnvironmentFailedError
 from offrl.ops.arrays import Array
 from offrl.types import Observation
 
@@ -91,7 +90,7 @@ class Collector:
 
     Attributes:
         observed: what to act on next, as the agent sees it: [S, E, …].
-        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent doesn't care.
+        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent honours no masks.
     """
 
     observed: Observation | NDArray[Any]
@@ -143,22 +142,13 @@ class Collector:
         return self.policy.act(self.observed, noise, self.action_mask)
 
     def step(self, action: Array) -> None:
-        """One step of every environment with the agent's actions [S, E, …].
-
-        Raises:
-            EnvironmentFailedError: a reward is NaN or infinite.
-        """
+        """One step of every environment with the agent's actions [S, E, …]."""
         chosen = as_rows(action)
         taken = self.policy.in_units(chosen)
         step = self.environments.step(taken)
         if step.action_mask is not None and not self.policy.honors_masks:
             step = step._replace(next_action_mask=None, action_mask=None)
         self.action_mask = step.action_mask
-        if not np.isfinite(step.reward).all():
-            raise EnvironmentFailedError(
-                f"the environment returned the reward {step.reward[~np.isfinite(step.reward)][0]}",
-                mend="mend the environment: nothing can be learned from it",
-            )
         if self.recorder is not None:
             self.recorder.append(taken, step)
         columns = self.policy.columns(step.observation)

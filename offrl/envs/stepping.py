@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,50 +75,54 @@ class SerialEnvironments:
         starts = [copy.reset(seed=int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)]
         infos = [info for _, info in starts]
         self._tells_masks = tells_masks(self.single_action_space, infos)
-        return stack(self.single_observation_space, [shown for shown, _ in starts]), self._acting_masks(infos)
+        mask = self._acting_masks(infos) if self._tells_masks else None
+        return stack(self.single_observation_space, [shown for shown, _ in starts]), mask
 
     def step(self, action: NDArray[Any]) -> VectorStep:
         """One step of every copy, with actions [N, …].
 
         Raises:
-            EnvironmentFailedError: an episode goes on and no action is allowed in it, or the mask is of other actions.
+            EnvironmentFailedError: a reward isn't finite, no action is allowed where an episode goes on, or a mask is
+                of other actions.
         """
         reward = np.empty(len(self.copies))
         terminated, truncated = np.zeros(len(self.copies), np.bool_), np.zeros(len(self.copies), np.bool_)
         following, infos, ended = [], [], []
         for i, copy in enumerate(self.copies):
-            shown, reward[i], over, cut, info = copy.step(action[i])
+            shown, earned, over, cut, info = copy.step(action[i])
+            reward[i] = earned
+            if not math.isfinite(reward[i]):
+                raise EnvironmentFailedError(
+                    f"the environment returned the reward {earned}", mend="mend the environment"
+                )
             following.append(shown)
             infos.append(info)
             if over or cut:
                 terminated[i], truncated[i] = over, cut
                 ended.append(i)
         next_observation = stack(self.single_observation_space, following)
-        observation, next_mask = next_observation, self._masks(infos)
+        observation = next_observation
+        next_mask = masks_told(self.single_action_space, infos) if self._tells_masks else None
         if ended:
             for i in ended:
                 following[i], infos[i] = self.copies[i].reset()
             observation = stack(self.single_observation_space, following)
-        return VectorStep(
-            next_observation, reward, terminated, truncated, observation, next_mask, self._acting_masks(infos)
-        )
+        mask = self._acting_masks(infos) if self._tells_masks else None
+        return VectorStep(next_observation, reward, terminated, truncated, observation, next_mask, mask)
 
     def close(self) -> None:
         for copy in self.copies:
             copy.close()
 
-    def _acting_masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_] | None:
-        """Those of `_masks` that something must be done by."""
-        masks = self._masks(infos)
-        if masks is not None and not masks.any(axis=-1).all():
+    def _acting_masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
+        """Masks that something must be done by."""
+        masks = masks_told(self.single_action_space, infos)
+        if not masks.any(axis=-1).all():
             raise EnvironmentFailedError(
                 "the environment's action mask forbids every action, and its episode goes on",
                 mend="end the episode there, or allow an action",
             )
         return masks
-
-    def _masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_] | None:
-        return masks_told(self.single_action_space, infos) if self._tells_masks else None
 
 
 class FixedHorizon(gym.Wrapper[Any, Any, Any, Any]):

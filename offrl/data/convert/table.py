@@ -214,8 +214,8 @@ def _check_ascent(codes: Ints, steps: NDArray[Any], name: str, where: str) -> No
     if len(fallen):
         row = int(fallen[0])
         raise DataError(
-            f"column '{name}' falls from {steps[row - 1]} to {steps[row]} within an episode: another one seems to begin "
-            "there, and nothing marks the end of the one before",
+            f"column '{name}' falls from {steps[row - 1]} to {steps[row]} within an episode: another one seems to "
+            "begin there, and nothing marks the end of the one before",
             where=f"{where}, row {row}",
             mend="say which column tells episodes apart (--map episode=COLUMN), or which marks where they were cut "
             "(--map truncated=COLUMN)",
@@ -306,8 +306,8 @@ def _check_steps(codes: Ints, steps: NDArray[Any], rows: Ints, name: str, where:
     if len(uneven):
         row = int(rows[following[uneven[0]]])
         log.warn(
-            f"column '{name}' doesn't rise evenly, by {usual} mostly and by {strides.max()} once: rows may be missing, and "
-            "the next row is taken as the successor",
+            f"column '{name}' doesn't rise evenly, by {usual} mostly and by {strides.max()} once: rows may be missing, "
+            "and the next row is taken as the successor",
             len(uneven),
             f"{where}, row {row}",
         )
