@@ -41,7 +41,13 @@ def convert(
         str | None, typer.Argument(metavar="DEST", help="The new dataset: a bare name goes to your local datasets.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option("--from", metavar="FORMAT", help="The source's format, where it isn't recognised.")
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="Where the source's format isn't recognised: csv, d4rl, imitation, jsonl, minari, npz, ogbench, "
+            "parquet or paths.",
+        ),
     ] = None,
     mapping: Annotated[
         list[str] | None,

@@ -35,7 +35,8 @@ def make_environments(
     except (gym.error.Error, ImportError) as error:
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",
-            mend="name one that Gymnasium has registered (python -c 'import gymnasium; gymnasium.pprint_registry()')",
+            mend="name one that Gymnasium has registered (python -c 'import gymnasium; gymnasium.pprint_registry()'), "
+            "or your own with its module (--env my_envs:Arm-v0, and PYTHONPATH=. if my_envs.py is in this folder)",
         ) from error
 
 

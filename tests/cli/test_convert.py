@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from offrl.data.convert.registry import FORMATS
 from offrl.data.store import TrajectoryStore
 from tests.cli.conftest import Offrl
 
@@ -186,3 +187,8 @@ def test_pickles_are_read_with_permission(offrl: Offrl, tmp_path: Path) -> None:
     options = ("--allow-pickle", "--time-limit", "3", "--action-bounds", "-1,1")
     report = offrl("convert", path, "./store", *options, "--json").json
     assert (report["episodes"], report["terminated"], report["truncated"]) == (2, 0, 2)
+
+
+def test_help_names_every_format(offrl: Offrl) -> None:
+    text = offrl("convert", "--help").stdout
+    assert [name for name in FORMATS if name not in text] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from offrl.envs.make import environment_spec, make_environments
@@ -14,6 +16,18 @@ from tests.envs.counting import ACTIONS, COUNTING, NESTED, PARTS, PLACES
 def test_the_spec_of_a_registered_environment() -> None:
     assert environment_spec(COUNTING) == Spec(PLACES, ACTIONS)
     assert environment_spec(NESTED) == Spec(PARTS, ACTIONS)
+
+
+def test_an_environment_is_found_by_the_module_that_registers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = "gymnasium.envs.classic_control.pendulum:PendulumEnv"
+    (tmp_path / "arm_envs.py").write_text(f"import gymnasium\ngymnasium.register('Arm-v0', entry_point='{entry}')\n")
+    with pytest.raises(RequestError) as caught:
+        environment_spec("arm_envs:Arm-v0")
+    assert "PYTHONPATH" in str(caught.value.mend)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert environment_spec("arm_envs:Arm-v0") == environment_spec("Pendulum-v1")
 
 
 @pytest.mark.parametrize("name", ["NoSuchTask-v0", "Hopper-v99", "not an id at all", "no_such_module:Task-v0", ""])

@@ -169,7 +169,7 @@ CONTINUOUS = Spec(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-2, 2, (1,)))
         (CONTINUOUS, "Pendulum-v1", {}, 1, "here observations are Box"),
         (DISCRETE, "FrozenLake-v1", {}, 1, "observation space of FrozenLake-v1"),
         (Spec(gym.spaces.Discrete(16), gym.spaces.Discrete(4)), "FrozenLake-v1", {}, 1, "which can't happen"),
-        (DISCRETE, GRID, {}, 0, "no demonstrations to learn from"),
+        (DISCRETE, GRID, {}, 0, "has no episodes: nothing can be learned from it"),
         (DISCRETE, TIMELESS, {"method": "maxent"}, 1, "has no time limit to end them"),
         (DISCRETE, TIMELESS, {"discount": 1.0}, 1, "may have no bound"),
         (DISCRETE, GRID, {"method": "apprenticeship", "hidden": [4]}, 1, "linear in its features"),
