@@ -56,8 +56,7 @@ def finetune(
     Worth setting: online.warmup_steps (steps before the first update; 1,000,
     or a tenth of all), online.critic_warmup (steps behind these in which the
     critics alone learn; with --algo 5,000, of a pretrained policy 2,000, or a
-    tenth of all),
-    online.updates_per_step, online.offline_fraction_end with
+    tenth of all), online.updates_per_step, online.offline_fraction_end with
     online.offline_fraction_steps (anneal the dataset's share), agent.bc_alpha
     and agent.bc_decay (SAC and TD3: the value's weight beside the distance from
     batches' actions, and a factor by which to let go of that with each step of

@@ -124,6 +124,11 @@ class RowLayout:
         return {name: observation_key(name) for name in names}
 
 
+def known_masks(mask: Any) -> Any:
+    """Masks, a tensor or an array [..., A], all True where none was logged, as behind the end of an episode."""
+    return mask | ~mask.any(axis=-1, keepdims=True)
+
+
 def _action_shape(space: gym.Space[Any]) -> tuple[int, ...]:
     """Flat vectors, also of a Box that holds a single number; nothing for a Discrete action."""
     size = int(np.prod(space.shape or ()))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data import schema
-from offrl.data.layout import RowLayout, Transforms
+from offrl.data.layout import RowLayout, Transforms, known_masks
 from offrl.data.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.data.priorities import Priorities, Prioritisation
 from offrl.data.sources import EpisodeSource, StoreSource, TransitionSource, check_drawable, common_columns
@@ -345,8 +345,8 @@ class ReplaySampler:
             next_observation=layout.observation(following, next_images),
             terminated=terminated,
             behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
-            action_mask=_known(layout.value(mask, first).bool()) if mask in layout.slices else None,
-            next_action_mask=_known(layout.value(mask, following).bool()) if mask in layout.slices else None,
+            action_mask=known_masks(layout.value(mask, first).bool()) if mask in layout.slices else None,
+            next_action_mask=known_masks(layout.value(mask, following).bool()) if mask in layout.slices else None,
             index=index,
         )
 
@@ -431,11 +431,6 @@ def _masks_of(rings: Sequence[TransitionSource]) -> list[schema.ColumnSpec]:
     """The rings' mask column, where all have one: stores without one, beside them, allow everything."""
     shapes = [shape for ring in rings for name, shape in ring.layout.columns if name == schema.ACTION_MASK]
     return [schema.ColumnSpec(schema.ACTION_MASK, np.dtype(np.bool_), shapes[0])] if len(shapes) == len(rings) else []
-
-
-def _known(mask: Tensor) -> Tensor:
-    """Masks, all True where none was logged: behind the end of an episode, and where an environment tells of none."""
-    return mask | ~mask.any(dim=-1, keepdim=True)
 
 
 def _index_of(batch: Batch) -> Tensor:

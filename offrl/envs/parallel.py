@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from offrl.envs.stepping import SerialEnvironments, VectorStep
 from offrl.errors import EnvironmentFailedError
 
-MASKS = ("next_action_mask", "action_mask")
-
 
 class ParallelEnvironments:
     """N copies in several processes, this one among them; what happens doesn't depend on how many.
@@ -74,7 +72,8 @@ class ParallelEnvironments:
         observation = next_observation
         if (terminated | truncated).any():
             observation = joined([part.observation for part in parts])
-        next_mask, mask = (joined_masks([getattr(part, name) for part in parts]) for name in MASKS)
+        next_mask = joined_masks([part.next_action_mask for part in parts])
+        mask = joined_masks([part.action_mask for part in parts])
         return VectorStep(next_observation, reward, terminated, truncated, observation, next_mask, mask)
 
     def close(self) -> None:

@@ -77,7 +77,22 @@ class Policy:
         """
         agent: Any = self.agent
         draws = noise if self._acts_on_arrays else handed_back(noise)
-        return agent.act(self.state, observation, draws, *self.masks(action_mask))
+        return agent.act(self.state, observation, draws, *self._masks(action_mask))
+
+    def log_prob(
+        self, observation: Observation, action: Tensor, action_mask: NDArray[np.bool_] | None = None
+    ) -> Tensor:
+        """log π(a | s), [S, N], in nats, of the agent's actions [S, N, …]: of agents that have a density.
+
+        Args:
+            observation: what `observe` returned.
+            action: as `act` gives them, on the policy's device.
+            action_mask: as `act` takes it.
+        """
+        agent: Any = self.agent
+        masks = (handed_back(mask) for mask in self._masks(action_mask))
+        log_prob: Tensor = agent.log_prob(self.state, observation, action, *masks)
+        return log_prob
 
     def act_greedily(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """A vector environment's observation, and what it allows, to the greedy actions it should be given."""
@@ -88,12 +103,6 @@ class Policy:
     def honors_masks(self) -> bool:
         """Whether the agent does what a mask allows; one that doesn't is not told of masks."""
         return getattr(self.agent, "honors_masks", False)
-
-    def masks(self, action_mask: NDArray[np.bool_] | None) -> tuple[Array, ...]:
-        """A vector environment's mask as a further argument of the agent's `act`, where it takes one."""
-        if action_mask is None or not self.honors_masks:
-            return ()
-        return (self._by_seed(action_mask) if self._acts_on_arrays else self._tensor(action_mask),)
 
     def to_environment(self, action: Array) -> NDArray[Any]:
         """The agent's actions [S, N, …] as the vector environment's [S·N, …]."""
@@ -111,6 +120,12 @@ class Policy:
     @cached_property
     def _action_shape(self) -> tuple[int, ...]:
         return tuple(self.agent.spec.action_space.shape or ())
+
+    def _masks(self, action_mask: NDArray[np.bool_] | None) -> tuple[Array, ...]:
+        """A vector environment's mask as a further argument of the agent's `act`, where it takes one."""
+        if action_mask is None or not self.honors_masks:
+            return ()
+        return (self._by_seed(action_mask) if self._acts_on_arrays else self._tensor(action_mask),)
 
     def _seen(self, key: str, value: NDArray[Any]) -> NDArray[Any]:
         single = value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value

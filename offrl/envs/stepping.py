@@ -75,7 +75,8 @@ class SerialEnvironments:
         starts = [copy.reset(seed=int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)]
         infos = [info for _, info in starts]
         self._tells_masks = tells_masks(self.single_action_space, infos)
-        mask = self._acting_masks(infos) if self._tells_masks else None
+        mask = self._masks(infos)
+        _require_actions(mask)
         return stack(self.single_observation_space, [shown for shown, _ in starts]), mask
 
     def step(self, action: NDArray[Any]) -> VectorStep:
@@ -102,27 +103,28 @@ class SerialEnvironments:
                 ended.append(i)
         next_observation = stack(self.single_observation_space, following)
         observation = next_observation
-        next_mask = masks_told(self.single_action_space, infos) if self._tells_masks else None
+        mask = next_mask = self._masks(infos)
         if ended:
             for i in ended:
                 following[i], infos[i] = self.copies[i].reset()
-            observation = stack(self.single_observation_space, following)
-        mask = self._acting_masks(infos) if self._tells_masks else None
+            observation, mask = stack(self.single_observation_space, following), self._masks(infos)
+        _require_actions(mask)
         return VectorStep(next_observation, reward, terminated, truncated, observation, next_mask, mask)
 
     def close(self) -> None:
         for copy in self.copies:
             copy.close()
 
-    def _acting_masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_]:
-        """Masks that something must be done by."""
-        masks = masks_told(self.single_action_space, infos)
-        if not masks.any(axis=-1).all():
-            raise EnvironmentFailedError(
-                "the environment's action mask forbids every action, and its episode goes on",
-                mend="end the episode there, or allow an action",
-            )
-        return masks
+    def _masks(self, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_] | None:
+        return masks_told(self.single_action_space, infos) if self._tells_masks else None
+
+
+def _require_actions(mask: NDArray[np.bool_] | None) -> None:
+    if mask is not None and not mask.any(axis=-1).all():
+        raise EnvironmentFailedError(
+            "the environment's action mask forbids every action, and its episode goes on",
+            mend="end the episode there, or allow an action",
+        )
 
 
 class FixedHorizon(gym.Wrapper[Any, Any, Any, Any]):

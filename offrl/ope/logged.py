@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offrl.data.layout import known_masks
 from offrl.data.normalization import ActionMap, observation_key
 from offrl.data.schema import (
     ACTION,
@@ -102,7 +103,7 @@ class Logged:
             truncated=whole(TRUNCATED)[step_rows].astype(bool),
             lengths=lengths,
             behavior_log_prob=whole(BEHAVIOR_LOG_PROB)[step_rows].astype(np.float64) if known else None,
-            action_mask=_known(whole(ACTION_MASK)) if ACTION_MASK in store.column_names else None,
+            action_mask=known_masks(whole(ACTION_MASK).astype(np.bool_)) if ACTION_MASK in store.column_names else None,
             columns={name: whole(name) for name in columns},
             name=store.metadata.name or "",
         )
@@ -191,12 +192,6 @@ class Logged:
             horizon=horizon,
             actions=self.actions if isinstance(self.spec.action_space, gym.spaces.Discrete) else None,
         )
-
-
-def _known(mask: NDArray[Any]) -> NDArray[np.bool_]:
-    """Masks [n, A], all True where none was logged."""
-    allowed = mask.astype(np.bool_)
-    return allowed | ~allowed.any(axis=-1, keepdims=True)
 
 
 def one_hot_each(space: gym.spaces.MultiDiscrete, action: NDArray[Any]) -> NDArray[np.float32]:

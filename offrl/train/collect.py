@@ -27,7 +27,6 @@ from offrl.envs.rollout import CountedStep, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
 from offrl.irl import optimal_policy, soft_values
-from offrl.ops.arrays import handed_back
 from offrl.train.irl import table_of
 from offrl.train.noise import NoiseSource
 from offrl.train.policies import load_policy
@@ -277,8 +276,7 @@ class PolicyBehavior:
         copies = environments_in(observation) // policy.seeds
         action = policy.act(observed, self.noise.draw((copies, *agent.exploration_shape)), action_mask)
         if getattr(agent, "has_density", False):
-            masks = (handed_back(mask) for mask in policy.masks(action_mask))
-            log_prob = agent.log_prob(policy.state, observed, action, *masks).flatten().cpu().numpy()  # type: ignore[attr-defined]
+            log_prob: NDArray[np.float32] = policy.log_prob(observed, action, action_mask).flatten().cpu().numpy()
             self.log_prob = log_prob - _log_volume(policy.action_map)
         return policy.to_environment(action)
 
@@ -329,10 +327,9 @@ def _episodes(
     reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.count).tolist()
     running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
     for step in rollouts(behavior.act, environments, quota, reset_seeds):
-        rows = _rows(spec, step, behavior, frames)
-        final = _observed(spec, step.next_observation, frames)
-        if behavior.honors_masks and step.next_action_mask is not None:
-            final[schema.ACTION_MASK] = step.next_action_mask
+        mask, next_mask = (step.action_mask, step.next_action_mask) if behavior.honors_masks else (None, None)
+        rows = _rows(_shown(spec, step.observation, mask, frames), step, behavior.log_prob)
+        final = _shown(spec, step.next_observation, next_mask, frames)
         for copy in np.nonzero(step.running)[0]:
             running[copy].append({name: values[copy] for name, values in rows.items()})
             if step.terminated[copy] or step.truncated[copy]:
@@ -341,23 +338,22 @@ def _episodes(
                 running[copy] = []
 
 
-def _rows(spec: Spec, step: CountedStep, behavior: Behavior, frames: int) -> dict[str, NDArray[Any]]:
+def _rows(
+    shown: dict[str, NDArray[Any]], step: CountedStep, log_prob: NDArray[np.float32] | None
+) -> dict[str, NDArray[Any]]:
     rows = {
-        **_observed(spec, step.observation, frames),
+        **shown,
         schema.ACTION: step.action,
         schema.REWARD: np.asarray(step.reward, np.float64),
         schema.TERMINATED: step.terminated,
         schema.TRUNCATED: step.truncated,
     }
-    if behavior.log_prob is not None:
-        rows[schema.BEHAVIOR_LOG_PROB] = behavior.log_prob
-    if behavior.honors_masks and step.action_mask is not None:
-        rows[schema.ACTION_MASK] = step.action_mask
-    return rows
+    return rows if log_prob is None else {**rows, schema.BEHAVIOR_LOG_PROB: log_prob}
 
 
-def _observed(spec: Spec, observation: Any, frames: int) -> dict[str, NDArray[Any]]:
-    return newest(flatten_value(spec.observation_space, observation, schema.OBSERVATION), frames)
+def _shown(spec: Spec, observation: Any, mask: NDArray[np.bool_] | None, frames: int) -> dict[str, NDArray[Any]]:
+    columns = newest(flatten_value(spec.observation_space, observation, schema.OBSERVATION), frames)
+    return columns if mask is None else {**columns, schema.ACTION_MASK: mask}
 
 
 def _block(rows: list[dict[str, NDArray[Any]]], final: dict[str, NDArray[Any]], source: str) -> EpisodeBlock:

@@ -197,11 +197,11 @@ def _actions(policy: Policy, position: int, columns: Columns) -> NDArray[Any]:
 
 def _log_probs(policy: Policy, position: int, columns: Columns) -> NDArray[Any]:
     """Of all actions, one after the other."""
-    space, agent = policy.agent.spec.action_space, policy.agent
+    space = policy.agent.spec.action_space
     assert isinstance(space, gym.spaces.Discrete)
     seen, rows = policy.observe(_shown_to_all(policy, columns)), len(next(iter(columns.values())))
     parts = [
-        agent.log_prob(policy.state, seen, torch.full((policy.seeds, rows), action))[position]  # type: ignore[attr-defined]
+        policy.log_prob(seen, torch.full((policy.seeds, rows), action))[position]
         for action in range(int(space.start), int(space.start + space.n))
     ]
     log_probs: NDArray[Any] = torch.stack(parts, dim=-1).numpy()

@@ -70,8 +70,7 @@ class InferencePolicy(nn.Module):
             repeated = {key: _repeat(part, count) for key, part in seen.items()}
             rows = next(iter(seen.values()))
         numbers = torch.arange(first, first + count).expand(1, rows.shape[1], count).flatten(1)
-        log_prob: Tensor = self.policy.agent.log_prob(self.policy.state, repeated, numbers)  # type: ignore[attr-defined]
-        return log_prob.reshape(-1, count)
+        return self.policy.log_prob(repeated, numbers).reshape(-1, count)
 
 
 def _repeat(part: Tensor, count: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +21,6 @@ from offrl.errors import SpaceMismatchError
 from offrl.ope.logged import Logged, one_hot_each
 from offrl.ope.policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
 from offrl.ope.steps import Choices
-from offrl.ops.arrays import handed_back
 from offrl.train.noise import NoiseSource
 from offrl.types import Observation
 
@@ -111,9 +110,8 @@ class AgentPolicies:
         for part, mask in self._chunks(logged):
             observed = self._observe(part)
             rows = _rows(observed)
-            masks = tuple(handed_back(each) for each in self.policy.masks(mask))
             taken = [torch.full((self.policy.seeds, rows), first + action) for action in range(logged.actions)]
-            parts.append(torch.stack([self._log_prob(observed, action, *masks).exp() for action in taken], dim=-1))
+            parts.append(torch.stack([self._log_prob(observed, action, mask).exp() for action in taken], dim=-1))
         whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
         return whole
 
@@ -141,10 +139,8 @@ class AgentPolicies:
         whole: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy() - logged.log_volume
         return whole
 
-    def _log_prob(self, observed: Observation, action: Tensor, *masks: Tensor) -> Tensor:
-        policy, agent = self.policy, cast(Any, self.policy.agent)
-        log_prob: Tensor = agent.log_prob(policy.state, observed, action.to(policy.device), *masks)
-        return log_prob.cpu()
+    def _log_prob(self, observed: Observation, action: Tensor, mask: NDArray[np.bool_] | None = None) -> Tensor:
+        return self.policy.log_prob(observed, action.to(self.policy.device), mask).cpu()
 
     def _observe(self, observation: Any) -> Observation:
         """Rows of the log, [n, …], as all seeds' agents see them, [S, n, …]."""

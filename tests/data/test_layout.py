@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from offrl.data.layout import RowLayout, Transforms
+from offrl.data.layout import RowLayout, Transforms, known_masks
 from offrl.data.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.data.schema import ColumnSpec
 from offrl.types import Spec
@@ -76,3 +76,8 @@ def test_transforms_by_hand() -> None:
     flags = transforms.apply("terminated", np.array([True, False]))
     assert flags.dtype == np.float32
     assert flags.tolist() == [[1.0], [0.0]]
+
+
+def test_unknown_masks_allow_everything() -> None:
+    masks = np.array([[True, False], [False, False]])
+    assert known_masks(masks).tolist() == known_masks(torch.from_numpy(masks)).tolist() == [[True, False], [True, True]]

@@ -67,7 +67,7 @@ def mean_return(run: Run) -> float:
     return float(np.mean(run.lines("evaluations.jsonl")[-1]["returns"]))
 
 
-def check_masks(store: TrajectoryStore) -> None:
+def assert_masks_are_those_shown(store: TrajectoryStore) -> None:
     """Those of the observations, and nothing wrong with the store."""
     rows = store.num_rows
     masks, shown = store.read("action_mask", 0, rows), store.read("observation", 0, rows)
@@ -99,7 +99,7 @@ def test_own_steps_are_learned_from_with_masks(algo: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("algo", ONLINE)
 def test_what_was_done_online_is_recorded_with_its_masks(runs: dict[str, Run], algo: str) -> None:
-    check_masks(TrajectoryStore.open(runs[algo].path / "replay"))
+    assert_masks_are_those_shown(TrajectoryStore.open(runs[algo].path / "replay"))
 
 
 @pytest.mark.parametrize("algo", ONLINE)
@@ -114,7 +114,7 @@ def test_samples_are_collected_with_probabilities_among_the_allowed(
 ) -> None:
     collect(runs[algo], episodes=20, destination=tmp_path / "store", stochastic=True)
     store = TrajectoryStore.open(tmp_path / "store")
-    check_masks(store)
+    assert_masks_are_those_shown(store)
     policy, _ = load_policy(runs[algo], "last")
     # Valued from what they logged, the policies find the same probabilities, none of a forbidden action.
     choices = AgentPolicies(policy, ["0", "1"], stochastic=True).choices(store, draws=1, seed=0)
@@ -133,7 +133,7 @@ def test_samples_are_collected_with_probabilities_among_the_allowed(
 def test_random_actions_are_collected_among_the_allowed(tmp_path: Path) -> None:
     collect_random(MENU, episodes=20, destination=tmp_path / "store")
     store = TrajectoryStore.open(tmp_path / "store")
-    check_masks(store)
+    assert_masks_are_those_shown(store)
     for index in range(store.num_episodes):
         extras = store.episode(index).extras
         count = extras["action_mask"][:-1].sum(axis=1)
