@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -68,4 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads spin for milliseconds by default while they wait for each other, which makes a training ten times
     # slower as soon as another process wants a core. So few turns cost nothing alone. Read when PyTorch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # So that --env my_envs:Arm-v0 finds my_envs.py here; at the end, where it hides no installed module.
+    sys.path.append("")
     app(args=arguments, prog_name="offrl")

@@ -36,7 +36,7 @@ def make_environments(
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",
             mend="name one that Gymnasium has registered (python -c 'import gymnasium; gymnasium.pprint_registry()'), "
-            "or your own with its module (--env my_envs:Arm-v0, and PYTHONPATH=. if my_envs.py is in this folder)",
+            "or your own with its module (--env my_envs:Arm-v0, where my_envs.py is in this folder, or installed)",
         ) from error
 
 

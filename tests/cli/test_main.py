@@ -6,11 +6,13 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import offrl as library
 from offrl.agents import AGENTS
+from offrl.data.store import TrajectoryStore
 from tests.cli.conftest import Offrl
 
 COMMANDS = ("train", "finetune", "evaluate", "collect", "export", "convert", "plot", "relabel", "datasets", "recipes")
@@ -88,6 +90,16 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, offrl_cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert HEAVY & set(printed.split()) == set()
+
+
+def test_an_environment_of_one_s_own_is_found_in_the_folder_one_is_in(tmp_path: Path) -> None:
+    entry = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
+    (tmp_path / "my_envs.py").write_text(f"import gymnasium\ngymnasium.register('Pole-v0', entry_point='{entry}')\n")
+    code = "from offrl_cli.main import main; main()"
+    options = ["--random", "--env", "my_envs:Pole-v0", "--episodes", "2", "--out", str(tmp_path / "poles")]
+    # -P, as a console script has it: nothing but main puts the folder among those that are searched.
+    subprocess.run([sys.executable, "-P", "-c", code, "collect", *options], cwd=tmp_path, check=True)
+    assert TrajectoryStore.open(tmp_path / "poles").num_episodes == 2
 
 
 @pytest.mark.benchmark

@@ -25,7 +25,7 @@ def test_an_environment_is_found_by_the_module_that_registers_it(
     (tmp_path / "arm_envs.py").write_text(f"import gymnasium\ngymnasium.register('Arm-v0', entry_point='{entry}')\n")
     with pytest.raises(RequestError) as caught:
         environment_spec("arm_envs:Arm-v0")
-    assert "PYTHONPATH" in str(caught.value.mend)
+    assert "my_envs.py is in this folder" in str(caught.value.mend)
     monkeypatch.syspath_prepend(tmp_path)
     assert environment_spec("arm_envs:Arm-v0") == environment_spec("Pendulum-v1")
 
