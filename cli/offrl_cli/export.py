@@ -10,7 +10,7 @@ import typer
 
 from offrl_cli.output import AsJson, note, print_json, print_pairs, working
 from offrl_cli.reporting import command
-from offrl_cli.runs import Kind, RunPath
+from offrl_cli.runs import Checkpoint, Kind, RunPath
 
 
 class Format(StrEnum):
@@ -29,7 +29,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file. Default: policy.onnx or policy.pt in the run.")
     ] = None,
-    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to load.")] = Kind.last,
+    checkpoint: Checkpoint = None,
     seed: Annotated[
         int | None, typer.Option(metavar="K", help="Whose policy, where the run trained several seeds.")
     ] = None,
@@ -57,13 +57,14 @@ def export(
         from offrl.train.run import Run
 
         opened = Run.open(run)
+        kind = checkpoint or Kind(opened.reported_checkpoint)
         name = "policy" if seed is None else f"policy-seed-{seed}"
         destination = out or run / f"{name}{FORMATS[format].suffix}"
         result = export_policy(
             opened,
             destination,
             format.value,
-            checkpoint=checkpoint.value,
+            checkpoint=kind.value,
             seed=seed,
             log_prob=log_prob,
             overwrite=overwrite,
@@ -75,7 +76,7 @@ def export(
     print_pairs(
         {
             "file": result.path,
-            "policy": f"{report['algo']}, seed {report['seed']}, step {report['step']} ({checkpoint.value} checkpoint)",
+            "policy": f"{report['algo']}, seed {report['seed']}, step {report['step']} ({kind} checkpoint)",
             "inputs": "\n".join(map(_line, report["inputs"])),
             "outputs": "\n".join(map(_line, report["outputs"])),
             "checked": None if result.difference is None else f"largest difference {result.difference:.2g}",

@@ -8,7 +8,7 @@ import typer
 
 from offrl_cli.output import AsJson, note
 from offrl_cli.reporting import command
-from offrl_cli.runs import Kind, RunPath
+from offrl_cli.runs import Checkpoint, Kind, RunPath
 from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
 from offrl_cli.training import start_run
 
@@ -34,7 +34,7 @@ def finetune(
         str | None,
         typer.Option(metavar="ALGO", help="Go on with ppo, sac or td3 from a policy cloned by bc. Default: as before."),
     ] = None,
-    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to start from.")] = Kind.last,
+    checkpoint: Checkpoint = None,
     eval_every: EvalEvery = None,
     eval_episodes: EvalEpisodes = None,
     settings: Settings = None,
@@ -66,8 +66,10 @@ def finetune(
     """
     from offrl.recipe_catalog import matching_recipe
     from offrl.train.finetune import fine_tuning_recipe, source_recipe
+    from offrl.train.run import Run
 
-    source = source_recipe(run, checkpoint.value)
+    source = source_recipe(run, (checkpoint or Kind.last).value)
+    kind = checkpoint or Kind(Run.open(run).reported_checkpoint)
     base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
     if base is not None:
         note(f"Recipe: {base.name}")
@@ -79,7 +81,7 @@ def finetune(
         algo=algo,
         env=env,
         offline_fraction=offline_fraction,
-        checkpoint=checkpoint.value,
+        checkpoint=kind.value,
         base=base.values if base else None,
         settings=[*given, *(settings or [])],
     )

@@ -11,7 +11,7 @@ import typer
 from offrl.errors import RequestError
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
 from offrl_cli.reporting import command
-from offrl_cli.runs import Kind
+from offrl_cli.runs import Checkpoint
 
 if TYPE_CHECKING:
     from offrl.ope.bounds import Bounds
@@ -79,7 +79,7 @@ def ope(
         str | None,
         typer.Option(metavar="COLUMN", help="Value the policy whose probabilities are in a column of the log."),
     ] = None,
-    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint of the runs to load.")] = Kind.last,
+    checkpoint: Checkpoint = None,
     seed_index: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Only the K-th seed's policy of each run, from 0.")
     ] = None,
@@ -135,7 +135,7 @@ def ope(
                 rank_by=rank_by,
                 fqe=FQEConfig(steps=fqe_steps),
             ),
-            Acting(checkpoint.value, seed_index, stochastic, epsilon, kernel_bandwidth),
+            Acting(checkpoint.value if checkpoint else None, seed_index, stochastic, epsilon, kernel_bandwidth),
             column=target_column,
             trial=None if truth is None else Trial(truth, truth_episodes),
         )

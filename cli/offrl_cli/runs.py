@@ -33,6 +33,10 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory th
 Environment = Annotated[
     str | None, typer.Option(metavar="ID", help="Gymnasium id in place of the run's own environment.")
 ]
+Checkpoint = Annotated[
+    Kind | None,
+    typer.Option(help="Which checkpoint. Default: the one that train reported, best with early stopping, else last."),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes' initial states.")]
 
 
@@ -40,7 +44,7 @@ Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes'
 def evaluate(
     run: RunPath,
     episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 20,
-    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint to load.")] = Kind.last,
+    checkpoint: Checkpoint = None,
     video: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Film one episode per seed as MP4 (pip install 'offrl[video]').")
     ] = None,
@@ -57,12 +61,13 @@ def evaluate(
         from offrl.train.session import evaluate_run
 
         opened = Run.open(run)
-        scores = evaluate_run(opened, episodes=episodes, checkpoint=checkpoint.value, seed=seed, env=env, video=video)
+        kind = checkpoint or Kind(opened.reported_checkpoint)
+        scores = evaluate_run(opened, episodes=episodes, checkpoint=kind.value, seed=seed, env=env, video=video)
     if as_json:
-        print_json({"run": run, "checkpoint": checkpoint.value, **scores})
+        print_json({"run": run, "checkpoint": kind, **scores})
         return
     print_scores(scores)
-    print_pairs({"checkpoint": checkpoint.value, "videos": "\n".join(scores.get("videos", [])) or None})
+    print_pairs({"checkpoint": kind, "videos": "\n".join(scores.get("videos", [])) or None})
 
 
 @command

@@ -54,7 +54,7 @@ def choose_recipe(
     if start is not None:
         from offrl.train.finetune import imitation_values
 
-        values = imitation_values(values, start.resolve(), "last")
+        values = imitation_values(values, start.resolve())
     return recipe_from_dict(values, f"the command line, over {found.path}" if found else "the command line")
 
 

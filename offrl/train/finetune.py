@@ -221,8 +221,8 @@ def _learner(recipe: Recipe) -> Callable[..., Agent[Any]]:
     return AGENTS[recipe.agent.generator].agent if entry.wraps else entry.agent
 
 
-def imitation_values(values: Mapping[str, Any], start: Path, checkpoint: str) -> dict[str, Any]:
-    """A recipe's plain values for imitating with a generator that starts from a run's cloned policies.
+def imitation_values(values: Mapping[str, Any], start: Path) -> dict[str, Any]:
+    """A recipe's plain values for imitating with a generator that starts from the cloned policies that a run reported.
 
     Seeds, and options that the policies hang on, are theirs; the critics learn alone before the policy moves.
 
@@ -230,7 +230,8 @@ def imitation_values(values: Mapping[str, Any], start: Path, checkpoint: str) ->
         RequestError: there is no policy to start from.
         RecipeError: what `recipe_from_dict` finds wrong in the values.
     """
-    source = source_recipe(start, checkpoint)
+    source = source_recipe(start, "last")
+    checkpoint = Run.open(start).reported_checkpoint
     recipe = recipe_from_dict(values)
     if not AGENTS[recipe.algo].wraps:
         raise RecipeError(

@@ -37,14 +37,14 @@ class Acting:
     """How the policies act that are valued.
 
     Attributes:
-        checkpoint: "last" or "best".
+        checkpoint: "last" or "best"; None for the one that each run's training reported.
         seed_index: only the policy of a run's so-manieth seed, from 0; None for all.
         stochastic: sample actions where the greedy ones are meant otherwise.
         epsilon: share of uniformly random actions, among discrete ones.
         kernel_bandwidth: standard deviation of noise on continuous greedy actions, mapped to [-1, 1]; 0 for none.
     """
 
-    checkpoint: str = "last"
+    checkpoint: str | None = None
     seed_index: int | None = None
     stochastic: bool = False
     epsilon: float = 0.0
@@ -128,7 +128,7 @@ def _of_run(
     run: Run, store: Trajectories, logged: Logged, plan: Plan, acting: Acting, trial: Trial | None
 ) -> list[Target]:
     """The policies of its seeds."""
-    policy, _ = load_policy(run, acting.checkpoint)
+    policy, _ = load_policy(run, acting.checkpoint or run.reported_checkpoint)
     seeds = run.recipe.seeds
     if acting.seed_index is not None and acting.seed_index >= len(seeds):
         raise RequestError(

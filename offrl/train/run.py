@@ -185,6 +185,11 @@ class Run:
         return kind in self._index()
 
     @property
+    def reported_checkpoint(self) -> str:
+        """The kind of the one whose returns end training: `best`, as early stopping chose it, or else `last`."""
+        return "best" if self.recipe.early_stopping.patience and self.has_checkpoint("best") else "last"
+
+    @property
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

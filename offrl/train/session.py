@@ -216,7 +216,7 @@ def _finish(loop: Loop) -> Run:
         write_reward(run, loop.feed.demonstrations.mdp)
         draw_reward(run, run.path / "plots" / "reward.png")
     if loop.evaluate:
-        kind = "best" if loop.validate and recipe.early_stopping.patience else "last"
+        kind = run.reported_checkpoint
         scores = evaluate_run(run, episodes=recipe.evaluation.final_episodes, checkpoint=kind)
         run.log("evaluations.jsonl", {"step": loop.step, "final": True, "checkpoint": kind, **scores})
     return run

@@ -95,7 +95,7 @@ def teacher_of(recipe: Recipe, spec: Spec) -> Teacher:
         raise RecipeError(f"{recipe.algo} asks an expert what to do, and none is named", mend="add --expert RUN")
     try:
         run = Run.open(Path(recipe.expert))
-        policy, _ = load_policy(run, "last", recipe.device)
+        policy, _ = load_policy(run, run.reported_checkpoint, recipe.device)
     except RunError as error:
         raise RequestError(
             f"there is no expert to ask: {error.what}", where=error.where, mend="name a trained run with --expert"

@@ -10,6 +10,7 @@ import pytest
 
 from offrl.data.catalog import local_path
 from offrl.data.store import TrajectoryStore
+from offrl.train.checkpoint import read_facts
 from offrl.train.run import Run
 from offrl.train.session import train
 from tests.cli.conftest import Offrl
@@ -48,6 +49,38 @@ def test_evaluate_prints_a_row_for_each_seed(offrl: Offrl, run: Path) -> None:
     assert [line.split()[:2] for line in lines[2:4]] == [["0", "2"], ["1", "2"]]
     assert lines[-1] == "checkpoint  best"
     assert "(standard error over seeds)" in result.stdout
+
+
+def test_the_checkpoint_that_training_reported_is_what_later_commands_take(offrl: Offrl, tmp_path: Path) -> None:
+    make_demonstrations(tmp_path / "noise", shuffled=True)
+    recipe = bc_recipe(
+        tmp_path / "noise",
+        seeds=[0],
+        steps=20_000,
+        agent={"hidden": [64, 64], "learning_rate": 1e-2},
+        early_stopping={"every": 20, "patience": 3},
+        evaluation={"every": 0, "final_episodes": 3},
+        env="Pendulum-v1",
+    )
+    run = train(recipe, tmp_path / "run")
+    (reported,) = run.lines("evaluations.jsonl")
+    assert reported["checkpoint"] == run.reported_checkpoint == "best"
+    evaluated = offrl("evaluate", run.path, "--episodes", 3, "--json").json
+    assert (evaluated["checkpoint"], evaluated["returns"]) == ("best", reported["returns"])
+    last = offrl("evaluate", run.path, "--episodes", 3, "--checkpoint", "last", "--json").json
+    assert last["returns"] != reported["returns"]
+    exported = offrl("export", run.path, "--format", "torchscript", "--json").json
+    assert (exported["checkpoint"], exported["step"]) == ("best", read_facts(run.checkpoint("best"))["step"])
+    options = ("--algo", "td3", "--steps", 20, "--set", "batch_size=8", "--eval-every", 0, "--eval-episodes", 1)
+    tuned = offrl("finetune", run.path, *options, "--out", "tuned", "--json")
+    assert tuned.code == 0, tuned.stderr
+    assert Run.open(Path("tuned")).recipe.start_checkpoint == "best"
+    log = ("--dataset", tmp_path / "noise", "--estimators", "fqe", "--fqe-steps", 20, "--json")
+    valued, best, other = (
+        offrl("ope", run.path, *log, *named) for named in ((), ("--checkpoint", "best"), ("--checkpoint", "last"))
+    )
+    assert valued.code == 0, valued.stderr
+    assert valued.stdout == best.stdout != other.stdout
 
 
 @pytest.mark.parametrize("command", ["evaluate", "plot", "collect", "export"])

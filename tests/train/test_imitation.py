@@ -153,7 +153,7 @@ def test_a_generator_that_cannot_start_from_a_clone_is_refused(cartpole: Path, t
     cloned = train(bc_recipe(cartpole, agent={"hidden": [8]}, env="none", seeds=[0]), tmp_path / "bc")
     values = {"algo": "sqil", "agent": {"generator": "dqn"}, "dataset": str(cartpole), "env": "CartPole-v1"}
     with pytest.raises(RecipeError, match="can't start from a policy that bc trained"):
-        train(recipe_from_dict(imitation_values(values, cloned.path, "last")), tmp_path / "run")
+        train(recipe_from_dict(imitation_values(values, cloned.path)), tmp_path / "run")
 
 
 @pytest.mark.parametrize("generator", ["ppo", "sac", "td3"])
@@ -231,7 +231,7 @@ def test_imitation_starts_from_a_cloned_policy(pendulum: Path, tmp_path: Path) -
     base = {"algo": "gail", "dataset": str(pendulum), "env": "Pendulum-v1", "steps": 80, "batch_size": 16}
     options = {"rollout_steps": 20, "normalize_observation": True}
     values = {**base, "agent": {"generator": "ppo", "generator_options": options}, "device": "cpu"}
-    recipe = recipe_from_dict(imitation_values(values, cloned.path, "last"))
+    recipe = recipe_from_dict(imitation_values(values, cloned.path))
     assert recipe.seeds == (4, 7)
     assert recipe.agent.generator_options.hidden == (12,)
     assert not recipe.agent.generator_options.normalize_observation
