@@ -10,7 +10,7 @@ import typer
 
 from offrl_cli.output import AsJson, note, print_json, print_pairs, working
 from offrl_cli.reporting import command
-from offrl_cli.runs import Checkpoint, Kind, RunPath
+from offrl_cli.runs import Checkpoint, RunPath
 
 
 class Format(StrEnum):
@@ -56,15 +56,13 @@ def export(
         from offrl.train.exported_files import FORMATS
         from offrl.train.run import Run
 
-        opened = Run.open(run)
-        kind = checkpoint or Kind(opened.reported_checkpoint)
         name = "policy" if seed is None else f"policy-seed-{seed}"
         destination = out or run / f"{name}{FORMATS[format].suffix}"
         result = export_policy(
-            opened,
+            Run.open(run),
             destination,
             format.value,
-            checkpoint=kind.value,
+            checkpoint=checkpoint,
             seed=seed,
             log_prob=log_prob,
             overwrite=overwrite,
@@ -73,10 +71,11 @@ def export(
     if as_json:
         print_json(report)
         return
+    trained = f"step {report['step']} ({report['checkpoint']} checkpoint)"
     print_pairs(
         {
             "file": result.path,
-            "policy": f"{report['algo']}, seed {report['seed']}, step {report['step']} ({kind} checkpoint)",
+            "policy": f"{report['algo']}, seed {report['seed']}, {trained}",
             "inputs": "\n".join(map(_line, report["inputs"])),
             "outputs": "\n".join(map(_line, report["outputs"])),
             "checked": None if result.difference is None else f"largest difference {result.difference:.2g}",

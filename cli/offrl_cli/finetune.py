@@ -8,7 +8,7 @@ import typer
 
 from offrl_cli.output import AsJson, note
 from offrl_cli.reporting import command
-from offrl_cli.runs import Checkpoint, Kind, RunPath
+from offrl_cli.runs import Checkpoint, RunPath
 from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
 from offrl_cli.training import start_run
 
@@ -65,11 +65,9 @@ def finetune(
     Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
     """
     from offrl.recipe_catalog import matching_recipe
-    from offrl.train.finetune import fine_tuning_recipe, source_recipe
-    from offrl.train.run import Run
+    from offrl.train.finetune import fine_tuning_recipe, starting_point
 
-    source = source_recipe(run, (checkpoint or Kind.last).value)
-    kind = checkpoint or Kind(Run.open(run).reported_checkpoint)
+    source, kind = starting_point(run, checkpoint)
     base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
     if base is not None:
         note(f"Recipe: {base.name}")
@@ -81,7 +79,7 @@ def finetune(
         algo=algo,
         env=env,
         offline_fraction=offline_fraction,
-        checkpoint=kind.value,
+        checkpoint=kind,
         base=base.values if base else None,
         settings=[*given, *(settings or [])],
     )

@@ -60,14 +60,12 @@ def evaluate(
         from offrl.train.run import Run
         from offrl.train.session import evaluate_run
 
-        opened = Run.open(run)
-        kind = checkpoint or Kind(opened.reported_checkpoint)
-        scores = evaluate_run(opened, episodes=episodes, checkpoint=kind.value, seed=seed, env=env, video=video)
+        scores = evaluate_run(Run.open(run), episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
     if as_json:
-        print_json({"run": run, "checkpoint": kind, **scores})
+        print_json({"run": run, **scores})
         return
     print_scores(scores)
-    print_pairs({"checkpoint": kind, "videos": "\n".join(scores.get("videos", [])) or None})
+    print_pairs({"checkpoint": scores["checkpoint"], "videos": "\n".join(scores.get("videos", [])) or None})
 
 
 @command
@@ -136,13 +134,11 @@ def collect(
 
             if run is None:
                 raise RequestError("no run is named", mend="write offrl collect RUN, or add --random and --env ID")
-            opened = Run.open(run)
-            best_known = Kind.best if opened.has_checkpoint(Kind.best) else Kind.last
             report = collect_episodes(
-                opened,
+                Run.open(run),
                 episodes=episodes,
                 destination=destination,
-                checkpoint=(checkpoint or best_known).value,
+                checkpoint=checkpoint,
                 seed=seed,
                 env=env,
                 stochastic=stochastic,

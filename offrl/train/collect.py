@@ -44,7 +44,7 @@ def collect(
     *,
     episodes: int,
     destination: Path,
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     seed: int = 0,
     env: str | None = None,
     stochastic: bool = False,
@@ -58,7 +58,7 @@ def collect(
         run: a run with a checkpoint.
         episodes: how many, over all the run's seeds.
         destination: a new directory for the store.
-        checkpoint: "last" or "best".
+        checkpoint: "last" or "best"; None for the best, or the last where none is marked best.
         seed: picks initial states and samples.
         env: a Gymnasium id in place of the run's own.
         stochastic: sample actions where the greedy ones are meant otherwise; their log-density is stored as
@@ -72,6 +72,7 @@ def collect(
     Raises:
         RequestError: the episodes can't be shared evenly among the seeds, or no environment is known.
     """
+    checkpoint = checkpoint or ("best" if run.has_checkpoint("best") else "last")
     policy, facts = load_policy(run, checkpoint)
     environment = env or facts["environment"]
     if environment is None:

@@ -51,7 +51,7 @@ def export_policy(
     path: Path,
     format: str = "onnx",
     *,
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     seed: int | None = None,
     log_prob: bool = False,
     overwrite: bool = False,
@@ -71,7 +71,7 @@ def export_policy(
         run: a run with a checkpoint.
         path: the file; folders are made if need be.
         format: a name in `FORMATS`.
-        checkpoint: "last" or "best".
+        checkpoint: "last" or "best"; None for the one that training reported.
         seed: which of the run's seeds; None for the only one.
         log_prob: give the log-probabilities of all Discrete actions too, float32 [batch, A], in nats: what
             `offrl.ope.policies.OnnxPolicy` needs to value the policy that samples.
@@ -90,6 +90,7 @@ def export_policy(
     if path.exists() and not overwrite:
         raise RequestError("the destination exists", where=str(path), mend="give another --out, or say --overwrite")
     position = _position(run, seed)
+    checkpoint = checkpoint or run.reported_checkpoint
     whole, facts = load_policy(run, checkpoint)
     if log_prob:
         _require_probabilities(whole, run.recipe.algo)

@@ -55,7 +55,7 @@ def fine_tuning_recipe(
     algo: str | None = None,
     env: str | None = None,
     offline_fraction: float | None = None,
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     base: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
 ) -> Recipe:
@@ -74,7 +74,7 @@ def fine_tuning_recipe(
         algo: None takes the run's own.
         env: a Gymnasium id; None takes the run's own.
         offline_fraction: the dataset's share of every batch; None takes `OFFLINE_FRACTION` where that is possible.
-        checkpoint: "last" or "best".
+        checkpoint: "last" or "best"; None for the one that training reported.
         base: options of another algorithm to begin with; None takes its defaults.
         settings: `key=value` texts that change the result.
 
@@ -82,7 +82,7 @@ def fine_tuning_recipe(
         RequestError: there is no policy to start from.
         RecipeError: an option is unknown or wrong.
     """
-    source = source_recipe(start, checkpoint)
+    source, checkpoint = starting_point(start, checkpoint)
     algo = source.algo if algo is None else algo
     if algo != source.algo and algo in AGENTS and AGENTS[algo].wraps:
         raise RecipeError(
@@ -147,14 +147,15 @@ def starting_checkpoint(start: Path, kind: str) -> Path:
         ) from error
 
 
-def source_recipe(start: Path, kind: str) -> Recipe:
-    """The recipe of a run that has such a checkpoint to start from.
+def starting_point(start: Path, kind: str | None = None) -> tuple[Recipe, str]:
+    """The recipe of a run to start from, and the kind of checkpoint: the one asked for, or that training reported.
 
     Raises:
-        RequestError: it has none.
+        RequestError: there is no such checkpoint.
     """
-    starting_checkpoint(start, kind)
-    return Run.open(start).recipe
+    starting_checkpoint(start, kind or "last")
+    run = Run.open(start)
+    return run.recipe, kind or run.reported_checkpoint
 
 
 def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
@@ -230,8 +231,7 @@ def imitation_values(values: Mapping[str, Any], start: Path) -> dict[str, Any]:
         RequestError: there is no policy to start from.
         RecipeError: what `recipe_from_dict` finds wrong in the values.
     """
-    source = source_recipe(start, "last")
-    checkpoint = Run.open(start).reported_checkpoint
+    source, checkpoint = starting_point(start)
     recipe = recipe_from_dict(values)
     if not AGENTS[recipe.algo].wraps:
         raise RecipeError(

@@ -144,7 +144,7 @@ def evaluate_run(
     run: Run,
     *,
     episodes: int,
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     seed: int = 0,
     env: str | None = None,
     video: Path | None = None,
@@ -154,24 +154,28 @@ def evaluate_run(
     Args:
         run: a run with a checkpoint.
         episodes: complete episodes per seed.
-        checkpoint: "last" or "best".
+        checkpoint: "last" or "best"; None for the one that training reported.
         seed: picks the initial states.
         env: a Gymnasium id in place of the run's own.
         video: a folder for one film per seed.
 
     Returns:
-        what `offrl.train.scores.summarise` returns, and the files in `videos`.
+        what `offrl.train.scores.summarise` returns, with the `checkpoint` it is of, and the files in `videos`.
 
     Raises:
         RunError: there is no such checkpoint.
         RequestError: there is no environment to evaluate in.
     """
+    checkpoint = checkpoint or run.reported_checkpoint
     policy, facts = load_policy(run, checkpoint)
     environment = env or facts["environment"]
     if environment is None:
         raise RequestError("this run names no environment to evaluate in", mend="name one with --env")
     evaluation = evaluate(policy, environment, episodes, seed=seed)
-    scores = summarise(evaluation, environment, run.recipe.seeds, facts["reference_scores"])
+    scores = {
+        "checkpoint": checkpoint,
+        **summarise(evaluation, environment, run.recipe.seeds, facts["reference_scores"]),
+    }
     if video is not None:
         files = film(policy, environment, video, seeds=run.recipe.seeds, seed=seed)
         scores["videos"] = [str(file) for file in files]
@@ -216,7 +220,6 @@ def _finish(loop: Loop) -> Run:
         write_reward(run, loop.feed.demonstrations.mdp)
         draw_reward(run, run.path / "plots" / "reward.png")
     if loop.evaluate:
-        kind = run.reported_checkpoint
-        scores = evaluate_run(run, episodes=recipe.evaluation.final_episodes, checkpoint=kind)
-        run.log("evaluations.jsonl", {"step": loop.step, "final": True, "checkpoint": kind, **scores})
+        scores = evaluate_run(run, episodes=recipe.evaluation.final_episodes)
+        run.log("evaluations.jsonl", {"step": loop.step, "final": True, **scores})
     return run
