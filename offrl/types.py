@@ -24,6 +24,9 @@ Where batches carry importance weights, `td_error` [C, S, B] tells prioritised r
 Noise = dict[str, Tensor]
 """Name to standard normal draws of shape [S, …]: an update's randomness arrives as data."""
 
+NOT_SAVED: Mapping[str, bool] = {"saved": False}
+"""Metadata of a field of an agent's state that checkpoints leave out: there it is as at the start of training."""
+
 
 @dataclass(frozen=True)
 class Spec:

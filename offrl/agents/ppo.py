@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
@@ -28,7 +28,7 @@ from offrl.ops.rows import Rows, by_part, merge_axes
 from offrl.ops.running import fresh_moments, merge_moments, normalise, standardise
 from offrl.ops.surrogate import clipped_error, clipped_error_slope, clipped_gain, clipped_gain_slope
 from offrl.options import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.types import NOT_SAVED, Batch, Metrics, Noise, Observation, Spec
 
 OBSERVATION_LIMIT = 10.0
 """Standard deviations that normalised observations are clipped to."""
@@ -107,8 +107,8 @@ class PPOState:
         transitions: seen so far, per seed; int64, one for all seeds.
         observation_moments: see `offrl.ops.running`, [S, 3, D].
         return_moments: of the running discounted return, [S, 3, 1].
-        return_carry: the discounted return so far of the episodes that the last rollout left running, [S]; one for all
-            environments, the mean.
+        return_carry: the discounted return so far of the episodes that the last rollout left running, [S, E]; not in
+            checkpoints, which cut them.
     """
 
     actor: GaussianActor | CategoricalActor
@@ -119,7 +119,7 @@ class PPOState:
     transitions: Tensor
     observation_moments: Tensor
     return_moments: Tensor
-    return_carry: Tensor
+    return_carry: Tensor | None = field(default=None, metadata=NOT_SAVED)
 
 
 @dataclass
@@ -169,7 +169,6 @@ class PPO:
             transitions=torch.zeros((), dtype=torch.int64, device=device),
             observation_moments=fresh_moments(len(seeds), self.flat_observation.width).to(device),
             return_moments=fresh_moments(len(seeds), 1).to(device),
-            return_carry=torch.zeros(len(seeds), device=device),
         )
 
     def _network(self, outputs: int, generators: list[torch.Generator], output_gain: float) -> MLP:
@@ -279,10 +278,11 @@ class PPO:
     def _scaled_reward(self, state: PPOState, batch: Batch, truncated: Tensor) -> Tensor:
         """Rewards over the standard deviation of the discounted return, this rollout's included."""
         done = torch.maximum(batch.terminated, truncated)
-        carry = state.return_carry.unsqueeze(1).expand(done.shape[:2])
-        returns = running_returns(batch.reward, done, carry, self.config.discount)
+        if state.return_carry is None:
+            state.return_carry = torch.zeros_like(done[..., 0])
+        returns = running_returns(batch.reward, done, state.return_carry, self.config.discount)
         state.return_moments.copy_(merge_moments(state.return_moments, returns.flatten(1).unsqueeze(-1)))
-        state.return_carry.copy_((returns[..., -1] * (1.0 - done[..., -1])).mean(dim=1))
+        state.return_carry.copy_(returns[..., -1] * (1.0 - done[..., -1]))
         return batch.reward * torch.rsqrt(state.return_moments[:, 1:2] + 1e-8)
 
     def _observe(self, state: PPOState, observation: Observation | NDArray[Any]) -> Array:
@@ -389,7 +389,8 @@ class PPO:
 
     def episodes_cut(self, state: PPOState) -> None:
         """The running episodes were cut behind the last rollout: no return goes on from there."""
-        state.return_carry.zero_()
+        if state.return_carry is not None:
+            state.return_carry.zero_()
 
     def adopt_policy(self, state: PPOState, policy: MLP, kind: str) -> None:
         """Start the actor from a cloned policy of the same hidden widths.

@@ -22,9 +22,11 @@ from offrl.nn import Adam
 
 
 def state_tensors(state: Any) -> dict[str, Tensor]:
-    """Every tensor in an agent's state, by dotted name: a dataclass of networks, optimisers, tensors, other states."""
+    """What checkpoints hold of an agent's state, by dotted name: networks, optimisers, tensors, other states."""
     tensors: dict[str, Tensor] = {}
     for field in dataclasses.fields(state):
+        if not field.metadata.get("saved", True):
+            continue
         part = getattr(state, field.name)
         if isinstance(part, Tensor):
             tensors[field.name] = part

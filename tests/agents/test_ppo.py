@@ -97,7 +97,7 @@ class PlainPPO:
         self.critic_optimizer = torch.optim.AdamW(
             self.critic.parameters(), config.critic_learning_rate, weight_decay=config.weight_decay
         )
-        self.beta, self.transitions, self.carry = config.kl_coefficient, 0, 0.0
+        self.beta, self.transitions, self.carry = config.kl_coefficient, 0, [0.0] * ENVIRONMENTS
         self.seen: list[Tensor] = []
         self.returns: list[float] = []
         self.happened = dict.fromkeys(("clipped", "values clipped", "stopped", "β up", "β down"), 0)
@@ -137,16 +137,14 @@ class PlainPPO:
         return entropy
 
     def scaled_reward(self, batch: Batch) -> Tensor:
-        last = []
         for env in range(ENVIRONMENTS):
-            running = self.carry
+            running = self.carry[env]
             for t in range(STEPS):
                 running = self.config.discount * running + batch.reward[0, env, t].item()
                 self.returns.append(running)
                 if batch.terminated[0, env, t] or batch.truncated[0, env, t]:
                     running = 0.0
-            last.append(running)
-        self.carry = sum(last) / len(last)
+            self.carry[env] = running
         return batch.reward[0] / float(np.std(self.returns))
 
     def advantages(self, batch: Batch, reward: Tensor, value: Tensor, next_value: Tensor) -> Tensor:
@@ -306,6 +304,8 @@ def test_a_restored_state_goes_on_bit_for_bit(config: PPOConfig, spec: Spec) -> 
     run_updates(agent, state, rollouts[:2], noise[:2])
     saved = {name: tensor.detach().clone() for name, tensor in state_tensors(state).items()}
     restore_tensors(state_tensors(resumed), saved, "")
+    # As training does behind each checkpoint, whether it goes on from there now or later.
+    agent.episodes_cut(state)
     for one in (state, resumed):
         run_updates(agent, one, rollouts[2:], noise[2:])
     for name, tensor in state_tensors(resumed).items():
@@ -422,12 +422,31 @@ def test_rewards_are_divided_by_the_spread_of_the_discounted_return() -> None:
     update(agent, state, batch)
     returns = [1.0, 2.0, 3.0, 4.0, 6.0, 7.0]
     assert state.return_moments.flatten().tolist() == pytest.approx([np.mean(returns), np.var(returns), 6.0])
+    assert state.return_carry is not None
     assert state.return_carry.item() == 7.0
     # The episode goes on in the next rollout: 2 + 7/2, and ends.
     update(agent, state, rollout([0.0], [0.0], [2.0], terminated=[0.0], truncated=[1.0]))
     returns.append(5.5)
     assert state.return_moments.flatten().tolist() == pytest.approx([np.mean(returns), np.var(returns), 7.0])
     assert state.return_carry.item() == 0.0
+
+
+def test_each_environment_s_return_goes_on_in_its_next_rollout() -> None:
+    agent, state = linear_agent(scale_reward=True, critic_learning_rate=1e-9, discount=0.9)
+    whole = random_rollouts(agent.spec, 1, 1, environments=3, steps=40)[0]
+    parts = {f.name: getattr(whole, f.name) for f in dataclasses.fields(Batch) if getattr(whole, f.name) is not None}
+    for start in range(0, 40, 4):
+        update(agent, state, Batch(**{name: part[:, :, start : start + 4] for name, part in parts.items()}))
+    returns = []
+    for env in range(3):
+        running = 0.0
+        for t in range(40):
+            running = whole.reward[0, env, t].item() + 0.9 * running
+            returns.append(running)
+            if whole.terminated[0, env, t] or whole.truncated[0, env, t]:
+                running = 0.0
+    mean, variance, _ = state.return_moments.flatten().tolist()
+    assert (mean, variance) == pytest.approx((np.mean(returns), np.var(returns)), rel=1e-4)
 
 
 def test_observations_are_normalised_by_what_was_seen_before_the_rollout() -> None:

@@ -86,9 +86,9 @@ def test_no_return_goes_on_where_a_checkpoint_cuts_the_episodes(wrapped: bool, t
     for cycle in loop.feed.rounds(1):
         loop.policy.agent.update(loop.policy.state, cycle.batches, cycle.noise)
     carry = (state.generator if wrapped else state).return_carry
-    assert carry.item() != 0.0
+    assert carry.abs().min() > 0.0
     loop.feed.at_checkpoint(20)
-    assert carry.item() == 0.0
+    assert carry.eq(0.0).all()
     loop.feed.close()
 
 
