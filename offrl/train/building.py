@@ -37,6 +37,7 @@ from offrl.train.run import Run
 from offrl.train.scores import summarise
 from offrl.train.task import NO_ENVIRONMENT, Task
 from offrl.train.teaching import LabelledSteps, teacher_of
+from offrl.train.warnings import warnings_of
 
 UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
 DEMONSTRATION_SEEDS = 2**63
@@ -54,8 +55,8 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
     device = torch.device("cpu") if task.tabular else resolve_device(recipe.device)
     policy = fresh_policy(agent, recipe.seeds, device, normalizer, frames)
     recorder = _recorder(run) if task.online and recipe.online.record else None
-    if task.online:
-        _warn_of_warmup(recipe, listener)
+    for text in warnings_of(recipe):
+        listener.warned(text)
     validate: Callable[[], Tensor] | None = None
     finished: Callable[[], bool] | None = None
     feed: Feed
@@ -94,15 +95,6 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
         recorder=recorder,
         finished=finished,
     )
-
-
-def _warn_of_warmup(recipe: Recipe, listener: Listener) -> None:
-    warmup = recipe.online.warmup_steps
-    if recipe.steps < warmup and AGENTS[recipe.algo].online_by(recipe.agent) == "replay":
-        listener.warned(
-            f"Nothing is learned: the first {warmup:,} steps only fill the replay, and there are {recipe.steps:,}. "
-            "Take more (--steps), or fewer of those (--set online.warmup_steps=N)."
-        )
 
 
 def _hold_out(task: Task) -> tuple[Trajectories | None, Trajectories | None]:
