@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from offrl.errors import RequestError
-
 
 def store_path(name: str) -> Path:
     """A bare name's folder among the local datasets; a path (with a separator in it) as it is."""
@@ -23,7 +21,8 @@ def new_store_path(name: str) -> Path:
     Raises:
         RequestError: something is there.
     """
+    from offrl.data.whole import require_free
+
     path = store_path(name)
-    if path.exists():
-        raise RequestError("there is something at the destination", where=str(path), mend="choose another --out")
+    require_free(path)
     return path

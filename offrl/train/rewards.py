@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
@@ -21,9 +19,10 @@ from offrl.data.frames import StackedFrames
 from offrl.data.layout import RowLayout, Transforms
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
+from offrl.data.whole import require_free, whole_folder
 from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces
-from offrl.errors import OffrlError, RequestError, SpaceMismatchError, StoreError
+from offrl.errors import OffrlError, RequestError, SpaceMismatchError
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
 from offrl.types import Batch, Spec
@@ -147,30 +146,25 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
     store = open_dataset(dataset)
     seen: Trajectories = store if learned.frames == 1 else StackedFrames(store, learned.frames)
     _check_spaces(learned.spec, seen.spec, store.metadata.name)
-    if destination.exists():
-        raise RequestError("there is something at the destination", where=str(destination), mend="choose another --out")
+    require_free(destination)
     warnings = _unseen_actions(store, learned)
-    temporary = destination.with_name(f".{destination.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
     comparison = _Comparison()
-    try:
-        with StoreWriter(
-            temporary,
+    with (
+        whole_folder(destination) as folder,
+        StoreWriter(
+            folder,
             store.spec,
             environment=store.metadata.environment,
             provenance=_provenance(store, learned),
             reference_scores=store.metadata.reference_scores,
             name=destination.name,
-        ) as writer:
-            for block, shown in zip(store.iterate_blocks(ROWS_AT_ONCE), seen.iterate_blocks(ROWS_AT_ONCE), strict=True):
-                reward = _rewards(learned, shown)
-                comparison.add(block.columns[schema.REWARD], reward, block.final_rows)
-                block.columns[schema.REWARD] = reward
-                writer.append(block)
-        os.rename(temporary, destination)
-    except OSError as error:
-        raise StoreError(f"the store can't be written ({error.strerror})", where=str(destination)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        ) as writer,
+    ):
+        for block, shown in zip(store.iterate_blocks(ROWS_AT_ONCE), seen.iterate_blocks(ROWS_AT_ONCE), strict=True):
+            reward = _rewards(learned, shown)
+            comparison.add(block.columns[schema.REWARD], reward, block.final_rows)
+            block.columns[schema.REWARD] = reward
+            writer.append(block)
     return {
         "path": str(destination),
         "source": store.metadata.name,

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import offrl
 from offrl.data.convert.checks import Checker
@@ -20,9 +16,9 @@ from offrl.data.convert.registry import FORMATS, detect
 from offrl.data.convert.remote import Located, locate
 from offrl.data.convert.report import Chunk, ConversionReport, Log, Tally
 from offrl.data.convert.source import Source
-from offrl.data.shard import sync_directory
 from offrl.data.store import METADATA_FILE, StoreWriter
-from offrl.errors import RequestError, StoreError
+from offrl.data.whole import remove_leftovers, whole_folder
+from offrl.errors import RequestError
 
 _SMALL_SOURCE = 256 * 2**20
 _SMALL_SHARD, _SHARD = 16 * 2**20, 64 * 2**20
@@ -90,7 +86,7 @@ def _run(
 ) -> ConversionReport:
     check_fields(options.mapping)
     if dest is not None:
-        _tidy_up(dest)
+        remove_leftovers(dest)
         _check_destination(dest, overwrite)
     located = locate(source)
     chosen = _choose_format(format or located.format or detect(located.path))
@@ -104,7 +100,7 @@ def _run(
         for _ in chunks:
             pass
     else:
-        with _replacing(dest, overwrite) as folder:
+        with whole_folder(dest, overwrite) as folder:
             provenance = _provenance(located, chosen, options, opened)
             _write(folder, name or dest.name, opened, chunks, provenance, _shard_bytes(located.path))
     return tally.report(
@@ -194,53 +190,3 @@ def _check_destination(dest: Path, overwrite: bool) -> None:
             where=str(dest),
             mend="give another name, or move it away",
         )
-
-
-@contextmanager
-def _replacing(dest: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `dest` that takes its name when the block ends well, and is removed otherwise."""
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"the destination can't be written ({error.strerror})", where=str(dest.parent)) from error
-    temporary = dest.with_name(f".{dest.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
-    replaced = temporary.with_name(temporary.name.replace(".partial-", ".replaced-"))
-    try:
-        yield temporary
-        if overwrite and dest.exists():
-            os.rename(dest, replaced)
-        os.rename(temporary, dest)
-        sync_directory(dest.parent)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists() and not dest.exists():
-            os.rename(replaced, dest)
-        if isinstance(error, OSError):
-            raise StoreError(f"the store can't take its name ({error.strerror})", where=str(dest)) from error
-        raise
-    if replaced.exists():
-        discarded = temporary.with_name(f"{temporary.name}-old")  # from here on it isn't given back any more
-        os.rename(replaced, discarded)
-        shutil.rmtree(discarded, ignore_errors=True)
-
-
-def _tidy_up(dest: Path) -> None:
-    """Remove what conversions to this name left that were killed; give back a store that was being replaced."""
-    for path in dest.parent.glob(f".{glob.escape(dest.name)}.*-*-*"):
-        kind, _, rest = path.name.removeprefix(f".{dest.name}.").partition("-")
-        if kind not in ("partial", "replaced") or _is_running(rest.partition("-")[0]):
-            continue
-        if kind == "replaced" and not dest.exists():
-            os.rename(path, dest)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
