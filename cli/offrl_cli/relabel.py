@@ -35,7 +35,7 @@ def relabel(
     All else is as it was, so that agents learn offline from data that has no
     rewards, or other ones.
 
-    Example: offrl relabel cartpole-replay --reward runs/gail-cartpole-20250101-120000 --out cartpole-learned
+    Example: offrl relabel cartpole-replay --reward runs/airl-cartpole-20250101-120000 --out cartpole-learned
     """
     destination = new_store_path(out)
     with working("Relabelling"):

@@ -71,8 +71,8 @@ POLE = [
 def test_a_discriminator_s_reward_teaches_to_balance_the_pole_from_random_steps(tmp_path: Path) -> None:
     """Five demonstrations, by way of AIRL's reward, stand in for the true reward of 1,000 random episodes.
 
-    Not GAIL's: at the end of its training its discriminator tells a good policy from the expert no more, and what is
-    left of the reward teaches now half as much as the true one and now twice as much.
+    Not GAIL's, which tells the expert's steps from those of a policy that is nearly as good: by its seeds it teaches
+    now a quarter of what the true one does, now twice as much (recipes/RESULTS.md).
     """
     settings = ["seeds=[0, 1, 2]", "evaluation.every=0", "evaluation.final_episodes=1"]
     airl = train(recipe_from_dict(with_settings(find_recipe("airl/cartpole").values, settings)), tmp_path / "airl")
