@@ -78,6 +78,12 @@ class RunError(OffrlError):
     """A run directory can't be created, opened or continued."""
 
 
+class RunNotFoundError(RunError):
+    """There is no run in a directory, or it has no such checkpoint."""
+
+    exit_code = 2
+
+
 class RunInUseError(RunError):
     """Another process is writing to the run directory."""
 

@@ -19,6 +19,7 @@ WRONG_REQUESTS = {
     "UnsafeSourceError",
     "SpaceMismatchError",
     "RunInUseError",
+    "RunNotFoundError",
 }
 
 
@@ -47,6 +48,7 @@ def test_the_tree_has_the_expected_branches() -> None:
     assert names >= WRONG_REQUESTS
     assert issubclass(errors.DiskFullError, errors.StoreError)
     assert issubclass(errors.RunInUseError, errors.RunError)
+    assert issubclass(errors.RunNotFoundError, errors.RunError)
     assert not issubclass(errors.DataError, RequestError)
 
 

@@ -165,7 +165,10 @@ def _environment_alone(option: str, env: str | None, others: list[str]) -> str:
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories that offrl train left.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="The picture. Default: plots/METRIC.png in the first run.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The picture: .png, .pdf or .svg. Default: plots/METRIC.png in the first run."
+        ),
     ] = None,
     metric: Annotated[
         str,
@@ -174,7 +177,7 @@ def plot(
     x: Annotated[Horizontal, typer.Option(help="The horizontal axis.")] = Horizontal.step,
     as_json: AsJson = False,
 ) -> None:
-    """Draw learning curves with bands over seeds, as a PNG.
+    """Draw learning curves with bands over seeds, as PNG, PDF or SVG.
 
     Lines are means over seeds, bands one standard error.
 

@@ -1,4 +1,4 @@
-"""Learning curves: runs in, one PNG out."""
+"""Learning curves: runs in, one picture out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from offrl.errors import RequestError, StoreError
+from offrl.errors import RequestError
 from offrl.recipes import Recipe
+from offrl.train.pictures import save_picture
 from offrl.train.run import Run
 from offrl.train.task import learns_online
 
@@ -63,7 +64,7 @@ def plot_runs(runs: Sequence[Run], destination: Path, *, metric: str = EVALUATIO
 
     Args:
         runs: at least one.
-        destination: the PNG file.
+        destination: the file: .png, .pdf or .svg.
         metric: "evaluation" for mean returns, or a name in the runs' `metrics.jsonl`.
         x: "step", or "minutes" of wall-clock time since the run's start.
 
@@ -71,20 +72,14 @@ def plot_runs(runs: Sequence[Run], destination: Path, *, metric: str = EVALUATIO
         what was drawn.
 
     Raises:
-        RequestError: a run has no such metric.
+        RequestError: a run has no such metric, or the file is to be of another format.
         StoreError: the picture can't be written.
     """
     groups = _groups(runs)
     labels = _labels([group[0].recipe for group in groups])
     curves = [_curve(group, label, metric, x) for group, label in zip(groups, labels, strict=True)]
     figure = _draw(curves, _value_label(metric), _x_label(runs, x), _references(runs) if metric == EVALUATION else None)
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(destination, format="png", dpi=150)
-    except OSError as error:
-        raise StoreError(
-            f"the picture can't be written: {error.strerror or error}", where=str(destination), mend="choose --out"
-        ) from error
+    save_picture(figure, destination)
     return curves
 
 

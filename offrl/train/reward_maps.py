@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.envs.stepping import make_single
-from offrl.errors import RequestError, StoreError
+from offrl.errors import RequestError
 from offrl.irl import TabularMDP, grid_of, visits
 from offrl.irl.environments import Grid
 from offrl.train.irl import TableReward
+from offrl.train.pictures import save_picture
 from offrl.train.run import Run
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def draw_reward(run: Run, destination: Path) -> Path | None:
         the file; None where the environment's states don't lie in a grid.
 
     Raises:
-        RequestError: the run's algorithm has no table of rewards.
+        RequestError: the run's algorithm has no table of rewards, or the file is to be of another format.
         StoreError: the picture can't be written.
     """
     learned = TableReward.of(run)
@@ -53,13 +54,7 @@ def draw_reward(run: Run, destination: Path) -> Path | None:
     if grid is None:
         return None
     figure = _draw(run, learned, grid)
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(destination, format="png", dpi=150)
-    except OSError as error:
-        raise StoreError(
-            f"the picture can't be written: {error.strerror or error}", where=str(destination), mend="choose --out"
-        ) from error
+    save_picture(figure, destination)
     return destination
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from offrl.errors import RunError, RunInUseError
+from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.recipes import Recipe, load_recipe, recipe_from_dict, to_toml
 from offrl.train.checkpoint import naming, write_atomically, write_checkpoint
 
@@ -64,12 +64,12 @@ class Run:
         """A run made earlier.
 
         Raises:
-            RunError: there is none.
+            RunNotFoundError: there is none.
             RecipeError: its recipe is damaged.
         """
         recipe = path / "recipe.toml"
         if not recipe.is_file():
-            raise RunError(
+            raise RunNotFoundError(
                 "there is no run in this directory (no recipe.toml)",
                 where=str(path),
                 mend="name a directory that offrl train wrote, such as one under runs/",
@@ -169,11 +169,11 @@ class Run:
         """The directory of the `last` or `best` checkpoint.
 
         Raises:
-            RunError: the run has none yet.
+            RunNotFoundError: the run has none yet.
         """
         name = self._index().get(kind)
         if name is None:
-            raise RunError(
+            raise RunNotFoundError(
                 f"the run has no '{kind}' checkpoint",
                 where=str(self.path),
                 mend="let it train longer, or ask for the other kind (--checkpoint last|best)",

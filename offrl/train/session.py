@@ -15,7 +15,7 @@ from offrl.envs.video import film
 from offrl.errors import OffrlError, RecipeError, RequestError
 from offrl.recipes import Recipe
 from offrl.train.building import build_loop, sampling_options
-from offrl.train.checkpoint import write_atomically
+from offrl.train.checkpoint import read_facts, write_atomically
 from offrl.train.cross_validation import cross_validate, fold_episodes, with_coefficient
 from offrl.train.finetune import take_over
 from offrl.train.irl import DemonstrationFeed, demonstrations_of, process_of, write_reward
@@ -121,12 +121,14 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
     Raises:
         RunInUseError: another process is writing to the run.
         RunError: there is no run, or its checkpoint is damaged.
+        RequestError: it has taken more steps already.
     """
     listener = listener or SilentListener()
     run = Run.open(path)
     listener.began(run.path)
     with run.lock():
         if steps is not None:
+            _require_ahead(run, steps)
             run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
         task = Task.of(run.recipe, run.checkpoint("last") if run.has_checkpoint("last") else None)
         if run.recipe.cross_validation.kind != "none":
@@ -138,6 +140,16 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
             run.forget_after(-1)
             _begin(loop)
         return _finish(loop)
+
+
+def _require_ahead(run: Run, steps: int) -> None:
+    taken = read_facts(run.checkpoint("last"))["step"] if run.has_checkpoint("last") else 0
+    if taken > steps:
+        raise RequestError(
+            f"the run has taken {taken:,} steps already, and {steps:,} are asked for",
+            where=str(run.path),
+            mend="ask for more: --steps counts from the run's first step",
+        )
 
 
 def evaluate_run(

@@ -87,14 +87,14 @@ def test_the_checkpoint_that_training_reported_is_what_later_commands_take(offrl
 def test_a_directory_without_a_run_is_refused(offrl: Offrl, tmp_path: Path, command: str) -> None:
     more = ("--episodes", "2", "--out", "x") if command == "collect" else ()
     result = offrl(command, tmp_path / "nothing", *more)
-    assert (result.code, result.stdout) == (1, "")
+    assert (result.code, result.stdout) == (2, "")
     assert str(tmp_path / "nothing") in result.stderr
 
 
 def test_a_missing_checkpoint_is_named(offrl: Offrl, run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     result = offrl("evaluate", run)
-    assert result.code == 1
+    assert result.code == 2
     assert "'last' checkpoint" in result.stderr
 
 

@@ -152,6 +152,23 @@ def test_axes_say_what_they_show(tmp_path: Path, figures: list[Figure]) -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.pdf", b"%PDF"), ("p.svg", b"<?xml")])
+def test_the_name_says_the_format(name: str, start: bytes, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    log_evaluation(run, 10, [1.0])
+    plot_runs([run], tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["p.jpg", "picture"])
+def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    log_evaluation(run, 10, [1.0])
+    with pytest.raises(RequestError, match=r"ends in \.png, \.pdf, \.svg"):
+        plot_runs([run], tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_the_band_is_explained(tmp_path: Path, figures: list[Figure]) -> None:
     for name, seeds in (("a", [0, 1]), ("b", [0])):
         run = make_run(tmp_path / name, seeds=seeds)

@@ -80,6 +80,13 @@ def test_a_folder_named_like_the_dataset_changes_nothing(tmp_path: Path, monkeyp
     assert resume(run.path, steps=130).recipe.dataset == "walks"
 
 
+def test_a_run_is_not_resumed_to_fewer_steps_than_it_took(demonstrations: Path, tmp_path: Path) -> None:
+    run = train(bc_recipe(demonstrations, steps=100), tmp_path / "run")
+    with pytest.raises(RequestError, match="taken 100 steps already, and 60 are asked for"):
+        resume(run.path, steps=60)
+    assert Run.open(run.path).recipe.steps == 100
+
+
 def test_a_run_holds_all_that_later_commands_read(demonstrations: Path, tmp_path: Path) -> None:
     run = train(bc_recipe(demonstrations), tmp_path / "run")
 

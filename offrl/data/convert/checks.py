@@ -33,6 +33,8 @@ class Checker:
 
     def __init__(self, spec: Spec, out_of_bounds: OutOfBounds, label: str, log: Log) -> None:
         self._actions = flatten_space(spec.action_space, schema.ACTION)
+        observed = flatten_space(spec.observation_space, schema.OBSERVATION)
+        self._choices = {name: space for name, space in observed.items() if not isinstance(space, spaces.Box)}
         self._out_of_bounds = out_of_bounds
         self._label = label
         self._log = log
@@ -41,8 +43,8 @@ class Checker:
         """The chunk, with its actions clipped if that was asked for.
 
         Raises:
-            DataError: a reward, action or log-probability isn't finite, an action isn't in its space, or a mask
-                forbids every action or the one taken (unless the log only lists problems).
+            DataError: a reward, action or log-probability isn't finite, an action or a discrete observation isn't in
+                its space, or a mask forbids every action or the one taken (unless the log only lists problems).
         """
         for name, array in chunk.block.columns.items():
             root = name.split(".")[0]
@@ -50,6 +52,8 @@ class Checker:
                 self._warn_of_gaps(chunk, name, array)
             elif root in (schema.ACTION, schema.REWARD, schema.BEHAVIOR_LOG_PROB):
                 self._refuse_gaps(chunk, name, array)
+        for name, space in self._choices.items():
+            self._refuse_unknown(chunk, name, space)
         self._refuse_early_ends(chunk)
         self._refuse_impossible(chunk)
         self._refuse_wrong_masks(chunk)
@@ -72,6 +76,18 @@ class Checker:
                 f"the {name} is {_shown(array[rows[0]])} ({len(rows)} such rows from here on)",
                 where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{name}'",
                 mend=f"correct the {name} in the source, or leave those episodes out of it",
+            )
+
+    def _refuse_unknown(self, chunk: Chunk, name: str, space: gym.Space[Any]) -> None:
+        """Observations that are choices must be among them, final ones too; others have bounds that nobody keeps."""
+        array = chunk.block.columns[name]
+        low, high, _ = _bounds(space)
+        rows = np.flatnonzero(((array < low) | (array > high)).reshape(len(array), -1).any(axis=1))
+        if len(rows):
+            self._log.problem(
+                f"the {name} {_shown(array[rows[0]])} lies outside {space} ({len(rows)} such rows from here on)",
+                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{name}'",
+                mend="give the environment that the data was made in",
             )
 
     def _refuse_early_ends(self, chunk: Chunk) -> None:

@@ -50,6 +50,8 @@ def spec_of(
     ranges = _ranges(rows, wanted, np.empty(0, np.int64) if without_action is None else without_action)
     observation = {name: _observation_space(name, info, ranges, where, log) for name, info in observed.items()}
     action = {name: _action_space(name, info, ranges, options, where, log) for name, info in acted.items()}
+    if options.action_bounds is not None and not any(isinstance(space, spaces.Box) for space in action.values()):
+        log.warn("--action-bounds has no effect: the actions are whole numbers")
     return Spec(_nested(observation, schema.OBSERVATION), _nested(action, schema.ACTION))
 
 

@@ -35,9 +35,13 @@ def chunk(actions: list[Any], **changed: Any) -> Chunk:
 
 
 def check(
-    action_space: gym.Space[Any], item: Chunk, out_of_bounds: OutOfBounds = "error", log: Log | None = None
+    action_space: gym.Space[Any],
+    item: Chunk,
+    out_of_bounds: OutOfBounds = "error",
+    log: Log | None = None,
+    observation_space: gym.Space[Any] | None = None,
 ) -> Chunk:
-    spec = Spec(spaces.Box(-np.inf, np.inf, (2,)), action_space)
+    spec = Spec(observation_space or spaces.Box(-np.inf, np.inf, (2,)), action_space)
     return Checker(spec, out_of_bounds, "log.csv", log or Log(dry_run=False)).check(item)
 
 
@@ -159,6 +163,24 @@ def test_gaps_in_observations_are_warned_of_final_ones_too() -> None:
     observations[2, 1], observations[6] = np.nan, np.inf
     check(spaces.Box(-1, 1, (1,), np.float64), chunk([[0.0]] * 7, observation=observations), log=log)
     assert log.warnings == ["the observation holds NaN or infinity (2 in all, first at log.csv, row 102)"]
+
+
+@pytest.mark.parametrize(
+    ("space", "row", "values"),
+    [
+        (spaces.Discrete(4), 104, [0, 1, 3, 0, 4, 1, 1]),
+        (spaces.Discrete(3, start=1), 106, [1, 2, 3, 1, 2, 3, 0]),
+        (spaces.MultiDiscrete([2, 3]), 102, [[0, 0], [1, 2], [2, 0], [0, 0], [0, 0], [0, 0], [0, 0]]),
+    ],
+)
+def test_an_observation_that_is_no_choice_is_refused_final_ones_too(
+    space: gym.Space[Any], row: int, values: list[Any]
+) -> None:
+    item = chunk([[0.0]] * 7, observation=np.array(values))
+    with pytest.raises(DataError, match=r"observation .* lies outside .*\n.*row " + str(row)):
+        check(spaces.Box(-1.0, 1.0, (1,)), item, observation_space=space)
+    inside = np.clip(item.block.columns["observation"], [1, 1] if row == 102 else 1, [1, 2] if row == 102 else 3)
+    check(spaces.Box(-1.0, 1.0, (1,)), chunk([[0.0]] * 7, observation=inside), observation_space=space)
 
 
 def test_probabilities_above_one_are_refused_of_choices_but_densities_may_be_large() -> None:

@@ -150,6 +150,15 @@ def test_the_log_of_a_bandit(tmp_path: Path) -> None:
     np.testing.assert_allclose(logged, np.log([0.5, 0.25, 1.0]), rtol=1e-15)
 
 
+@pytest.mark.parametrize(("actions", "warned"), [([1, 0, 2], True), ([0.5, 0.0, 1.0], False)])
+def test_bounds_of_whole_numbers_are_warned_of(actions: list[float], warned: bool, tmp_path: Path) -> None:
+    table = pd.DataFrame({"observation": [0.5, 1.5, 2.5], "action": actions, "reward": [1, 0, 1]})
+    report = convert(
+        write(table, tmp_path / "log.csv"), tmp_path / "store", options=ConvertOptions(action_bounds=(-2.0, 2.0))
+    )
+    assert any("--action-bounds has no effect" in warning for warning in report.warnings) == warned
+
+
 def test_steps_of_episodes_that_nothing_tells_apart_are_no_bandit_log(tmp_path: Path) -> None:
     table = pd.DataFrame({"x": [0.5, 1.5, 2.5], "action": [1, 0, 2], "t": [0.0, 0.1, 0.0], "reward": [1, 0, 1]})
     path = write(table, tmp_path / "log.csv")
