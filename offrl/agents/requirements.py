@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 
 from offrl.errors import SpaceMismatchError
 from offrl.types import Spec
@@ -27,6 +28,7 @@ def require_bounded_box(spec: Spec, algorithm: str) -> None:
             f"{algorithm} can't act in this task's action space, {space}",
             mend=_suited(space),
         )
+    _refuse_whole_numbers(space)
     if not space.is_bounded("both"):
         raise SpaceMismatchError(
             f"{algorithm} needs finite action bounds, but this task's action space is {space}",
@@ -43,6 +45,15 @@ def require_discrete(spec: Spec, algorithm: str) -> gym.spaces.Discrete:
             mend=_suited(space),
         )
     return space
+
+
+def _refuse_whole_numbers(space: gym.Space[Any]) -> None:
+    """Policies of vectors give any real number within the bounds."""
+    if isinstance(space, gym.spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        raise SpaceMismatchError(
+            f"no algorithm acts in this task's action space, {space}: its actions are vectors of whole numbers",
+            mend="let the environment take Discrete or MultiDiscrete actions, or floating-point ones that it rounds",
+        )
 
 
 def _suited(space: gym.Space[Any]) -> str:
@@ -65,6 +76,7 @@ def policy_kind(
         SpaceMismatchError: the kind asked for doesn't fit the space, or no kind does.
     """
     space = spec.action_space
+    _refuse_whole_numbers(space)
     fits: dict[type, tuple[PolicyKind, ...]] = {
         gym.spaces.Box: continuous,
         gym.spaces.Discrete: ("categorical",),
