@@ -19,7 +19,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
 from offrl.agents.requirements import require_discrete
@@ -59,6 +59,7 @@ class DQNConfig:
         weight_decay: decoupled decay rate.
         max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them as they are.
         learning_rate: Adam's step size.
+        decay_steps: updates over which it falls linearly to 0; 0 keeps it (the papers' way).
         discount: γ, per step.
         target_rate: τ: how far the target network moves towards the network; 1 copies it.
         target_every: updates between such moves.
@@ -82,6 +83,7 @@ class DQNConfig:
     weight_decay: NonNegative = 0.0
     max_gradient_norm: NonNegative = 10.0
     learning_rate: Positive = 3e-4
+    decay_steps: NonNegativeInt = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     target_every: Count = 1
@@ -211,11 +213,16 @@ class DQN:
     def init(self, seeds: Sequence[int], device: torch.device) -> DQNState:
         """Fresh networks for each seed; the target starts as a copy."""
         c, network = self.config, self._network(seeds).to(device)
-        decay, norm = c.weight_decay, c.max_gradient_norm
         return DQNState(
             network=network,
             target_network=network.clone(),
-            optimizer=Adam(network, c.learning_rate, weight_decay=decay, max_gradient_norm=norm),
+            optimizer=Adam(
+                network,
+                c.learning_rate,
+                weight_decay=c.weight_decay,
+                max_gradient_norm=c.max_gradient_norm,
+                decay_steps=c.decay_steps,
+            ),
             updates=torch.zeros((), dtype=torch.int64, device=device),
             exploration_steps=torch.zeros((), dtype=torch.int64),
         )

@@ -33,6 +33,7 @@ from tests.agents.batches import (
     random_noise,
     run_updates,
 )
+from tests.nn.plain import fall_linearly
 
 UPDATES, ACTIONS = 10, 4
 SMALL = DQNConfig(hidden=(16, 12), learning_rate=5e-3, target_rate=0.05, max_gradient_norm=0.0)
@@ -52,6 +53,7 @@ EVERYTHING = dataclasses.replace(
     conservative=0.5,
     target_rate=0.7,
     target_every=3,
+    decay_steps=16,
     convolutions=((4, 3, 1), (5, 2, 2)),
 )
 CONFIGS = {
@@ -60,6 +62,7 @@ CONFIGS = {
     "dueling": dataclasses.replace(SMALL, dueling=True),
     "noisy": dataclasses.replace(SMALL, noisy=True),
     "conservative": dataclasses.replace(SMALL, conservative=2.0),
+    "steps that fall": dataclasses.replace(SMALL, decay_steps=14),
     "hard copies": dataclasses.replace(SMALL, target_rate=1.0, target_every=4),
     "regularised": dataclasses.replace(SMALL, **REGULARISED),
     "everything": EVERYTHING,
@@ -113,6 +116,7 @@ class PlainDQN:
         self.target = {name: parameter.detach().clone() for name, parameter in self.weights.items()}
         c = self.config
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=c.learning_rate, weight_decay=c.weight_decay)
+        fall_linearly(self.optimizer, c.decay_steps)
         self.updates = 0
 
     def update(self, batch: Batch, noise: Noise) -> None:
