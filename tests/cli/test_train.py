@@ -185,7 +185,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(offrl: Offrl, demos: Path, monkeypat
         (["train", "bc", "--dataset", "DEMOS", "--device", "cuda:99"], 2, ["device"]),
         (["train", "bc", "--dataset", "DEMOS", "--top-fraction", "0"], 2, ["top_fraction"]),
         (["train", "td3", "--env", "CartPole-v1"], 2, ["Discrete"]),
-        (["train", "--resume", "nosuch"], 1, ["nosuch", "recipe.toml"]),
+        (["train", "--resume", "nosuch"], 2, ["nosuch", "recipe.toml"]),
         (["train", "bc", "--resume", "run", "--seeds", "2"], 2, ["--resume", "ALGO", "seeds"]),
         (["train", "bc", "--steps", "0", "--dataset", "DEMOS"], 2, ["--steps"]),
     ],
