@@ -302,12 +302,12 @@ class DQN:
     def _sometimes_random(self, state: DQNState, action: Any, draws: Any, mask: Any) -> Any:
         """ε-greedy: the place of the largest allowed draw is a uniformly random action, whatever the draws' sum is."""
         c, steps = self.config, state.exploration_steps.numpy()
-        done = min(steps.item() / c.epsilon_steps, 1.0)
-        epsilon = c.epsilon_start + done * (c.epsilon_end - c.epsilon_start)
-        steps += draws.shape[1]
+        taken = steps.item()
+        epsilon = c.epsilon_start + min(taken / c.epsilon_steps, 1.0) * (c.epsilon_end - c.epsilon_start)
+        steps[()] = taken + draws.shape[1]
         # Φ(sum / √A) is uniform on [0, 1].
         explores = draws.sum(-1) < normal_quantile(epsilon) * self.actions**0.5
-        if not explores.any():
+        if not namespace(explores).count_nonzero(explores):
             return action
         return action + explores * (allowed(draws, mask).argmax(-1) - action)
 

@@ -16,13 +16,15 @@ from offrl.ops.arrays import Array, is_plain
 
 LARGEST_LAYER, LARGEST_FOR_ONE = 2**13, 2**16
 """Elements of a weight: for several observations, and for a single one. Beyond, PyTorch is as fast or faster."""
+ZERO = np.zeros((), np.float32)
+"""As an array, for a number is made one at every call, which takes as long as what is done with it."""
 LARGEST_PRODUCT = 2**18
 """Multiplications of a matrix product that NumPy's BLAS still does in one thread: others take long to wake."""
 
 
 def rectify(values: NDArray[Any]) -> None:
     """max(x, 0), in place."""
-    np.maximum(values, 0.0, out=values)
+    np.maximum(values, ZERO, out=values)
 
 
 def rectify_backward(gradient: NDArray[Any], output: NDArray[Any]) -> None:
