@@ -67,7 +67,8 @@ def finetune(
     from offrl.recipe_catalog import matching_recipe
     from offrl.train.finetune import fine_tuning_recipe, starting_point
 
-    source, kind = starting_point(run, checkpoint)
+    opened, kind = starting_point(run, checkpoint)
+    source = opened.recipe
     base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
     if base is not None:
         note(f"Recipe: {base.name}")

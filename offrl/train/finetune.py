@@ -82,7 +82,8 @@ def fine_tuning_recipe(
         RequestError: there is no policy to start from.
         RecipeError: an option is unknown or wrong.
     """
-    source, checkpoint = starting_point(start, checkpoint)
+    run, checkpoint = starting_point(start, checkpoint)
+    source = run.recipe
     algo = source.algo if algo is None else algo
     if algo != source.algo and algo in AGENTS and AGENTS[algo].wraps:
         raise RecipeError(
@@ -92,7 +93,7 @@ def fine_tuning_recipe(
     if algo == source.algo:
         values = _continued(source)
     else:
-        spec = spec_of(read_facts(starting_checkpoint(start, checkpoint)))
+        spec = spec_of(read_facts(run.checkpoint(checkpoint)))
         values = _succeeding(source, spec, algo, base or {})
     values |= {"start": str(start), "start_checkpoint": checkpoint, "steps": steps}
     if env is not None:
@@ -130,14 +131,16 @@ def _letting_go(values: Mapping[str, Any]) -> dict[str, Any]:
     return agent
 
 
-def starting_checkpoint(start: Path, kind: str) -> Path:
-    """The directory of the checkpoint that a fine-tuning starts from.
+def starting_point(start: Path, kind: str | None = None) -> tuple[Run, str]:
+    """The run to start from, and the kind of checkpoint: the one asked for, or that training reported.
 
     Raises:
-        RequestError: there is none.
+        RequestError: there is no such checkpoint.
     """
     try:
-        return Run.open(start).checkpoint(kind)
+        run = Run.open(start)
+        kind = kind or run.reported_checkpoint
+        run.checkpoint(kind)
     except RunError as error:
         raise RequestError(
             f"there is no policy to fine-tune: {error.what}",
@@ -145,17 +148,7 @@ def starting_checkpoint(start: Path, kind: str) -> Path:
             mend="name a run that offrl train has trained up to a checkpoint, or ask for its other checkpoint "
             "(--checkpoint last|best)",
         ) from error
-
-
-def starting_point(start: Path, kind: str | None = None) -> tuple[Recipe, str]:
-    """The recipe of a run to start from, and the kind of checkpoint: the one asked for, or that training reported.
-
-    Raises:
-        RequestError: there is no such checkpoint.
-    """
-    starting_checkpoint(start, kind or "last")
-    run = Run.open(start)
-    return run.recipe, kind or run.reported_checkpoint
+    return run, kind
 
 
 def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
@@ -231,7 +224,8 @@ def imitation_values(values: Mapping[str, Any], start: Path) -> dict[str, Any]:
         RequestError: there is no policy to start from.
         RecipeError: what `recipe_from_dict` finds wrong in the values.
     """
-    source, checkpoint = starting_point(start)
+    run, checkpoint = starting_point(start)
+    source = run.recipe
     recipe = recipe_from_dict(values)
     if not AGENTS[recipe.algo].wraps:
         raise RecipeError(
@@ -240,7 +234,7 @@ def imitation_values(values: Mapping[str, Any], start: Path) -> dict[str, Any]:
         )
     if source.algo == recipe.algo:
         return {"seeds": list(source.seeds), **values, "start": str(start), "start_checkpoint": checkpoint}
-    spec = spec_of(read_facts(starting_checkpoint(start, checkpoint)))
+    spec = spec_of(read_facts(run.checkpoint(checkpoint)))
     known, agent = source.to_dict(), dict(values.get("agent", {}))
     options = agent.get("generator_options", {})
     agent["generator_options"] = {**options, **_bound_options(source, spec, recipe.agent.generator)}

@@ -21,10 +21,9 @@ from offrl.envs.spaces import check_spaces
 from offrl.errors import DataError, RecipeError
 from offrl.recipes import Recipe
 from offrl.train.checkpoint import read_facts
-from offrl.train.finetune import check_fine_tuning, mixes_data, starting_checkpoint
+from offrl.train.finetune import check_fine_tuning, mixes_data, starting_point
 from offrl.train.imitation import check_imitation
 from offrl.train.policies import spec_of
-from offrl.train.run import Run
 from offrl.train.teaching import teacher_of
 from offrl.types import Spec
 
@@ -152,9 +151,7 @@ class Task:
         spec = stacked_spec(store.spec, recipe.data.frame_stack)
         origin = None
         if start is not None:
-            origin = checkpoint or starting_checkpoint(Path(start), recipe.start_checkpoint)
-            if checkpoint is None:
-                check_fine_tuning(recipe, Run.open(Path(start)).recipe)
+            origin = checkpoint or _origin(recipe, Path(start))
             check_spaces(spec_of(read_facts(origin)), spec, environment)
         data = _chosen(store, recipe)
         facts = {
@@ -169,9 +166,7 @@ class Task:
         assert recipe.start is not None
         start = Path(recipe.start).resolve()
         recipe = dataclasses.replace(recipe, start=str(start), dataset=recipe.dataset and name_anywhere(recipe.dataset))
-        origin = checkpoint or starting_checkpoint(start, recipe.start_checkpoint)
-        if checkpoint is None:
-            check_fine_tuning(recipe, Run.open(start).recipe)
+        origin = checkpoint or _origin(recipe, start)
         facts = read_facts(origin)
         spec = spec_of(facts)
         if recipe.env in (None, NO_ENVIRONMENT):
@@ -186,6 +181,13 @@ class Task:
         check_spaces(spec, stacked_spec(store.spec, frames), recipe.dataset)
         told |= {"dataset": recipe.dataset, "fingerprint": store.fingerprint}
         return cls(recipe, spec, _chosen(store, recipe), told, origin)
+
+
+def _origin(recipe: Recipe, start: Path) -> Path:
+    """The checkpoint to start from, of a run that the recipe can go on from."""
+    run, kind = starting_point(start, recipe.start_checkpoint)
+    check_fine_tuning(recipe, run.recipe)
+    return run.checkpoint(kind)
 
 
 def _open(dataset: str) -> TrajectoryStore:
