@@ -95,22 +95,22 @@ class RowLayout:
         """Bytes of a packed row, images among them."""
         return 4 * self.width + sum(int(np.prod(shape)) for _, shape in self.images)
 
-    def value(self, name: str, rows: Tensor) -> Tensor:
-        """One column of packed rows (or pairs) [..., >= width]: a view [..., *shape]."""
+    def value(self, name: str, rows: Any) -> Any:
+        """One column of packed rows (or pairs), a tensor or an array [..., >= width]: a view [..., *shape]."""
         place, shape = self.slices[name], self._shapes[name]
         if not shape:
             return rows[..., place.start]
         values = rows[..., place]
-        return values if len(shape) == 1 else values.unflatten(-1, shape)
+        return values if len(shape) == 1 else values.reshape(*values.shape[:-1], *shape)
 
     def action(self, rows: Tensor) -> Tensor:
         """The actions of packed rows: float32 [..., A], or int64 [...] or [..., K]."""
-        action = self.value(schema.ACTION, rows)
+        action: Tensor = self.value(schema.ACTION, rows)
         return action.long() if self.integer_actions else action
 
     def observation(self, floats: Tensor, images: Mapping[str, Tensor]) -> Observation:
         """The observation, from floats that start with its part of a row, and from the images by column name."""
-        parts = {key: self.value(name, floats) for name, key in self._observation_keys.items()}
+        parts: dict[str, Tensor] = {key: self.value(name, floats) for name, key in self._observation_keys.items()}
         parts |= {observation_key(name): image for name, image in images.items()}
         return parts.get("", parts)
 

@@ -69,6 +69,7 @@ class OnlineRing:
         matrix = torch.from_numpy(self.rows).view(-1, layout.width)
         self._pairs = matrix.as_strided((len(matrix) - 1, layout.pair_width), (layout.width, 1))
         self._slots = torch.from_numpy(self.slots)
+        self._pairs_here = self._pairs.numpy()
         self._first_slots = torch.arange(seeds)[:, None] * self.slots.shape[1]
         self._all_streams = np.arange(streams)
         # A step, from its action to the next row's observation, lies in one piece, so that one call writes it.
@@ -144,6 +145,12 @@ class OnlineRing:
         if len(self.count) > 1:
             index = index + self._first_slots
         return self._slots.take(index)
+
+    def take_few(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The pairs of transitions, int64 [S, B] and below `counts` for each seed: float32 [S, B, pair_width]."""
+        rows = self.slots[0][index] if len(index) == 1 else np.take_along_axis(self.slots, index, axis=1)
+        pairs: NDArray[np.float32] = self._pairs_here[rows]
+        return pairs
 
     def follow(self, rows: Tensor) -> Tensor:
         """Rows [N] of transitions to those of the next ones in their episodes; the same row where there is none."""

@@ -15,12 +15,16 @@ from offrl.data import schema
 from offrl.data.layout import RowLayout, Transforms, known_masks
 from offrl.data.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.data.priorities import Priorities, Prioritisation
+from offrl.data.ring import OnlineRing
 from offrl.data.sources import EpisodeSource, StoreSource, TransitionSource, check_drawable, common_columns
 from offrl.data.trajectories import StoreView, Trajectories
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.types import Batch
 
 __all__ = ["EpisodeSource", "ReplaySampler", "RowLayout", "TransitionSource", "split_by_episode", "top_by_return"]
+
+FEW_FLOATS = 2**16
+"""In a batch that NumPy is still the faster one to gather."""
 
 
 class Pairs(NamedTuple):
@@ -114,6 +118,12 @@ class ReplaySampler:
         ]
         self.layout = self.sources[0].layout
         _check_same_layout(self.sources)
+        self._discount = np.float32(discount)
+        # Nothing but what every ring of plain observations has.
+        plain = {schema.OBSERVATION, schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED}
+        has_more = bool(self.layout.images) or set(self.layout.slices) != plain
+        few = len(seeds) * batch_size * self.layout.pair_width <= FEW_FLOATS
+        self._by_numpy = few and n_step == 1 and self.device.type == "cpu" and not has_more
         self.set_fractions([1.0] * len(sources) if fractions is None else fractions)
         self._generators = [[_generator(seed, i) for seed in seeds] for i in range(len(sources))]
         self.priority, self.batches_drawn, self.priorities = priority, 0, list[Priorities]()
@@ -147,9 +157,28 @@ class ReplaySampler:
         if count > 1 or len(active) > 1 or self.priorities:
             return self.sample(count).unbind()
         source = self.sources[active[0]]
+        if self._by_numpy and isinstance(source, OnlineRing):
+            return [self._few_transitions(source, active[0])]
         index = self._draw(active[0], source.counts(), 1)
         rows = source.locate(index)
         return [self._transitions(source, index.squeeze(0), rows)]
+
+    def _few_transitions(self, ring: OnlineRing, place: int) -> Batch:
+        """A batch of a ring's single steps, by NumPy: PyTorch takes longer to dispatch each operation than to do it."""
+        layout, tensor = self.layout, torch.from_numpy
+        (index,) = self._drawn(place, ring.counts(), 1)
+        pairs = ring.take_few(index)
+        action, terminated = layout.value(schema.ACTION, pairs), layout.value(schema.TERMINATED, pairs)
+        return Batch(
+            observation=tensor(layout.value(schema.OBSERVATION, pairs)),
+            action=tensor(action.astype(np.int64) if layout.integer_actions else action),
+            reward=tensor(layout.value(schema.REWARD, pairs)),
+            # γ, or 0 after a terminal step.
+            discount=tensor(self._discount - self._discount * terminated),
+            next_observation=tensor(layout.value(schema.OBSERVATION, pairs[..., layout.width :])),
+            terminated=tensor(terminated),
+            index=tensor(index),
+        )
 
     def learned(self, batches: Sequence[Batch], td_error: Tensor) -> None:
         """Make |TD error| the priority of the transitions that were drawn last.
@@ -239,6 +268,10 @@ class ReplaySampler:
         return [i for i, share in enumerate(self.shares) if share]
 
     def _draw(self, source: int, counts: NDArray[np.int64], num_batches: int) -> Tensor:
+        """As `_drawn`, on the device."""
+        return torch.from_numpy(self._drawn(source, counts, num_batches)).to(self.device, non_blocking=True)
+
+    def _drawn(self, source: int, counts: NDArray[np.int64], num_batches: int) -> NDArray[np.int64]:
         """int64 [num_batches, S, share of the source], below each seed's count."""
         check_drawable(counts, "transitions")
         share = self.shares[source]
@@ -246,8 +279,7 @@ class ReplaySampler:
             generator.integers(0, count, (num_batches, 1, share))
             for generator, count in zip(self._generators[source], counts.tolist(), strict=True)
         ]
-        index = torch.from_numpy(drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1))
-        return index.to(self.device, non_blocking=True)
+        return drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1)
 
     def _prioritised(self, num_batches: int) -> Batch:
         """Each batch's quantiles are drawn one from each of B equal parts of the distribution, as the paper has it."""

@@ -17,7 +17,7 @@ from offrl.data.layout import RowLayout
 from offrl.data.ring import OnlineRing
 from offrl.data.sampler import ReplaySampler
 from offrl.errors import RequestError
-from offrl.types import Spec
+from offrl.types import Batch, Spec
 
 SPEC = Spec(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Box(-1.0, 1.0, (1,), np.float32))
 Place = tuple[int, int]
@@ -279,3 +279,40 @@ def test_a_box_of_one_number_is_a_vector_of_one_action() -> None:
     ring.begin(observation)
     ring.append(np.array([[0.5]]), np.zeros(1), no, no, observation, observation)
     assert ReplaySampler([ring], batch_size=3, seeds=[0]).sample(2).action.shape == (2, 1, 3, 1)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        Spec(gym.spaces.Box(-9.0, 9.0, (2, 3)), gym.spaces.Discrete(4)),
+        Spec(gym.spaces.Box(-9.0, 9.0, (1,)), gym.spaces.MultiDiscrete([3, 4])),
+    ],
+    ids=["box", "discrete", "multi-discrete"],
+)
+def test_single_batches_are_those_of_a_sample(spec: Spec, seeds: int) -> None:
+    """One is made in NumPy, the other in PyTorch."""
+    rng, streams = np.random.default_rng(0), 2 * seeds
+    ring = OnlineRing(RowLayout.of(spec), seeds, environments=2, capacity=40)
+
+    def observation() -> dict[str, NDArray[np.float32]]:
+        shape = (streams, *(spec.observation_space.shape or ()))
+        return {"observation": rng.uniform(-9.0, 9.0, shape).astype(np.float32)}
+
+    ring.begin(observation())
+    for _ in range(50):
+        following, terminated = observation(), rng.random(streams) < 0.2
+        action = np.stack([spec.action_space.sample() for _ in range(streams)])
+        ring.append(action, rng.random(streams), terminated, np.zeros(streams, bool), following, following)
+    single, sample = (
+        ReplaySampler([ring], batch_size=16, seeds=list(range(seeds)), discount=0.97, device="cpu") for _ in range(2)
+    )
+    for _ in range(3):
+        (found,), (wanted,) = single.batches(1), sample.sample(1).unbind()
+        for name in Batch.__dataclass_fields__:
+            mine, other = getattr(found, name), getattr(wanted, name)
+            assert (mine is None) == (other is None), name
+            if mine is not None:
+                torch.testing.assert_close(mine, other, rtol=0.0, atol=0.0)
+    assert {0.0, float(np.float32(0.97))} == set(found.discount.unique().tolist())
