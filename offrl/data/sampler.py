@@ -151,22 +151,24 @@ class ReplaySampler:
     def batches(self, count: int) -> list[Batch]:
         """What `sample` gives, taken apart: batches with the leading axes [S, B].
 
-        A single batch of one source, as each step of an online run asks for, is made so in the first place.
+        Small ones of a ring, and a single one of one source, are made so in the first place, as each step of an online
+        run asks for them.
         """
         active = self._active()
-        if count > 1 or len(active) > 1 or self.priorities:
+        if len(active) > 1 or self.priorities:
             return self.sample(count).unbind()
         source = self.sources[active[0]]
         if self._by_numpy and isinstance(source, OnlineRing):
-            return [self._few_transitions(source, active[0])]
+            return [self._few_transitions(source, index) for index in self._drawn(active[0], source.counts(), count)]
+        if count > 1:
+            return self.sample(count).unbind()
         index = self._draw(active[0], source.counts(), 1)
         rows = source.locate(index)
         return [self._transitions(source, index.squeeze(0), rows)]
 
-    def _few_transitions(self, ring: OnlineRing, place: int) -> Batch:
+    def _few_transitions(self, ring: OnlineRing, index: NDArray[np.int64]) -> Batch:
         """A batch of a ring's single steps, by NumPy: PyTorch takes longer to dispatch each operation than to do it."""
         layout, tensor = self.layout, torch.from_numpy
-        (index,) = self._drawn(place, ring.counts(), 1)
         pairs = ring.take_few(index)
         action, terminated = layout.value(schema.ACTION, pairs), layout.value(schema.TERMINATED, pairs)
         return Batch(

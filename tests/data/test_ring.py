@@ -291,7 +291,7 @@ def test_a_box_of_one_number_is_a_vector_of_one_action() -> None:
     ],
     ids=["box", "discrete", "multi-discrete"],
 )
-def test_single_batches_are_those_of_a_sample(spec: Spec, seeds: int) -> None:
+def test_small_batches_are_those_of_a_sample(spec: Spec, seeds: int) -> None:
     """One is made in NumPy, the other in PyTorch."""
     rng, streams = np.random.default_rng(0), 2 * seeds
     ring = OnlineRing(RowLayout.of(spec), seeds, environments=2, capacity=40)
@@ -308,8 +308,8 @@ def test_single_batches_are_those_of_a_sample(spec: Spec, seeds: int) -> None:
     single, sample = (
         ReplaySampler([ring], batch_size=16, seeds=list(range(seeds)), discount=0.97, device="cpu") for _ in range(2)
     )
-    for _ in range(3):
-        (found,), (wanted,) = single.batches(1), sample.sample(1).unbind()
+    drawn = [(single.batches(count), sample.sample(count).unbind()) for count in (1, 3, 1)]
+    for found, wanted in (pair for ours, theirs in drawn for pair in zip(ours, theirs, strict=True)):
         for name in Batch.__dataclass_fields__:
             mine, other = getattr(found, name), getattr(wanted, name)
             assert (mine is None) == (other is None), name
