@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +25,7 @@ from offrl.errors import RequestError
 from offrl.types import Observation, Spec
 
 OPTIONAL = (schema.ACTION_MASK, schema.BEHAVIOR_LOG_PROB)
+Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
 _ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -95,7 +96,7 @@ class RowLayout:
         """Bytes of a packed row, images among them."""
         return 4 * self.width + sum(int(np.prod(shape)) for _, shape in self.images)
 
-    def value(self, name: str, rows: Any) -> Any:
+    def value(self, name: str, rows: Rows) -> Rows:
         """One column of packed rows (or pairs), a tensor or an array [..., >= width]: a view [..., *shape]."""
         place, shape = self.slices[name], self._shapes[name]
         if not shape:
@@ -105,12 +106,12 @@ class RowLayout:
 
     def action(self, rows: Tensor) -> Tensor:
         """The actions of packed rows: float32 [..., A], or int64 [...] or [..., K]."""
-        action: Tensor = self.value(schema.ACTION, rows)
+        action = self.value(schema.ACTION, rows)
         return action.long() if self.integer_actions else action
 
     def observation(self, floats: Tensor, images: Mapping[str, Tensor]) -> Observation:
         """The observation, from floats that start with its part of a row, and from the images by column name."""
-        parts: dict[str, Tensor] = {key: self.value(name, floats) for name, key in self._observation_keys.items()}
+        parts = {key: self.value(name, floats) for name, key in self._observation_keys.items()}
         parts |= {observation_key(name): image for name, image in images.items()}
         return parts.get("", parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,12 +119,6 @@ class ReplaySampler:
         ]
         self.layout = self.sources[0].layout
         _check_same_layout(self.sources)
-        self._discount = np.float32(discount)
-        # Nothing but what every ring of plain observations has.
-        plain = {schema.OBSERVATION, schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED}
-        has_more = bool(self.layout.images) or set(self.layout.slices) != plain
-        few = len(seeds) * batch_size * self.layout.pair_width <= FEW_FLOATS
-        self._by_numpy = few and n_step == 1 and self.device.type == "cpu" and not has_more
         self.set_fractions([1.0] * len(sources) if fractions is None else fractions)
         self._generators = [[_generator(seed, i) for seed in seeds] for i in range(len(sources))]
         self.priority, self.batches_drawn, self.priorities = priority, 0, list[Priorities]()
@@ -151,20 +146,21 @@ class ReplaySampler:
     def batches(self, count: int) -> list[Batch]:
         """What `sample` gives, taken apart: batches with the leading axes [S, B].
 
-        Small ones of a ring, and a single one of one source, are made so in the first place, as each step of an online
-        run asks for them.
+        Small ones of a ring, as each step of an online run asks for, are made so in the first place.
         """
         active = self._active()
-        if len(active) > 1 or self.priorities:
-            return self.sample(count).unbind()
         source = self.sources[active[0]]
-        if self._by_numpy and isinstance(source, OnlineRing):
+        if self._gathers_few and len(active) == 1 and isinstance(source, OnlineRing):
             return [self._few_transitions(source, index) for index in self._drawn(active[0], source.counts(), count)]
-        if count > 1:
-            return self.sample(count).unbind()
-        index = self._draw(active[0], source.counts(), 1)
-        rows = source.locate(index)
-        return [self._transitions(source, index.squeeze(0), rows)]
+        return self.sample(count).unbind()
+
+    @cached_property
+    def _gathers_few(self) -> bool:
+        """Whether batches hold few numbers, here, of single steps, and no more columns than any ring has."""
+        columns = {schema.OBSERVATION, schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED}
+        plain = set(self.layout.slices) == columns and not self.layout.images
+        few = len(self.seeds) * self.batch_size * self.layout.pair_width <= FEW_FLOATS
+        return plain and few and self.n_step == 1 and self.device.type == "cpu" and not self.priorities
 
     def _few_transitions(self, ring: OnlineRing, index: NDArray[np.int64]) -> Batch:
         """A batch of a ring's single steps, by NumPy: PyTorch takes longer to dispatch each operation than to do it."""
@@ -176,7 +172,7 @@ class ReplaySampler:
             action=tensor(action.astype(np.int64) if layout.integer_actions else action),
             reward=tensor(layout.value(schema.REWARD, pairs)),
             # γ, or 0 after a terminal step.
-            discount=tensor(self._discount - self._discount * terminated),
+            discount=tensor(np.float32(self.discount) * (1.0 - terminated)),
             next_observation=tensor(layout.value(schema.OBSERVATION, pairs[..., layout.width :])),
             terminated=tensor(terminated),
             index=tensor(index),

@@ -305,10 +305,10 @@ def test_small_batches_are_those_of_a_sample(spec: Spec, seeds: int) -> None:
         following, terminated = observation(), rng.random(streams) < 0.2
         action = np.stack([spec.action_space.sample() for _ in range(streams)])
         ring.append(action, rng.random(streams), terminated, np.zeros(streams, bool), following, following)
-    single, sample = (
+    small, sample = (
         ReplaySampler([ring], batch_size=16, seeds=list(range(seeds)), discount=0.97, device="cpu") for _ in range(2)
     )
-    drawn = [(single.batches(count), sample.sample(count).unbind()) for count in (1, 3, 1)]
+    drawn = [(small.batches(count), sample.sample(count).unbind()) for count in (1, 3, 1)]
     for found, wanted in (pair for ours, theirs in drawn for pair in zip(ours, theirs, strict=True)):
         for name in Batch.__dataclass_fields__:
             mine, other = getattr(found, name), getattr(wanted, name)
