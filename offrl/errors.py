@@ -1,7 +1,7 @@
 """Every error that offrl raises on purpose: one tree, so that one ``except OffrlError`` catches them all.
 
-A message has three parts: what was wrong, where, and how to mend it. The command line prints them as one readable
-text and exits with ``exit_code``: 2 where the request was wrong, 1 where the work failed.
+A message has three parts: what was wrong, where, and a hint at what to do about it. The command line prints them as
+one readable text and exits with ``exit_code``: 2 where the request was wrong, 1 where the work failed.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ class OffrlError(Exception):
     Args:
         what: one sentence that says what is wrong, naming the values involved.
         where: the file, column, row, option or key concerned; empty where ``what`` already says it.
-        mend: what the reader can do about it.
+        hint: what the reader can do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         parts = [what]
         if where:
             parts.append(f"  where: {where}")
-        if mend:
-            parts.append(f"  mend:  {mend}")
+        if hint:
+            parts.append(f"  hint:  {hint}")
         super().__init__("\n".join(parts))
 
 

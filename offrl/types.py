@@ -18,7 +18,7 @@ Observation = Tensor | dict[str, Tensor]
 Metrics = dict[str, Tensor]
 """Name to a tensor of shape [S, …], left on the device until somebody reads it: each seed's mean is its value.
 
-Where batches carry importance weights, `td_error` [C, S, B] tells prioritised replay each transition's |TD error|.
+Where batches carry importance weights, `td_error` [C, S, B] tells prioritized replay each transition's |TD error|.
 """
 
 Noise = dict[str, Tensor]
@@ -54,7 +54,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Transitions for one gradient step, as the agent sees them: observations normalised, actions mapped to [-1, 1].
+    """Transitions for one gradient step, as the agent sees them: observations normalized, actions mapped to [-1, 1].
 
     Leading axes are [S, B]: seeds, then transitions. A whole cycle's worth of batches carries one more axis in front
     ([C, S, B]); `unbind` takes it apart. Windows carry a time axis behind ([S, B, T]), and so do rollouts: there B
@@ -73,8 +73,8 @@ class Batch:
         action_mask: bool [S, B, A]; the actions that were allowed; all, where that was not logged.
         next_action_mask: bool [S, B, A]; those allowed in `next_observation`; all, where that was not logged.
         mask: bool [S, B, T] for windows; False on padding.
-        weight: float32 [S, B]; importance weights of prioritised replay.
-        index: int64 [S, B]; the transition's index at its source; in prioritised replay, its place there.
+        weight: float32 [S, B]; importance weights of prioritized replay.
+        index: int64 [S, B]; the transition's index at its source; in prioritized replay, its place there.
     """
 
     observation: Observation
@@ -140,7 +140,7 @@ class Agent(Protocol[StateT]):
         batches_per_update: batches that one `update` call consumes (TD3: `policy_delay`, one for each critic step).
         exploration_shape: shape, for each observation, of the draws that make `act` explore.
 
-    Those that tell `td_error` have a true `tells_errors`, and can draw from prioritised replay. Those with a true
+    Those that tell `td_error` have a true `tells_errors`, and can draw from prioritized replay. Those with a true
     `acts_on_arrays` are given vectors and draws on the CPU as arrays while collecting and in evaluations, since NumPy
     is faster with few of them; their actions may be arrays, too. Those with a true `honors_masks` act in discrete
     action spaces, and `act` and `log_prob` then take a further argument where the environment forbids some actions:
@@ -152,7 +152,7 @@ class Agent(Protocol[StateT]):
     exploration_shape: tuple[int, ...]
 
     def init(self, seeds: Sequence[int], device: torch.device) -> StateT:
-        """Networks, targets and optimisers for S seeds; parameters are [S, …]."""
+        """Networks, targets and optimizers for S seeds; parameters are [S, …]."""
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         """Shapes, per seed, of the standard normal draws that one `update` consumes."""

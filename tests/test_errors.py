@@ -25,15 +25,15 @@ WRONG_REQUESTS = {
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_message_says_what_and_where_and_how_to_mend_it(kind: type[OffrlError]) -> None:
-    error = kind("row 3 has no reward", where="log.csv, row 3", mend="fill it in")
-    assert str(error) == "row 3 has no reward\n  where: log.csv, row 3\n  mend:  fill it in"
-    assert (error.what, error.where, error.mend) == ("row 3 has no reward", "log.csv, row 3", "fill it in")
+    error = kind("row 3 has no reward", where="log.csv, row 3", hint="fill it in")
+    assert str(error) == "row 3 has no reward\n  where: log.csv, row 3\n  hint:  fill it in"
+    assert (error.what, error.where, error.hint) == ("row 3 has no reward", "log.csv, row 3", "fill it in")
 
 
 def test_parts_that_are_not_there_leave_no_trace() -> None:
     assert str(OffrlError("no reward")) == "no reward"
     assert str(OffrlError("no reward", where="row 3")) == "no reward\n  where: row 3"
-    assert str(OffrlError("no reward", mend="fill it in")) == "no reward\n  mend:  fill it in"
+    assert str(OffrlError("no reward", hint="fill it in")) == "no reward\n  hint:  fill it in"
 
 
 @pytest.mark.parametrize("kind", ERRORS)
@@ -59,6 +59,6 @@ def test_every_error_says_when_it_is_raised(kind: type[OffrlError]) -> None:
 
 
 def test_errors_survive_the_way_between_processes() -> None:
-    error = pickle.loads(pickle.dumps(errors.RecipeError("unknown key", where="a.toml", mend="remove it")))
+    error = pickle.loads(pickle.dumps(errors.RecipeError("unknown key", where="a.toml", hint="remove it")))
     assert type(error) is errors.RecipeError
-    assert str(error) == "unknown key\n  where: a.toml\n  mend:  remove it"
+    assert str(error) == "unknown key\n  where: a.toml\n  hint:  remove it"

@@ -66,13 +66,13 @@ def test_public_functions_are_fully_annotated() -> None:
         ("offrl.nn", ["MLP", "Adam", "FlatModule", "FlatObservation", "seed_generators"]),
         ("offrl.agents", ["AGENTS", "BC", "BCConfig", "SAC", "SACConfig", "TD3", "TD3Config"]),
         ("offrl.data.store", ["EpisodeBlock", "StoreWriter", "TrajectoryStore"]),
-        ("offrl.data.sampler", ["ReplaySampler", "split_by_episode", "top_by_return"]),
-        ("offrl.data.ring", ["OnlineRing"]),
-        ("offrl.data.normalization", ["ActionMap", "ObservationNormalizer", "RewardScaler"]),
+        ("offrl.replay.sampler", ["ReplaySampler", "split_by_episode", "top_by_return"]),
+        ("offrl.replay.ring", ["OnlineRing"]),
+        ("offrl.replay.normalization", ["ActionMap", "ObservationNormalizer", "RewardScaler"]),
         ("offrl.envs.evaluator", ["Evaluation", "evaluate", "evaluate_random"]),
         ("offrl.envs.collector", ["Collector"]),
-        ("offrl.train.run", ["Run"]),
-        ("offrl.recipes", ["Recipe", "load_recipe", "recipe_from_dict", "to_toml", "with_settings"]),
+        ("offrl.runs.run", ["Run"]),
+        ("offrl.config.recipe", ["Recipe", "load_recipe", "recipe_from_dict", "to_toml", "with_settings"]),
     ],
 )
 def test_the_names_that_people_build_on_are_there(package: str, names: list[str]) -> None:

@@ -9,27 +9,30 @@ import pytest
 
 from tests.source import imported_modules, syntax_trees
 
-# Each part of the library, and the parts that it may import.
-LEAVES = {"types", "errors", "bundled"}
+# Each part of the library, from the lowest up, and the parts that it may import.
+BASE = {"types", "errors"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "bundled": set(),
-    "allocator": set(),
-    "options": set(),
-    "toml": set(),
-    "ops": {"types", "errors"},
-    "nn": {"types", "errors", "ops"},
-    "irl": {"types", "errors"},
-    "agents": {"types", "errors", "options", "ops", "nn", "irl"},
-    "data": LEAVES,
-    "ope": {"types", "errors", "allocator", "ops", "nn", "data"},
-    "envs": {"types", "errors", "ops", "data"},
-    "recipes": {"errors", "options", "toml", "agents"},
-    "dataset_recipes": {"errors", "options"},
-    "recipe_catalog": {"errors", "bundled", "recipes"},
-    "train": {"types", "errors", "ops", "nn", "irl", "agents", "data", "envs", "recipes", "ope"}
-    | {"allocator", "toml", "recipe_catalog", "dataset_recipes"},
+    "files": BASE | {"data"},
+    "ops": BASE,
+    "nn": BASE | {"ops"},
+    "mdp": BASE,
+    "config": {"errors", "agents"},
+    "data": BASE,
+    "agents": BASE | {"config", "ops", "nn", "mdp"},
+    "replay": BASE | {"data"},
+    "converters": BASE | {"config", "files", "data"},
+    "envs": BASE | {"ops", "data", "replay"},
+    "runs": BASE | {"files", "config", "ops", "nn", "agents", "data", "replay", "envs"},
+    "deploy": BASE | {"ops", "data", "replay", "envs", "runs"},
+    "feeds": BASE
+    | {"config", "ops", "nn", "mdp", "agents", "data", "replay", "converters", "envs", "runs", "training"},
+    "training": BASE | {"config", "ops", "nn", "agents", "data", "replay", "envs", "runs", "feeds", "reports"},
+    "collection": BASE
+    | {"files", "config", "ops", "mdp", "data", "replay", "converters", "envs", "runs", "feeds", "training"},
+    "off_policy": BASE | {"config", "ops", "nn", "data", "replay", "envs", "runs", "converters", "collection"},
+    "reports": BASE | {"config", "off_policy", "runs", "feeds", "ops", "mdp", "data", "envs"},
 }
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offrl.errors import RequestError
+from offrl_cli.destinations import store_path
+from offrl_cli.errors import WORK_FAILED, command
 from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
-from offrl_cli.places import store_path
-from offrl_cli.reporting import WORK_FAILED, command
 
 if TYPE_CHECKING:
-    from offrl.data.convert import ConversionReport
+    from offrl.converters import ConversionReport
 
 
 class Timeouts(StrEnum):
@@ -45,7 +45,7 @@ def convert(
         typer.Option(
             "--from",
             metavar="FORMAT",
-            help="Where the source's format isn't recognised: csv, d4rl, imitation, jsonl, minari, npz, ogbench, "
+            help="Where the source's format isn't recognized: csv, d4rl, imitation, jsonl, minari, npz, ogbench, "
             "parquet or paths.",
         ),
     ] = None,
@@ -86,8 +86,8 @@ def convert(
     Example: offrl convert logs.csv my-logs --map observation=x,y --dry-run
     """
     with working("Reading" if dry_run else "Converting"):
-        from offrl.data.convert import ConvertOptions, parse_mapping, plan_conversion
-        from offrl.data.convert import convert as convert_source
+        from offrl.converters import ConvertOptions, parse_mapping, plan_conversion
+        from offrl.converters import convert as convert_source
 
         options = ConvertOptions(
             mapping=parse_mapping(mapping or []),
@@ -101,7 +101,7 @@ def convert(
         if dry_run:
             report = plan_conversion(source, format=format, options=options)
         elif destination is None:
-            raise RequestError("no destination is named", mend="write offrl convert SOURCE DEST, or add --dry-run")
+            raise RequestError("no destination is named", hint="write offrl convert SOURCE DEST, or add --dry-run")
         else:
             report = convert_source(
                 source, store_path(destination), format=format, options=options, overwrite=overwrite
@@ -118,7 +118,7 @@ def _bounds(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(","))
     except ValueError:
-        raise RequestError(f"'{text}' is not a pair of bounds", mend="write --action-bounds LOW,HIGH: -1,1") from None
+        raise RequestError(f"'{text}' is not a pair of bounds", hint="write --action-bounds LOW,HIGH: -1,1") from None
     return low, high
 
 
@@ -157,7 +157,7 @@ def _print(report: ConversionReport) -> None:
     for text in report.warnings:
         typer.echo(f"warning: {text}")
     for problem in report.problems:
-        typer.echo(f"problem: {problem.what}\n  where: {problem.where}\n  mend:  {problem.mend}")
+        typer.echo(f"problem: {problem.what}\n  where: {problem.where}\n  hint:  {problem.hint}")
     if report.written is None:
         note("Nothing was written: this was a dry run.")
     else:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offrl_cli.dataset_info import describe, print_info
+from offrl_cli.errors import INTERRUPTED, WORK_FAILED, command, fail
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
-from offrl_cli.reporting import INTERRUPTED, WORK_FAILED, command, fail
 
 if TYPE_CHECKING:
-    from offrl.data.catalog import DatasetEntry
+    from offrl.converters.catalog import DatasetEntry
     from offrl.data.store import TrajectoryStore
     from offrl.data.validate import Finding
 
@@ -42,8 +42,8 @@ def list_all(as_json: AsJson = False) -> None:
 
     Example: offrl datasets list
     """
-    from offrl.data.catalog import list_datasets
-    from offrl.recipe_catalog import bundled_dataset_recipes
+    from offrl.config.library import bundled_dataset_recipes
+    from offrl.converters.catalog import list_datasets
 
     entries = list_datasets()
     names = {entry.name for entry in entries}
@@ -73,7 +73,7 @@ def info(name: Name, as_json: AsJson = False) -> None:
         return
     print_info(store)
     if entry and entry.card:
-        from offrl.data.catalog import CARD_FILE
+        from offrl.converters.catalog import CARD_FILE
 
         typer.echo(f"\ncard\n{indent((entry.path / CARD_FILE).read_text(encoding='utf-8'), '  ')}")
 
@@ -160,8 +160,8 @@ def make(
 
     Example: offrl datasets make hopper-medium --out ./hopper-medium
     """
-    from offrl.train.loop import Interrupted
-    from offrl.train.making import Maker
+    from offrl.collection.make_dataset import Maker
+    from offrl.training.loop import Interrupted
     from offrl_cli.progress import TrainingProgress
 
     try:
@@ -177,14 +177,14 @@ def make(
 
 def _open(name: str) -> TrajectoryStore:
     with working(f"Opening {name}"):
-        from offrl.data.catalog import open_dataset
+        from offrl.converters.catalog import open_dataset
 
         return open_dataset(name)
 
 
 def _entry(name: str) -> DatasetEntry | None:
     """The dataset of that name; a local one goes before a bundled one, as when it is opened."""
-    from offrl.data.catalog import list_datasets
+    from offrl.converters.catalog import list_datasets
 
     return next((entry for entry in reversed(list_datasets()) if entry.name == name), None)
 
@@ -205,8 +205,8 @@ def _export(store: TrajectoryStore, destination: str, format: ExportFormat) -> P
         folder = Path(destination).expanduser()
         write_parquet(store, folder)
         return folder
-    from offrl.data.convert.remote import minari_folder
-    from offrl.data.export import export_minari
+    from offrl.converters.export_minari import export_minari
+    from offrl.converters.remote import minari_folder
 
     with warnings.catch_warnings():
         # Minari asks for permalinks, e-mail addresses and the like, one warning each.

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, print_json, print_pairs, working
-from offrl_cli.reporting import command
 from offrl_cli.runs import Checkpoint, RunPath
 
 
@@ -45,16 +45,16 @@ def export(
     """Write a trained policy to one file that acts without offrl.
 
     Raw observations go in, as the environment gives them, and greedy actions
-    come out, within its bounds; the observation normaliser is inside, and the
+    come out, within its bounds; the observation normalizer is inside, and the
     batch is of any size. The file is tried on random observations first, and
     only left where it acts as the run's own policy does.
 
     Example: offrl export runs/bc-hopper-expert-20250101-120000 --format onnx
     """
     with working("Exporting"):
-        from offrl.train.export import export_policy
-        from offrl.train.exported_files import FORMATS
-        from offrl.train.run import Run
+        from offrl.deploy.export import export_policy
+        from offrl.deploy.file_formats import FORMATS
+        from offrl.runs.run import Run
 
         name = "policy" if seed is None else f"policy-seed-{seed}"
         destination = out or run / f"{name}{FORMATS[format].suffix}"

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note
-from offrl_cli.reporting import command
 from offrl_cli.runs import Checkpoint, RunPath
 from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
-from offrl_cli.training import start_run
+from offrl_cli.train_common import start_run
 
 
 @command
@@ -43,8 +43,8 @@ def finetune(
 ) -> None:
     """Take a trained run online, without losing what it learned.
 
-    A new run goes on with all of the old one's state: networks, optimisers and
-    the statistics that observations are normalised by. Batches mix the old
+    A new run goes on with all of the old one's state: networks, optimizers and
+    the statistics that observations are normalized by. Batches mix the old
     run's dataset with fresh steps, which the new run keeps as a dataset in its
     folder replay. The policy acts from the first step on, and is evaluated
     before the first update. A pretrained policy goes on in small steps
@@ -64,8 +64,8 @@ def finetune(
 
     Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
     """
-    from offrl.recipe_catalog import matching_recipe
-    from offrl.train.finetune import fine_tuning_recipe, starting_point
+    from offrl.config.library import matching_recipe
+    from offrl.training.finetune import fine_tuning_recipe, starting_point
 
     opened, kind = starting_point(run, checkpoint)
     source = opened.recipe

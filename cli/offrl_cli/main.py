@@ -12,11 +12,11 @@ import typer
 import offrl
 from offrl_cli import datasets, recipes
 from offrl_cli.convert import convert
+from offrl_cli.errors import show_tracebacks
 from offrl_cli.export import export
 from offrl_cli.finetune import finetune
 from offrl_cli.ope import ope
 from offrl_cli.relabel import relabel
-from offrl_cli.reporting import show_tracebacks
 from offrl_cli.runs import collect, evaluate, plot
 from offrl_cli.train import TrainCommand, train
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offrl.errors import RequestError
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
-from offrl_cli.reporting import command
 from offrl_cli.runs import Checkpoint
 
 if TYPE_CHECKING:
-    from offrl.ope.bounds import Bounds
-    from offrl.ope.estimates import Estimate, Interval
-    from offrl.ope.results import Evaluation, PolicyResult
+    from offrl.off_policy.bounds import Bounds
+    from offrl.off_policy.estimates import Estimate, Interval
+    from offrl.off_policy.results import Evaluation, PolicyResult
 
 
 VERDICTS = {True: "yes", False: "no", None: "-"}
@@ -27,7 +27,7 @@ class IntervalMethod(StrEnum):
 
     percentile = "bootstrap-percentile"
     bca = "bootstrap-bca"
-    studentised = "bootstrap-studentised"
+    studentized = "bootstrap-studentized"
     t = "t"
     hoeffding = "hoeffding"
     bernstein = "bernstein"
@@ -112,11 +112,11 @@ def ope(
     Example: offrl ope runs/dqn-cartpole --dataset cartpole-replay --estimate-behavior
     """
     if not dataset:
-        raise RequestError("no log is named", mend="add --dataset NAME")
+        raise RequestError("no log is named", hint="add --dataset NAME")
     with working("Evaluating"):
-        from offrl.ope.evaluation import Plan
-        from offrl.ope.fqe import FQEConfig
-        from offrl.train.ope import Acting, Trial, evaluate_policies
+        from offrl.off_policy.evaluate import Plan
+        from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
+        from offrl.off_policy.fqe import FQEConfig
 
         evaluation = evaluate_policies(
             policies or [],
@@ -150,23 +150,23 @@ def ope(
 def _draw(evaluation: Evaluation, path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    from offrl.ope.report import write_report
+    from offrl.reports.ope_page import write_report
 
     picture, page = write_report(evaluation, path)
     return {"picture": picture, "page": page}
 
 
 def _bounds(reward: str | None, weight: float | None) -> Bounds | None:
-    from offrl.ope.bounds import Bounds
+    from offrl.off_policy.bounds import Bounds
 
     if reward is None and weight is None:
         return None
     try:
         low, high = map(float, (reward or "").split(","))
     except ValueError:
-        raise RequestError(f"'{reward or ''}' is not a pair of bounds", mend="write --reward-bounds 0,1") from None
+        raise RequestError(f"'{reward or ''}' is not a pair of bounds", hint="write --reward-bounds 0,1") from None
     if weight is None:
-        raise RequestError("the bound of an episode's weight is missing", mend="add --weight-bound W")
+        raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
     return Bounds((low, high), weight)
 
 

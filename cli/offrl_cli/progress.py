@@ -80,7 +80,7 @@ class TrainingProgress:
         """Show an evaluation's mean return."""
         text = f"step {step:,}: return {mean_return(scores)}"
         if scores.get("normalized_score") is not None:
-            text += f", normalised score {scores['normalized_score']:.1f}"
+            text += f", normalized score {scores['normalized_score']:.1f}"
         self._say(text)
 
     def warned(self, text: str) -> None:

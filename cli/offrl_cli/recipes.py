@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson, print_json, print_table
-from offrl_cli.reporting import command
 from offrl_cli.train import Out, Settings
-from offrl_cli.training import choose_recipe, start_run
+from offrl_cli.train_common import choose_recipe, start_run
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes: complete training runs as TOML files.")
 
@@ -23,7 +23,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 
     Example: offrl recipes list
     """
-    from offrl.recipe_catalog import bundled_recipes
+    from offrl.config.library import bundled_recipes
 
     recipes = bundled_recipes()
     if as_json:
@@ -48,8 +48,8 @@ def show(
     Example: offrl recipes show bc/hopper > mine.toml
     """
     from offrl.agents import AGENTS
-    from offrl.recipe_catalog import find_recipe
-    from offrl.recipes import recipe_from_dict, to_toml
+    from offrl.config.library import find_recipe
+    from offrl.config.recipe import recipe_from_dict, to_toml
 
     if name in AGENTS:
         recipe = recipe_from_dict({"algo": name})
@@ -69,7 +69,7 @@ def run(name: Name, settings: Settings = None, out: Out = None, as_json: AsJson 
 
     Example: offrl recipes run bc/hopper --set seeds=[0,1,2]
     """
-    from offrl.recipe_catalog import find_recipe
+    from offrl.config.library import find_recipe
 
     algo = str(find_recipe(name).values.get("algo"))
     start_run(choose_recipe(algo, name, {}, settings or []), out, as_json)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from offrl_cli.destinations import new_store_path
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, working
-from offrl_cli.places import new_store_path
-from offrl_cli.reporting import command
 from offrl_cli.runs import Kind
 
 
@@ -38,10 +38,10 @@ def relabel(
     Example: offrl relabel cartpole-replay --reward runs/airl-cartpole-20250101-120000 --out cartpole-learned
     """
     destination = new_store_path(out)
-    with working("Relabelling"):
-        from offrl.train.rewards import LearnedReward
-        from offrl.train.rewards import relabel as write
-        from offrl.train.run import Run
+    with working("Relabeling"):
+        from offrl.collection.relabel import LearnedReward
+        from offrl.collection.relabel import relabel as write
+        from offrl.runs.run import Run
 
         report = write(dataset, LearnedReward.of(Run.open(reward), checkpoint.value, seed), destination)
     if as_json:

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from offrl.errors import RequestError
+from offrl_cli.destinations import new_store_path
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson, number, print_json, print_pairs, print_table, working
-from offrl_cli.places import new_store_path
-from offrl_cli.reporting import command
 from offrl_cli.scores import print_scores
 
 
@@ -57,8 +57,8 @@ def evaluate(
     Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --episodes 100
     """
     with working("Evaluating"):
-        from offrl.train.run import Run
-        from offrl.train.session import evaluate_run
+        from offrl.runs.run import Run
+        from offrl.training.run_training import evaluate_run
 
         scores = evaluate_run(Run.open(run), episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
     if as_json:
@@ -113,27 +113,27 @@ def collect(
     }
     given = [name for name, value in others.items() if value]
     if temperature is not None and not optimal:
-        raise RequestError("a temperature is given to no optimal policy", mend="add --optimal, or leave it out")
+        raise RequestError("a temperature is given to no optimal policy", hint="add --optimal, or leave it out")
     destination = new_store_path(out)
     with working("Collecting"):
         if optimal:
-            from offrl.train.collect import collect_optimal
+            from offrl.collection.collect import collect_optimal
 
             environment = _environment_alone("--optimal", env, [*given, *(["--random"] if random else [])])
             report = collect_optimal(
                 environment, episodes=episodes, destination=destination, seed=seed, temperature=temperature or 0.0
             )
         elif random:
-            from offrl.train.collect import collect_random
+            from offrl.collection.collect import collect_random
 
             environment = _environment_alone("--random", env, given)
             report = collect_random(environment, episodes=episodes, destination=destination, seed=seed)
         else:
-            from offrl.train.collect import collect as collect_episodes
-            from offrl.train.run import Run
+            from offrl.collection.collect import collect as collect_episodes
+            from offrl.runs.run import Run
 
             if run is None:
-                raise RequestError("no run is named", mend="write offrl collect RUN, or add --random and --env ID")
+                raise RequestError("no run is named", hint="write offrl collect RUN, or add --random and --env ID")
             report = collect_episodes(
                 Run.open(run),
                 episodes=episodes,
@@ -155,9 +155,9 @@ def collect(
 def _environment_alone(option: str, env: str | None, others: list[str]) -> str:
     """Random and optimal actions need an environment and nothing else; raises RequestError."""
     if others:
-        raise RequestError(f"{option} doesn't go with {', '.join(others)}", mend=f"leave these out, or {option}")
+        raise RequestError(f"{option} doesn't go with {', '.join(others)}", hint=f"leave these out, or {option}")
     if env is None:
-        raise RequestError("no environment is named", mend="add --env ID, such as --env Hopper-v5")
+        raise RequestError("no environment is named", hint="add --env ID, such as --env Hopper-v5")
     return env
 
 
@@ -187,8 +187,8 @@ def plot(
     Example: offrl plot runs/bc-* --out curves.png
     """
     with working("Drawing"):
-        from offrl.train.plots import plot_runs
-        from offrl.train.run import Run
+        from offrl.reports.learning_curves import plot_runs
+        from offrl.runs.run import Run
 
         destination = out or runs[0] / "plots" / f"{metric}.png"
         if metric == "reward":
@@ -207,9 +207,9 @@ def plot(
 
 def _draw_reward_map(runs: list[Path], destination: Path) -> None:
     """The learned reward of one run; raises RequestError."""
-    from offrl.train.reward_maps import require_grid
-    from offrl.train.run import Run
+    from offrl.reports.reward_map import require_grid
+    from offrl.runs.run import Run
 
     if len(runs) > 1:
-        raise RequestError("rewards are drawn one run at a time", mend="name a single run")
+        raise RequestError("rewards are drawn one run at a time", hint="name a single run")
     require_grid(Run.open(runs[0]), destination)

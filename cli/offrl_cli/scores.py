@@ -19,7 +19,7 @@ def print_scores(scores: Mapping[str, Any]) -> None:
             scores["seeds"], scores["returns"], scores["lengths"], normalized, strict=True
         )
     ]
-    columns = ["seed", "episodes", "mean return", "least", "greatest", "mean length", "normalised score"]
+    columns = ["seed", "episodes", "mean return", "least", "greatest", "mean length", "normalized score"]
     shown = len(columns) if scores["normalized_score_per_seed"] else len(columns) - 1
     print_table(columns[:shown], [row[:shown] for row in rows])
     typer.echo()
@@ -34,7 +34,7 @@ def _together(scores: Mapping[str, Any]) -> dict[str, str | None]:
         "environment": scores["environment"],
         "mean return": mean_return(scores) + (f" (standard error over {over})" if known else ""),
         "interquartile mean": f"{iqm} (95% bootstrap interval {low} to {high})",
-        "normalised score": _normalized(scores),
+        "normalized score": _normalized(scores),
     }
 
 

@@ -12,9 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from offrl.errors import RequestError
+from offrl_cli.errors import command
 from offrl_cli.output import AsJson
-from offrl_cli.reporting import command
-from offrl_cli.training import choose_recipe, continue_run, start_run
+from offrl_cli.train_common import choose_recipe, continue_run, start_run
 
 Settings = Annotated[
     list[str] | None,
@@ -148,7 +148,7 @@ def train(
         _refuse_others({**others, **flags, "steps": None})
         continue_run(resume, steps, as_json)
     elif algo is None:
-        raise RequestError("no algorithm is named", mend="write offrl train ALGO, such as offrl train bc")
+        raise RequestError("no algorithm is named", hint="write offrl train ALGO, such as offrl train bc")
     else:
         start_run(choose_recipe(algo, recipe, flags, settings or [], start), out, as_json)
 
@@ -166,5 +166,5 @@ def _refuse_others(options: Mapping[str, Any]) -> None:
     if given:
         raise RequestError(
             f"a run continues by its own recipe, so --resume doesn't go with {', '.join(given)}",
-            mend="leave these out, or start a new run",
+            hint="leave these out, or start a new run",
         )

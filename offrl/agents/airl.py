@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.agents.generators import (
+from offrl.agents.wrapper import (
     GeneratorWrapper,
     chosen_rows,
     draws_of_generator,
@@ -18,12 +18,12 @@ from offrl.agents.generators import (
     mean_reward,
     with_rewards,
 )
+from offrl.config.fields import Activation, Count, NonNegative, Positive, Widths
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.discriminator import TransitionFeatures
 from offrl.ops.adversarial import expert_loss, generator_loss
-from offrl.ops.rows import without_time
-from offrl.ops.running import fresh_moments, merge_moments
-from offrl.options import Activation, Count, NonNegative, Positive, Widths
+from offrl.ops.minibatches import without_time
+from offrl.ops.running_moments import fresh_moments, merge_moments
 from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
@@ -85,7 +85,7 @@ class AIRLState:
     """All that training changes.
 
     Attributes:
-        moments: of the observations that were seen, see `offrl.ops.running`; [S, 3, D].
+        moments: of the observations that were seen, see `offrl.ops.running_moments`; [S, 3, D].
         generator: the generator's own state.
     """
 
@@ -168,7 +168,7 @@ class AIRL(GeneratorWrapper):
         """Down the slope of the cross-entropy."""
         theirs, mine = self._logit(state, expert), self._logit(state, generated)
         loss = expert_loss(theirs, 0.0).mean(dim=1) + generator_loss(mine).mean(dim=1)
-        state.optimizer.minimise(loss.sum())
+        state.optimizer.minimize(loss.sum())
         return {
             "expert_accuracy": (theirs > 0.0).float().mean(dim=1),
             "generator_accuracy": (mine <= 0.0).float().mean(dim=1),

@@ -1,4 +1,4 @@
-"""Behaviour cloning (Pomerleau, 1991): supervised learning of the logged actions."""
+"""Behavior cloning (Pomerleau, 1991): supervised learning of the logged actions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.agents.requirements import PolicyKind, choices_of, policy_kind
+from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
+from offrl.config.fields import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.distributions import (
@@ -28,19 +29,18 @@ from offrl.nn.distributions import (
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
-from offrl.nn.host import recording, without_gradients
-from offrl.ops.arrays import Array, at_hand, handed_back, namespace
+from offrl.nn.numpy_mlp import recording, without_gradients
 from offrl.ops.losses import squared_error
-from offrl.options import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
 @dataclass(frozen=True)
 class BCConfig:
-    """Options of behaviour cloning.
+    """Options of behavior cloning.
 
     Attributes:
-        policy: "deterministic" regresses actions (squared error), "gaussian" and "squashed_gaussian" maximise their
+        policy: "deterministic" regresses actions (squared error), "gaussian" and "squashed_gaussian" maximize their
             likelihood, "categorical" is for discrete and multi-discrete actions; "auto" takes "deterministic" for
             continuous actions and "categorical" for discrete ones.
         hidden: widths of the hidden layers.
@@ -97,7 +97,7 @@ class BC:
         if config.entropy_bonus and self.kind == "deterministic":
             raise RecipeError(
                 f"a deterministic policy has no entropy, but agent.entropy_bonus is {config.entropy_bonus}",
-                mend="set agent.policy=gaussian, or agent.entropy_bonus=0",
+                hint="set agent.policy=gaussian, or agent.entropy_bonus=0",
             )
         self.choices, self.first_choice = choices_of(spec.action_space)
         self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
@@ -242,7 +242,7 @@ class BC:
         if self.kind == "squashed_gaussian":
             return squashed_gaussian_log_prob(*split_gaussian(output), action)
         raise SpaceMismatchError(
-            "a deterministic policy has no density", mend="train with --set agent.policy=gaussian, or categorical"
+            "a deterministic policy has no density", hint="train with --set agent.policy=gaussian, or categorical"
         )
 
     def _entropy(self, output: Tensor, noise: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
 """Deep Q-network (Mnih et al., 2015), https://doi.org/10.1038/nature14236, with the improvements that came after it.
 
-As options: double Q-learning (van Hasselt et al., 2016), https://arxiv.org/abs/1509.06461; duelling networks (Wang et
+As options: double Q-learning (van Hasselt et al., 2016), https://arxiv.org/abs/1509.06461; dueling networks (Wang et
 al., 2016), https://arxiv.org/abs/1511.06581; noisy networks (Fortunato et al., 2018), https://arxiv.org/abs/1706.10295;
 and for learning from a dataset alone the conservative penalty of CQL (Kumar et al., 2020),
-https://arxiv.org/abs/2006.04779. Prioritised replay and multi-step returns are how batches are drawn and made: recipes
+https://arxiv.org/abs/2006.04779. Prioritized replay and multi-step returns are how batches are drawn and made: recipes
 have `priority.kind` and `data.n_step`, and the update goes by the batch's weights, rewards and discounts.
 """
 
@@ -22,15 +22,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
-from offrl.agents.requirements import require_discrete
-from offrl.nn import MLP, Adam, FlatModule, seed_generators
-from offrl.nn.conv import Encoder
-from offrl.nn.flat import joined
-from offrl.nn.host import without_gradients
-from offrl.nn.noisy import NoisyMLP
-from offrl.ops.arrays import Array, at_hand, handed_back, namespace, one_hot
-from offrl.ops.losses import chosen_huber, log_sum_exp_gap
-from offrl.options import (
+from offrl.agents.space_checks import require_discrete
+from offrl.config.fields import (
     Activation,
     Count,
     NonNegative,
@@ -40,6 +33,13 @@ from offrl.options import (
     ProbabilityBelowOne,
     Widths,
 )
+from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn.conv import Encoder
+from offrl.nn.flat import joined
+from offrl.nn.noisy import NoisyMLP
+from offrl.nn.numpy_mlp import without_gradients
+from offrl.ops.losses import chosen_huber, log_sum_exp_gap
+from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace, one_hot
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
@@ -97,7 +97,7 @@ class DQNConfig:
 
 
 class QNetwork(FlatModule):
-    """Q(s, ·): an encoder and one stream of layers to all values; or duelling, V(s) + A(s, ·) − mean A(s, ·).
+    """Q(s, ·): an encoder and one stream of layers to all values; or dueling, V(s) + A(s, ·) − mean A(s, ·).
 
     Attributes:
         parts: the streams.

@@ -15,7 +15,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.agents.generators import (
+from offrl.agents.wrapper import (
     GeneratorWrapper,
     chosen_rows,
     draws_of_generator,
@@ -23,6 +23,7 @@ from offrl.agents.generators import (
     mean_reward,
     with_rewards,
 )
+from offrl.config.fields import Count, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
 from offrl.nn import Adam, seed_generators
 from offrl.nn.discriminator import Discriminator, Inputs, TransitionFeatures, gradient_penalty
@@ -34,9 +35,8 @@ from offrl.ops.adversarial import (
     reward_of,
     weighted_mean,
 )
-from offrl.ops.rows import without_time
-from offrl.ops.running import fresh_moments, merge_moments
-from offrl.options import Count, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.ops.minibatches import without_time
+from offrl.ops.running_moments import fresh_moments, merge_moments
 from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
@@ -53,7 +53,7 @@ class GAILConfig:
         absorbing: behind a terminal state, go on for ever in an absorbing one that the discriminator judges as well, so
             that an episode's length earns nothing by itself.
         absorbing_indicator: the discriminator's input that says "absorbing", 0 elsewhere. But for it that state is at
-            the mean of normalised observations, and a penalised slope lets a logit change by about 1 per unit of
+            the mean of normalized observations, and a penalized slope lets a logit change by about 1 per unit of
             distance: at 1 the absorbing state can hardly be worth less than a clumsy life, and the policy may long
             prefer to fall; at the root of the input's width it is told apart soon, and the policy may be content to
             stand.
@@ -106,7 +106,7 @@ class GAILState:
     """All that training changes.
 
     Attributes:
-        moments: of the observations that the discriminator saw, see `offrl.ops.running`; [S, 3, D].
+        moments: of the observations that the discriminator saw, see `offrl.ops.running_moments`; [S, 3, D].
         generator: the generator's own state.
     """
 
@@ -140,7 +140,7 @@ class GAIL(GeneratorWrapper):
         if config.absorbing and self.discount == 1.0:
             raise RecipeError(
                 "an absorbing state that earns rewards for ever has no finite value without discounting",
-                mend="set agent.generator_options.discount below 1, or agent.absorbing=false",
+                hint="set agent.generator_options.discount below 1, or agent.absorbing=false",
             )
 
     def init(self, seeds: Sequence[int], device: torch.device) -> GAILState:
@@ -226,7 +226,7 @@ class GAIL(GeneratorWrapper):
             loss = loss + c.gradient_penalty * gradient_penalty(
                 discriminator, layers, self._between(x, y, expert, generated, draws["mixture"])
             )
-        state.optimizer.minimise(loss.sum())
+        state.optimizer.minimize(loss.sum())
         return metrics
 
     def _with_absorbed(self, logit: Tensor, joint: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:

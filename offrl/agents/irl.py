@@ -16,12 +16,12 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
+from offrl.config.fields import Activation, NonNegative, Positive, PositiveFraction, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
-from offrl.irl import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
+from offrl.mdp import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.distributions import categorical_sample
 from offrl.nn.flat import joined
-from offrl.options import Activation, NonNegative, Positive, PositiveFraction, Widths
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 LEAST = 1e-30
@@ -117,7 +117,7 @@ class IRL:
         if not isinstance(observed, gym.spaces.Discrete) or not isinstance(acted, gym.spaces.Discrete):
             raise SpaceMismatchError(
                 f"irl learns rewards of tables, but here observations are {observed} and actions {acted}",
-                mend="choose gail or airl, or an environment such as FrozenLake-v1, CliffWalking-v1 or Taxi-v4",
+                hint="choose gail or airl, or an environment such as FrozenLake-v1, CliffWalking-v1 or Taxi-v4",
             )
         self.states, self.actions = int(observed.n), int(acted.n)
         self.first_state, self.first_action = int(observed.start), int(acted.start)
@@ -130,7 +130,7 @@ class IRL:
         if config.method == "apprenticeship" and config.hidden:
             raise RecipeError(
                 f"apprenticeship learning is linear in its features, but agent.hidden is {list(config.hidden)}",
-                mend="set agent.hidden=[], or agent.method=maxcausalent",
+                hint="set agent.hidden=[], or agent.method=maxcausalent",
             )
 
     def init(self, seeds: Sequence[int], device: torch.device) -> IRLState:

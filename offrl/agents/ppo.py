@@ -1,4 +1,4 @@
-"""Proximal Policy Optimisation (Schulman et al., 2017), https://arxiv.org/abs/1707.06347."""
+"""Proximal Policy Optimization (Schulman et al., 2017), https://arxiv.org/abs/1707.06347."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
-from offrl.agents.requirements import choices_of, policy_kind
+from offrl.agents.space_checks import choices_of, policy_kind
+from offrl.config.fields import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
-from offrl.nn.actors import CategoricalActor, GaussianActor, Slopes
-from offrl.nn.adoption import adopt_layers
+from offrl.nn.copy_weights import adopt_layers
 from offrl.nn.distributions import log_tanh_derivative
-from offrl.nn.host import without_gradients
-from offrl.nn.orthogonal import make_orthogonal
-from offrl.nn.pausing import PausingAdam
-from offrl.ops.arrays import Array, at_hand, handed_back, namespace
-from offrl.ops.returns import generalised_advantages, running_returns
-from offrl.ops.rows import Rows, by_part, merge_axes
-from offrl.ops.running import fresh_moments, merge_moments, normalise, standardise
-from offrl.ops.surrogate import clipped_error, clipped_error_slope, clipped_gain, clipped_gain_slope
-from offrl.options import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
+from offrl.nn.initializers import make_orthogonal
+from offrl.nn.masked_adam import PausingAdam
+from offrl.nn.numpy_mlp import without_gradients
+from offrl.nn.policy_heads import CategoricalActor, GaussianActor, Slopes
+from offrl.ops.minibatches import Rows, by_part, merge_axes
+from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace
+from offrl.ops.ppo_losses import clipped_error, clipped_error_slope, clipped_gain, clipped_gain_slope
+from offrl.ops.returns import generalized_advantages, running_returns
+from offrl.ops.running_moments import fresh_moments, merge_moments, normalize, standardize
 from offrl.types import NOT_SAVED, Batch, Metrics, Noise, Observation, Spec
 
 OBSERVATION_LIMIT = 10.0
-"""Standard deviations that normalised observations are clipped to."""
+"""Standard deviations that normalized observations are clipped to."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PPOConfig:
         max_gradient_norm: longer gradients are scaled to this norm, actor's and critic's each by itself; 0 leaves them
             as they are.
         discount: γ, per step.
-        trace_decay: λ of the generalised advantage estimates.
+        trace_decay: λ of the generalized advantage estimates.
         rollout_steps: steps of each environment that one update learns from.
         epochs: passes over them.
         minibatch_size: most transitions per seed and gradient step; a pass is split evenly.
@@ -105,7 +105,7 @@ class PPOState:
     Attributes:
         kl_coefficient: β, [S].
         transitions: seen so far, per seed; int64, one for all seeds.
-        observation_moments: see `offrl.ops.running`, [S, 3, D].
+        observation_moments: see `offrl.ops.running_moments`, [S, 3, D].
         return_moments: of the running discounted return, [S, 3, 1].
         return_carry: the discounted return so far of the episodes that the last rollout left running, [S, E]; not in
             checkpoints, which cut them.
@@ -230,7 +230,7 @@ class PPO:
 
     @without_gradients
     def update_critic(self, state: PPOState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """The same passes with the policy, and the normalisation of what it sees, left as they are."""
+        """The same passes with the policy, and the normalization of what it sees, left as they are."""
         (batch,) = batches
         rows = self._rows(state, batch)
         progress = self._progress(state)
@@ -262,10 +262,10 @@ class PPO:
         )
 
     def _advantages(self, state: PPOState, batch: Batch, value: Tensor, next_value: Tensor) -> Tensor:
-        """Generalised advantage estimates, [S, N]."""
+        """Generalized advantage estimates, [S, N]."""
         c, shape = self.config, batch.reward.shape[1:]
         assert batch.truncated is not None
-        return generalised_advantages(
+        return generalized_advantages(
             self._scaled_reward(state, batch, batch.truncated) if c.scale_reward else batch.reward,
             value.unflatten(1, shape),
             next_value.unflatten(1, shape),
@@ -286,11 +286,11 @@ class PPO:
         return batch.reward * torch.rsqrt(state.return_moments[:, 1:2] + 1e-8)
 
     def _observe(self, state: PPOState, observation: Observation | NDArray[Any]) -> Array:
-        """Flat observations, normalised by the statistics of the rollouts before this one."""
+        """Flat observations, normalized by the statistics of the rollouts before this one."""
         flat = self.flat_observation(observation)
         if not self.config.normalize_observation:
             return flat
-        return normalise(handed_back(flat), state.observation_moments, OBSERVATION_LIMIT)
+        return normalize(handed_back(flat), state.observation_moments, OBSERVATION_LIMIT)
 
     def _progress(self, state: PPOState) -> Progress:
         """At the start of an update."""
@@ -309,7 +309,7 @@ class PPO:
             draws = {name: noise[name][:, epoch] for name in noise if name != "order"}
             shuffled = rows._replace(draws=draws).shuffled(order[:, epoch])
             if c.normalize_advantage:
-                shuffled = shuffled._replace(advantage=by_part(standardise, shuffled.advantage, parts))
+                shuffled = shuffled._replace(advantage=by_part(standardize, shuffled.advantage, parts))
             yield from shuffled.at_hand().split(parts)
 
     def _actor_step(self, state: PPOState, rows: Rows, progress: Progress) -> None:
@@ -349,7 +349,7 @@ class PPO:
         distribution = actor.distribution(actor.network(rows.observation), rows.mask)
         log_ratio = actor.log_prob(distribution, rows.encoded) - rows.log_prob
         value = state.critic(rows.observation).squeeze(-1)
-        advantage = standardise(rows.advantage) if self.config.normalize_advantage else rows.advantage
+        advantage = standardize(rows.advantage) if self.config.normalize_advantage else rows.advantage
         return {
             "policy_loss": -clipped_gain(log_ratio, advantage, self.clip).mean(dim=1),
             "value_loss": clipped_error(value, rows.value, rows.target, self.config.value_clip).mean(dim=1),
@@ -403,7 +403,7 @@ class PPO:
         Raises:
             SpaceMismatchError: it reads other observations.
             RecipeError: it is of a kind that this actor can't be, or of other widths, activation or number of seeds; or
-                observations are normalised as they come, which would change what it sees.
+                observations are normalized as they come, which would change what it sees.
         """
         fits = {
             "gaussian": ("gaussian",) if self._bounded else ("gaussian", "deterministic"),
@@ -413,12 +413,12 @@ class PPO:
         if kind not in fits[self.kind]:
             able = next((name for name, kinds in fits.items() if kind in kinds), None)
             raise RecipeError(
-                f"PPO's {self.kind} policy can't start from a {kind} one", mend=f"set agent.policy={able}"
+                f"PPO's {self.kind} policy can't start from a {kind} one", hint=f"set agent.policy={able}"
             )
         if self.config.normalize_observation:
             raise RecipeError(
-                "a policy that was trained on observations as they are can't start where they are normalised anew",
-                mend="set agent.normalize_observation=false",
+                "a policy that was trained on observations as they are can't start where they are normalized anew",
+                hint="set agent.normalize_observation=false",
             )
         adopt_layers(state.actor.network, policy)
 

@@ -13,10 +13,20 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 from torch import Tensor, nn
 
-from offrl.agents.requirements import require_bounded_box
+from offrl.agents.space_checks import require_bounded_box
+from offrl.config.fields import (
+    Activation,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Probability,
+    ProbabilityBelowOne,
+    Widths,
+)
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatModule, FlatObservation, seed_generators
-from offrl.nn.adoption import adopt_layers
+from offrl.nn.copy_weights import adopt_layers
 from offrl.nn.distributions import (
     allowed_logits,
     categorical_log_prob,
@@ -28,20 +38,10 @@ from offrl.nn.distributions import (
     squashed_gaussian_log_prob,
     squashed_gaussian_sample,
 )
-from offrl.nn.host import without_gradients
+from offrl.nn.numpy_mlp import without_gradients
 from offrl.nn.sde import StateDependentGaussian
-from offrl.ops.arrays import Array, at_hand, handed_back, namespace
 from offrl.ops.losses import squared_error
-from offrl.options import (
-    Activation,
-    Count,
-    NonNegative,
-    Positive,
-    PositiveFraction,
-    Probability,
-    ProbabilityBelowOne,
-    Widths,
-)
+from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
@@ -55,7 +55,7 @@ class SACConfig:
     Attributes:
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.
-        layer_norm: normalise the critics' hidden layers (not in the paper).
+        layer_norm: normalize the critics' hidden layers (not in the paper).
         dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units.
         weight_decay: decoupled decay rate of actor and critics (not in the paper).
         max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them as they are.
@@ -164,7 +164,7 @@ class SAC:
             require_bounded_box(spec, "SAC")
         if config.sde and (self.discrete or not config.hidden):
             lacking = "hidden layers" if not config.hidden else "continuous actions"
-            raise RecipeError(f"state-dependent exploration needs {lacking}", mend="set agent.sde=false")
+            raise RecipeError(f"state-dependent exploration needs {lacking}", hint="set agent.sde=false")
         self.config, self.spec = config, spec
         actions = spec.action_dim
         self.exploration_shape: tuple[int, ...] = (config.hidden[-1], actions) if config.sde else (actions,)
@@ -302,7 +302,7 @@ class SAC:
     def _actor_and_temperature_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         """Raise the soft value V; raise log α where the entropy is below its target, and lower it above.
 
-        With `bc_alpha` the actor minimises −λ V + w · (its distance from the data), λ = α / mean |V|; w decays.
+        With `bc_alpha` the actor minimizes −λ V + w · (its distance from the data), λ = α / mean |V|; w decays.
         """
         observation = self.flat_observation(batch.observation)
         alpha = state.temperature.log_alpha.detach().exp()
@@ -442,7 +442,7 @@ class SAC:
         if kind not in kinds:
             raise RecipeError(
                 f"SAC can't start from a {kind} policy here: its own is {kinds[-1].replace('_', ' ')}",
-                mend=f"clone one with agent.policy={kinds[-1]}",
+                hint=f"clone one with agent.policy={kinds[-1]}",
             )
         if isinstance(state.actor, StateDependentGaussian):
             adopt_layers(state.actor.mean, policy)

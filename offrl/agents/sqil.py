@@ -10,7 +10,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from offrl.agents.generators import GeneratorWrapper, draws_of_generator
+from offrl.agents.wrapper import GeneratorWrapper, draws_of_generator
 from offrl.types import Agent, Batch, Metrics, Noise, Observation, Spec
 
 

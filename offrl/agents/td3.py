@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor
 
-from offrl.agents.requirements import require_bounded_box
-from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
-from offrl.nn.adoption import adopt_layers
-from offrl.nn.host import without_gradients
-from offrl.nn.mlp import DERIVATIVES
-from offrl.ops.arrays import Array, at_hand, handed_back, namespace
-from offrl.ops.losses import squared_error
-from offrl.options import (
+from offrl.agents.space_checks import require_bounded_box
+from offrl.config.fields import (
     Activation,
     Count,
     NonNegative,
@@ -34,6 +27,13 @@ from offrl.options import (
     ProbabilityBelowOne,
     Widths,
 )
+from offrl.errors import RecipeError
+from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn.copy_weights import adopt_layers
+from offrl.nn.mlp import DERIVATIVES
+from offrl.nn.numpy_mlp import without_gradients
+from offrl.ops.losses import squared_error
+from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
@@ -52,7 +52,7 @@ class TD3Config:
     Attributes:
         hidden: widths of the hidden layers of actor and critics.
         activation: of actor and critics, see `offrl.nn.MLP`.
-        layer_norm: normalise the critics' hidden layers (not in the paper; steadies long runs).
+        layer_norm: normalize the critics' hidden layers (not in the paper; steadies long runs).
         dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units.
         weight_decay: decoupled decay rate of actor and critics.
         max_gradient_norm: longer gradients, of the actor or of both critics together, are scaled to this norm; 0 leaves
@@ -225,7 +225,7 @@ class TD3:
         return critic.output, error
 
     def _actor_step(self, state: TD3State, batch: Batch) -> Metrics:
-        """Minimise −Q₁(s, π(s)), or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)² with λ = α / mean |Q₁|; w decays."""
+        """Minimize −Q₁(s, π(s)), or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)² with λ = α / mean |Q₁|; w decays."""
         c = self.config
         observation = self.flat_observation(batch.observation)
         actor = state.actor.record(observation)
@@ -279,7 +279,7 @@ class TD3:
         if kind not in ("deterministic", "squashed_gaussian"):
             raise RecipeError(
                 f"TD3's actor is a network behind tanh, and can't start from a {kind} policy",
-                mend="train bc with agent.policy=deterministic, or squashed_gaussian",
+                hint="train bc with agent.policy=deterministic, or squashed_gaussian",
             )
         adopt_layers(state.actor, policy)
         state.target_actor.flat.copy_(state.actor.flat)

@@ -25,7 +25,7 @@ class EpisodeBlock:
 
     Attributes:
         columns: column name to [rows, ...], where rows = Σ (T + 1) in every column. Action, reward, flags and
-            behaviour log-probability are zero in the last row of an episode.
+            behavior log-probability are zero in the last row of an episode.
         lengths: int64 [episodes], transitions per episode, each at least 1.
         seeds: int64 [episodes], the seed that each episode was started with; -1 where it is not known.
         sources: where each episode came from ("file.hdf5#17"), for messages.
@@ -104,7 +104,7 @@ def fix_columns(spec: Spec, block: EpisodeBlock) -> tuple[ColumnSpec, ...]:
             raise DataError(
                 f"the block has no column '{name}'",
                 where=_source(block),
-                mend=f"it has {', '.join(block.columns)}; the spaces ask for {', '.join(required)}",
+                hint=f"it has {', '.join(block.columns)}; the spaces ask for {', '.join(required)}",
             )
     extras = sorted(set(block.columns) - set(required))
     return tuple(_fix_column(name, required.get(name), block) for name in [*required, *extras])
@@ -134,7 +134,7 @@ def _fix_column(name: str, space: gym.Space[Any] | None, block: EpisodeBlock) ->
         raise DataError(
             f"'{name}' ({dtype}) is not a column that a store can have",
             where=_source(block),
-            mend=f"call it '{schema.INFO}.{name}' and give it numbers, or leave it out",
+            hint=f"call it '{schema.INFO}.{name}' and give it numbers, or leave it out",
         )
     column = ColumnSpec(name, dtype if wanted[0].kind == dtype.kind == "f" else wanted[0], wanted[1])
     _check_fits(column, block)
@@ -147,13 +147,13 @@ def _check_fits(column: ColumnSpec, block: EpisodeBlock) -> None:
         raise DataError(
             f"rows of '{column.name}' have the shape {array.shape[1:]}, {column.shape} is expected",
             where=_source(block),
-            mend="give the spaces that describe the data, or reshape the column",
+            hint="give the spaces that describe the data, or reshape the column",
         )
     if not np.can_cast(array.dtype, column.dtype, casting="safe"):
         raise DataError(
             f"'{column.name}' has the dtype {array.dtype}, which {column.dtype} can't hold exactly",
             where=_source(block),
-            mend="give the spaces that describe the data, or convert the column first",
+            hint="give the spaces that describe the data, or convert the column first",
         )
 
 
@@ -209,14 +209,14 @@ def _check_lengths(block: EpisodeBlock) -> None:
         raise DataError(
             f"an episode has {block.lengths[episode]} transitions, it needs at least one",
             where=block.describe(episode),
-            mend="leave empty episodes out",
+            hint="leave empty episodes out",
         )
     for name, array in block.columns.items():
         if len(array) != block.num_rows:
             raise DataError(
                 f"'{name}' has {len(array)} rows, {len(block.lengths)} episodes of these lengths have {block.num_rows}",
                 where=_source(block),
-                mend="give every column T + 1 rows per episode: the last holds the final observation, else zero",
+                hint="give every column T + 1 rows per episode: the last holds the final observation, else zero",
             )
     for name, items in (("seeds", block.seeds), ("sources", block.sources)):
         if items is not None and len(items) != len(block.lengths):
@@ -233,7 +233,7 @@ def _check_padding(block: EpisodeBlock) -> None:
             raise DataError(
                 f"'{name}' isn't zero in the last row of an episode, which holds only the final observation",
                 where=block.describe(int(wrong[0])),
-                mend="shift the column so that row t holds what was done in the state of row t, and end it with zero",
+                hint="shift the column so that row t holds what was done in the state of row t, and end it with zero",
             )
 
 
@@ -245,14 +245,14 @@ def _check_flags(block: EpisodeBlock) -> None:
         raise DataError(
             "an episode ends neither terminated nor truncated",
             where=block.describe(int(open_ended[0])),
-            mend="mark its last transition truncated, if recording simply stopped there",
+            hint="mark its last transition truncated, if recording simply stopped there",
         )
     if np.count_nonzero(ended) != len(block.lengths):
         inside = np.setdiff1d(np.flatnonzero(ended), last)
         raise DataError(
             "a transition is terminated or truncated, but its episode goes on",
             where=f"row {inside[0]}, {block.episode_of(int(inside[0]))}",
-            mend="start a new episode after every terminated or truncated transition",
+            hint="start a new episode after every terminated or truncated transition",
         )
 
 
@@ -262,5 +262,5 @@ def _check_masks(block: EpisodeBlock) -> None:
         raise DataError(
             f"an {schema.ACTION_MASK} forbids every action ({len(rows)} such rows in the block)",
             where=f"row {rows[0]}, {block.episode_of(int(rows[0]))}",
-            mend="a mask is True where an action is allowed: check that it isn't the other way round",
+            hint="a mask is True where an action is allowed: check that it isn't the other way round",
         )

@@ -39,7 +39,7 @@ def write_parquet(store: Trajectories, folder: Path) -> None:
     """
     for path in (folder / STEPS_FILE, folder / EPISODES_FILE):
         if path.exists():
-            raise StoreError("there is such a file already", where=str(path), mend="choose another folder")
+            raise StoreError("there is such a file already", where=str(path), hint="choose another folder")
     columns = store.metadata.columns
     metadata = {key: value for key, value in store.metadata.to_json().items() if key not in ("shards", "statistics")}
     fields = [pa.field(column.name, _arrow_type(column)) for column in columns]
@@ -73,7 +73,7 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
                 writer.append(block)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise SourceError(
-            f"the Parquet dataset can't be read ({error})", where=str(folder), mend="fetch or export it again"
+            f"the Parquet dataset can't be read ({error})", where=str(folder), hint="fetch or export it again"
         ) from error
     return TrajectoryStore.open(destination)
 
@@ -102,7 +102,7 @@ def _metadata(steps: pq.ParquetFile, folder: Path) -> StoreMetadata:
         raise SourceError(
             "this Parquet file was not written by offrl datasets export",
             where=str(folder / STEPS_FILE),
-            mend="convert it as a table: offrl convert FILE DEST --map column=field",
+            hint="convert it as a table: offrl convert FILE DEST --map column=field",
         )
     return StoreMetadata.from_json({**json.loads(text), "shards": [], "statistics": {}}, str(folder / STEPS_FILE))
 

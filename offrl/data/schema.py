@@ -162,7 +162,7 @@ class StoreMetadata:
             raise CorruptStoreError(
                 f"the store's metadata can't be understood ({type(error).__name__}: {error})",
                 where=where,
-                mend="restore the file from a copy, or convert the source again",
+                hint="restore the file from a copy, or convert the source again",
             ) from error
 
 
@@ -174,7 +174,7 @@ def _check_version(version: Any, where: str) -> None:
     raise SchemaVersionError(
         f"the store has {found}, this offrl reads version {SCHEMA_VERSION}",
         where=where,
-        mend="install a newer offrl" if newer else "convert the source again with this offrl",
+        hint="install a newer offrl" if newer else "convert the source again with this offrl",
     )
 
 
@@ -207,7 +207,7 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
             return {"type": "Tuple", "spaces": [space_to_json(item) for item in space.spaces]}
     raise RequestError(
         f"a {type(space).__name__} space can't be stored",
-        mend="describe the data with Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these",
+        hint="describe the data with Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these",
     )
 
 
@@ -256,7 +256,7 @@ def flatten_space(space: gym.Space[Any], prefix: str) -> dict[str, gym.Space[Any
     for name, leaf in _walk(space, prefix):
         if name in leaves:
             raise RequestError(
-                f"two parts of the space share the column name '{name}'", mend="rename the key that has a dot in it"
+                f"two parts of the space share the column name '{name}'", hint="rename the key that has a dot in it"
             )
         leaves[name] = leaf
     return leaves
@@ -292,7 +292,7 @@ def flatten_value(space: gym.Space[Any], value: Any, prefix: str) -> dict[str, N
     if set(parts) != set(children):
         raise DataError(
             f"'{prefix}' has the parts {sorted(parts)}, its space has {sorted(children)}",
-            mend="give the space that describes the data",
+            hint="give the space that describes the data",
         )
     return {
         name: array

@@ -20,7 +20,7 @@ from offrl.data.schema import ColumnSpec
 from offrl.errors import CorruptStoreError, DiskFullError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
-MEND = "restore the file from a copy, or convert the source again"
+HINT = "restore the file from a copy, or convert the source again"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -87,12 +87,12 @@ def write_error(error: OSError, path: Path) -> StoreError:
         return DiskFullError(
             "the disk is full (or a quota or file size limit is reached); nothing committed before is lost",
             where=str(path),
-            mend="free some space, then run the command again",
+            hint="free some space, then run the command again",
         )
     return StoreError(
         f"this can't be written ({error.strerror or error})",
         where=str(path),
-        mend="check the path and who may write there",
+        hint="check the path and who may write there",
     )
 
 
@@ -208,7 +208,7 @@ def _reading(path: Path) -> Iterator[None]:
     # A damaged file can fail anywhere: its names needn't be text any more, nor its types exist.
     except (OSError, pa.ArrowException, ValueError, IndexError) as error:
         raise CorruptStoreError(
-            f"the file can't be read as an Arrow file of this store ({error})", where=str(path), mend=MEND
+            f"the file can't be read as an Arrow file of this store ({error})", where=str(path), hint=HINT
         ) from error
 
 
@@ -245,11 +245,11 @@ def check_size(path: Path, expected: int) -> None:
         raise CorruptStoreError(
             "a file of the store is missing",
             where=str(path),
-            mend=MEND,
+            hint=HINT,
         ) from None
     if size != expected:
         raise CorruptStoreError(
             f"the file has {size} bytes, {expected} were committed: it was cut short or changed",
             where=str(path),
-            mend=MEND,
+            hint=HINT,
         )

@@ -25,7 +25,7 @@ from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
 from offrl.data.schema import ColumnSpec, ShardRecord, StoreMetadata, space_to_json
 from offrl.data.shard import (
     EPISODE_COLUMNS,
-    MEND,
+    HINT,
     TEMPORARY_SUFFIX,
     check_size,
     durable_write,
@@ -148,7 +148,7 @@ class TrajectoryStore(Trajectories):
             if column.name == name:
                 return column
         raise RequestError(
-            f"there is no column '{name}'", where=str(self.path), mend=f"it has {', '.join(self.column_names)}"
+            f"there is no column '{name}'", where=str(self.path), hint=f"it has {', '.join(self.column_names)}"
         )
 
 
@@ -272,7 +272,7 @@ class StoreWriter:
             raise StoreError(
                 f"the first {episodes} of the {self.num_episodes} episodes can't be kept: no commit ended there",
                 where=str(self.path),
-                mend="give the store back the shards that it had",
+                hint="give the store back the shards that it had",
             )
         if count == len(self._metadata.shards):
             return
@@ -352,7 +352,7 @@ class StoreWriter:
 
     def _check_open(self) -> None:
         if self._lock is None:
-            raise StoreError("the writer is closed", where=str(self.path), mend="open the store with append=True")
+            raise StoreError("the writer is closed", where=str(self.path), hint="open the store with append=True")
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -379,18 +379,18 @@ def _read_metadata(folder: Path) -> StoreMetadata:
         raise DatasetNotFoundError(
             "there is no trajectory store here" if folder.exists() else "there is no such folder",
             where=str(folder),
-            mend=f"give the folder that holds {METADATA_FILE}, or convert a source to one with 'offrl convert'",
+            hint=f"give the folder that holds {METADATA_FILE}, or convert a source to one with 'offrl convert'",
         ) from None
     except OSError as error:
         raise StoreError(f"the store can't be read ({error.strerror})", where=str(path)) from error
     except ValueError as error:
-        raise CorruptStoreError(f"the store's metadata isn't JSON ({error})", where=str(path), mend=MEND) from error
+        raise CorruptStoreError(f"the store's metadata isn't JSON ({error})", where=str(path), hint=HINT) from error
     metadata = StoreMetadata.from_json(value, str(path))
     if value.get("fingerprint") != metadata.fingerprint:
         raise CorruptStoreError(
             "the store's fingerprint isn't that of its spaces, columns and shards: the metadata has been changed",
             where=str(path),
-            mend=MEND,
+            hint=HINT,
         )
     return metadata
 
@@ -403,7 +403,7 @@ def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
         raise StoreError(
             f"the provenance or the reference scores aren't JSON values ({error})",
             where=str(path),
-            mend="give text, finite numbers, lists and dictionaries",
+            hint="give text, finite numbers, lists and dictionaries",
         ) from error
     with durable_write(path) as file:
         file.write(text.encode())
@@ -414,7 +414,7 @@ def _prepare_folder(folder: Path, append: bool) -> bool:
     if (folder / METADATA_FILE).exists():
         if not append:
             raise StoreError(
-                "there is a store here already", where=str(folder), mend="give another path, or append to it"
+                "there is a store here already", where=str(folder), hint="give another path, or append to it"
             )
         return True
     try:
@@ -427,7 +427,7 @@ def _prepare_folder(folder: Path, append: bool) -> bool:
         raise StoreError(
             f"the folder isn't empty and isn't a store: it holds '{foreign[0]}'",
             where=str(folder),
-            mend="give a path where nothing is yet",
+            hint="give a path where nothing is yet",
         )
     try:
         for name in _FOLDERS:
@@ -447,7 +447,7 @@ def _acquire_lock(path: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise StoreError(
-            "another process is writing to the store", where=str(path.parent), mend="wait until it has finished"
+            "another process is writing to the store", where=str(path.parent), hint="wait until it has finished"
         ) from None
     return descriptor
 
@@ -458,7 +458,7 @@ def _check_same_spaces(stored: Spec, given: Spec, path: Path) -> None:
             raise SpaceMismatchError(
                 f"the store's {what} is {getattr(stored, what)}, the episodes' is {getattr(given, what)}",
                 where=str(path),
-                mend="write them to a store of their own",
+                hint="write them to a store of their own",
             )
 
 

@@ -202,7 +202,7 @@ class Trajectories(ABC):
         if "random" not in scores or "expert" not in scores:
             raise RequestError(
                 f"the dataset '{self.metadata.name}' has no reference scores",
-                mend="measure a random and an expert policy, and write both into its reference scores",
+                hint="measure a random and an expert policy, and write both into its reference scores",
             )
         span = float(scores["expert"]) - float(scores["random"])
         return 100.0 * (returns - float(scores["random"])) / span
@@ -242,7 +242,7 @@ class StoreView(Trajectories):
 
     @cached_property
     def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each run of episodes that are neighbours in the parent too starts: rows here, rows in the parent."""
+        """Where each run of episodes that are neighbors in the parent too starts: rows here, rows in the parent."""
         breaks = np.flatnonzero(np.diff(self.selected, prepend=-2) != 1)
         return self.episodes.first_row[breaks], self.parent.episodes.first_row[self.selected[breaks]]
 

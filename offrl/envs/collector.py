@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from offrl.data.normalization import RewardScaler
 from offrl.data.schema import ACTION_MASK
 from offrl.envs.make import make_environments
 from offrl.envs.policy import Columns, Policy, as_rows
 from offrl.envs.spaces import check_spaces, spaces_of
-from offrl.envs.stepping import VectorStep
-from offrl.ops.arrays import Array
+from offrl.envs.vector import VectorStep
+from offrl.ops.numpy_or_torch import Array
+from offrl.replay.normalization import RewardScaler
 from offrl.types import Observation
 
 COLLECTION_STREAM = 104_729
@@ -86,11 +86,11 @@ class Collector:
         processes: how many processes step the environments.
         reward_scaler: applied to rewards on their way to the sink.
         recorder: is told of the same steps, untouched.
-        horizon: steps that every episode takes, see `offrl.envs.stepping.FixedHorizon`; 0 leaves episodes as they are.
+        horizon: steps that every episode takes, see `offrl.envs.vector.FixedHorizon`; 0 leaves episodes as they are.
 
     Attributes:
         observed: what to act on next, as the agent sees it: [S, E, …].
-        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent honours no masks.
+        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent honors no masks.
     """
 
     observed: Observation | NDArray[Any]

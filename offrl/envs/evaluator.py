@@ -8,9 +8,9 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from offrl.envs.episodes import Act, rollouts, share_evenly
 from offrl.envs.make import Environments, make_environments
 from offrl.envs.policy import Policy
-from offrl.envs.rollout import Act, rollouts, share_evenly
 from offrl.envs.spaces import check_spaces, spaces_of
 
 EVALUATION_STREAM = 7_919

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.ops.arrays import Array, handed_back
+from offrl.ops.numpy_or_torch import Array, handed_back
 from offrl.types import Spec
 
 

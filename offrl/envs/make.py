@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-from offrl.envs.parallel import ParallelEnvironments
 from offrl.envs.spaces import spaces_of
-from offrl.envs.stepping import SerialEnvironments
+from offrl.envs.vector import SerialEnvironments
+from offrl.envs.worker_processes import ParallelEnvironments
 from offrl.errors import RequestError
 from offrl.types import Spec
 
@@ -23,7 +23,7 @@ def make_environments(
         count: how many copies.
         processes: how many processes step them, this one among them; at most one for each copy is used.
         frame_stack: newest observations that are shown together; 1 shows each by itself.
-        horizon: steps that every episode takes, see `offrl.envs.stepping.FixedHorizon`; 0 leaves episodes as they are.
+        horizon: steps that every episode takes, see `offrl.envs.vector.FixedHorizon`; 0 leaves episodes as they are.
 
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
@@ -35,7 +35,7 @@ def make_environments(
     except (gym.error.Error, ImportError) as error:
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",
-            mend="name one that Gymnasium has registered (python -c 'import gymnasium; gymnasium.pprint_registry()'), "
+            hint="name one that Gymnasium has registered (python -c 'import gymnasium; gymnasium.pprint_registry()'), "
             "or your own with its module (--env my_envs:Arm-v0, where my_envs.py is in this folder, or installed)",
         ) from error
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.data.normalization import ActionMap, ObservationNormalizer, observation_key
 from offrl.data.schema import OBSERVATION, flatten_value
-from offrl.ops.arrays import Array, handed_back
+from offrl.ops.numpy_or_torch import Array, handed_back
+from offrl.replay.normalization import ActionMap, ObservationNormalizer, observation_key
 from offrl.types import Agent, Observation
 
 Columns = Mapping[str, NDArray[Any]]
@@ -49,7 +49,7 @@ class Policy:
         return tensors[""] if OBSERVATION in columns else tensors
 
     def columns(self, observation: Any) -> Columns:
-        """The same as columns, [S·N, …]: normalised, and floats in single precision."""
+        """The same as columns, [S·N, …]: normalized, and floats in single precision."""
         if isinstance(observation, np.ndarray):
             return {OBSERVATION: self._seen("", observation)}
         parts = flatten_value(self.agent.spec.observation_space, observation, OBSERVATION)

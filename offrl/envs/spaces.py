@@ -39,7 +39,7 @@ def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
         if not same_kind(want, have) or (name == "action_space" and not _same_bounds(want, have)):
             raise SpaceMismatchError(
                 f"the {name.replace('_', ' ')} of {environment} is {have}, but the data and policy have {want}",
-                mend="name the environment that the data came from (--env), or convert the data with that one's spaces "
+                hint="name the environment that the data came from (--env), or convert the data with that one's spaces "
                 "(offrl convert --env ID)",
             )
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offrl.envs.episodes import single_episode
 from offrl.envs.evaluator import evaluation_seeds
 from offrl.envs.policy import Policy
-from offrl.envs.rollout import single_episode
-from offrl.envs.stepping import make_single
+from offrl.envs.vector import make_single
 from offrl.errors import RequestError
 
 
@@ -47,7 +47,7 @@ def _imageio() -> Any:
         import imageio.v2 as imageio
         import imageio_ffmpeg  # noqa: F401  (imageio's MP4 writer, found at run time)
     except ImportError as error:
-        raise RequestError("films need imageio with ffmpeg", mend="pip install 'offrl[video]'") from error
+        raise RequestError("films need imageio with ffmpeg", hint="pip install 'offrl[video]'") from error
     return imageio
 
 
@@ -66,6 +66,6 @@ def _frames(policy: Policy, position: int, environment: str, seed: int) -> tuple
         # Rendering back-ends raise errors of many unrelated kinds where there is no display or graphics driver.
         raise RequestError(
             f"{environment} can't be rendered here: {error}",
-            mend="without a display, MuJoCo renders with MUJOCO_GL=egl (a GPU driver) or MUJOCO_GL=osmesa (software)",
+            hint="without a display, MuJoCo renders with MUJOCO_GL=egl (a GPU driver) or MUJOCO_GL=osmesa (software)",
         ) from error
     return frames, int(env.metadata.get("render_fps", 30))

@@ -50,7 +50,7 @@ class Adam:
         self._one = torch.ones_like(self.steps)
         self._longest = torch.full_like(self.steps, max_gradient_norm)
 
-    def minimise(self, loss: Tensor) -> None:
+    def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`, a scalar: the sum over seeds of each seed's mean."""
         self.step(torch.autograd.grad(loss, self.parameters))
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from offrl.errors import RecipeError
 from offrl.nn.flat import HooklessModule, uniform_per_seed
+from offrl.nn.flatten import FlatObservation
 from offrl.nn.mlp import ACTIVATIONS
-from offrl.nn.observation import FlatObservation
-from offrl.ops.arrays import Array, handed_back
+from offrl.ops.numpy_or_torch import Array, handed_back
 from offrl.types import Observation
 
 Convolution = tuple[int, int, int]
@@ -61,7 +61,7 @@ class Encoder(HooklessModule):
         if convolutions not in ("auto", ()) and not images:
             raise RecipeError(
                 f"agent.convolutions are given, but there is no image in {space}",
-                mend="leave them out; an image is a Box of uint8 with at least two axes",
+                hint="leave them out; an image is a Box of uint8 with at least two axes",
             )
         rest = {key: part for key, part in parts.items() if key not in images}
         self.image_keys = list(images)
@@ -117,7 +117,7 @@ class ImageNetwork(nn.Module):
                 raise RecipeError(
                     f"the convolutions {[list(layer) for layer in layers]} don't fit an image of shape {shape}: one of "
                     f"{kernel} × {kernel} pixels comes upon {sides[0]} × {sides[1]}",
-                    mend="set agent.convolutions to layers [channels, kernel, stride] with smaller kernels and strides",
+                    hint="set agent.convolutions to layers [channels, kernel, stride] with smaller kernels and strides",
                 )
             bound = (channels * kernel**2) ** -0.5
             weight = uniform_per_seed((outputs, channels, kernel, kernel), bound, generators)

@@ -8,18 +8,19 @@ from typing import Literal
 import gymnasium as gym
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize as unit_length
+from torch.nn.functional import one_hot
 
 from offrl.nn.flat import FlatModule, uniform_per_seed
+from offrl.nn.flatten import FlatObservation
 from offrl.nn.mlp import MLP, Layer, Layers, PlainLayers, affine, plain_layers
-from offrl.nn.observation import FlatObservation
-from offrl.ops.running import normalise
+from offrl.ops.running_moments import normalize
 from offrl.types import Batch, Spec
 
 Inputs = Literal["state_action", "state", "transition"]
 """What of a transition is looked at: (s, a), s, or (s, s')."""
 INPUT_LIMIT = 10.0
-"""Standard deviations that normalised observations are clipped to."""
+"""Standard deviations that normalized observations are clipped to."""
 
 
 class TransitionFeatures:
@@ -41,14 +42,14 @@ class TransitionFeatures:
         self.width = self.observations + actions + (self.states if absorbing else 0)
 
     def __call__(self, batch: Batch, moments: Tensor | None = None) -> Tensor:
-        """[S, B, …] to [S, B, width]; observations normalised by running moments [S, 3, D], if any are given."""
+        """[S, B, …] to [S, B, width]; observations normalized by running moments [S, 3, D], if any are given."""
         return torch.cat([*self.seen(batch, moments), *self._rest(batch)], dim=-1)
 
     def seen(self, batch: Batch, moments: Tensor | None = None) -> list[Tensor]:
         """The flat observations, [S, B, D] each."""
         states = [batch.observation, batch.next_observation][: self.states]
         flat = [self.flat_observation(state) for state in states]
-        return flat if moments is None else [normalise(part, moments, INPUT_LIMIT) for part in flat]
+        return flat if moments is None else [normalize(part, moments, INPUT_LIMIT) for part in flat]
 
     def absorbed(self, batch: Batch) -> Tensor:
         """The features [S, 1, width] of the step from the absorbing state to itself."""
@@ -111,14 +112,14 @@ class Discriminator(FlatModule):
             return
         for depth, layer in enumerate(self.network.stacked(1)):
             direction = self.get_buffer(f"direction_{depth}")
-            direction.copy_(normalize(torch.bmm(layer.weight, _right(layer.weight, direction)).squeeze(-1), dim=-1))
+            direction.copy_(unit_length(torch.bmm(layer.weight, _right(layer.weight, direction)).squeeze(-1), dim=-1))
 
     def layers(self) -> Layers:
         """The layers as they are applied, differentiable by the parameters."""
         parameters = [part.squeeze(1) for part in self.network.own_parameters]
         weights, biases = parameters[::2], parameters[1::2]
         if self.spectral_norm:
-            weights = [self._normalised(depth, weight) for depth, weight in enumerate(weights)]
+            weights = [self._normalized(depth, weight) for depth, weight in enumerate(weights)]
         return [Layer.of(*pair) for pair in zip(weights, biases, strict=True)]
 
     def forward(self, x: Tensor, layers: Layers | None = None) -> Tensor:
@@ -145,7 +146,7 @@ class Discriminator(FlatModule):
             slope = torch.bmm(slope * derivative, layer.weight)
         return slope
 
-    def _normalised(self, depth: int, weight: Tensor) -> Tensor:
+    def _normalized(self, depth: int, weight: Tensor) -> Tensor:
         """W / (uᵀ W v), whose derivative leaves out that of the singular vectors."""
         direction = self.get_buffer(f"direction_{depth}")
         right = _right(weight.detach(), direction)
@@ -154,7 +155,7 @@ class Discriminator(FlatModule):
 
 def _right(weight: Tensor, left: Tensor) -> Tensor:
     """The right singular vectors [S, inputs, 1] that belong to left ones [S, outputs] of W [S, outputs, inputs]."""
-    return normalize(torch.bmm(weight.mT, left.unsqueeze(-1)), dim=1)
+    return unit_length(torch.bmm(weight.mT, left.unsqueeze(-1)), dim=1)
 
 
 def gradient_penalty(discriminator: Discriminator, layers: Layers, x: Tensor) -> Tensor:

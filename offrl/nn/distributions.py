@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from offrl.ops.arrays import Array, namespace
+from offrl.ops.numpy_or_torch import Array, namespace
 
 FORBIDDEN = -1e8
 """The logit of an action that the mask forbids; minus infinity would make its share of the entropy 0 · ∞."""
@@ -105,7 +105,7 @@ class SquashedGaussianSample(NamedTuple):
 
 
 def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGaussianSample:
-    """The reparameterised sample of a squashed Gaussian, and its log-density.
+    """The reparameterized sample of a squashed Gaussian, and its log-density.
 
     The density is evaluated before the squashing: inverting tanh would lose precision, and time. With
     log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u)) it is
@@ -144,7 +144,7 @@ def allowed_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def split_categoricals(logits: Tensor, choices: tuple[int, ...], mask: Tensor | None = None) -> list[Tensor]:
-    """Joined logits [..., ΣK] as normalised log-probabilities [..., K_i] of each independent choice."""
+    """Joined logits [..., ΣK] as normalized log-probabilities [..., K_i] of each independent choice."""
     return [part.log_softmax(dim=-1) for part in allowed_logits(logits, mask).split(list(choices), dim=-1)]
 
 

@@ -1,4 +1,4 @@
-"""Modules whose parameters are views of one flat tensor, so that optimisers and target updates take one call each."""
+"""Modules whose parameters are views of one flat tensor, so that optimizers and target updates take one call each."""
 
 from __future__ import annotations
 

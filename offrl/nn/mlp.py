@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from offrl.nn.flat import FlatModule, joined, uniform_per_seed
-from offrl.nn.host import HostLayers, recording
-from offrl.ops.arrays import Array, at_hand, handed_back
+from offrl.nn.numpy_mlp import HostLayers, recording
+from offrl.ops.numpy_or_torch import Array, at_hand, handed_back
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -111,7 +111,7 @@ class PlainLayers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The parameters' gradients lie back to back in one tensor, as the optimiser wants them."""
+        """The parameters' gradients lie back to back in one tensor, as the optimizer wants them."""
         depth = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:depth], ctx.saved_tensors[depth:]
         gradients = back_to_back(gradient, ctx.shapes)
@@ -168,7 +168,7 @@ def plain_layers(x: Tensor, activation: str, layers: Layers) -> tuple[Tensor, li
 
 
 def back_to_back(like: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """Uninitialised tensors of these shapes, one behind the other in memory."""
+    """Uninitialized tensors of these shapes, one behind the other in memory."""
     if not shapes:
         return []
     sizes = [shape.numel() for shape in shapes]
@@ -285,7 +285,7 @@ class RecordedOnHost(NamedTuple):
 
 
 class StackedLayerNorm(nn.Module):
-    """Layer normalisation (Ba et al., 2016) with a gain and offset of its own for each stacked network."""
+    """Layer normalization (Ba et al., 2016) with a gain and offset of its own for each stacked network."""
 
     def __init__(self, features: int, ensemble: int, seeds: int) -> None:
         super().__init__()
@@ -317,7 +317,7 @@ class MLP(FlatModule):
         generators: one per seed; seed s's weights are drawn from the s-th and don't depend on S.
         ensemble: members per seed (twin critics: 2), or None for a single network without that axis.
         activation: a name in `ACTIVATIONS`.
-        layer_norm: normalise each hidden layer before its activation.
+        layer_norm: normalize each hidden layer before its activation.
         dropout: chance of zeroing a hidden unit; the masks come from the draws handed to `forward`.
     """
 

@@ -16,7 +16,7 @@ INITIAL_SPREAD = 0.5
 
 
 class NoisyLinear(nn.Module):
-    """y = (μ + σ ⊙ ε) x + μ' + σ' ⊙ ε', with factorised noise: ε = f(ε_out) f(ε_in)ᵀ and ε' = f(ε_out).
+    """y = (μ + σ ⊙ ε) x + μ' + σ' ⊙ ε', with factorized noise: ε = f(ε_out) f(ε_in)ᵀ and ε' = f(ε_out).
 
     Here f(e) = sgn(e) √|e|, of standard normal draws. The noisy weights are never made:
     y = μ x + μ' + f(ε_out) ⊙ (σ (f(ε_in) ⊙ x) + σ').

@@ -18,7 +18,7 @@ class StateDependentGaussian(FlatModule):
     One ε gives a deterministic policy; over all of them, u ~ N(μ(s), diag Σ_i z_i(s)² σ_ij²).
 
     Args:
-        mean: μ, a network without ensemble, layer normalisation or dropout, and at least one hidden layer.
+        mean: μ, a network without ensemble, layer normalization or dropout, and at least one hidden layer.
         initial_log_std: log σ_ij at the start.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from offrl.ops.arrays import Array, one_hot
+from offrl.ops.numpy_or_torch import Array, one_hot
 
 
 def chosen_huber(

@@ -47,7 +47,7 @@ def running_returns(reward: Tensor, done: Tensor, carry: Tensor, discount: float
     return discounted_sums(values.flip(-1), backwards).flip(-1)
 
 
-def generalised_advantages(
+def generalized_advantages(
     reward: Tensor,
     value: Tensor,
     next_value: Tensor,
@@ -56,7 +56,7 @@ def generalised_advantages(
     discount: float,
     trace_decay: float,
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al., 2016), https://arxiv.org/abs/1506.02438.
+    """Generalized advantage estimation (Schulman et al., 2016), https://arxiv.org/abs/1506.02438.
 
     A_t = δ_t + γλ A_{t+1} with δ_t = r_t + γ V(s_{t+1}) − V(s_t). V(s_{t+1}) counts nothing where the episode
     terminated; where it ended, for whatever reason, nothing flows back from the step behind.

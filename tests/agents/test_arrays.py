@@ -15,9 +15,9 @@ from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
-from offrl.nn import host
-from offrl.ops import arrays
-from offrl.train.checkpoint import state_tensors
+from offrl.nn import numpy_mlp as host
+from offrl.ops import numpy_or_torch as arrays
+from offrl.runs.checkpoint import state_tensors
 from offrl.types import Agent, Spec
 from tests.agents.batches import (
     CPU,

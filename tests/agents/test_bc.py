@@ -1,4 +1,4 @@
-"""Behaviour cloning against a plain single-seed implementation, hand-computed losses, and itself on the seed axis."""
+"""Behavior cloning against a plain single-seed implementation, hand-computed losses, and itself on the seed axis."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch.distributions import Categorical, Independent, Normal, TransformedDis
 from torch.distributions.transforms import TanhTransform
 
 from offrl.agents.bc import BC, BCConfig, BCState
-from offrl.agents.requirements import policy_kind
+from offrl.agents.space_checks import policy_kind
 from offrl.errors import OffrlError, RecipeError, SpaceMismatchError
 from offrl.nn.distributions import SQUASH_MARGIN
-from offrl.train.checkpoint import state_tensors
+from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Spec
 from tests.agents.batches import (
     CPU,
@@ -252,7 +252,7 @@ def test_multi_discrete_loss_by_hand() -> None:
 
 
 def test_the_penalty_is_on_weights_and_not_on_biases_gains_or_offsets() -> None:
-    """With an imitation loss of gradient zero, only penalised parameters move."""
+    """With an imitation loss of gradient zero, only penalized parameters move."""
     config = BCConfig(policy="deterministic", hidden=(4,), layer_norm=True, l1=0.5, l2=0.25)
     agent = BC(config, unbounded(2, 1))
     state = agent.init((0,), CPU)
@@ -397,4 +397,4 @@ def test_options_that_do_not_fit_the_task_are_refused(
 ) -> None:
     with pytest.raises(error, match=words) as caught:
         BC(BCConfig(**options), spec)
-    assert caught.value.mend
+    assert caught.value.hint

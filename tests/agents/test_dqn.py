@@ -19,7 +19,7 @@ from offrl.agents.dqn import DQN, DQNConfig, DQNState
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP
 from offrl.nn.conv import ImageNetwork
-from offrl.train.checkpoint import state_tensors
+from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -64,7 +64,7 @@ CONFIGS = {
     "conservative": dataclasses.replace(SMALL, conservative=2.0),
     "steps that fall": dataclasses.replace(SMALL, decay_steps=14),
     "hard copies": dataclasses.replace(SMALL, target_rate=1.0, target_every=4),
-    "regularised": dataclasses.replace(SMALL, **REGULARISED),
+    "regularized": dataclasses.replace(SMALL, **REGULARISED),
     "everything": EVERYTHING,
 }
 IMAGES = Spec(
@@ -367,7 +367,7 @@ def test_gradients_of_large_errors_are_clipped() -> None:
     assert torch.equal(*moved)
 
 
-def test_dueling_values_are_the_states_plus_centred_advantages() -> None:
+def test_dueling_values_are_the_states_plus_centered_advantages() -> None:
     agent = DQN(DQNConfig(hidden=(), dueling=True), discrete(1, 3))
     state = agent.init((0,), CPU)
     value, advantage = state.network.streams
@@ -510,7 +510,7 @@ def test_images_go_through_convolutions_unasked() -> None:
 
 @pytest.mark.parametrize("spec", [continuous(), multi_discrete()], ids=["continuous", "multi-discrete"])
 def test_other_actions_than_choices_are_refused(spec: Spec) -> None:
-    with pytest.raises(SpaceMismatchError, match=r"(?s)DQN chooses among discrete actions.*mend"):
+    with pytest.raises(SpaceMismatchError, match=r"(?s)DQN chooses among discrete actions.*hint"):
         DQN(DQNConfig(), spec)
 
 

@@ -19,7 +19,7 @@ from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.errors import RecipeError
 from offrl.nn import MLP
-from offrl.train.checkpoint import restore_tensors, state_tensors
+from offrl.runs.checkpoint import restore_tensors, state_tensors
 from offrl.types import Agent, Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -44,7 +44,7 @@ def small(**options: Any) -> GAILConfig:
 
 
 VARIANTS = {
-    "absorbing, penalty, normalised": (small(updates=2), continuous()),
+    "absorbing, penalty, normalized": (small(updates=2), continuous()),
     "transitions": (small(inputs="transition", reward="positive", label_smoothing=0.1), continuous()),
     "a far absorbing state": (small(absorbing_indicator=2.5), continuous()),
     "transitions to one": (small(inputs="transition", absorbing_indicator=2.5), continuous()),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offrl.agents.irl import IRL, IRLConfig, IRLState, explain
 from offrl.errors import RecipeError, SpaceMismatchError
-from offrl.irl import (
+from offrl.mdp import (
     Demonstrations,
     TabularMDP,
     evaluate_policy,
@@ -24,12 +24,12 @@ from offrl.irl import (
     soft_values,
     visits,
 )
-from offrl.train.checkpoint import state_tensors
+from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Spec
 from tests.agents.batches import CPU, continuous, discrete
 from tests.envs.grids import GRID, SLIPPERY, TIMELESS, grid
-from tests.irl.processes import random_mdp
-from tests.irl.test_solving import GOLDEN, two_states
+from tests.mdp.processes import random_mdp
+from tests.mdp.test_planning import GOLDEN, two_states
 
 GRIDS = (GRID, SLIPPERY, TIMELESS)
 

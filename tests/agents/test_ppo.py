@@ -24,8 +24,8 @@ from torch.distributions import (
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.ppo import PPO, PPOConfig, PPOState
 from offrl.errors import RecipeError, SpaceMismatchError
-from offrl.nn.actors import GaussianActor
-from offrl.train.checkpoint import restore_tensors, state_tensors
+from offrl.nn.policy_heads import GaussianActor
+from offrl.runs.checkpoint import restore_tensors, state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -377,7 +377,7 @@ def test_the_first_step_by_hand() -> None:
     assert metrics["policy_loss"] < 0.0
 
 
-def test_advantages_are_standardised_on_request() -> None:
+def test_advantages_are_standardized_on_request() -> None:
     scaled = rollout([1.0, 2.0], [0.5, -0.25], [13.0, 9.0])
     agent, state = linear_agent()
     update(agent, state, scaled)
@@ -449,7 +449,7 @@ def test_each_environment_s_return_goes_on_in_its_next_rollout() -> None:
     assert (mean, variance) == pytest.approx((np.mean(returns), np.var(returns)), rel=1e-4)
 
 
-def test_observations_are_normalised_by_what_was_seen_before_the_rollout() -> None:
+def test_observations_are_normalized_by_what_was_seen_before_the_rollout() -> None:
     agent, state = linear_agent(
         1.0, 1.0, normalize_observation=True, critic_learning_rate=1e-9, actor_learning_rate=1e-9
     )

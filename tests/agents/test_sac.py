@@ -20,7 +20,7 @@ from offrl.agents.sac import SAC, SACConfig, SACState
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP
 from offrl.nn.sde import StateDependentGaussian
-from offrl.train.checkpoint import state_tensors
+from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -543,7 +543,7 @@ def test_dropout_is_for_the_critics_own_loss() -> None:
     assert torch.equal(results[0]["target_q"], results[1]["target_q"])
 
 
-def test_options_reach_the_networks_and_optimisers() -> None:
+def test_options_reach_the_networks_and_optimizers() -> None:
     state = SAC(dataclasses.replace(OPTIONS, value_network=True), continuous()).init((0,), CPU)
     assert state.value is not None
     assert state.value_optimizer is not None
@@ -698,9 +698,9 @@ def test_policies_that_are_not_sacs_are_refused() -> None:
     _, gaussian = clone("gaussian", continuous())
     with pytest.raises(RecipeError, match="policy=squashed_gaussian"):
         agent.adopt_policy(state, gaussian.policy, "gaussian")
-    _, normalised = clone("deterministic", continuous(), layer_norm=True)
+    _, normalized = clone("deterministic", continuous(), layer_norm=True)
     with pytest.raises(RecipeError, match="layer_norm"):
-        agent.adopt_policy(state, normalised.policy, "deterministic")
+        agent.adopt_policy(state, normalized.policy, "deterministic")
     discrete_agent = SAC(SMALL, discrete())
     with pytest.raises(RecipeError, match="policy=categorical"):
         discrete_agent.adopt_policy(discrete_agent.init((0, 1), CPU), gaussian.policy, "deterministic")

@@ -17,7 +17,7 @@ from offrl.agents.bc import BC, BCConfig, PolicyKind
 from offrl.agents.td3 import TD3, TD3Config, TD3State, softmax_value
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP
-from offrl.train.checkpoint import state_tensors
+from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -43,7 +43,7 @@ VARIANTS = {
     "DDPG": dataclasses.replace(SMALL, critics=1, policy_delay=1, target_noise=0.0),
     "steps that fall": dataclasses.replace(SMALL, constant_steps=8, decay_steps=24),
     "SD3": dataclasses.replace(SMALL, softmax_samples=5, softmax_beta=20.0),
-    "regularised": dataclasses.replace(
+    "regularized": dataclasses.replace(
         SMALL, activation="silu", dropout=0.3, weight_decay=0.3, max_gradient_norm=0.05, bc_alpha=1.0, layer_norm=True
     ),
 }
@@ -309,7 +309,7 @@ def two_states(**options: Any) -> tuple[TD3, TD3State, Batch]:
     return agent, state, batch
 
 
-def test_behaviour_cloning_weighs_the_value_by_its_mean_size() -> None:
+def test_behavior_cloning_weighs_the_value_by_its_mean_size() -> None:
     agent, state, batch = two_states(bc_alpha=1.5)
     metrics = agent.update(state, [batch], {"target_policy": torch.zeros(1, 1, 2, 1)})
     # Q₁ is 5 and −1: its mean is 2, its mean size 3, so λ = 0.5. The distances are 0.5 and 0.25.
@@ -479,7 +479,7 @@ def test_targets_start_as_copies_and_critics_apart() -> None:
     assert not torch.equal(weight[0, 0], weight[0, 1])
 
 
-def test_the_critics_alone_are_normalised() -> None:
+def test_the_critics_alone_are_normalized() -> None:
     state = TD3(VARIANTS["layer norm"], continuous()).init((0,), CPU)
     assert [len(network.norms) for network in (state.critic, state.target_critic)] == [2, 2]
     assert [len(network.norms) for network in (state.actor, state.target_actor)] == [0, 0]

@@ -130,7 +130,7 @@ ROWS = {
         ),
         Row(
             "bc",
-            f"behaviour cloning, {_NETWORKS}",
+            f"behavior cloning, {_NETWORKS}",
             "updates/s",
             (
                 Comparison(_REGRESSION, _peer("d3rlpy", "bc"), target=4.0),
@@ -141,7 +141,7 @@ ROWS = {
         ),
         Row(
             "td3-bc",
-            f"TD3+BC, {_NETWORKS}, states normalised",
+            f"TD3+BC, {_NETWORKS}, states normalized",
             "updates/s",
             (
                 Comparison(_TD3_BC, _peer("d3rlpy", "td3-bc"), target=2.0),

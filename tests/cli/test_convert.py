@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from offrl.data.convert.registry import FORMATS
+from offrl.converters.formats import FORMATS
 from offrl.data.store import TrajectoryStore
 from tests.cli.conftest import Offrl
 
@@ -68,7 +68,7 @@ def test_a_table_becomes_a_store(offrl: Offrl, tmp_path: Path) -> None:
     assert float(store.spec.action_space.low[0]) == -1.0  # type: ignore[attr-defined]
 
 
-def test_d4rl_is_recognised_and_reported(offrl: Offrl, tmp_path: Path) -> None:
+def test_d4rl_is_recognized_and_reported(offrl: Offrl, tmp_path: Path) -> None:
     result = offrl("convert", write_d4rl(tmp_path / "logs.hdf5"), "./store")
     assert result.code == 0
     assert "format             d4rl" in result.stdout

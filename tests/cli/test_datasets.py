@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from offrl.data.catalog import local_path
+from offrl.converters.catalog import local_path
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.types import Spec
 from offrl_cli.dataset_info import histogram_lines

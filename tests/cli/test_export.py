@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.train.policies import load_policy
-from offrl.train.run import Run
-from offrl.train.session import train
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
+from offrl.training.run_training import train
 from tests.cli.conftest import Offrl
-from tests.train.runs import bc_recipe, make_demonstrations
+from tests.training.runs import bc_recipe, make_demonstrations
 
 
 @pytest.fixture(scope="module")

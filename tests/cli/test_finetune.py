@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from offrl.recipes import recipe_from_dict
-from offrl.train.run import Run
-from offrl.train.session import train
+from offrl.config.recipe import recipe_from_dict
+from offrl.runs.run import Run
+from offrl.training.run_training import train
 from tests.cli.conftest import Offrl
-from tests.train.runs import bc_recipe, make_demonstrations
+from tests.training.runs import bc_recipe, make_demonstrations
 
 SMALL = ("batch_size=16", "online.warmup_steps=10", "online.capacity=100", "checkpoint_every=20", "log_every=20")
 TINY = (*(part for setting in SMALL for part in ("--set", setting)), "--eval-every", "0", "--eval-episodes", "1")

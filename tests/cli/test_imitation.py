@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from offrl.train.run import Run
+from offrl.runs.run import Run
 from offrl_cli.progress import TrainingProgress
 from tests.cli.conftest import Offrl
-from tests.train.runs import make_demonstrations
+from tests.training.runs import make_demonstrations
 
 TINY = ("--batch-size", "16", "--device", "cpu", "--eval-every", "0", "--eval-episodes", "2", "--steps", "60")
 SMALL = ("--set", "agent.hidden=[8]", "--set", "agent.generator_options.rollout_steps=20", "--set", "log_every=20")

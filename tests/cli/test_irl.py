@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from offrl.data.catalog import local_path
+from offrl.converters.catalog import local_path
 from offrl.data.store import TrajectoryStore
 from tests.cli.conftest import Offrl
-from tests.data.convert.test_imitation import trajectory, write_folder
-from tests.train.runs import make_demonstrations
+from tests.converters.readers.test_imitation import trajectory, write_folder
+from tests.training.runs import make_demonstrations
 
 LAKE = "FrozenLake-v1"
 
@@ -20,7 +20,7 @@ def collect(offrl: Offrl, *more: str, episodes: int = 30) -> None:
     assert result.code == 0, result.stderr
 
 
-def test_from_a_table_to_a_relabelled_dataset(offrl: Offrl) -> None:
+def test_from_a_table_to_a_relabeled_dataset(offrl: Offrl) -> None:
     collect(offrl)
     trained = offrl(
         *("train", "irl", "--method", "maxcausalent", "--features", "state_action", "--dataset", "lake"),
@@ -38,11 +38,11 @@ def test_from_a_table_to_a_relabelled_dataset(offrl: Offrl) -> None:
     assert (picture.code, picture.stdout) == (0, "picture  map.png\n")
     assert Path("map.png").read_bytes().startswith(b"\x89PNG")
 
-    relabelled = offrl("relabel", "lake", "--reward", "run", "--out", "learned", "--json")
-    assert relabelled.code == 0, relabelled.stderr
+    relabeled = offrl("relabel", "lake", "--reward", "run", "--out", "learned", "--json")
+    assert relabeled.code == 0, relabeled.stderr
     store = TrajectoryStore.open(local_path("learned"))
-    assert relabelled.json["path"] == str(store.path)
-    assert relabelled.json["mean_reward"] == pytest.approx(float(store.statistics["reward"].mean), rel=1e-6)
+    assert relabeled.json["path"] == str(store.path)
+    assert relabeled.json["mean_reward"] == pytest.approx(float(store.statistics["reward"].mean), rel=1e-6)
     assert offrl("datasets", "validate", "learned").code == 0
     again = offrl("relabel", "lake", "--reward", "run", "--out", "learned")
     assert again.code == 2

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from offrl.recipes import recipe_from_dict
-from offrl.train.collect import collect_random
-from offrl.train.session import train
+from offrl.collection.collect import collect_random
+from offrl.config.recipe import recipe_from_dict
+from offrl.training.run_training import train
 from tests.cli.conftest import Offrl
-from tests.train.runs import bc_recipe, make_demonstrations
+from tests.training.runs import bc_recipe, make_demonstrations
 
 QUICK = ("--resamples", "60", "--fqe-steps", "20", "--horizon", "10")
 

@@ -52,7 +52,7 @@ def test_the_run_and_evaluations_are_always_shown(capsys: pytest.CaptureFixture[
     assert progress.run == Path("runs/one")
     assert capsys.readouterr().err.splitlines() == [
         "Run: runs/one",
-        "step 5,000: return 1,234.6 ± 7.0, normalised score 98.8",
+        "step 5,000: return 1,234.6 ± 7.0, normalized score 98.8",
         "step 6,000: return 1,234.6",
         "step 7,000: return 0.741 ± 0.043",
     ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from offrl.recipe_catalog import RecipeFile, bundled_recipes, find_recipe, matching_recipe
-from offrl.recipes import recipe_from_dict
+from offrl.config.library import RecipeFile, bundled_recipes, find_recipe, matching_recipe
+from offrl.config.recipe import recipe_from_dict
 from tests.cli.conftest import Offrl
 
 
@@ -67,7 +67,7 @@ def test_a_recipe_that_is_wrong_is_refused_by_name(offrl: Offrl, tmp_path: Path,
 def test_an_unknown_recipe_is_refused_with_those_there_are(offrl: Offrl) -> None:
     result = offrl("recipes", "show", "bc/hoppper")
     assert result.code == 2
-    assert "bc/hopper" in result.stderr.partition("mend")[2]
+    assert "bc/hopper" in result.stderr.partition("hint")[2]
 
 
 def test_a_recipe_matches_by_dataset_and_without_one_by_environment() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offrl.data.catalog import local_path
+from offrl.converters.catalog import local_path
 from offrl.data.store import TrajectoryStore
-from offrl.train.checkpoint import read_facts
-from offrl.train.run import Run
-from offrl.train.session import train
+from offrl.runs.checkpoint import read_facts
+from offrl.runs.run import Run
+from offrl.training.run_training import train
 from tests.cli.conftest import Offrl
-from tests.train.runs import bc_recipe, make_demonstrations
+from tests.training.runs import bc_recipe, make_demonstrations
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from offrl.recipes import Recipe
-from offrl.train.run import Run
+from offrl.config.recipe import Recipe
+from offrl.runs.run import Run
 from offrl_cli import train as train_module
 from offrl_cli.progress import TrainingProgress
 from tests.cli.conftest import Offrl
-from tests.train.runs import make_demonstrations
+from tests.training.runs import make_demonstrations
 
 TINY = ("--batch-size", "16", "--device", "cpu", "--eval-every", "0", "--eval-episodes", "2")
 SMALL = ("--set", "agent.hidden=[8]", "--set", "log_every=20", "--set", "checkpoint_every=20")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from offrl.data.catalog import DatasetEntry, list_datasets, open_dataset
+from offrl.config.library import bundled_dataset_recipes
+from offrl.converters.catalog import DatasetEntry, list_datasets, open_dataset
 from offrl.data.validate import validate
-from offrl.recipe_catalog import bundled_dataset_recipes
 
 BUNDLED = {entry.name: entry for entry in list_datasets() if entry.kind == "bundled"}
 
@@ -35,7 +35,7 @@ def test_together_they_take_less_than_45_megabytes() -> None:
     assert sum(sizes) < 45_000_000
 
 
-def test_normalised_scores_of_one_environment_compare() -> None:
+def test_normalized_scores_of_one_environment_compare() -> None:
     references: dict[str | None, list[object]] = {}
     for entry in BUNDLED.values():
         references.setdefault(entry.environment, []).append(entry.card["scores"])

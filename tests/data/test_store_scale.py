@@ -114,8 +114,8 @@ def test_a_million_rows_are_written_in_a_second(tmp_path: Path) -> None:
 
 SAMPLE = """
 import json, sys, threading, time
-from offrl.data.normalization import ActionMap, ObservationNormalizer
-from offrl.data.sampler import ReplaySampler, split_by_episode
+from offrl.replay.normalization import ActionMap, ObservationNormalizer
+from offrl.replay.sampler import ReplaySampler, split_by_episode
 from offrl.data.store import TrajectoryStore
 
 peak, done = 0.0, False

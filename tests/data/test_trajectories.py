@@ -73,7 +73,7 @@ def test_the_whole_reads_like_all_its_episodes(store: TrajectoryStore) -> None:
     assert_is_selection(store, store, list(range(len(LENGTHS))))
 
 
-def test_neighbours_are_read_without_a_copy(store: TrajectoryStore) -> None:
+def test_neighbors_are_read_without_a_copy(store: TrajectoryStore) -> None:
     view = store.select(np.array([3]))
     assert np.shares_memory(view.read("reward", 2, 5), view.read("reward", 0, 9))
 

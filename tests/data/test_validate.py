@@ -19,7 +19,7 @@ from offrl.data.store import METADATA_FILE, EpisodeBlock, StoreWriter, Trajector
 from offrl.data.validate import Finding, validate
 from offrl.types import Spec
 from tests.data.stores import SPEC, make_block, make_store
-from tests.data.test_sampler import mixed_store
+from tests.replay.test_sampler import mixed_store
 
 LENGTHS = [3, 4, 30, 2]
 """Two shards: rows 0–39 hold episodes 0–2 (first rows 0, 4, 9), rows 40–42 episode 3."""

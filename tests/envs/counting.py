@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offrl.data.normalization import ActionMap, ObservationNormalizer
 from offrl.envs.policy import Policy
+from offrl.replay.normalization import ActionMap, ObservationNormalizer
 from offrl.types import Observation, Spec
 
 COUNTING, NESTED = "offrl-test/Counting-v0", "offrl-test/CountingNested-v0"

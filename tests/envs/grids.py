@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from offrl.irl import TabularMDP, mdp_of
+from offrl.mdp import TabularMDP, mdp_of
 from offrl.types import Spec
 
 GRID, SLIPPERY, TIMELESS = "offrl-test/Grid-v0", "offrl-test/SlipperyGrid-v0", "offrl-test/TimelessGrid-v0"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.data.layout import RowLayout
-from offrl.data.normalization import ObservationNormalizer, RewardScaler
-from offrl.data.ring import OnlineRing
-from offrl.data.sampler import ReplaySampler
 from offrl.envs.collector import COLLECTION_STREAM, Collector
 from offrl.envs.policy import Policy
 from offrl.errors import SpaceMismatchError
+from offrl.replay.normalization import ObservationNormalizer, RewardScaler
+from offrl.replay.ring import OnlineRing
+from offrl.replay.row_layout import RowLayout
+from offrl.replay.sampler import ReplaySampler
 from tests.envs.counting import ACTIONS, COUNTING, NESTED, PARTS, PLACES, Counting, constant_policy
 
 SEEDS, COPIES = [3, 8], 2
@@ -166,7 +166,7 @@ def test_a_seed_sees_the_same_alone_as_beside_others() -> None:
     assert held(ring_of(together), 1) == held(ring_of(alone), 0)
 
 
-def test_observations_are_stored_normalised() -> None:
+def test_observations_are_stored_normalized() -> None:
     normalizer = ObservationNormalizer(np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 4.0]), eps=0.0)
     plain = make_collector(constant_policy(CONSTANTS))
     scaled = make_collector(constant_policy(CONSTANTS, normalizer=normalizer))

@@ -39,7 +39,7 @@ def test_every_copy_gives_its_first_episodes(episodes: int, copies: int) -> None
         np.testing.assert_allclose(evaluation.returns[position], expected.returns, rtol=1e-6)
 
 
-def test_short_episodes_are_not_favoured() -> None:
+def test_short_episodes_are_not_favored() -> None:
     """Taking the first episodes to finish would have shorter ones."""
     evaluation = evaluate(constant_policy([[0.0, 0.0]]), COUNTING, 40)
     everything = count_by_hand(evaluation_seeds(0, 10), 4, 5.0)

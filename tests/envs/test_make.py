@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from offrl.envs.make import environment_spec, make_environments
-from offrl.envs.stepping import SerialEnvironments
+from offrl.envs.vector import SerialEnvironments
 from offrl.errors import RequestError
 from offrl.types import Spec
 from tests.envs.counting import ACTIONS, COUNTING, NESTED, PARTS, PLACES
@@ -25,7 +25,7 @@ def test_an_environment_is_found_by_the_module_that_registers_it(
     (tmp_path / "arm_envs.py").write_text(f"import gymnasium\ngymnasium.register('Arm-v0', entry_point='{entry}')\n")
     with pytest.raises(RequestError) as caught:
         environment_spec("arm_envs:Arm-v0")
-    assert "my_envs.py is in this folder" in str(caught.value.mend)
+    assert "my_envs.py is in this folder" in str(caught.value.hint)
     monkeypatch.syspath_prepend(tmp_path)
     assert environment_spec("arm_envs:Arm-v0") == environment_spec("Pendulum-v1")
 
@@ -35,7 +35,7 @@ def test_unknown_environments_are_named(name: str) -> None:
     with pytest.raises(RequestError) as caught:
         environment_spec(name)
     assert repr(name) in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(("count", "processes", "kind"), [(3, 1, SerialEnvironments), (1, 4, SerialEnvironments)])

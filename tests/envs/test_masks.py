@@ -13,19 +13,19 @@ from torch import Tensor
 
 from offrl.agents import AGENTS
 from offrl.data import schema
-from offrl.data.layout import RowLayout
-from offrl.data.ring import OnlineRing
-from offrl.data.rollout import RolloutBuffer
-from offrl.data.sampler import ReplaySampler
 from offrl.data.store import TrajectoryStore
 from offrl.envs.collector import Collector, StepSink
+from offrl.envs.episodes import single_episode
 from offrl.envs.evaluator import evaluate, evaluate_random
 from offrl.envs.exploration import uniform_actions
 from offrl.envs.make import environment_spec, tells_of_masks
 from offrl.envs.policy import Policy
-from offrl.envs.rollout import single_episode
-from offrl.train.policies import fresh_policy
-from offrl.train.recording import EpisodeRecorder
+from offrl.replay.ring import OnlineRing
+from offrl.replay.rollout_buffer import RolloutBuffer
+from offrl.replay.row_layout import RowLayout
+from offrl.replay.sampler import ReplaySampler
+from offrl.runs.load import fresh_policy
+from offrl.runs.recorder import EpisodeRecorder
 from tests.envs.menus import DISHES, MENU, STEPS, VALUES, Menu
 
 SEEDS, COPIES = [3, 8], 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.data.normalization import ObservationNormalizer
+from offrl.replay.normalization import ObservationNormalizer
 from offrl.types import Observation
 from tests.envs.counting import ACTIONS, PARTS, constant_policy
 
@@ -58,13 +58,13 @@ def test_deeper_nesting_has_dotted_keys() -> None:
     }
 
 
-def test_vectors_are_normalised() -> None:
+def test_vectors_are_normalized() -> None:
     normalizer = ObservationNormalizer(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 4.0]), eps=0.0)
     observed = tensor(constant_policy(TWO, normalizer=normalizer).observe(np.array([[1.0, 4.0, 7.0]] * 2)))
     assert observed.tolist() == [[[0.0, 1.0, 1.0]]] * 2
 
 
-def test_the_only_part_of_a_nested_observation_is_normalised_by_its_key() -> None:
+def test_the_only_part_of_a_nested_observation_is_normalized_by_its_key() -> None:
     space = gym.spaces.Dict(observation=gym.spaces.Box(-9.0, 9.0, (1,), np.float32))
     normalizer = ObservationNormalizer({"observation": np.array([5.0])}, {"observation": np.array([2.0])}, eps=0.0)
     policy = constant_policy(TWO, space=space, normalizer=normalizer)

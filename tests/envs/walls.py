@@ -61,7 +61,7 @@ gym.register(DOOR_BELOW, entry_point=Walls, disable_env_checker=True, kwargs={"d
 
 
 def soft_policy(following: NDArray[Any], rewards: NDArray[Any], scale: float) -> NDArray[Any]:
-    """The policy that maximises scale · reward + entropy over the steps that are left, [STEPS, cells, moves]."""
+    """The policy that maximizes scale · reward + entropy over the steps that are left, [STEPS, cells, moves]."""
     value, policies = np.zeros(len(rewards)), []
     for _ in range(STEPS):
         q = scale * rewards[:, None] + value[following]

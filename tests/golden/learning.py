@@ -21,7 +21,7 @@ from offrl.agents.gail import GAIL, GAILConfig
 from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
-from offrl.train.noise import NoiseSource
+from offrl.ops.noise import NoiseSource
 from offrl.types import Agent, Batch, Spec
 from tests.agents.batches import CPU, continuous, discrete
 
@@ -34,9 +34,9 @@ SMALL_SAC = SACConfig(hidden=(24, 24))
 AGENTS: dict[str, Agent[Any]] = {
     "td3": TD3(TD3Config(hidden=(24, 24)), continuous()),
     "td3 with layer norm": TD3(TD3Config(hidden=(24, 24), layer_norm=True, policy_delay=1), continuous()),
-    "td3 with behaviour cloning": TD3(TD3Config(hidden=(24, 24), bc_alpha=2.5, bc_decay=0.95), continuous()),
+    "td3 with behavior cloning": TD3(TD3Config(hidden=(24, 24), bc_alpha=2.5, bc_decay=0.95), continuous()),
     "td3 as sd3": TD3(TD3Config(hidden=(24, 24), softmax_samples=4, softmax_beta=5.0), continuous()),
-    "td3 as ddpg, regularised": TD3(
+    "td3 as ddpg, regularized": TD3(
         TD3Config(
             hidden=(24, 24),
             critics=1,
@@ -123,7 +123,7 @@ def as_rollout(batch: Batch) -> Batch:
     return Batch(**split, truncated=truncated)
 
 
-def summarise(agent: Agent[Any]) -> dict[str, list[list[float]]]:
+def summarize(agent: Agent[Any]) -> dict[str, list[list[float]]]:
     """For each network and seed: the sum and the absolute sum of its parameters after training."""
     state = agent.init(SEEDS, CPU)
     size = agent.batches_per_update + getattr(agent, "demonstration_batches", 0)
@@ -146,4 +146,4 @@ def _sums(network: nn.Module, position: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: summarise(agent) for name, agent in AGENTS.items()}, indent=1))
+    print(json.dumps({name: summarize(agent) for name, agent in AGENTS.items()}, indent=1))

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from tests.golden.learning import AGENTS, STORED, summarise
+from tests.golden.learning import AGENTS, STORED, summarize
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_training_ends_where_it_did(name: str) -> None:
     stored = json.loads(STORED.read_text(encoding="utf-8"))[name]
-    measured = summarise(AGENTS[name])
+    measured = summarize(AGENTS[name])
     assert measured.keys() == stored.keys()
     for network, seeds in measured.items():
         for (total, size), (stored_total, stored_size) in zip(seeds, stored[network], strict=True):
@@ -27,4 +27,4 @@ def test_every_agent_is_stored() -> None:
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_training_twice_ends_the_same(name: str) -> None:
-    assert summarise(AGENTS[name]) == summarise(AGENTS[name])
+    assert summarize(AGENTS[name]) == summarize(AGENTS[name])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.recipes import recipe_from_dict
-from offrl.train.policies import load_policy
-from offrl.train.run import Run
-from offrl.train.session import evaluate_run, train
+from offrl.config.recipe import recipe_from_dict
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
+from offrl.training.run_training import evaluate_run, train
 from offrl.types import Batch
 from tests.envs.walls import DOOR_ABOVE, DOOR_BELOW, SIZE, Walls, best_return, write_demonstrations
 

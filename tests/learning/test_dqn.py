@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offrl.data.catalog import open_dataset
-from offrl.recipe_catalog import find_recipe
-from offrl.recipes import recipe_from_dict, with_settings
-from offrl.train.session import train
+from offrl.config.library import find_recipe
+from offrl.config.recipe import recipe_from_dict, with_settings
+from offrl.converters.catalog import open_dataset
+from offrl.training.run_training import train
 from tests.envs.pixels import CATCH, NESTED_CATCH
 from tests.learning.trained import final_scores
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from offrl.recipe_catalog import find_recipe
-from offrl.recipes import recipe_from_dict, with_settings
-from offrl.train.finetune import fine_tuning_recipe
-from offrl.train.session import train
+from offrl.config.library import find_recipe
+from offrl.config.recipe import recipe_from_dict, with_settings
+from offrl.training.finetune import fine_tuning_recipe
+from offrl.training.run_training import train
 
 
 @pytest.mark.learning

@@ -1,4 +1,4 @@
-"""Learned rewards stand in for true ones: agents that learn offline from relabelled data do what the expert wanted."""
+"""Learned rewards stand in for true ones: agents that learn offline from relabeled data do what the expert wanted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from offrl.recipe_catalog import find_recipe
-from offrl.recipes import recipe_from_dict, with_settings
-from offrl.train.collect import collect_optimal, collect_random
-from offrl.train.rewards import LearnedReward, relabel
-from offrl.train.session import train
+from offrl.collection.collect import collect_optimal, collect_random
+from offrl.collection.relabel import LearnedReward, relabel
+from offrl.config.library import find_recipe
+from offrl.config.recipe import recipe_from_dict, with_settings
+from offrl.training.run_training import train
 from tests.envs.grids import SLIPPERY
 
 DQN: dict[str, Any] = {

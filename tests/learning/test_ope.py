@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from offrl.ope.evaluation import Plan
-from offrl.recipes import recipe_from_dict
-from offrl.train.ope import Acting, Trial, evaluate_policies
-from offrl.train.session import train
+from offrl.config.recipe import recipe_from_dict
+from offrl.off_policy.evaluate import Plan
+from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
+from offrl.training.run_training import train
 
 pytestmark = pytest.mark.learning
 

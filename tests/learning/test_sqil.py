@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offrl.recipe_catalog import find_recipe
+from offrl.config.library import find_recipe
 from tests.learning.trained import final_scores
 
 

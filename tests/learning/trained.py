@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offrl.recipe_catalog import find_recipe
-from offrl.recipes import recipe_from_dict, with_settings
-from offrl.train.session import train
+from offrl.config.library import find_recipe
+from offrl.config.recipe import recipe_from_dict, with_settings
+from offrl.training.run_training import train
 
 EPISODES = 20
 

@@ -1,4 +1,4 @@
-"""Adam over flat parameters takes the steps of PyTorch's own optimisers."""
+"""Adam over flat parameters takes the steps of PyTorch's own optimizers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_takes_the_steps_of_torch(weight_decay: float) -> None:
     optimizer = Adam(ours, 3e-3, weight_decay=weight_decay)
     reference = torch.optim.AdamW(theirs.parameters(), lr=3e-3, weight_decay=weight_decay)
     for step in range(STEPS):
-        optimizer.minimise(loss_of(ours, step, 1))
+        optimizer.minimize(loss_of(ours, step, 1))
         reference.zero_grad()
         loss_of(theirs, step, 1).backward()
         reference.step()
@@ -41,7 +41,7 @@ def test_without_decay_it_is_plain_adam() -> None:
     ours, theirs = make_network(0), make_network(0)
     optimizer, reference = Adam(ours, 1e-2), torch.optim.Adam(theirs.parameters(), lr=1e-2)
     for step in range(STEPS):
-        optimizer.minimise(loss_of(ours, step, 1))
+        optimizer.minimize(loss_of(ours, step, 1))
         reference.zero_grad()
         loss_of(theirs, step, 1).backward()
         reference.step()
@@ -53,14 +53,14 @@ def test_the_step_size_falls_to_nothing_as_torch_schedules_it() -> None:
     optimizer, reference = Adam(ours, 1e-2, decay_steps=8), torch.optim.Adam(theirs.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(reference, 1.0, 0.0, total_iters=8)
     for step in range(8):
-        optimizer.minimise(loss_of(ours, step, 1))
+        optimizer.minimize(loss_of(ours, step, 1))
         reference.zero_grad()
         loss_of(theirs, step, 1).backward()
         reference.step()
         schedule.step()
     torch.testing.assert_close(ours.flat, theirs.flat, rtol=0.0, atol=1e-6)
     last = ours.flat.clone()
-    optimizer.minimise(loss_of(ours, 8, 1))
+    optimizer.minimize(loss_of(ours, 8, 1))
     assert torch.equal(ours.flat, last)
 
 
@@ -92,12 +92,12 @@ def test_seeds_together_take_the_steps_of_each_alone() -> None:
     together = make_network(*seeds)
     optimizer = Adam(together, 1e-2)
     for step in range(STEPS):
-        optimizer.minimise(loss_of(together, step, len(seeds)))
+        optimizer.minimize(loss_of(together, step, len(seeds)))
     for position, seed in enumerate(seeds):
         alone = make_network(seed)
         single = Adam(alone, 1e-2)
         for step in range(STEPS):
-            single.minimise(loss_of(alone, step, 1))
+            single.minimize(loss_of(alone, step, 1))
         for ours, theirs in zip(together.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(ours[position], theirs[0], rtol=0.0, atol=1e-6)
 
@@ -116,7 +116,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     network = make_network(0, 1)
     optimizer = Adam(network, 1e-2)
     for step in range(5):
-        optimizer.minimise(loss_of(network, step, 2))
+        optimizer.minimize(loss_of(network, step, 2))
     saved = {name: tensor.clone() for name, tensor in optimizer.named_tensors().items()}
     resumed = network.clone()
     restored = Adam(resumed, 1e-2)
@@ -124,8 +124,8 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
         tensor.copy_(saved[name])
     assert restored.steps.item() == 5.0
     for step in range(5, 10):
-        optimizer.minimise(loss_of(network, step, 2))
-        restored.minimise(loss_of(resumed, step, 2))
+        optimizer.minimize(loss_of(network, step, 2))
+        restored.minimize(loss_of(resumed, step, 2))
     assert torch.equal(network.flat, resumed.flat)
 
 
@@ -152,7 +152,7 @@ def test_long_gradients_are_clipped_as_torch_clips_them_each_seed_by_itself() ->
     references = [torch.optim.Adam(plain.parameters(), lr=3e-3) for plain in plains]
     clipped = 0
     for step in range(STEPS):
-        optimizer.minimise(loss_of(together, step, 2))
+        optimizer.minimize(loss_of(together, step, 2))
         for plain, reference in zip(plains, references, strict=True):
             reference.zero_grad()
             loss_of(plain, step, 1).backward()

@@ -110,9 +110,9 @@ def test_stacked_frames_are_channels_in_order() -> None:
     frames = images(1, 5, 2, 9, 8, 3)
     joined = torch.cat([frames[:, :, 0], frames[:, :, 1]], dim=-1)
     torch.testing.assert_close(stacked(frames), encoder(image_space(9, 8, 6), [0])(joined))
-    grey = images(1, 5, 4, 9, 8)
-    moved = encoder(image_space(9, 8, 4), [0])(grey.movedim(2, -1))
-    torch.testing.assert_close(encoder(image_space(4, 9, 8), [0])(grey), moved)
+    gray = images(1, 5, 4, 9, 8)
+    moved = encoder(image_space(9, 8, 4), [0])(gray.movedim(2, -1))
+    torch.testing.assert_close(encoder(image_space(4, 9, 8), [0])(gray), moved)
 
 
 def test_images_and_the_rest_of_a_nested_space_are_joined() -> None:

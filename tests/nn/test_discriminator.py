@@ -101,7 +101,7 @@ def test_features_are_what_their_name_says(spec: Spec, inputs: Any, absorbing: b
         assert torch.equal(features.absorbed(batch)[0, 0], torch.tensor(absorbed))
 
 
-def test_observations_alone_are_normalised() -> None:
+def test_observations_alone_are_normalized() -> None:
     batch, features = batch_of(continuous()), TransitionFeatures(continuous(), "state_action")
     moments = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 4.0, 4.0], [9.0, 9.0, 9.0]]]).expand(2, -1, -1)
     x = features(batch, moments)

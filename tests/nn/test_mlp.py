@@ -19,8 +19,8 @@ def inputs(seeds: int, rows: int = 6, width: int = 3) -> Tensor:
     return torch.randn(seeds, rows, width, generator=torch.Generator().manual_seed(99))
 
 
-def randomise(network: MLP) -> None:
-    """Layer normalisation starts as the identity: give its gains and offsets values that matter."""
+def randomize(network: MLP) -> None:
+    """Layer normalization starts as the identity: give its gains and offsets values that matter."""
     network.flat.add_(0.3 * torch.randn(network.flat.shape, generator=torch.Generator().manual_seed(5)))
 
 
@@ -28,7 +28,7 @@ def randomise(network: MLP) -> None:
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_each_seed_is_a_plain_network(activation: str, layer_norm: bool) -> None:
     network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), activation=activation, layer_norm=layer_norm)
-    randomise(network)
+    randomize(network)
     x = inputs(2)
     output = network(x)
     assert output.shape == (2, 6, 2)
@@ -39,7 +39,7 @@ def test_each_seed_is_a_plain_network(activation: str, layer_norm: bool) -> None
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_each_member_of_an_ensemble_is_a_plain_network(layer_norm: bool) -> None:
     network = MLP(3, 1, HIDDEN, seed_generators([0, 1, 2]), ensemble=2, layer_norm=layer_norm)
-    randomise(network)
+    randomize(network)
     x = inputs(3)
     output = network(x)
     assert output.shape == (3, 2, 6, 1)
@@ -75,7 +75,7 @@ def test_gradients_are_those_of_the_plain_networks() -> None:
 
 def test_one_member_is_the_first_of_the_ensemble() -> None:
     network = MLP(3, 1, HIDDEN, seed_generators([0, 1]), ensemble=2, layer_norm=True)
-    randomise(network)
+    randomize(network)
     x = inputs(2)
     first = network(x, members=1)
     assert first.shape == (2, 1, 6, 1)
@@ -183,7 +183,7 @@ def test_draws_do_nothing_where_there_is_no_dropout() -> None:
 )
 def test_a_recorded_output_gives_autograds_gradient(options: dict[str, Any]) -> None:
     network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), **options)
-    randomise(network)
+    randomize(network)
     x, by_output = inputs(2), inputs(2, width=2)
     noise = inputs(2, width=sum(HIDDEN)) if "dropout" in options else None
     expected = torch.autograd.grad(network(x, dropout_noise=noise), list(network.parameters()), by_output)
@@ -220,7 +220,7 @@ def test_ensembles_are_recorded_too_and_differentiate_by_their_input(
     members: int | None, options: dict[str, Any]
 ) -> None:
     network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), ensemble=2, **options)
-    randomise(network)
+    randomize(network)
     x = inputs(2).requires_grad_()
     output = network(x, members=members)
     by_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))

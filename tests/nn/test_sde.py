@@ -52,7 +52,7 @@ def test_a_state_without_active_features_is_finite() -> None:
 def test_it_is_one_flat_module() -> None:
     actor, observation = make(), torch.randn(2, 7, 3)
     before, twin = actor(observation), actor.clone()
-    Adam(actor, 0.1).minimise(actor(observation).square().sum())
+    Adam(actor, 0.1).minimize(actor(observation).square().sum())
     assert not torch.equal(actor(observation), before)
     assert torch.equal(twin(observation), before)
     twin.move_towards(actor, 1.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.ops.returns import discounted_sums, generalised_advantages, running_returns
+from offrl.ops.returns import discounted_sums, generalized_advantages, running_returns
 
 
 def tensor(*values: float) -> Tensor:
@@ -54,20 +54,20 @@ def test_advantages_by_hand_with_a_truncation_and_a_termination() -> None:
     ]
     assert errors == [1.0, 82.0, -7.0, -36.0, -15.0]
     expected = [1.0 + 0.4 * 82.0, 82.0, -7.0 + 0.4 * -36.0, -36.0, -15.0]
-    advantage = generalised_advantages(REWARD, VALUE, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 0.8)
+    advantage = generalized_advantages(REWARD, VALUE, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 0.8)
     torch.testing.assert_close(advantage, tensor(*expected))
 
 
 def test_a_trace_decay_of_zero_gives_one_step_errors_and_of_one_whole_returns() -> None:
-    one_step = generalised_advantages(REWARD, VALUE, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 0.0)
+    one_step = generalized_advantages(REWARD, VALUE, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 0.0)
     torch.testing.assert_close(one_step, tensor(1.0, 82.0, -7.0, -36.0, -15.0))
-    whole = generalised_advantages(REWARD, VALUE, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 1.0) + VALUE
+    whole = generalized_advantages(REWARD, VALUE, NEXT_VALUE, TERMINATED, TRUNCATED, 0.5, 1.0) + VALUE
     # r + γ r' + γ² V at the truncation; r + γ r' up to the termination; r + γ V at the rollout's end.
     torch.testing.assert_close(whole, tensor(1.0 + 0.5 * 102.0, 102.0, 3.0 + 0.5 * 4.0, 4.0, 35.0))
 
 
 def test_an_end_that_is_both_is_a_termination() -> None:
-    both = generalised_advantages(tensor(1.0), tensor(2.0), tensor(99.0), tensor(1.0), tensor(1.0), 0.5, 0.8)
+    both = generalized_advantages(tensor(1.0), tensor(2.0), tensor(99.0), tensor(1.0), tensor(1.0), 0.5, 0.8)
     assert both.item() == -1.0
 
 

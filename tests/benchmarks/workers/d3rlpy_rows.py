@@ -1,4 +1,4 @@
-"""d3rlpy: its replay buffer, and behaviour cloning and TD3+BC by its own `fit`."""
+"""d3rlpy: its replay buffer, and behavior cloning and TD3+BC by its own `fit`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def bc(window: Window) -> float:
 
 
 def td3_bc(window: Window) -> float:
-    """TD3+BC with the paper's options, states normalised."""
+    """TD3+BC with the paper's options, states normalized."""
     encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(HIDDEN))
     config = d3rlpy.algos.TD3PlusBCConfig(
         batch_size=BATCH_SIZE,

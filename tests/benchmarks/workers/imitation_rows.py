@@ -1,4 +1,4 @@
-"""imitation: behaviour cloning and GAIL by their own `train`; data loaders and Gaussian policies come with it."""
+"""imitation: behavior cloning and GAIL by their own `train`; data loaders and Gaussian policies come with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 
 import gymnasium as gym
 import numpy as np
-from imitation.algorithms import bc as behaviour_cloning
+from imitation.algorithms import bc as behavior_cloning
 from imitation.algorithms.adversarial.gail import GAIL
 from imitation.data.types import Transitions
 from imitation.rewards.reward_nets import BasicRewardNet
@@ -51,7 +51,7 @@ def bc(window: Window) -> float:
     observation_space = gym.spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
     action_space = gym.spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
     policy = ActorCriticPolicy(observation_space, action_space, lambda _: 1e-3, net_arch=list(HIDDEN))
-    trainer = behaviour_cloning.BC(
+    trainer = behavior_cloning.BC(
         observation_space=observation_space,
         action_space=action_space,
         rng=np.random.default_rng(0),
@@ -71,7 +71,7 @@ def bc(window: Window) -> float:
 
 
 def gail(window: Window) -> float:
-    """PPO's rollouts and updates, then the discriminator's; the observations it sees are normalised as they come.
+    """PPO's rollouts and updates, then the discriminator's; the observations it sees are normalized as they come.
 
     The Gymnasium that it needs has no Hopper-v5; the model and the step of Hopper-v4 are the same.
     """

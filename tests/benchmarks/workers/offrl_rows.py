@@ -47,13 +47,13 @@ from measuring import (
     synthetic_episodes,
 )
 
+from offrl.config.recipe import recipe_from_dict
 from offrl.data.block import EpisodeBlock
-from offrl.data.sampler import ReplaySampler
 from offrl.data.store import StoreWriter, TrajectoryStore
-from offrl.ope.estimation import estimate
-from offrl.ope.log import EpisodeLog
-from offrl.recipes import recipe_from_dict
-from offrl.train.session import SilentListener, train
+from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.estimate import estimate
+from offrl.replay.sampler import ReplaySampler
+from offrl.training.run_training import SilentListener, train
 from offrl.types import Spec
 
 
@@ -147,7 +147,7 @@ def bc_likelihood(window: Window) -> float:
 
 
 def td3_bc(window: Window) -> float:
-    """With the paper's options, states normalised."""
+    """With the paper's options, states normalized."""
     agent = {"hidden": HIDDEN, "policy_delay": 2, "bc_alpha": 2.5}
     with store(DEMONSTRATIONS) as dataset:
         data = {"validation_fraction": 0.0}

@@ -1,0 +1,108 @@
+"""What agents ask of a task before they start."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from offrl.errors import SpaceMismatchError
+from offrl.types import Spec
+
+SUITED: dict[type[gym.Space[Any]], str] = {
+    gym.spaces.Box: "bc, ppo, sac or td3",
+    gym.spaces.Discrete: "bc, dqn, ppo or sac",
+    gym.spaces.MultiDiscrete: "bc or ppo",
+}
+"""Algorithms for each kind of action space."""
+
+PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
+
+
+def require_bounded_box(spec: Spec, algorithm: str) -> None:
+    """Raise `SpaceMismatchError` unless actions are vectors with finite bounds."""
+    space = spec.action_space
+    if not isinstance(space, gym.spaces.Box):
+        raise SpaceMismatchError(
+            f"{algorithm} can't act in this task's action space, {space}",
+            hint=_suited(space),
+        )
+    _refuse_whole_numbers(space)
+    if not space.is_bounded("both"):
+        raise SpaceMismatchError(
+            f"{algorithm} needs finite action bounds, but this task's action space is {space}",
+            hint="bound the environment's actions, or convert the dataset with their bounds (offrl convert --env ID)",
+        )
+
+
+def require_discrete(spec: Spec, algorithm: str) -> gym.spaces.Discrete:
+    """The action space; raises `SpaceMismatchError` unless an action is one of several numbers."""
+    space = spec.action_space
+    if not isinstance(space, gym.spaces.Discrete):
+        raise SpaceMismatchError(
+            f"{algorithm} chooses among discrete actions, but this task's action space is {space}",
+            hint=_suited(space),
+        )
+    return space
+
+
+def _refuse_whole_numbers(space: gym.Space[Any]) -> None:
+    """Policies of vectors give any real number within the bounds."""
+    if isinstance(space, gym.spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        raise SpaceMismatchError(
+            f"no algorithm acts in this task's action space, {space}: its actions are vectors of whole numbers",
+            hint="let the environment take Discrete or MultiDiscrete actions, or floating-point ones that it rounds",
+        )
+
+
+def _suited(space: gym.Space[Any]) -> str:
+    known = SUITED.get(type(space))
+    return f"choose {known}, which can" if known else "use Box, Discrete or MultiDiscrete actions"
+
+
+def policy_kind(
+    wanted: PolicyKind,
+    spec: Spec,
+    continuous: tuple[PolicyKind, ...] = ("deterministic", "gaussian", "squashed_gaussian"),
+) -> PolicyKind:
+    """The kind of policy for an action space.
+
+    Args:
+        wanted: "auto" takes the first one that fits.
+        continuous: the kinds that an algorithm knows for continuous actions.
+
+    Raises:
+        SpaceMismatchError: the kind asked for doesn't fit the space, or no kind does.
+    """
+    space = spec.action_space
+    _refuse_whole_numbers(space)
+    fits: dict[type, tuple[PolicyKind, ...]] = {
+        gym.spaces.Box: continuous,
+        gym.spaces.Discrete: ("categorical",),
+        gym.spaces.MultiDiscrete: ("categorical",),
+    }
+    kinds = fits.get(type(space), ())
+    kind = kinds[0] if wanted == "auto" and kinds else wanted
+    if kind not in kinds:
+        raise SpaceMismatchError(
+            f"a {wanted} policy can't act in {space}",
+            hint=f"choose agent.policy from: auto, {', '.join(kinds)}"
+            if kinds
+            else "use Box, Discrete or MultiDiscrete",
+        )
+    if kind == "squashed_gaussian" and not (isinstance(space, gym.spaces.Box) and space.is_bounded("both")):
+        raise SpaceMismatchError(
+            f"a squashed policy needs finite action bounds, the action space is {space}",
+            hint="choose agent.policy=gaussian",
+        )
+    return kind
+
+
+def choices_of(space: gym.Space[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many actions each independent choice has, and the number of its first one; empty for continuous actions."""
+    if isinstance(space, gym.spaces.Discrete):
+        return (int(space.n),), (int(space.start),)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flat), tuple(int(first) for first in space.start.flat)
+    return (), ()

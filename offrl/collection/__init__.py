@@ -1,0 +1,1 @@
+"""From policies to datasets: collecting, making bundled datasets, relabeling."""

@@ -1,0 +1,1 @@
+"""Recipes: TOML on disk, frozen dataclasses here."""

@@ -1,0 +1,108 @@
+"""Recipes by name: those that come with offrl, and files of your own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offrl.config.bundled import bundled_root
+from offrl.config.recipe import load_recipe
+from offrl.errors import RecipeError
+
+DATASETS = "datasets"
+"""The folder of recipes that make datasets; all others train."""
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe as it stands in its file, not validated yet.
+
+    Attributes:
+        name: `<algo>/<task>` for bundled recipes that train, the dataset's name for those that make one, the path for
+            others.
+        path: the TOML file.
+        values: its plain values, for `offrl.config.recipe.recipe_from_dict`, or for `dataset_recipe_from_dict`.
+    """
+
+    name: str
+    path: Path
+    values: dict[str, Any]
+
+    @property
+    def purpose(self) -> str:
+        """The first line of the comment that the file starts with; empty if it starts with none."""
+        first = self.path.read_text(encoding="utf-8").partition("\n")[0]
+        return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def bundled_recipes() -> list[RecipeFile]:
+    """Every recipe that comes with offrl and trains, by name."""
+    paths = sorted((bundled_root() / "recipes").glob("*/*.toml"))
+    return [_read(path, f"{path.parent.name}/{path.stem}") for path in paths if path.parent.name != DATASETS]
+
+
+def bundled_dataset_recipes() -> list[RecipeFile]:
+    """Every recipe that comes with offrl and makes a dataset, by name."""
+    return [_read(path, path.stem) for path in sorted((bundled_root() / "recipes" / DATASETS).glob("*.toml"))]
+
+
+def find_recipe(name: str) -> RecipeFile:
+    """A recipe by its bundled name (`bc/hopper`) or its path.
+
+    Raises:
+        RecipeError: there is no such recipe, it makes a dataset, or it isn't TOML.
+    """
+    bundled = bundled_root() / "recipes" / f"{name}.toml"
+    if name.count("/") == 1 and bundled.is_file():
+        if bundled.parent.name == DATASETS:
+            raise RecipeError(f"'{name}' is the recipe of a dataset", hint=f"offrl datasets make {bundled.stem}")
+        return _read(bundled, name)
+    path = Path(name)
+    if path.is_file():
+        return _read(path, name)
+    known = ", ".join(recipe.name for recipe in bundled_recipes())
+    raise RecipeError(
+        f"there is no recipe '{name}'", hint=f"give the path of a TOML file, or one of the bundled recipes: {known}"
+    )
+
+
+def find_dataset_recipe(name: str) -> RecipeFile:
+    """The recipe that makes a dataset, by the dataset's name or the recipe's path.
+
+    Raises:
+        RecipeError: there is no such recipe, or it isn't TOML.
+    """
+    dataset = name.removeprefix(f"{DATASETS}/")
+    bundled = bundled_root() / "recipes" / DATASETS / f"{dataset}.toml"
+    if "/" not in dataset and bundled.is_file():
+        return _read(bundled, bundled.stem)
+    path = Path(name)
+    if path.is_file():
+        return _read(path, path.stem)
+    known = ", ".join(recipe.name for recipe in bundled_dataset_recipes())
+    raise RecipeError(
+        f"there is no recipe for a dataset '{name}'",
+        hint=f"give the path of a TOML file, or one of the datasets that have a recipe: {known}",
+    )
+
+
+def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFile | None:
+    """The bundled recipe of an algorithm that is meant for a task.
+
+    With a dataset, it is the one whose `dataset` is that name, or else one that names neither a dataset nor an
+    environment: what the algorithm wants of any dataset. Without, it is the one that has no `dataset` and whose `env`
+    is that id. Of several, it is the one with the shortest name.
+    """
+    recipes = [recipe for recipe in bundled_recipes() if recipe.values.get("algo") == algo]
+    if dataset:
+        named = [recipe for recipe in recipes if recipe.values.get("dataset") == dataset]
+        meant = named or [recipe for recipe in recipes if not {"dataset", "env"} & recipe.values.keys()]
+    else:
+        online = [recipe for recipe in recipes if "dataset" not in recipe.values]
+        meant = [recipe for recipe in online if env and recipe.values.get("env") == env]
+    return min(meant, key=lambda recipe: len(recipe.name), default=None)
+
+
+def _read(path: Path, name: str) -> RecipeFile:
+    return RecipeFile(name, path, load_recipe(path))

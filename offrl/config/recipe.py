@@ -1,0 +1,319 @@
+"""Recipes: everything that a training run depends on, as TOML on disk and as frozen, validated dataclasses here."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+
+from offrl.config.fields import Count, NonNegative, PositiveFraction, Probability, ProbabilityBelowOne
+from offrl.config.toml import write_toml
+from offrl.errors import RecipeError
+
+STRICT = ConfigDict(extra="forbid")
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is named twice")
+    return seeds
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(_distinct)]
+UpdateRatio = Annotated[float, Field(ge=1 / 64, le=1_000.0)]
+"""Update rounds are whole numbers of environment steps and updates; 64 steps are the longest round."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a dataset becomes batches.
+
+    Attributes:
+        top_fraction: train on this share of the episodes, those of highest return.
+        episodes: of those, train on this many, the first ones; 0 takes all.
+        validation_fraction: share of the episodes held out for the validation loss, where the algorithm has one (bc);
+            0 holds none out.
+        normalize_observation: shift and scale observations by the training episodes' mean and standard deviation.
+        reward_scale: factor on every reward.
+        n_step: rewards summed before the bootstrap.
+        frame_stack: newest observations that are shown together, as one with a leading axis, to let a policy see
+            motion; online too.
+        memory_budget: bytes up to which steps are packed in memory; larger stores are read through the memory map.
+    """
+
+    __pydantic_config__ = STRICT
+
+    top_fraction: PositiveFraction = 1.0
+    episodes: NonNegativeInt = 0
+    validation_fraction: ProbabilityBelowOne = 0.1
+    normalize_observation: bool = True
+    reward_scale: FiniteFloat = 1.0
+    n_step: Count = 1
+    frame_stack: Count = 1
+    memory_budget: NonNegativeInt = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class PriorityConfig:
+    """Prioritized replay (Schaul et al., 2016), for agents that tell their TD errors: dqn and sac.
+
+    Attributes:
+        kind: "proportional" draws transitions by (|TD error| + ε)^exponent, "rank" by their rank in it, to the power
+            -exponent; "none" draws them uniformly.
+        exponent: 0 is uniform again.
+        importance_exponent: of the importance weights, at first: how much of the bias they take back.
+        importance_steps: batches until that exponent has grown to 1, linearly: all of it.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["none", "proportional", "rank"] = "none"
+    exponent: NonNegative = 0.6
+    importance_exponent: Probability = 0.4
+    importance_steps: Count = 100_000
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """How an agent collects its own experience, and, in fine-tuning, how it is mixed with the dataset's.
+
+    Attributes:
+        environments: copies per seed that step side by side.
+        processes: how many processes step them, the training's own among them; the results don't depend on it.
+        capacity: rows per seed that the replay ring holds.
+        warmup_steps: environment steps before the first update; with uniformly random actions, or, in fine-tuning, with
+            the policy's own, or, with an expert to ask, with that one's.
+        critic_warmup: environment steps behind these in which the critics alone are updated: they catch up with what
+            the policy does before it changes.
+        updates_per_step: gradient steps per environment step.
+        offline_fraction: in fine-tuning, the dataset's share of every batch; the others are the agent's own steps.
+        offline_fraction_end: that share at last.
+        offline_fraction_steps: environment steps in which it goes from one to the other, linearly; 0 leaves it as it
+            is.
+        fixed_horizon: every episode of own steps takes this many: where the environment's own ends earlier, it starts
+            anew without telling; for imitation, where an episode's length would leak into the reward. 0 leaves episodes
+            as they are.
+        stop_at: training ends once every seed has had an evaluation with at least this mean return; None never ends it.
+        record: keep every step, as the environment sees it, in the run's folder `replay`, a dataset by its path.
+    """
+
+    __pydantic_config__ = STRICT
+
+    environments: Count = 1
+    processes: Count = 1
+    capacity: Count = 1_000_000
+    warmup_steps: NonNegativeInt = 10_000
+    critic_warmup: NonNegativeInt = 0
+    updates_per_step: UpdateRatio = 1.0
+    offline_fraction: Probability = 0.0
+    offline_fraction_end: Probability = 0.0
+    offline_fraction_steps: NonNegativeInt = 0
+    fixed_horizon: NonNegativeInt = 0
+    stop_at: FiniteFloat | None = None
+    record: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """When and how long the greedy policy is tried in the environment.
+
+    Attributes:
+        every: steps between evaluations; 0 evaluates at the end only.
+        episodes: per seed, in each evaluation on the way.
+        final_episodes: per seed, at the end.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: NonNegativeInt = 5_000
+    episodes: Count = 10
+    final_episodes: Count = 20
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop on held-out episodes.
+
+    Attributes:
+        every: steps between two validation losses.
+        patience: validations without improvement after which a seed is done; 0 never stops.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: Count = 500
+    patience: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Choose a regularization coefficient before training: the one of least mean loss on held-out episodes.
+
+    Attributes:
+        kind: which of the agent's coefficients; "none" leaves the agent's options as they are.
+        coefficients: the candidates.
+        folds: parts that the episodes are split into; each is held out once.
+        steps: gradient steps for each candidate and fold.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["none", "l1", "l2"] = "none"
+    coefficients: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    folds: Annotated[int, Field(ge=2)] = 5
+    steps: Count = 2_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, complete: the same recipe gives the same run.
+
+    Attributes:
+        algo: a name in `offrl.agents.AGENTS`.
+        agent: that algorithm's options.
+        dataset: name, path or prefixed id of the data; None learns online only.
+        start: a run directory whose policies are the start of a fine-tuning, which learns online; None trains from
+            scratch.
+        start_checkpoint: which of that run's checkpoints.
+        expert: a run directory whose policies say what to do, for dagger; its last checkpoint counts.
+        env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one; "none"
+            evaluates nowhere.
+        steps: gradient steps offline, environment steps (per seed) online.
+        batch_size: transitions per seed and gradient step.
+        seeds: one trained agent for each.
+        device: "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between two lines of metrics.
+        writers: metric writers beside metrics.jsonl.
+    """
+
+    __pydantic_config__ = STRICT
+
+    algo: str
+    agent: Any
+    dataset: str | None = None
+    start: str | None = None
+    start_checkpoint: Literal["last", "best"] = "last"
+    expert: str | None = None
+    env: str | None = None
+    steps: Count = 20_000
+    batch_size: Count = 256
+    seeds: Seeds = (0,)
+    device: str = "auto"
+    checkpoint_every: Count = 5_000
+    log_every: Count = 500
+    writers: tuple[Literal["csv", "tensorboard"], ...] = ()
+    data: DataConfig = field(default_factory=DataConfig)
+    priority: PriorityConfig = field(default_factory=PriorityConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    cross_validation: CrossValidation = field(default_factory=CrossValidation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as TOML and JSON know them; options that are None are left out."""
+        return _without_none(dataclasses.asdict(self))
+
+
+def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
+    """Validate plain values.
+
+    Raises:
+        RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
+    """
+    # Imported here since listing recipes should not take as long as importing PyTorch.
+    from offrl.agents import AGENTS
+
+    algo = values.get("algo")
+    if not isinstance(algo, str) or algo not in AGENTS:
+        raise RecipeError(
+            f"there is no algorithm {algo!r}", where=where, hint=f"choose one of: {', '.join(sorted(AGENTS))}"
+        )
+    agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, ("agent",))
+    if AGENTS[algo].wraps:
+        options, kind = agent.generator_options or {}, AGENTS[agent.generator].config
+        section = ("agent", "generator_options")
+        agent = dataclasses.replace(agent, generator_options=_validate(kind, options, where, section))
+    recipe: Recipe = _validate(Recipe, {**values, "agent": None}, where, ())
+    return dataclasses.replace(recipe, agent=agent)
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """The plain values in a TOML recipe, for `recipe_from_dict`.
+
+    Raises:
+        RecipeError: the file can't be read, or isn't TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe can't be read: {error}", where=str(path), hint="correct the file") from error
+
+
+def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Recipe values changed by `key=value` settings; keys are dotted (`agent.tau=0.01`), values are TOML or bare text.
+
+    Raises:
+        RecipeError: a setting has no `=`, or is below something that isn't a table.
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(values))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"the setting {setting!r} has no '='", hint="write --set key=value")
+        *sections, name = key.strip().split(".")
+        table = changed
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise RecipeError(
+                    f"'{key.strip()}' can't be set: '{section}' is {table!r}, not a table of options",
+                    hint="offrl recipes show prints every key of a recipe with its value",
+                )
+        table[name] = _parse_value(text.strip())
+    return changed
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that `load_recipe` reads back to the same recipe."""
+    return write_toml(recipe.to_dict())
+
+
+def _validate(kind: type[Any], values: Any, where: str, prefix: tuple[str, ...]) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problems = [_problem(kind, prefix, detail) for detail in error.errors()]
+        raise RecipeError(
+            "; ".join(problems), where=where, hint="offrl recipes show prints every key of a recipe with its value"
+        ) from error
+
+
+def _problem(kind: type[Any], prefix: tuple[str, ...], detail: Any) -> str:
+    key = ".".join(str(part) for part in (*prefix, *detail["loc"]))
+    if detail["type"] == "dataclass_type":
+        return f"'{key}': should be a table of options, got {detail['input']!r}"
+    if detail["type"] == "unexpected_keyword_argument":
+        for section in detail["loc"][:-1]:
+            kind = get_type_hints(kind)[section]
+        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        return f"unknown key '{key}' (known here: {known})"
+    return f"'{key}': {detail['msg']}, got {detail['input']!r}"
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    plain = {key: _without_none(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in plain.items() if value is not None}

@@ -1,0 +1,230 @@
+"""Datasets by name: bundled, local, a path, or `minari:<id>` and `d4rl:<id>`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from offrl.config.bundled import bundled_root
+from offrl.converters import convert
+from offrl.converters.formats import detect
+from offrl.converters.remote import is_remote, locate
+from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet
+from offrl.data.store import METADATA_FILE, TrajectoryStore
+from offrl.errors import DataError, DatasetNotFoundError, OffrlError, RequestError
+
+CARD_FILE = "card.toml"
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """What `offrl datasets list` says of a dataset.
+
+    Attributes:
+        name: as `open_dataset` takes it.
+        kind: "bundled" or "local".
+        path: the folder of Parquet files, or of the store.
+        environment: the Gymnasium id, if there is one.
+        episodes, steps: how many.
+        card: its `card.toml`; empty where there is none.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    environment: str | None
+    episodes: int
+    steps: int
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def home() -> Path:
+    """Where offrl keeps what it makes by name: `$OFFRL_HOME`, or `~/.cache/offrl`."""
+    return Path(os.environ.get("OFFRL_HOME") or Path.home() / ".cache" / "offrl")
+
+
+def local_path(name: str) -> Path:
+    """Where the local dataset of that name is, or would be."""
+    return home() / "stores" / name
+
+
+def open_dataset(name: str | os.PathLike[str]) -> TrajectoryStore:
+    """Open a dataset, unpacking or converting it first where it isn't a store yet.
+
+    A path is taken as it is: a store, a folder that `offrl datasets export --format parquet` wrote, or a source that
+    converts without questions. A bare name is a local dataset or else a bundled one. What is unpacked or converted is
+    kept in the cache, under the content's or the file's identity, and made once.
+
+    Args:
+        name: a name, a path, `minari:<id>` or `d4rl:<id>`.
+
+    Raises:
+        DatasetNotFoundError: nothing goes by that name, and nothing could be fetched.
+        OffrlError: it can't be opened, unpacked or converted; see the message.
+    """
+    text = os.fspath(name)
+    if is_remote(text):
+        located = locate(text)
+        return _cached(_file_identity(located.path), lambda destination: _convert(text, destination))
+    found = _find(text)
+    if found is None:
+        raise _not_found(text)
+    path = found.path
+    match found.kind:
+        case "store":
+            return TrajectoryStore.open(path)
+        case "parquet":
+            return _cached(_content_identity(path), lambda destination: unpack_parquet(path, destination))
+        case "source":
+            return _cached(_file_identity(path), lambda destination: _convert(text, destination))
+
+
+def name_anywhere(name: str) -> str:
+    """A dataset's name such that `open_dataset` opens the same in every working directory: paths become absolute."""
+    found = None if is_remote(name) else _find(name)
+    return str(found.path.resolve()) if found is not None and found.by_path else name
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a name leads to: where it lies, what it is, and whether the name was its path."""
+
+    path: Path
+    kind: Literal["store", "parquet", "source"]
+    by_path: bool
+
+
+def _find(text: str) -> _Found | None:
+    """What a path or a bare name leads to: a store goes before Parquet files, and a source that converts comes last."""
+    path, local, bundled = Path(text).expanduser(), local_path(text), bundled_root() / "datasets" / text
+    if not text:
+        return None
+    if (path / METADATA_FILE).is_file():
+        return _Found(path, "store", by_path=True)
+    if (local / METADATA_FILE).is_file():
+        return _Found(local, "store", by_path=False)
+    if _is_parquet_dataset(path):
+        return _Found(path, "parquet", by_path=True)
+    if _is_parquet_dataset(bundled):
+        return _Found(bundled, "parquet", by_path=False)
+    return _Found(path, "source", by_path=True) if path.is_file() or _is_source_folder(path) else None
+
+
+def _is_source_folder(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        detect(path)
+    except RequestError:
+        return False
+    return True
+
+
+def list_datasets() -> list[DatasetEntry]:
+    """Bundled datasets, then local ones, each by name; nothing is unpacked, and stores that don't open are left out."""
+    bundled = [folder for folder in _folders(bundled_root() / "datasets") if _is_parquet_dataset(folder)]
+    return [
+        *(_bundled_entry(folder) for folder in bundled),
+        *(entry for folder in _folders(home() / "stores") if (entry := _local_entry(folder)) is not None),
+    ]
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The `card.toml` beside a dataset's files; empty where there is none."""
+    path = folder / CARD_FILE
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _bundled_entry(folder: Path) -> DatasetEntry:
+    episodes, steps = count_rows(folder)
+    metadata = read_metadata(folder)
+    return DatasetEntry(folder.name, "bundled", folder, metadata.environment, episodes, steps, read_card(folder))
+
+
+def _local_entry(folder: Path) -> DatasetEntry | None:
+    try:
+        store = TrajectoryStore.open(folder)
+    except OffrlError:
+        return None
+    environment = store.metadata.environment
+    return DatasetEntry(
+        folder.name, "local", folder, environment, store.num_episodes, store.num_steps, read_card(folder)
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _is_parquet_dataset(folder: Path) -> bool:
+    return (folder / STEPS_FILE).is_file() and (folder / EPISODES_FILE).is_file()
+
+
+def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
+    """The store of that identity in the cache, made whole under a temporary name if it isn't there yet."""
+    destination = home() / "datasets" / identity
+    if not (destination / METADATA_FILE).is_file():
+        partial = destination.with_name(f"{identity}.{uuid4().hex[:8]}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            make(partial)
+            _rename(partial, destination)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return TrajectoryStore.open(destination)
+
+
+def _rename(partial: Path, destination: Path) -> None:
+    """Move a finished store into place, unless another process was first."""
+    try:
+        os.replace(partial, destination)
+    except OSError:
+        if not (destination / METADATA_FILE).is_file():
+            raise
+
+
+def _convert(source: str, destination: Path) -> None:
+    """Convert a source that leaves nothing open; what it leaves open can be said to `offrl convert` only."""
+    try:
+        convert(source, destination, name=source if is_remote(source) else Path(source).stem)
+    except (RequestError, DataError) as error:
+        behind = f"; there, {error.hint}" if error.hint else ""
+        hint = f"convert it first: offrl convert {source} NAME …, then give that name (--dataset NAME){behind}"
+        raise type(error)(error.what, where=error.where, hint=hint) from error
+
+
+def _content_identity(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (STEPS_FILE, EPISODES_FILE):
+        digest.update((folder / name).read_bytes())
+    return f"{folder.name}-{digest.hexdigest()[:16]}"
+
+
+def _file_identity(path: Path) -> str:
+    """Of a file or folder by where it is, how large it is and when it was last changed."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return f"{path.stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+
+
+def _not_found(name: str) -> DatasetNotFoundError:
+    if (bundled_root() / "recipes" / "datasets" / f"{name}.toml").is_file():
+        return DatasetNotFoundError(
+            f"the dataset '{name}' doesn't come with offrl, but its recipe does",
+            hint=f"make it, which may train for hours: offrl datasets make {name}",
+        )
+    known = [entry.name for entry in list_datasets()]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return DatasetNotFoundError(
+        f"there is no dataset '{name}'",
+        hint=f"{meant}offrl datasets list shows the names; a path, minari:<id> or d4rl:<id> will do as well",
+    )

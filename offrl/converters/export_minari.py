@@ -1,0 +1,153 @@
+"""Stores for others to read: Minari datasets."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from offrl.converters.remote import minari_folder
+from offrl.data import schema
+from offrl.data.shard import whole_folder
+from offrl.data.trajectories import Episode, Trajectories
+from offrl.errors import DiskFullError, RequestError
+
+_EPISODES_AT_ONCE = 256
+_IDENTIFIER = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
+_ROOT_VARIABLE = "MINARI_DATASETS_PATH"
+
+
+def export_minari(store: Trajectories, dataset_id: str, *, description: str = "", author: str | None = None) -> None:
+    """Write a store as a local Minari dataset, which `minari.load_dataset` reads.
+
+    It goes where Minari keeps datasets (`$MINARI_DATASETS_PATH`, or `~/.minari/datasets`), as HDF5. Images are stored
+    without loss. `info.*`, `behavior_log_prob` and `action_mask` become infos.
+
+    Args:
+        store: a store or a selection from one.
+        dataset_id: Minari's form, `(namespace/…/)name-vN`.
+        description: goes into the dataset's metadata.
+        author: likewise.
+
+    Raises:
+        RequestError: the id is not of that form or taken, or the extra `minari[create]` isn't installed.
+        DiskFullError: there is no room; nothing is left behind.
+    """
+    _check_identifier(dataset_id)
+    try:
+        import jax.tree_util  # noqa: F401  (Minari's writer needs it)
+        import minari
+    except ImportError as error:
+        raise RequestError("writing Minari datasets needs its writer", hint="pip install 'minari[create]'") from error
+    environment, scores = store.metadata.environment, store.metadata.reference_scores
+    dataset = None
+    folder = minari_folder()
+    with _temporary_root(folder / dataset_id):
+        _require_room(store, folder)
+        for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
+            stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
+            buffers = [_buffer(index, store.episode(index)) for index in range(start, stop)]
+            if dataset is not None:
+                dataset.update_dataset_from_buffer(buffers)
+                continue
+            try:
+                dataset = minari.create_dataset_from_buffers(
+                    dataset_id,
+                    buffers,
+                    env=environment if environment in gym.registry else None,
+                    observation_space=store.spec.observation_space,
+                    action_space=store.spec.action_space,
+                    ref_min_score=scores.get("random"),
+                    ref_max_score=scores.get("expert"),
+                    algorithm_name=store.metadata.provenance.get("algo"),
+                    author=author,
+                    description=description or f"Exported from the offrl dataset '{store.metadata.name}'.",
+                    jpeg_encoding=False,
+                )
+            except (TypeError, ValueError) as error:
+                raise RequestError(
+                    f"Minari can't create '{dataset_id}': {error}",
+                    hint="convert or choose a dataset that it takes",
+                ) from error
+
+
+def _check_identifier(dataset_id: str) -> None:
+    if not _IDENTIFIER.fullmatch(dataset_id):
+        what = "it is not of the form name-vN"
+    elif (minari_folder() / dataset_id).exists():
+        what = "there is such a dataset already"
+    else:
+        return
+    raise RequestError(
+        f"Minari can't create '{dataset_id}': {what}", hint="use an id that isn't taken, such as hopper/expert-v0"
+    )
+
+
+def _require_room(store: Trajectories, folder: Path) -> None:
+    """HDF5 that finds the disk full can take the whole process down as it closes its file: better not to begin."""
+    row = sum(column.dtype.itemsize * math.prod(column.shape) for column in store.metadata.columns)
+    needed, free = row * (store.num_steps + store.num_episodes), shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskFullError(
+            f"the dataset takes {needed:,} bytes, and there is room for {free:,}",
+            where=str(folder),
+            hint="free some space, then run the command again",
+        )
+
+
+@contextmanager
+def _temporary_root(destination: Path) -> Iterator[None]:
+    """Where Minari writes meanwhile; what it has written to `data` takes its place at `destination` in the end."""
+    before = os.environ.get(_ROOT_VARIABLE)
+    with whole_folder(destination) as folder:
+        os.environ[_ROOT_VARIABLE] = str(folder / "root")
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_ROOT_VARIABLE]
+            else:
+                os.environ[_ROOT_VARIABLE] = before
+        (data,) = (folder / "root").rglob(f"{destination.name}/data")
+        os.replace(data, folder / "data")
+        for file in (folder / "root").rglob("namespace_metadata.json"):
+            known = minari_folder() / file.relative_to(folder / "root")
+            if not known.exists():
+                os.replace(file, known)
+        shutil.rmtree(folder / "root")
+
+
+def _buffer(index: int, episode: Episode) -> Any:
+    from minari.data_collector import EpisodeBuffer
+
+    return EpisodeBuffer(
+        id=index,
+        seed=episode.seed if episode.seed >= 0 else None,
+        observations=episode.observation,
+        actions=episode.action,
+        rewards=episode.reward,
+        terminations=episode.terminated,
+        truncations=episode.truncated,
+        infos=_infos(episode),
+    )
+
+
+def _infos(episode: Episode) -> dict[str, Any]:
+    """T + 1 entries each, nested by the dots in their names; Minari's infos have as many entries as observations."""
+    infos: dict[str, Any] = {}
+    for name, values in episode.extras.items():
+        *parents, leaf = name.removeprefix(f"{schema.INFO}.").split(".")
+        table = infos
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        missing = len(episode.reward) + 1 - len(values)
+        table[leaf] = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+    return infos

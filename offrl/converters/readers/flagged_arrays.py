@@ -1,0 +1,122 @@
+"""Sources of aligned arrays whose flags tell where an episode ends: D4RL, npz and path dictionaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offrl.converters.field_mapping import NEXT_OBSERVATION
+from offrl.converters.infer_spaces import spec_of
+from offrl.converters.options import ConvertOptions
+from offrl.converters.report import Log
+from offrl.converters.rows_to_episodes import (
+    Bools,
+    Episodes,
+    limit_flags,
+    reinterpret_terminals,
+    settle,
+    split_at_flags,
+    stream,
+)
+from offrl.converters.source import Rows, Source, are_set, read_whole
+from offrl.data import schema
+from offrl.errors import RequestError, SourceError
+
+
+def flagged_source(
+    rows: Rows,
+    path: Path,
+    options: ConvertOptions,
+    log: Log,
+    *,
+    terminal_may_be_limit: bool,
+    provenance: dict[str, Any],
+) -> Source:
+    """A source of row-aligned arrays with flags, once its keys are matched.
+
+    Args:
+        rows: the arrays, under the store's names.
+        path: the file.
+        options: the user's answers.
+        log: is told of what is decided and dropped.
+        terminal_may_be_limit: a terminal flag at exactly the time limit means truncated.
+        provenance: what the file says of its origin.
+
+    Raises:
+        RequestError: nothing tells truncation apart, and no time limit was given.
+    """
+    terminated, truncated = (_flags(rows, name) for name in (schema.TERMINATED, schema.TRUNCATED))
+    episodes = limited_episodes(
+        np.zeros(rows.count, np.bool_) if terminated is None else terminated,
+        truncated,
+        options,
+        log,
+        where=str(path),
+        terminal_may_be_limit=terminal_may_be_limit,
+    )
+    episodes = settle(episodes, has_next=has_next(rows, where=str(path)), timeouts=options.timeouts, log=log)
+    spec = spec_of(rows, options, where=str(path), log=log)
+    return Source(
+        spec=spec,
+        rows=rows.count,
+        chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log),
+        environment=options.environment,
+        provenance=provenance,
+    )
+
+
+def has_next(rows: Rows, *, where: str) -> bool:
+    """Whether next observations are stored.
+
+    Raises:
+        SourceError: they are, but not with the same parts as the observations.
+    """
+    following = {name for name in rows.columns if name.split(".")[0] == NEXT_OBSERVATION}
+    observed = {name for name in rows.columns if name.split(".")[0] == schema.OBSERVATION}
+    if following and {name.replace(NEXT_OBSERVATION, schema.OBSERVATION, 1) for name in following} != observed:
+        raise SourceError(
+            f"next observations have the parts {sorted(following)}, observations {sorted(observed)}",
+            where=where,
+            hint=f"map the same parts of both, or leave the next observations out: --map {NEXT_OBSERVATION}=",
+        )
+    return bool(following)
+
+
+def limited_episodes(
+    terminated: Bools,
+    truncated: Bools | None,
+    options: ConvertOptions,
+    log: Log,
+    *,
+    where: str,
+    terminal_may_be_limit: bool,
+) -> Episodes:
+    """Episodes that end at flags or, where there are none for truncation, at the time limit that the user names.
+
+    Raises:
+        RequestError: there are no truncation flags, and the user said nothing.
+    """
+    limit = options.time_limit
+    if truncated is not None:
+        if limit is not None:
+            log.note("the source marks truncation itself: the time limit is not used")
+        return split_at_flags(terminated, truncated)
+    if limit is None:
+        if options.mapping.get(schema.TRUNCATED) != "":
+            raise RequestError(
+                "nothing in the source tells a time limit from a terminal state or from the next episode",
+                where=where,
+                hint="say after how many steps episodes were cut (--time-limit 1000), what marks it "
+                "(--map truncated=KEY), or that none was (--map truncated=)",
+            )
+        return split_at_flags(terminated, np.zeros_like(terminated))
+    log.note(f"no truncation flags are stored: episodes are cut after {limit} steps (--time-limit)")
+    struck = limit_flags(terminated, limit)
+    episodes = split_at_flags(terminated, struck & ~terminated)
+    return reinterpret_terminals(episodes, limit, log) if terminal_may_be_limit else episodes
+
+
+def _flags(rows: Rows, name: str) -> Bools | None:
+    return are_set(read_whole(rows, name)) if name in rows.columns else None

@@ -1,0 +1,73 @@
+"""HDF5 files of aligned arrays: opening them safely, listing what they hold, reading rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+from numpy.typing import NDArray
+
+from offrl.converters.source import ColumnInfo
+from offrl.errors import SourceError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CACHE_BYTES = 4 * 2**20
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        SourceError: it is empty, not HDF5, cut short or damaged; also while it is read.
+    """
+    if path.stat().st_size == 0:
+        raise SourceError("the file is empty", where=str(path), hint="copy or download it again")
+    with open(path, "rb") as file:
+        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            raise SourceError("this is not an HDF5 file", where=str(path), hint="name its format with --from")
+    try:
+        with h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES) as opened:
+            yield opened
+    except (OSError, RuntimeError, KeyError) as error:
+        raise SourceError(
+            f"the HDF5 file is cut short or damaged ({error})", where=str(path), hint="copy or download it again"
+        ) from error
+
+
+def list_arrays(file: h5py.File) -> tuple[dict[str, ColumnInfo | None], dict[str, int]]:
+    """Key to what one row holds (None where it is no numbers), and key to number of rows; scalars are left aside."""
+    infos: dict[str, ColumnInfo | None] = {}
+    lengths: dict[str, int] = {}
+
+    def visit(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim:
+            infos[key] = ColumnInfo(item.dtype, item.shape[1:]) if item.dtype.kind in "biuf" else None
+            lengths[key] = len(item)
+
+    file.visititems(visit)
+    return infos, lengths
+
+
+@dataclass(frozen=True)
+class Hdf5Rows:
+    """The rows of an HDF5 file, under the store's names: `keys` tells which of its arrays each column is."""
+
+    path: Path
+    keys: Mapping[str, str]
+    columns: Mapping[str, ColumnInfo]
+    count: int
+
+    def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+        with open_hdf5(self.path) as file:
+            arrays = {name: file[self.keys[name]] for name in names}
+            for start, stop in bounds:
+                yield {name: _native(array[start:stop]) for name, array in arrays.items()}
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,138 @@
+"""Minari datasets (0.4 and 0.5): metadata through the `minari` package, arrays read in bulk from HDF5 or Arrow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from offrl.converters.infer_spaces import check_columns, environment_spec
+from offrl.converters.options import ConvertOptions
+from offrl.converters.readers import minari_arrow, minari_hdf5
+from offrl.converters.readers.minari_layout import parts_of
+from offrl.converters.report import Log
+from offrl.converters.source import Source
+from offrl.data import schema
+from offrl.errors import SourceError
+from offrl.types import Spec
+
+_READERS = {"hdf5": minari_hdf5, "arrow": minari_arrow, "parquet": minari_arrow}
+_HINT = "fetch the dataset again, or write it again with minari"
+
+
+def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
+    """Understand a local Minari dataset: the folder that holds `data`, or that folder itself.
+
+    Raises:
+        SourceError: it can't be read, or holds texts where numbers are needed.
+        SpaceMismatchError: the environment that was named has other spaces.
+    """
+    folder = path / "data" if (path / "data").is_dir() else path
+    metadata = _metadata(folder)
+    form = metadata.get("data_format", "hdf5")
+    if form not in _READERS:
+        raise SourceError(f"the data format '{form}' is not known", where=str(folder), hint=_HINT)
+    reader = _READERS[form]
+    spec, jpeg = _spaces(folder, options, log)
+    layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options.mapping, log)
+    environment = _environment_id(metadata)
+    if options.environment is not None:
+        environment, spec = options.environment, environment_spec(options.environment)
+        check_columns(spec, layout.columns, environment=environment, where=str(folder))
+        log.note(f"the spaces are those of {environment}")
+    if any(leaf.jpeg for leaf in layout.leaves):
+        log.warn("images were compressed with JPEG when the dataset was made: they differ a little from the originals")
+    expected = metadata.get("total_episodes")
+    if expected is not None and expected != len(layout.numbers):
+        log.warn(f"the metadata speaks of {expected} episodes, {len(layout.numbers)} are there")
+    label = str(metadata.get("dataset_id", path.name))
+    return Source(
+        spec=spec,
+        rows=None,
+        chunks=lambda: reader.chunks(folder, layout, label, log),
+        environment=environment,
+        provenance={"minari": {key: metadata[key] for key in _PROVENANCE if key in metadata}},
+        reference_scores=_reference_scores(metadata, environment),
+    )
+
+
+_PROVENANCE = (
+    *("dataset_id", "minari_version", "algorithm_name", "author", "author_email", "code_permalink"),
+    *("description", "combined_datasets", "env_spec"),
+)
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"the dataset's metadata can't be read ({error})", where=str(path), hint=_HINT) from error
+    if not isinstance(metadata, dict):
+        raise SourceError("the dataset's metadata is no JSON object", where=str(path), hint=_HINT)
+    return metadata
+
+
+def _spaces(folder: Path, options: ConvertOptions, log: Log) -> tuple[Spec, bool]:
+    """The spaces as far as they can be stored, and whether images are compressed."""
+    from minari.dataset.minari_storage import MinariStorage
+
+    try:
+        storage = MinariStorage.read(folder)
+    except Exception as error:  # minari asserts, and makes the environment where spaces are missing
+        raise SourceError(
+            f"Minari can't read the dataset's spaces ({type(error).__name__}: {error})", where=str(folder), hint=_HINT
+        ) from error
+    observation = _without_texts(storage.observation_space, schema.OBSERVATION, folder, log)
+    action = _bounded(_without_texts(storage.action_space, schema.ACTION, folder, log), options)
+    return Spec(observation, action), bool(getattr(storage, "jpeg_encoding", True))
+
+
+def _without_texts(space: gym.Space[Any], name: str, folder: Path, log: Log) -> gym.Space[Any]:
+    if isinstance(space, spaces.Text):
+        raise SourceError(
+            f"the {name} is text, which a store can't hold", where=str(folder), hint="encode it as numbers first"
+        )
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_without_texts(item, f"{name}.{i}", folder, log) for i, item in enumerate(space.spaces)])
+    if not isinstance(space, spaces.Dict):
+        return space
+    kept = {}
+    for key, item in space.spaces.items():
+        if isinstance(item, spaces.Text):
+            log.leave_out(f"{name}.{key}", "text, which a store can't hold")
+        else:
+            kept[key] = _without_texts(item, f"{name}.{key}", folder, log)
+    return spaces.Dict(list(kept.items()))
+
+
+def _bounded(space: gym.Space[Any], options: ConvertOptions) -> gym.Space[Any]:
+    """The action space with the bounds that the user gave, if any."""
+    if options.action_bounds is None or not isinstance(space, spaces.Box):
+        return space
+    low, high = options.action_bounds
+    return spaces.Box(low, high, space.shape, np.dtype(space.dtype).type)
+
+
+def _environment_id(metadata: dict[str, Any]) -> str | None:
+    try:
+        identifier = json.loads(metadata["env_spec"])["id"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return str(identifier)
+
+
+def _reference_scores(metadata: dict[str, Any], environment: str | None) -> dict[str, Any]:
+    """The returns that came with the dataset, if both did."""
+    random, expert = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    if random is None or expert is None:
+        return {}
+    return {
+        "random": float(random),
+        "expert": float(expert),
+        "measured_on": f"{environment or 'an environment not named'}, as the Minari dataset says",
+    }

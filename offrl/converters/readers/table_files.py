@@ -1,0 +1,238 @@
+"""Tables on disk, read through Arrow in batches: CSV, Parquet and JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pv
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from offrl.converters.source import ColumnInfo, are_set
+from offrl.data import schema
+from offrl.errors import DataError, SourceError
+
+_TRUE = {"true", "t", "yes", "1", "1.0"}
+_FALSE = {"false", "f", "no", "0", "0.0", ""}
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn Arrow's errors into a SourceError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"the table can't be read ({str(error).strip().splitlines()[0]})",
+            where=str(path),
+            hint="correct that row, copy the file again, or name its format with --from",
+        ) from error
+
+
+def open_table(path: Path, format: str) -> ds.Dataset:
+    """Open a table; its columns' types are found from its first rows.
+
+    Raises:
+        SourceError: it is empty, or no such table.
+    """
+    if path.stat().st_size == 0:
+        raise SourceError("the file is empty", where=str(path), hint="give a table with a header and rows")
+    with reading(path):
+        parser = ds.CsvFileFormat(pv.ParseOptions(delimiter="\t")) if path.suffix == ".tsv" else format
+        return ds.dataset(str(path), format=parser)
+
+
+def find_columns(table: ds.Dataset, mapping: Mapping[str, str], *, where: str) -> dict[str, list[str]]:
+    """Field to the columns that make it up: as mapped, or columns that have a field's name.
+
+    Raises:
+        SourceError: a column that was asked for isn't there.
+    """
+    names = table.schema.names
+    found = {field: _expand(field, text, names, where) for field, text in mapping.items() if text}
+    roots = {field.split(".")[0] for field in mapping}
+    for name in names:
+        root, dot, _ = name.partition(".")
+        if root in _FIELDS and root not in roots and (not dot or root in _NESTED):
+            found[name] = [name]
+    return found
+
+
+_NESTED = (schema.OBSERVATION, schema.ACTION, schema.INFO, "next_observation")
+_FIELDS = (
+    *_NESTED,
+    *(schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB, schema.ACTION_MASK),
+    *("episode", "step", "behavior_prob"),
+)
+
+
+def _expand(field: str, text: str, names: list[str], where: str) -> list[str]:
+    """`a,b,obs_*` to the columns meant, patterns in the order of the table."""
+    columns: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        matches = [name for name in names if name == part] or [name for name in names if fnmatchcase(name, part)]
+        if not matches:
+            raise SourceError(
+                f"there is no column '{part}' (asked for as {field})",
+                where=where,
+                hint=f"the columns are {', '.join(names)}",
+            )
+        columns += [name for name in matches if name not in columns]
+    return columns
+
+
+def as_text(table: ds.Dataset, columns: Sequence[str]) -> ds.Dataset:
+    """The same CSV table, with these columns read as words."""
+    fields = [pa.field(item.name, pa.string() if item.name in columns else item.type) for item in table.schema]
+    return ds.dataset(table.files, format=table.format, schema=pa.schema(fields))
+
+
+def widen(table: ds.Dataset, columns: Sequence[str]) -> ds.Dataset:
+    """The same text table, with these columns' whole numbers read as floating-point ones."""
+    fields = [pa.field(item.name, _floating(item.type)) if item.name in columns else item for item in table.schema]
+    return ds.dataset(table.files, format=table.format, schema=pa.schema(fields))
+
+
+def _floating(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return pa.float64()
+    if pa.types.is_list(kind):
+        return pa.list_(_floating(kind.value_type))
+    return kind
+
+
+def numbers(array: pa.ChunkedArray, name: str, where: str, first_row: int = 0) -> NDArray[Any]:
+    """A column of numbers, booleans or times: missing values become NaN.
+
+    Raises:
+        SourceError: it holds text or the like.
+        DataError: a value is missing where NaN has no place (in a whole number's or a list's).
+    """
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _vectors(array, name, where, first_row)
+    if pa.types.is_temporal(kind):
+        if kind.bit_width == 32:  # Arrow casts these to whole numbers of their own width only
+            array = array.cast(pa.int32())
+        array, kind = array.cast(pa.int64()), pa.int64()
+    if pa.types.is_null(kind) or pa.types.is_decimal(kind):
+        array, kind = array.cast(pa.float64()), pa.float64()
+    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise SourceError(
+            f"column '{name}' holds {kind}, not numbers",
+            where=where,
+            hint="map a column of numbers, or encode it as such",
+        )
+    if array.null_count and not pa.types.is_floating(kind):
+        row = first_row + pc.index(pc.is_null(array), True).as_py()
+        raise DataError(
+            f"column '{name}' has no value", where=f"{where}, row {row}", hint="fill it in, or leave the row out"
+        )
+    return np.asarray(array.to_numpy())
+
+
+def _vectors(array: pa.ChunkedArray, name: str, where: str, first_row: int) -> NDArray[Any]:
+    lengths = pc.list_value_length(array).to_numpy() if len(array) else np.empty(0, np.int64)
+    size = lengths[0] if len(lengths) else 0
+    odd = np.flatnonzero(lengths != size)  # a missing list has the length NaN
+    if len(odd) or size != size:
+        row = int(odd[0]) if len(odd) else 0
+        raise DataError(
+            f"column '{name}' has {lengths[row]} values, other rows have {size}",
+            where=f"{where}, row {first_row + row}",
+            hint="give every row a list of the same length",
+        )
+    inner = pc.list_flatten(array)
+    values = numbers(inner if isinstance(inner, pa.ChunkedArray) else pa.chunked_array([inner]), name, where)
+    return values.reshape(len(array), int(size), *values.shape[1:])
+
+
+def flags(array: pa.ChunkedArray, name: str, where: str) -> NDArray[np.bool_]:
+    """A column of flags: booleans, numbers or words; a missing one is not set.
+
+    Raises:
+        DataError: a word is neither yes nor no.
+    """
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        words = pc.utf8_lower(pc.fill_null(array, ""))
+        known = pc.is_in(words, value_set=pa.array(sorted(_TRUE | _FALSE)))
+        if not pc.all(known).as_py():
+            row = pc.index(known, False).as_py()
+            raise DataError(
+                f"column '{name}' holds '{array[row]}', which is neither true nor false",
+                where=f"{where}, row {row}",
+                hint="write true or false, 1 or 0",
+            )
+        return np.asarray(pc.is_in(words, value_set=pa.array(sorted(_TRUE))).to_numpy())
+    if pa.types.is_null(array.type):
+        return np.zeros(len(array), np.bool_)
+    empty = False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type)
+    return are_set(numbers(pc.fill_null(array, empty), name, where))
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """The rows of a table, under the store's names.
+
+    Attributes:
+        table: the table.
+        path: its file.
+        fields: column of the store to columns of the table.
+        columns: what they hold, as given out.
+        count: rows.
+        probabilities: `behavior_log_prob` holds probabilities, whose logarithm is taken.
+        order: the row of the file that each row is, where they must be sorted; the table is then read into memory.
+    """
+
+    table: ds.Dataset
+    path: Path
+    fields: Mapping[str, list[str]]
+    columns: Mapping[str, ColumnInfo]
+    count: int
+    probabilities: bool = False
+    order: NDArray[np.int64] | None = None
+
+    def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+        needed = list(dict.fromkeys(column for name in names for column in self.fields[name]))
+        held, held_from = pa.table({}), 0
+        with reading(self.path):
+            batches = self._batches(needed)
+            for start, stop in bounds:
+                pieces = [held] if held.num_columns else []
+                rows = held_from + held.num_rows
+                while rows < stop:
+                    pieces.append(pa.Table.from_batches([next(batches)]))
+                    rows += pieces[-1].num_rows
+                held = pa.concat_tables(pieces)
+                part = held.slice(start - held_from, stop - start)
+                yield {name: self._column(name, part, start) for name in names}
+                held, held_from = held.slice(stop - held_from), stop
+
+    def _batches(self, needed: list[str]) -> Iterator[pa.RecordBatch]:
+        if self.order is not None:
+            sorted_table = self.table.to_table(columns=needed).take(pa.array(self.order))
+            return iter(sorted_table.to_batches())
+        return iter(self.table.to_batches(columns=needed))
+
+    def _column(self, name: str, part: pa.Table, start: int) -> NDArray[Any]:
+        info = self.columns[name]
+        parts = [numbers(part.column(c), c, str(self.path), start) for c in self.fields[name]]
+        array = parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
+        if array[0].size != np.prod(info.shape, dtype=np.int64):
+            raise DataError(
+                f"column '{self.fields[name][0]}' has rows of {array.shape[1:]}, the first row has {info.shape}",
+                where=f"{self.path}, row {start}",
+                hint="give every row a list of the same length",
+            )
+        if self.probabilities and name == schema.BEHAVIOR_LOG_PROB:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                array = np.log(array)
+        return np.array(array.reshape(len(array), *info.shape), dtype=info.dtype)

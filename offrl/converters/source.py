@@ -1,0 +1,94 @@
+"""What a reader of one format hands to the conversion: spaces, facts, and a stream of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offrl.converters.report import Chunk
+from offrl.types import Spec
+
+BLOCK_BYTES = 16 * 2**20
+"""Rows of about this size are read, checked and written at a time; a longer episode makes a larger block."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that has been understood, before its bulk is read.
+
+    Attributes:
+        spec: the spaces of its data.
+        rows: time steps in it; None where only reading it tells.
+        chunks: starts one pass over its episodes.
+        environment: the environment's id, if known.
+        provenance: what the source says of its origin; JSON values.
+        reference_scores: returns of a random and an expert policy, if known.
+    """
+
+    spec: Spec
+    rows: int | None
+    chunks: Callable[[], Iterator[Chunk]]
+    environment: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    reference_scores: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """What is known of a column before it is read: its dtype, and the shape of one row."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+class Rows(Protocol):
+    """Named columns of the same length, one row per time step."""
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+
+    @property
+    def columns(self) -> Mapping[str, ColumnInfo]:
+        """The columns by name: the store's names, and `next_observation`."""
+
+    def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+        """For each (start, stop) in turn, which ascend, those rows of the columns: writable arrays."""
+
+
+def read_whole(rows: Rows, name: str) -> NDArray[Any]:
+    """One column in full; for small ones, such as flags."""
+    return next(iter(rows.slices([(0, rows.count)], [name])))[name]
+
+
+def are_set(flags: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of the flags are set, as one row of them; NaN is a missing flag, and a missing one is not set."""
+    flat = flags.reshape(-1)
+    return np.asarray((flat != 0) & (flat == flat))
+
+
+@dataclass(frozen=True)
+class MemoryRows:
+    """Columns that are in memory already."""
+
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def columns(self) -> Mapping[str, ColumnInfo]:
+        return {name: ColumnInfo(array.dtype, array.shape[1:]) for name, array in self.arrays.items()}
+
+    def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
+        for start, stop in bounds:
+            yield {name: self.arrays[name][start:stop].copy() for name in names}

@@ -1,0 +1,215 @@
+"""From a run to one file that acts without offrl, checked against the run's own policy before it is left behind."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offrl import __version__
+from offrl.data.schema import OBSERVATION, space_to_json, unflatten_value
+from offrl.deploy.file_formats import ACTION, FORMATS, LOG_PROB, Runner
+from offrl.deploy.module import Columns, InferencePolicy, as_observation, policy_of_seed, random_observations
+from offrl.envs.policy import Policy
+from offrl.errors import ExportError, RequestError, SpaceMismatchError
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
+
+EXAMPLE_ROWS = 3
+"""Rows that a policy is traced with; one would be taken for a constant."""
+CHECKED_ROWS = (1, 64)
+"""Batches of random observations that an exported file is tried on."""
+TOLERANCE = 1e-5
+"""How far floats may differ, times the value or half the bounds' width where these exceed 1; integers may not."""
+EXAMPLE_SEED, CHECK_SEED = 7, 8
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        metadata: what it says of itself; see `export_policy`.
+        difference: the largest one from the run's own policy in any output; None where it could not be run here.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    difference: float | None
+
+
+def export_policy(
+    run: Run,
+    path: Path,
+    format: str = "onnx",
+    *,
+    checkpoint: str | None = None,
+    seed: int | None = None,
+    log_prob: bool = False,
+    overwrite: bool = False,
+) -> Export:
+    """Write one seed's greedy policy to a file.
+
+    The file takes raw observations [batch, …], `observation`, or `observation.<key>` for each part of a nested one:
+    float32 where the environment's are floats, else of the environment's type; with `data.frame_stack` the newest
+    frames, as the policy sees them. It gives `action` in the environment's own units and numbers: float32 [batch, …]
+    within the bounds, int64 [batch] for Discrete, int64 [batch, K] for MultiDiscrete. The normalizer is inside. All
+    actions count as allowed; where some aren't, choose among the log-probabilities.
+
+    In the file is JSON, under "offrl": version, algorithm, environment, spaces, step, checkpoint, seed, frame stack,
+    inputs and outputs.
+
+    Args:
+        run: a run with a checkpoint.
+        path: the file; folders are made if need be.
+        format: a name in `FORMATS`.
+        checkpoint: "last" or "best"; None for the one that training reported.
+        seed: which of the run's seeds; None for the only one.
+        log_prob: give the log-probabilities of all Discrete actions too, float32 [batch, A], in nats: what
+            `offrl.off_policy.target_policies.OnnxPolicy` needs to value the policy that samples.
+        overwrite: replace a file at `path`, once the new one is whole.
+
+    Raises:
+        RequestError: the path is taken, the seed isn't the run's, or packages are missing.
+        SpaceMismatchError: log-probabilities are asked for, and there are none to list.
+        RunError: there is no such checkpoint.
+        ExportError: the policy can't be written in that format, or the file would act differently.
+    """
+    if format not in FORMATS:
+        raise RequestError(f"there is no format '{format}'", hint=f"choose {' or '.join(FORMATS)}")
+    kind = FORMATS[format]
+    kind.require()
+    if path.exists() and not overwrite:
+        raise RequestError("the destination exists", where=str(path), hint="give another --out, or say --overwrite")
+    position = _position(run, seed)
+    checkpoint = checkpoint or run.reported_checkpoint
+    whole, facts = load_policy(run, checkpoint)
+    if log_prob:
+        _require_probabilities(whole, run.recipe.algo)
+    chosen = run.recipe.seeds[position]
+    module = InferencePolicy(policy_of_seed(whole, position, chosen), log_prob=log_prob)
+    example = random_observations(whole, EXAMPLE_ROWS, EXAMPLE_SEED)
+    metadata = {
+        "offrl": __version__,
+        "algo": run.recipe.algo,
+        "environment": facts["environment"],
+        "checkpoint": checkpoint,
+        "step": facts["step"],
+        "seed": chosen,
+        "frame_stack": whole.frame_stack,
+        "observation_space": space_to_json(whole.agent.spec.observation_space),
+        "action_space": space_to_json(whole.agent.spec.action_space),
+        # Networks look their layers up at first use, and must do so before they are traced.
+        **_signature(module, example),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        kind.write(module, example, temporary, metadata)
+        runner = kind.open(temporary)
+        difference = None if runner is None else _compare(runner, whole, position, log_prob)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Export(path, metadata, difference)
+
+
+def _position(run: Run, seed: int | None) -> int:
+    """Where a seed is among the run's."""
+    seeds = run.recipe.seeds
+    if seed is None and len(seeds) == 1:
+        return 0
+    if seed not in seeds:
+        wrong = "a file holds one policy, and the run has several" if seed is None else f"the run has no seed {seed}"
+        raise RequestError(
+            wrong, where=str(run.path), hint=f"choose one with --seed: {', '.join(str(each) for each in seeds)}"
+        )
+    return seeds.index(seed)
+
+
+def _require_probabilities(policy: Policy, algo: str) -> None:
+    space, dense = policy.agent.spec.action_space, getattr(policy.agent, "has_density", False)
+    if not dense or not isinstance(space, gym.spaces.Discrete):
+        reason = f"{algo} here samples no actions" if not dense else f"actions are {space}, not Discrete"
+        raise SpaceMismatchError(f"there are no log-probabilities to list: {reason}", hint="leave out --log-prob")
+
+
+def _signature(module: InferencePolicy, example: Columns) -> dict[str, Any]:
+    """Name, type and shape of what goes in and comes out."""
+    given = module(as_observation(example))
+    outputs = dict(zip((ACTION, LOG_PROB), given if module.log_prob else (given,), strict=False))
+    return {
+        "inputs": [_described(name, values) for name, values in example.items()],
+        "outputs": [_described(name, values.numpy()) for name, values in outputs.items()],
+    }
+
+
+def _described(name: str, values: NDArray[Any]) -> dict[str, Any]:
+    return {"name": name, "dtype": str(values.dtype), "shape": ["batch", *values.shape[1:]]}
+
+
+def _compare(runner: Runner, policy: Policy, position: int, log_prob: bool) -> float:
+    """The largest difference between a file's outputs and what the run's policy does; raises ExportError."""
+    largest = 0.0
+    for rows in CHECKED_ROWS:
+        columns = random_observations(policy, rows, CHECK_SEED)
+        outputs = runner(columns)
+        largest = max(largest, _difference(ACTION, _actions(policy, position, columns), outputs[0], _scale(policy)))
+        if log_prob:
+            largest = max(largest, _difference(LOG_PROB, _log_probs(policy, position, columns), outputs[1]))
+    return largest
+
+
+def _scale(policy: Policy) -> NDArray[Any]:
+    """Half the width of each action component's bounds."""
+    if policy.action_map is None:
+        return np.ones(())
+    return policy.action_map.half.reshape(policy.agent.spec.action_space.shape or ())
+
+
+def _difference(name: str, want: NDArray[Any], have: NDArray[Any], scale: NDArray[Any] | float = 1.0) -> float:
+    if have.shape != want.shape or have.dtype != want.dtype:
+        raise ExportError(
+            f"the file's '{name}' is {have.dtype} {have.shape}, not {want.dtype} {want.shape}", hint=_HINT
+        )
+    error = np.abs(have.astype(np.float64) - want.astype(np.float64))
+    allowed = TOLERANCE * np.maximum(np.maximum(scale, 1.0), np.abs(want)) if want.dtype.kind == "f" else 0.0
+    if not (error <= allowed).all():
+        raise ExportError(f"the file's '{name}' is off the policy's by {error.max():.3g}; it was not kept", hint=_HINT)
+    return float(error.max())
+
+
+_HINT = "try the other --format, and report this"
+
+
+def _actions(policy: Policy, position: int, columns: Columns) -> NDArray[Any]:
+    """The greedy actions of one of the run's seeds, as an environment would be given them."""
+    actions = policy.act_greedily(_shown_to_all(policy, columns))
+    return np.split(actions, policy.seeds)[position]
+
+
+def _log_probs(policy: Policy, position: int, columns: Columns) -> NDArray[Any]:
+    """Of all actions, one after the other."""
+    space = policy.agent.spec.action_space
+    assert isinstance(space, gym.spaces.Discrete)
+    seen, rows = policy.observe(_shown_to_all(policy, columns)), len(next(iter(columns.values())))
+    parts = [
+        policy.log_prob(seen, torch.full((policy.seeds, rows), action))[position]
+        for action in range(int(space.start), int(space.start + space.n))
+    ]
+    log_probs: NDArray[Any] = torch.stack(parts, dim=-1).numpy()
+    return log_probs
+
+
+def _shown_to_all(policy: Policy, columns: Columns) -> Any:
+    """The same observations for every seed, nested as the space is."""
+    repeated = {name: np.concatenate([values] * policy.seeds) for name, values in columns.items()}
+    return unflatten_value(policy.agent.spec.observation_space, repeated, OBSERVATION)

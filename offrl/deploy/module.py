@@ -1,0 +1,132 @@
+"""One seed's policy as a module from raw observations to the environment's own actions, fit to be traced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from offrl.data.schema import OBSERVATION, flatten_space
+from offrl.envs.policy import Policy
+from offrl.replay.normalization import observation_key
+from offrl.runs.checkpoint import restore_tensors, state_tensors
+from offrl.types import Observation
+
+Columns = dict[str, NDArray[Any]]
+"""Rows of an observation, [N, …], by column: `observation`, or `observation.<key>` where the space is nested."""
+
+
+class InferencePolicy(nn.Module):
+    """Normalizes, acts greedily, and maps actions to the environment's bounds and shape.
+
+    Args:
+        policy: of one seed; nothing must train it any more.
+        log_prob: whether to give the log-probabilities of all actions too, which are Discrete.
+    """
+
+    def __init__(self, policy: Policy, *, log_prob: bool = False) -> None:
+        super().__init__()
+        self.policy, self.log_prob = policy, log_prob
+        self.eval()
+
+    def forward(self, observation: Observation) -> Tensor | tuple[Tensor, Tensor]:
+        """Actions for observations [N, …], or a mapping of such by dotted key.
+
+        Returns:
+            float32 [N, *shape] for a Box, int64 [N] for Discrete, int64 [N, K] for MultiDiscrete; with `log_prob`, also
+            float32 [N, A].
+        """
+        policy, shape = self.policy, self.policy.agent.spec.action_space.shape or ()
+        seen = self._observe(observation)
+        action = policy.act(seen)
+        raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
+        if policy.action_map is not None and len(shape) != 1:
+            raw = raw.reshape(-1, *shape)
+        return (raw, self._log_probs(seen)) if self.log_prob else raw
+
+    def _observe(self, observation: Observation) -> Observation:
+        """As the agent sees them, [1, N, …]."""
+        if isinstance(observation, Tensor):
+            seen: Observation = observation.unsqueeze(0)
+        else:
+            seen = {key: part.unsqueeze(0) for key, part in observation.items()}
+        return seen if self.policy.normalizer is None else self.policy.normalizer.normalize(seen)
+
+    def _log_probs(self, seen: Observation) -> Tensor:
+        """log π(a | s) of all actions, [N, A]: every observation is repeated for each of them."""
+        space = self.policy.agent.spec.action_space
+        assert isinstance(space, gym.spaces.Discrete)
+        count, first = int(space.n), int(space.start)
+        if isinstance(seen, Tensor):
+            repeated: Observation = _repeat(seen, count)
+            rows = seen
+        else:
+            repeated = {key: _repeat(part, count) for key, part in seen.items()}
+            rows = next(iter(seen.values()))
+        numbers = torch.arange(first, first + count).expand(1, rows.shape[1], count).flatten(1)
+        return self.policy.log_prob(repeated, numbers).reshape(-1, count)
+
+
+def _repeat(part: Tensor, count: int) -> Tensor:
+    """[1, N, …] to [1, N · count, …], each row `count` times in turn."""
+    return part.unsqueeze(2).expand(-1, -1, count, *part.shape[2:]).flatten(1, 2)
+
+
+def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
+    """The policy of one of S seeds alone, with parameters of its own that have no gradient.
+
+    Args:
+        policy: of S seeds.
+        position: which of them, counted from 0.
+        seed: its number.
+    """
+    state = policy.agent.init((seed,), policy.device)
+    parts = state_tensors(policy.state).items()
+    restore_tensors(
+        state_tensors(state),
+        {name: whole if whole.dim() == 0 else whole[position : position + 1] for name, whole in parts},
+        "the run's state",
+    )
+    for network in _networks(state):
+        network.requires_grad_(False)
+    return dataclasses.replace(policy, state=state, seeds=1)
+
+
+def _networks(state: Any) -> Iterator[nn.Module]:
+    for field in dataclasses.fields(state):
+        part = getattr(state, field.name)
+        if isinstance(part, nn.Module):
+            yield part
+        elif dataclasses.is_dataclass(part):
+            yield from _networks(part)
+
+
+def random_observations(policy: Policy, count: int, seed: int) -> Columns:
+    """Observations that the policy can be shown, the same for the same seed.
+
+    Floats are normal with the mean and spread that the normalizer knows (0 and 1 without one), cut to their bounds;
+    all else is uniform.
+    """
+    rng, columns = np.random.default_rng(seed), {}
+    for name, space in flatten_space(policy.agent.spec.observation_space, OBSERVATION).items():
+        if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            key, normal = observation_key(name), rng.standard_normal((count, *space.shape))
+            if policy.normalizer is not None and key in policy.normalizer.mean:
+                normal = policy.normalizer.mean[key] + policy.normalizer.std[key] * normal
+            columns[name] = np.clip(normal, space.low, space.high).astype(np.float32)
+        else:
+            space.seed(seed)
+            columns[name] = np.stack([space.sample() for _ in range(count)])
+    return columns
+
+
+def as_observation(columns: Columns) -> Observation:
+    """Columns as `InferencePolicy` takes them."""
+    tensors = {observation_key(name): torch.from_numpy(values) for name, values in columns.items()}
+    return tensors.get("", tensors)

@@ -1,0 +1,1 @@
+"""Where update cycles come from: one file per way of learning."""

@@ -1,0 +1,119 @@
+"""Dataset aggregation (DAgger; Ross et al., 2011), https://arxiv.org/abs/1011.0686: own states, an expert's actions.
+
+The expert acts until the warm-up is over (β = 1), and the learner from then on (β = 0, the paper's choice without
+parameters); whoever acts, what goes into the replay is what the expert would do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.config.recipe import Recipe
+from offrl.envs.collector import StepSink
+from offrl.envs.policy import Columns, Policy
+from offrl.envs.spaces import check_spaces
+from offrl.errors import RecipeError, RequestError, RunError
+from offrl.ops.numpy_or_torch import handed_back
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
+from offrl.types import Observation, Spec
+
+
+class Teacher:
+    """An expert that says what it would do.
+
+    Args:
+        policy: the expert's, of one seed, which teaches all learners, or of as many as there are learners.
+
+    Attributes:
+        told: what it would do where it was asked last, [S·E, …].
+    """
+
+    told: NDArray[Any]
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def act(self, observed: Observation | NDArray[Any], action_mask: NDArray[np.bool_] | None = None) -> Tensor:
+        """Its greedy actions [S, E, …] for observations [S, E, …] as the environment shows them, of those allowed."""
+        observation: Observation = handed_back(observed)
+        shape = first_tensor(observation).shape[:2]
+        rows = (self.policy.seeds, -1)
+        shown: Observation = (
+            observation.flatten(0, 1).unflatten(0, rows)
+            if isinstance(observation, Tensor)
+            else {key: part.flatten(0, 1).unflatten(0, rows) for key, part in observation.items()}
+        )
+        normalizer: Any = self.policy.normalizer
+        seen = shown if normalizer is None else normalizer.normalize(shown)
+        action: Tensor = self.policy.act(seen, action_mask=action_mask).flatten(0, 1)
+        self.told = action.cpu().numpy()
+        return action.view(*shape, *action.shape[1:])
+
+
+class LabeledSteps:
+    """A sink that puts the expert's actions in place of those that were taken."""
+
+    def __init__(self, sink: StepSink, teacher: Teacher) -> None:
+        self.sink, self.teacher = sink, teacher
+
+    def begin(self, observation: Columns) -> None:
+        """Start an episode in every environment."""
+        self.sink.begin(observation)
+
+    def append(
+        self,
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: Columns,
+        reset_observation: Columns,
+    ) -> None:
+        """Add one step of every environment."""
+        self.sink.append(self.teacher.told, reward, terminated, truncated, next_observation, reset_observation)
+
+    def cut(self) -> None:
+        """End every running episode where it stands."""
+        self.sink.cut()
+
+
+def teacher_of(recipe: Recipe, spec: Spec) -> Teacher:
+    """The expert that a recipe names.
+
+    Raises:
+        RecipeError: there is none, or it doesn't fit the number of seeds or the frames shown.
+        RequestError: the run that is named has no policy.
+        SpaceMismatchError: it is for another task.
+    """
+    if recipe.expert is None:
+        raise RecipeError(f"{recipe.algo} asks an expert what to do, and none is named", hint="add --expert RUN")
+    try:
+        run = Run.open(Path(recipe.expert))
+        policy, _ = load_policy(run, run.reported_checkpoint, recipe.device)
+    except RunError as error:
+        raise RequestError(
+            f"there is no expert to ask: {error.what}", where=error.where, hint="name a trained run with --expert"
+        ) from error
+    check_spaces(policy.agent.spec, spec, recipe.env or "")
+    if policy.frame_stack != recipe.data.frame_stack:
+        raise RecipeError(
+            f"the expert sees {policy.frame_stack} frames at once, the learner {recipe.data.frame_stack}",
+            hint=f"set data.frame_stack={policy.frame_stack}",
+        )
+    if policy.seeds not in (1, len(recipe.seeds)):
+        raise RecipeError(
+            f"the expert's run has {policy.seeds} policies, and there are {len(recipe.seeds)} learners",
+            hint=f"name a run of one seed, or train {policy.seeds} seeds",
+        )
+    return Teacher(policy)
+
+
+def first_tensor(observation: Observation) -> Tensor:
+    """One of its parts."""
+    return observation if isinstance(observation, Tensor) else next(iter(observation.values()))

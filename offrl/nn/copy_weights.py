@@ -1,0 +1,51 @@
+"""Starting one network from another that was trained for the same task, as fine-tuning a cloned policy wants it."""
+
+from __future__ import annotations
+
+from offrl.errors import RecipeError, SpaceMismatchError
+from offrl.nn.mlp import ACTIVATIONS, MLP
+
+
+def adopt_layers(network: MLP, source: MLP) -> None:
+    """Copy every layer of `source` into `network`; of the last layer, as many outputs as both have, the first ones.
+
+    Raises:
+        SpaceMismatchError: they read inputs of different widths.
+        RecipeError: they differ in seeds, hidden widths, activation or layer normalization.
+    """
+    _check_alike(network, source)
+    parts, others = network.state_dict(), source.state_dict()
+    for name, own in parts.items():
+        # Once they are found alike, only the last layer's outputs can differ in number.
+        shared = tuple(slice(min(sizes)) for sizes in zip(own.shape, others[name].shape, strict=True))
+        own[shared] = others[name][shared]
+
+
+def _check_alike(network: MLP, source: MLP) -> None:
+    inputs, others = (next(part.parameters()).shape[-1] for part in (network, source))
+    if inputs != others:
+        raise SpaceMismatchError(
+            f"the policy to start from reads {others} numbers, this one {inputs}",
+            hint="start from a policy that was trained on the same observations",
+        )
+    if network.seeds != source.seeds:
+        raise RecipeError(
+            f"there are {source.seeds} policies to start from, and {network.seeds} seeds to train",
+            hint=f"train {source.seeds} seeds",
+        )
+    for option in ("hidden", "activation", "layer_norm"):
+        here, there = _option(network, option), _option(source, option)
+        if here != there:
+            raise RecipeError(
+                f"the policy to start from has {option}={there}, this one {option}={here}",
+                hint=f"leave agent.{option} out, or train the policy to start from with agent.{option}={here}",
+            )
+
+
+def _option(network: MLP, name: str) -> str:
+    """As it stands in a recipe."""
+    if name == "hidden":
+        return str(list(network.hidden))
+    if name == "layer_norm":
+        return str(bool(network.norms)).lower()
+    return next(known for known, function in ACTIVATIONS.items() if function is network.activation)

@@ -1,0 +1,163 @@
+"""A run's agents as policies to be valued from a log."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.data.trajectories import Trajectories
+from offrl.envs.policy import Policy
+from offrl.envs.spaces import check_spaces
+from offrl.errors import SpaceMismatchError
+from offrl.off_policy.dataset import Logged, one_hot_each
+from offrl.off_policy.target_policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
+from offrl.off_policy.transitions import Choices
+from offrl.ops.noise import NoiseSource
+from offrl.replay.frame_stack import StackedFrames
+from offrl.types import Observation
+
+SAMPLING_STREAM = 6
+
+
+@dataclass(frozen=True)
+class AgentPolicies:
+    """The policies of a run's seeds.
+
+    Attributes:
+        policy: as environments meet them.
+        names: one for each seed.
+        stochastic: whether actions are sampled, where the greedy ones are meant otherwise.
+        epsilon: share of uniformly random actions, among discrete ones.
+    """
+
+    policy: Policy
+    names: list[str]
+    stochastic: bool = False
+    epsilon: float = 0.0
+
+    def choices(self, store: Trajectories, *, draws: int, seed: int) -> list[Choices]:
+        """What each seed's policy does at the rows of a log.
+
+        Raises:
+            SpaceMismatchError: the policies are for other spaces, or sampled ones are asked for and have no density.
+        """
+        policy, agent = self.policy, self.policy.agent
+        stacked = StackedFrames(store, policy.frame_stack) if policy.frame_stack > 1 else store
+        check_spaces(agent.spec, stacked.spec, f"the log '{store.metadata.name}'")
+        if self.stochastic and not getattr(agent, "has_density", False):
+            raise SpaceMismatchError(
+                f"sampled actions of {self.names[0]} have no density: it samples none, or bounds clip what it samples",
+                hint="leave out --stochastic; --epsilon mixes random actions in where actions are discrete",
+            )
+        logged = Logged.read(stacked)
+        if isinstance(logged.spec.action_space, gym.spaces.MultiDiscrete):
+            return self._joint(logged, draws, seed)
+        if not self.stochastic:
+            return [
+                deterministic_choices(logged, action, name, self.epsilon)
+                for action, name in zip(self._greedy(logged), self.names, strict=True)
+            ]
+        if logged.actions is not None:
+            return [discrete_choices(logged, mixed(logged, part, self.epsilon)) for part in self._probabilities(logged)]
+        return self._continuous(logged, draws, seed)
+
+    def _joint(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
+        """Of several choices at once, drawn ones as vectors, as if continuous: all there could be are too many."""
+        if self.epsilon:
+            raise SpaceMismatchError(
+                "only single discrete actions are mixed with random ones", hint="leave out --epsilon"
+            )
+        space: Any = logged.spec.action_space
+        if self.stochastic:
+            drawn = one_hot_each(space, self._drawn(logged, draws, seed).numpy())
+            log_prob = self._of_logged(logged, torch.from_numpy(logged.action).long())
+            return [Choices(actions=part, log_prob=each) for part, each in zip(drawn, log_prob, strict=True)]
+        return [
+            Choices(
+                actions=one_hot_each(space, action[np.newaxis]),
+                log_prob=np.where((action[logged.row] == logged.action).all(axis=-1), 0.0, -np.inf),
+            )
+            for action in self._greedy(logged)
+        ]
+
+    def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
+        policy, seeds = self.policy, self.policy.seeds
+        parts = [
+            policy.to_environment(policy.act(self._observe(part), action_mask=mask))
+            for part, mask in self._chunks(logged)
+        ]
+        return list(np.concatenate([part.reshape(seeds, -1, *part.shape[1:]) for part in parts], axis=1))
+
+    def _chunks(self, logged: Logged) -> Iterator[tuple[Any, NDArray[np.bool_] | None]]:
+        """Rows [n, …] of the log in parts, and which actions were allowed there, for every seed: [S·n, A]."""
+        masks = itertools.repeat(None) if logged.action_mask is None else chunks(logged.action_mask)
+        for part, mask in zip(chunks(logged.observation), masks, strict=False):
+            yield part, None if mask is None else np.tile(mask, (self.policy.seeds, 1))
+
+    def _probabilities(self, logged: Logged) -> NDArray[np.float32]:
+        """Of all discrete actions, [S, R + N, A]."""
+        assert logged.actions is not None
+        first = int(logged.spec.action_space.start)  # type: ignore[attr-defined]
+        parts = []
+        for part, mask in self._chunks(logged):
+            observed = self._observe(part)
+            rows = _rows(observed)
+            taken = [torch.full((self.policy.seeds, rows), first + action) for action in range(logged.actions)]
+            parts.append(torch.stack([self._log_prob(observed, action, mask).exp() for action in taken], dim=-1))
+        whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
+        return whole
+
+    def _continuous(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
+        log_prob = self._of_logged(logged, torch.from_numpy(np.ascontiguousarray(logged.agent_action)))
+        return [
+            Choices(actions=actions.numpy(), log_prob=each)
+            for actions, each in zip(self._drawn(logged, draws, seed), log_prob, strict=True)
+        ]
+
+    def _drawn(self, logged: Logged, draws: int, seed: int) -> Tensor:
+        """Actions sampled for every row, as the agents give them, [S, draws, R + N, …]."""
+        noise, drawn = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM), []
+        for part in chunks(logged.observation):
+            observed = self._observe(part)
+            shape = (_rows(observed), *self.policy.agent.exploration_shape)
+            drawn.append(torch.stack([self.policy.act(observed, noise.draw(shape)) for _ in range(draws)], dim=1).cpu())
+        return torch.cat(drawn, dim=2)
+
+    def _of_logged(self, logged: Logged, action: Tensor) -> NDArray[np.float64]:
+        """log π(a | s) of the logged actions [R, A], in the environment's units, [S, R]."""
+        steps, parts = take(logged.observation, logged.row), []
+        for part, taken in zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True):
+            parts.append(self._log_prob(self._observe(part), taken.expand(self.policy.seeds, -1, -1)))
+        whole: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy() - logged.log_volume
+        return whole
+
+    def _log_prob(self, observed: Observation, action: Tensor, mask: NDArray[np.bool_] | None = None) -> Tensor:
+        return self.policy.log_prob(observed, action.to(self.policy.device), mask).cpu()
+
+    def _observe(self, observation: Any) -> Observation:
+        """Rows of the log, [n, …], as all seeds' agents see them, [S, n, …]."""
+        policy = self.policy
+        alone = not isinstance(observation, dict)
+        parts = {key: self._shared(values) for key, values in ({"": observation} if alone else observation).items()}
+        seen = parts if policy.normalizer is None else policy.normalizer.normalize(parts)
+        wide = {key: part.expand(policy.seeds, *part.shape[1:]) for key, part in seen.items()}
+        return wide[""] if alone else wide
+
+    def _shared(self, values: NDArray[Any]) -> Tensor:
+        tensor: Tensor = torch.tensor(values)
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        return tensor.to(self.policy.device).unsqueeze(0)
+
+
+def _rows(observation: Observation) -> int:
+    """Rows of an observation [S, n, …]."""
+    part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
+    return part.shape[1]

@@ -1,0 +1,284 @@
+"""`estimate`: what a policy would earn, by the estimators that are asked for, and how sure each is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from offrl.errors import RequestError
+from offrl.nn.malloc import keep_freed_memory
+from offrl.off_policy import intervals
+from offrl.off_policy.bandits import require_one_step
+from offrl.off_policy.bootstrap import resample, resample_means
+from offrl.off_policy.bounds import Bounds
+from offrl.off_policy.diagnostics import effective_sample_sizes, largest_weight_shares, over_steps
+from offrl.off_policy.doubly_robust import magic_blend, partial_corrections
+from offrl.off_policy.episode_log import Array, EpisodeLog
+from offrl.off_policy.estimates import Clipping, Estimate, Interval
+from offrl.off_policy.estimators import ESTIMATORS, Question
+from offrl.off_policy.intervals import Ends
+from offrl.off_policy.weighted_sums import WeightedSum
+
+IntervalKind = Literal["bootstrap-percentile", "bootstrap-bca", "bootstrap-studentized", "t", "hoeffding", "bernstein"]
+INTERVALS: tuple[IntervalKind, ...] = get_args(IntervalKind)
+BOUNDED: dict[str, Callable[[Array, float, float, float], Ends]] = {
+    "hoeffding": intervals.hoeffding,
+    "bernstein": intervals.empirical_bernstein,
+}
+
+MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
+LEAST_RESAMPLES = 50
+WEIGHT_DEVIATIONS = 5.0
+"""How many standard errors the mean weight may lie from 1."""
+
+
+def estimate(
+    log: EpisodeLog,
+    names: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    interval: IntervalKind | None = "bootstrap-bca",
+    resamples: int = 1_000,
+    seed: int = 0,
+    clip: float | None = None,
+    switch: float | None = None,
+    bounds: Bounds | None = None,
+    minimum_effective_sample_size: float = MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+) -> list[Estimate]:
+    """What the target policy would earn in an episode, by each of the estimators named.
+
+    Where the log can't tell, the value is None or `reliable` is False, and the warnings say why. Intervals are over
+    episodes: what was fitted (values, estimated probabilities) is taken as it is. MAGIC's is WDR's, for no interval of
+    its own is known to hold.
+
+    Args:
+        log: the episodes.
+        names: keys of ESTIMATORS.
+        confidence: nominal coverage.
+        interval: how it is made, or None for none. The bootstrap computes self-normalized estimates anew for each
+            resample, all of them on the same resamples; its intervals and "t" are right for many episodes. "hoeffding"
+            and "bernstein" hold for every number of them, need `bounds`, and are for unbiased estimators only.
+        resamples: of the bootstrap.
+        seed: of its drawing.
+        clip: cut weights to this; reported with the bias that it brings.
+        switch: threshold of switch-dr; √N where left out. `clipped` cuts at √N where `clip` is left out.
+        bounds: of reward and weight.
+        minimum_effective_sample_size: below it, an estimate counts as unreliable.
+
+    Raises:
+        RequestError: an unknown name or option; what an estimator needs isn't there; an interval doesn't suit one.
+        DataError: the log breaks the bounds.
+    """
+    _check_options(confidence, resamples, {"clip": clip, "switch": switch})
+    _check_names(log, names)
+    _check_interval(interval, names, clip, bounds)
+    keep_freed_memory()
+    ask = Question(log, clip, switch)
+    sums = {name: ESTIMATORS[name].build(ask) for name in names}
+    bootstrap = _Bootstrap(log, resamples, seed)
+    draws = bootstrap.draws(sums, everything=interval is not None and interval.startswith("bootstrap"))
+    answers = []
+    for name, item in sums.items():
+        answer = _without_interval(name, item, ask, minimum_effective_sample_size)
+        if len(answer.contributions) > 1:
+            if interval in BOUNDED and bounds is not None:
+                answer = _bounded(answer, interval, confidence, log, bounds)
+            elif interval == "t":
+                answer = _by_t(answer, confidence)
+            elif interval is not None:
+                answer = _bootstrapped(answer, interval, confidence, draws[name], bootstrap)
+            if name == "magic":
+                answer = _blended(answer, item, draws[name], ask)
+        answers.append(answer)
+    return answers
+
+
+@dataclass(frozen=True)
+class _Bootstrap:
+    """How episodes are drawn."""
+
+    log: EpisodeLog
+    resamples: int
+    seed: int
+
+    def draws(self, sums: dict[str, WeightedSum], *, everything: bool) -> dict[str, Array]:
+        """Values [B] of each estimator that has one: of all, or of MAGIC only, whose blend depends on them."""
+        wanted = {
+            name: item
+            for name, item in sums.items()
+            if (everything or name == "magic") and item.value is not None and self.log.episodes > 1
+        }
+        distinct = {id(item): item for item in wanted.values()}
+        if not distinct:
+            return {}
+        drawn = resample(list(distinct.values()), self.log.longest_first, resamples=self.resamples, seed=self.seed)
+        by_sum = dict(zip(distinct, drawn.T, strict=True))
+        return {name: by_sum[id(item)] for name, item in wanted.items()}
+
+    def errors(self, contributions: Array) -> Array:
+        """Standard errors of the mean of resampled contributions, on the same resamples as `draws`, [B]."""
+        centered = (contributions - contributions.mean())[self.log.longest_first]
+        columns = np.column_stack([centered, centered**2])
+        first, second = resample_means(columns, resamples=self.resamples, seed=self.seed).T
+        return np.asarray(np.sqrt(np.maximum(second - first**2, 0.0) / (len(contributions) - 1)))
+
+
+def _without_interval(name: str, item: WeightedSum, ask: Question, least: float) -> Estimate:
+    answer = Estimate(name, item.value, item.contributions, clipping=_clipping(name, item, ask))
+    warnings, reliable = _warnings(name, ask), True
+    if item.weights is not None:
+        if ESTIMATORS[name].per_step:
+            size, share = over_steps(item.weights, ask.log.discount)
+        else:
+            size, share = float(effective_sample_sizes(item.weights)[0]), float(largest_weight_shares(item.weights)[0])
+        answer = replace(answer, effective_sample_size=size, largest_weight_share=share)
+        doubts = _doubts(ask, size, least)
+        warnings, reliable = [*doubts, *warnings], not doubts
+    if item.value is None:
+        vanishing = item.weights is not None and item.weights.vanish
+        why = (
+            "from some step on, every logged episode holds an action that the target policy never takes"
+            if vanishing
+            else "a weight is too large for a number"
+        )
+        warnings, reliable = [f"There is no estimate: {why}.", *warnings], False
+    return replace(answer, reliable=reliable, warnings=tuple(warnings))
+
+
+def _doubts(ask: Question, size: float, least: float) -> list[str]:
+    """Why an estimate by these weights shouldn't be used."""
+    doubts = []
+    if size < least:
+        doubts.append(f"The weighted log is worth {size:.1f} episodes of {ask.log.episodes}, less than {least:g}.")
+    mean, error = ask.mean_weight
+    if mean is None or (error is not None and abs(mean - 1.0) > WEIGHT_DEVIATIONS * error + 1e-6):
+        found = "too large for a number" if mean is None else f"{mean:.3g} ± {error:.2g}"
+        doubts.append(
+            f"The episodes' weights average {found}, where 1 is expected: the behavior's probabilities are wrong, or "
+            "it never does what the target policy often does."
+        )
+    return doubts
+
+
+def _warnings(name: str, ask: Question) -> list[str]:
+    log, estimator = ask.log, ESTIMATORS[name]
+    warnings = []
+    if log.broken_off.any() and not estimator.values:
+        warnings.append(
+            f"{int(log.broken_off.sum())} of {log.episodes} episodes were truncated before the horizon; what they "
+            "would have earned later is missing."
+        )
+    if log.episodes == 1:
+        blend = ", and no blend: this is WDR" if name == "magic" else ""
+        warnings.append(f"One episode gives no interval{blend}.")
+    if name == "dm":
+        warnings.append("The interval is over the episodes' first states; it knows nothing of errors in the values.")
+    return warnings
+
+
+def _blended(answer: Estimate, weighted: WeightedSum, drawn: Array, ask: Question) -> Estimate:
+    """MAGIC, from WDR's estimate: its value, and what WDR says of how sure that is.
+
+    The blend takes whatever model error hides within WDR's interval for none, so its own spread would be too small.
+    """
+    partial = partial_corrections(weighted)
+    blend = magic_blend(partial, drawn)
+    value, interval, clipping = float(partial.mean(axis=0) @ blend), answer.interval, answer.clipping
+    if interval is not None:
+        interval = replace(interval, low=min(interval.low, value), high=max(interval.high, value))
+    if clipping is not None and clipping.bias is not None:
+        uncut = partial_corrections(ask.uncut.weighted).mean(axis=0) @ blend
+        clipping = replace(clipping, bias=value - float(uncut))
+    contributions = answer.contributions + (value - float(np.mean(answer.contributions)))
+    return replace(answer, value=value, contributions=contributions, interval=interval, clipping=clipping)
+
+
+def _clipping(name: str, item: WeightedSum, ask: Question) -> Clipping | None:
+    """What was cut, and the estimate less the one without."""
+    threshold = ask.threshold(name)
+    if threshold is None or item.weights is None:
+        return None
+    share = item.weights.clipped_share
+    if name == "switch-dr" and threshold != ask.clip:
+        share = float(np.mean(item.weights.log_weight > math.log(threshold)))
+    uncut = ESTIMATORS[name].build(ask.uncut).value
+    return Clipping(threshold, share, None if item.value is None or uncut is None else item.value - uncut)
+
+
+def _bounded(answer: Estimate, kind: str, confidence: float, log: EpisodeLog, bounds: Bounds) -> Estimate:
+    """With an interval that holds for every number of episodes, cut to the range of the return."""
+    ends = bounds.of_contribution(log, with_values=ESTIMATORS[answer.name].values)
+    bounds.check(log, answer.contributions, ends)
+    low, high = np.clip(BOUNDED[kind](answer.contributions, *ends, confidence), *bounds.of_return(log))
+    return replace(answer, interval=Interval(float(low), float(high), confidence, kind))
+
+
+def _by_t(answer: Estimate, confidence: float) -> Estimate:
+    return replace(answer, interval=Interval(*intervals.student_t(answer.contributions, confidence), confidence, "t"))
+
+
+def _bootstrapped(answer: Estimate, kind: str, confidence: float, drawn: Array, bootstrap: _Bootstrap) -> Estimate:
+    usable = np.isfinite(drawn)
+    if lost := int(np.sum(~usable)):
+        text = f"{lost} of {len(drawn)} resamples held no episode of any weight at some step"
+        answer = replace(
+            answer,
+            warnings=(
+                *answer.warnings,
+                f"{text}, and don't count.",
+            ),
+            reliable=False,
+        )
+        if lost > len(drawn) / 2:
+            return replace(answer, warnings=(*answer.warnings[:-1], f"{text}: there is no interval."))
+    values = drawn[usable]
+    if kind == "bootstrap-percentile":
+        ends = intervals.percentile(values, confidence)
+    elif kind == "bootstrap-bca":
+        ends = intervals.bca(answer.contributions, values, confidence)
+    else:
+        errors = bootstrap.errors(answer.contributions)[usable]
+        ends = intervals.studentized(answer.contributions, values, errors, confidence)
+    return replace(answer, interval=Interval(*ends, confidence, kind))
+
+
+def _check_options(confidence: float, resamples: int, thresholds: dict[str, float | None]) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise RequestError(f"the confidence is {confidence}", hint="give one between 0 and 1, as 0.95")
+    if resamples < LEAST_RESAMPLES:
+        raise RequestError(f"{resamples} resamples are too few for quantiles", hint=f"give at least {LEAST_RESAMPLES}")
+    for name, value in thresholds.items():
+        if value is not None and not 0.0 < value < math.inf:
+            raise RequestError(f"{name} is {value}", hint="give the largest weight to keep: a number above 0")
+
+
+def _check_names(log: EpisodeLog, names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in ESTIMATORS]:
+        raise RequestError(f"there is no estimator {unknown[0]!r}", hint=f"one of {', '.join(ESTIMATORS)}")
+    for name in names:
+        if ESTIMATORS[name].one_step:
+            require_one_step(log, name)
+
+
+def _check_interval(kind: str | None, names: Sequence[str], clip: float | None, bounds: Bounds | None) -> None:
+    if kind is not None and kind not in INTERVALS:
+        raise RequestError(f"there is no interval {kind!r}", hint=f"one of {', '.join(INTERVALS)}")
+    if kind not in BOUNDED:
+        return
+    if biased := [name for name in names if clip is not None or not ESTIMATORS[name].unbiased]:
+        why = "cut weights are" if clip is not None else f"{', '.join(biased)} {'is' if len(biased) == 1 else 'are'}"
+        fit = [name for name, estimator in ESTIMATORS.items() if estimator.unbiased]
+        raise RequestError(
+            f"the interval {kind!r} bounds the mean of unbiased estimators, and {why} biased",
+            hint=f"ask for {', '.join(fit)} without clipping, or for a bootstrap",
+        )
+    if bounds is None:
+        raise RequestError(
+            f"the interval {kind!r} needs to know what an episode can contribute at most",
+            hint="give the bounds of a reward and of an episode's weight (--reward-bounds LOW,HIGH --weight-bound W); "
+            "the log alone can't tell them",
+        )

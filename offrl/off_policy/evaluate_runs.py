@@ -1,0 +1,217 @@
+"""Off-policy evaluation of runs, of ONNX files, and of policies that are a column of a log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offrl.collection.collect import PolicyBehavior
+from offrl.converters.catalog import open_dataset
+from offrl.data.trajectories import Trajectories
+from offrl.envs.episodes import Act, rollouts, share_evenly
+from offrl.envs.evaluator import EVALUATION_STREAM, MAX_PARALLEL
+from offrl.envs.make import make_environments
+from offrl.envs.policy import Policy
+from offrl.envs.spaces import check_spaces, spaces_of
+from offrl.errors import RequestError, SpaceMismatchError
+from offrl.off_policy.agent_policies import AgentPolicies
+from offrl.off_policy.dataset import Logged
+from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.results import Evaluation
+from offrl.off_policy.target_policies import (
+    DRAWS,
+    LOG_PROB_SUFFIX,
+    ColumnPolicy,
+    OnnxPolicy,
+    TargetPolicy,
+    smoothed_choices,
+)
+from offrl.off_policy.transitions import Choices
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
+
+TRUTH_STREAM = 104_729
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How the policies act that are valued.
+
+    Attributes:
+        checkpoint: "last" or "best"; None for the one that each run's training reported.
+        seed_index: only the policy of a run's so-manieth seed, from 0; None for all.
+        stochastic: sample actions where the greedy ones are meant otherwise.
+        epsilon: share of uniformly random actions, among discrete ones.
+        kernel_bandwidth: standard deviation of noise on continuous greedy actions, mapped to [-1, 1]; 0 for none.
+    """
+
+    checkpoint: str | None = None
+    seed_index: int | None = None
+    stochastic: bool = False
+    epsilon: float = 0.0
+    kernel_bandwidth: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where the truth is from: the policies act in an environment.
+
+    Attributes:
+        environment: a Gymnasium id.
+        episodes: of each policy.
+    """
+
+    environment: str
+    episodes: int = 100
+
+
+def evaluate_policies(
+    paths: Sequence[Path],
+    dataset: str,
+    plan: Plan,
+    acting: Acting | None = None,
+    *,
+    column: str | None = None,
+    trial: Trial | None = None,
+) -> Evaluation:
+    """Value policies from a dataset that others made.
+
+    Args:
+        paths: run directories, or ONNX files.
+        dataset: the log.
+        plan: what is asked for.
+        acting: how the policies act.
+        column: a column of the log that tells what a policy would have done; see
+            `offrl.off_policy.target_policies.ColumnPolicy`.
+        trial: where to find out the truth too; None leaves it unknown.
+
+    Raises:
+        RequestError: nothing to value is named, or the truth of what can't act.
+        SpaceMismatchError: a policy is for other spaces than the log's.
+    """
+    acting, store = acting or Acting(), open_dataset(dataset)
+    if not paths and column is None:
+        raise RequestError("no policy is named", hint="name a run, an ONNX file, or a column with --target-column")
+    name = Path(dataset).name if Path(dataset).exists() else dataset
+    logged = dataclasses.replace(Logged.read(store, (column,) if column else ()), name=name)
+    targets: list[Target] = []
+    for path in paths:
+        if path.suffix == ".onnx":
+            if not path.is_file():
+                raise RequestError("there is no such file", where=str(path), hint="name an ONNX file, or a run")
+            policy = OnnxPolicy(path, LOG_PROB_SUFFIX if acting.stochastic else None, acting.epsilon)
+            targets.append(_alone(policy, logged, acting, plan, trial))
+        else:
+            targets += _of_run(Run.open(path), store, logged, plan, acting, trial)
+    if column is not None:
+        targets.append(_alone(ColumnPolicy(column), logged, acting, plan, trial))
+    return evaluate(logged, _told_apart(targets), plan)
+
+
+def _alone(policy: TargetPolicy, logged: Logged, acting: Acting, plan: Plan, trial: Trial | None) -> Target:
+    if trial is not None:
+        raise RequestError(
+            f"only runs can be tried out, and {policy.name} isn't one", hint="leave out --truth, or name a run"
+        )
+    choices = policy.choices(logged, draws=DRAWS, seed=plan.seed)
+    return _target(policy.name, choices, logged, acting, plan, None)
+
+
+def _target(
+    name: str, choices: Choices, logged: Logged, acting: Acting, plan: Plan, returns: NDArray[np.float64] | None
+) -> Target:
+    if not acting.kernel_bandwidth:
+        return Target(name, choices, true_returns=returns)
+    smoothed = smoothed_choices(logged, choices, acting.kernel_bandwidth, draws=DRAWS, seed=plan.seed, name=name)
+    return Target(name, smoothed, unsmoothed=choices, true_returns=returns)
+
+
+def _of_run(
+    run: Run, store: Trajectories, logged: Logged, plan: Plan, acting: Acting, trial: Trial | None
+) -> list[Target]:
+    """The policies of its seeds."""
+    policy, _ = load_policy(run, acting.checkpoint or run.reported_checkpoint)
+    seeds = run.recipe.seeds
+    if acting.seed_index is not None and acting.seed_index >= len(seeds):
+        raise RequestError(
+            f"there is no seed {acting.seed_index}: the run has {len(seeds)}, counted from 0",
+            where=str(run.path),
+            hint="choose a lower --seed-index",
+        )
+    names = [run.path.name if len(seeds) == 1 else f"{run.path.name} seed {seed}" for seed in seeds]
+    policies = AgentPolicies(policy, names, acting.stochastic, acting.epsilon)
+    if acting.kernel_bandwidth and acting.stochastic:
+        raise RequestError("a policy that samples needs no kernel", hint="leave out --stochastic or --kernel-bandwidth")
+    choices = policies.choices(store, draws=DRAWS, seed=plan.seed)
+    returns = None if trial is None else true_returns(policies, seeds, trial, plan)
+    chosen = range(len(seeds)) if acting.seed_index is None else [acting.seed_index]
+    return [
+        _target(names[i], choices[i], logged, acting, plan, None if returns is None else returns[i]) for i in chosen
+    ]
+
+
+def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, plan: Plan) -> NDArray[np.float64]:
+    """Discounted returns of episodes in which each seed's policy acts itself, [S, episodes].
+
+    Raises:
+        RequestError: the environment can't be made.
+        SpaceMismatchError: its spaces are not those of the policies.
+    """
+    policy = policies.policy
+    copies, quota = share_evenly(trial.episodes, MAX_PARALLEL)
+    environments = make_environments(trial.environment, policy.seeds * copies, frame_stack=policy.frame_stack)
+    try:
+        check_spaces(policy.agent.spec, spaces_of(environments), trial.environment)
+        resets = np.random.SeedSequence([EVALUATION_STREAM, TRUTH_STREAM, plan.seed]).generate_state(copies).tolist()
+        returns = np.zeros((environments.count, quota))
+        finished, time = np.zeros((2, environments.count), np.int64)
+        act = _acting(policies, seeds, plan.seed)
+        for step in rollouts(act, environments, quota, resets * policy.seeds):
+            counted = step.running if plan.horizon is None else step.running & (time < plan.horizon)
+            (running,) = np.nonzero(counted)
+            returns[running, finished[running]] += plan.discount ** time[running] * step.reward[running]
+            ended = step.terminated | step.truncated
+            time = np.where(ended, 0, time + 1)
+            finished += ended
+    finally:
+        environments.close()
+    return returns.reshape(policy.seeds, trial.episodes)
+
+
+def _acting(policies: AgentPolicies, seeds: tuple[int, ...], seed: int) -> Act:
+    """As the policies that are valued act."""
+    behavior = PolicyBehavior(policies.policy, seeds, seed, policies.stochastic)
+    if not policies.epsilon:
+        return behavior.act
+    generator, space = np.random.default_rng([TRUTH_STREAM, seed]), _discrete(policies.policy)
+
+    def act(observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        action = behavior.act(observation, action_mask)
+        if action_mask is None:
+            random = generator.integers(space.start, space.start + space.n, len(action))
+        else:
+            random = space.start + np.where(action_mask, generator.random(action_mask.shape), -1.0).argmax(axis=-1)
+        return np.where(generator.random(len(action)) < policies.epsilon, random, action)
+
+    return act
+
+
+def _discrete(policy: Policy) -> Any:
+    space = policy.agent.spec.action_space
+    if not hasattr(space, "n"):
+        raise SpaceMismatchError("only discrete actions are mixed with random ones", hint="leave out --epsilon")
+    return space
+
+
+def _told_apart(targets: Sequence[Target]) -> list[Target]:
+    """Where two have the same name, all get a number in front."""
+    names = [target.name for target in targets]
+    if len(set(names)) == len(names):
+        return list(targets)
+    return [dataclasses.replace(target, name=f"{position}: {target.name}") for position, target in enumerate(targets)]

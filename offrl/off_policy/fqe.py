@@ -1,0 +1,212 @@
+"""Fitted Q evaluation (Le et al., 2019), https://arxiv.org/abs/1903.08738: a policy's values by regression on a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.nn import MLP, Adam, seed_generators
+from offrl.off_policy.transitions import Choices, Steps
+
+ROWS_AT_ONCE = 16_384
+"""Rows whose values are computed together, once the networks are fitted."""
+BATCHES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FQEConfig:
+    """How values are fitted.
+
+    Attributes:
+        hidden: widths of the networks' hidden layers.
+        members: networks for each policy, from different weights; their mean is the value.
+        steps: gradient steps.
+        batch_size: transitions in each.
+        learning_rate: Adam's step size at the start; it falls linearly to 0.
+        target_rate: share of the way that the target network goes towards the fitted one in each step.
+    """
+
+    hidden: Sequence[int] = (128, 128)
+    members: int = 2
+    steps: int = 5_000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    target_rate: float = 0.05
+
+
+@dataclass(frozen=True)
+class FittedValues:
+    """Values of P policies at every step of a log, in units of the reward.
+
+    Attributes:
+        q: float64 [P, R]; of the logged actions, the policy acting afterwards.
+        v: float64 [P, R]; of the policy's own.
+        v_final: float64 [P, N]; at the last observation of each episode: 0 behind a termination or the horizon.
+        spread: float64 [P]; standard deviation over the members of the mean value of the episodes' starts.
+        error: float64 [P]; root mean square of r + γ V(s') − Q(s, a), in units of the reward.
+    """
+
+    q: NDArray[np.float64]
+    v: NDArray[np.float64]
+    v_final: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+def fit_q(steps: Steps, policies: Sequence[Choices], config: FQEConfig | None = None, seed: int = 0) -> FittedValues:
+    """Fit Q ← r + γ E_π Q'(s', ·), for all policies at once.
+
+    A termination or the horizon ends the sum; a truncation doesn't: the value of what would have followed is taken
+    from the network. Targets are clipped to the least and greatest sum that the logged rewards allow. With a horizon
+    the networks see how much of it is over.
+
+    Args:
+        steps: the log.
+        policies: what each does at the log's rows.
+        config: how; None for the defaults.
+        seed: of weights and batches.
+    """
+    fit = _Fit(steps, policies, config or FQEConfig(), seed)
+    for batch in fit.batches():
+        fit.descend(*batch)
+    return fit.values()
+
+
+class _Fit:
+    """Networks of P policies, E members each, and the log as tensors."""
+
+    def __init__(self, steps: Steps, policies: Sequence[Choices], config: FQEConfig, seed: int) -> None:
+        self.steps, self.config, self.seed, self.count = steps, config, seed, len(policies)
+        self.features = torch.from_numpy(_with_time(steps))
+        self.row = torch.from_numpy(steps.row)
+        self.discrete = steps.actions is not None
+        action = torch.from_numpy(np.ascontiguousarray(steps.action))
+        self.action = action.long() if self.discrete else action.float()
+        (low, high), to_go = steps.value_bounds(), _returns_to_go(steps)
+        # Networks learn values that differ by about 1 best.
+        self.scale = max(float(to_go.std()), float(np.abs(steps.reward).mean()), 1e-6)
+        self.low, self.high = low / self.scale, high / self.scale
+        self.reward = torch.from_numpy(steps.reward / self.scale).float()
+        self.discount = torch.from_numpy(steps.discount * steps.continues).float()
+        self.choices = _stacked(policies, self.discrete)
+        width = self.features.shape[1]
+        self.network = MLP(
+            width if self.discrete else width + self.action.shape[1],
+            steps.actions or 1,
+            config.hidden,
+            # Policies start from the same weights and see the same batches: they differ by what they do alone.
+            [generator for _ in policies for generator in seed_generators([seed])],
+            ensemble=config.members,
+        )
+        # What was earned on average is a better start than 0: the target network takes long to get anywhere.
+        start = float(np.clip(to_go.mean() / self.scale, self.low, self.high))
+        with torch.no_grad():
+            self.network.own_parameters[-1].add_(start)
+        self.target = self.network.clone()
+        self.optimizer = Adam(self.network, config.learning_rate, decay_steps=config.steps)
+
+    def batches(self) -> Iterator[tuple[Tensor, int]]:
+        """Indices of steps [B], and which of the drawn actions to take next."""
+        generator = torch.Generator().manual_seed(self.seed)
+        size = min(self.config.batch_size, len(self.reward))
+        for start in range(0, self.config.steps, BATCHES_AT_ONCE):
+            count = min(BATCHES_AT_ONCE, self.config.steps - start)
+            drawn = torch.randint(len(self.reward), (count, size), generator=generator)
+            yield from ((index, start + i) for i, index in enumerate(drawn))
+
+    def descend(self, index: Tensor, step: int) -> None:
+        """One gradient step on the mean of (Q(s, a) − y)²."""
+        row = self.row[index]
+        with torch.no_grad():
+            target = torch.addcmul(self.reward[index], self.discount[index], self._value(self.target, row + 1, step))
+            target.clamp_(self.low, self.high)
+        inputs, chosen = self._taken(row, index)
+        recorded = self.network.record(inputs)
+        q = recorded.output if chosen is None else recorded.output.gather(-1, chosen)
+        slope = (q - target.unsqueeze(-1)) * (2.0 / len(index))
+        by_output = slope if chosen is None else torch.zeros_like(recorded.output).scatter_(-1, chosen, slope)
+        self.optimizer.descend(recorded.gradient(by_output))
+        self.target.move_towards(self.network, self.config.target_rate)
+
+    def _taken(self, row: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What networks are given of logged steps, [P, B, …], and where discrete actions' values are, [P, E, B, 1]."""
+        features, action = self.features[row], self.action[index]
+        if not self.discrete:
+            return torch.cat([features, action], dim=-1).expand(self.count, -1, -1), None
+        chosen = action.view(1, 1, -1, 1).expand(self.count, self.config.members, -1, -1)
+        return features.expand(self.count, -1, -1), chosen
+
+    def _q(self, network: MLP, row: Tensor, index: Tensor) -> Tensor:
+        """Q of the logged actions, [P, E, B]."""
+        inputs, chosen = self._taken(row, index)
+        q: Tensor = network(inputs)
+        return (q if chosen is None else q.gather(-1, chosen)).squeeze(-1)
+
+    def _value(self, network: MLP, row: Tensor, draw: int) -> Tensor:
+        """V of the policies, [P, E, B]: the expectation over discrete actions, or one of those drawn."""
+        features = self.features[row].expand(self.count, -1, -1)
+        if not self.discrete:
+            action = self.choices[:, draw % self.choices.shape[1], row]
+            value: Tensor = network(torch.cat([features, action], dim=-1))
+            return value.squeeze(-1)
+        q: Tensor = network(features)
+        return (q * self.choices[:, row].unsqueeze(1)).sum(dim=-1)
+
+    @torch.no_grad()
+    def values(self) -> FittedValues:
+        """Of the target network: it moves less than the other."""
+        steps, index = self.steps, torch.arange(len(self.reward))
+        rows = torch.arange(len(self.features))
+        draws = 1 if self.discrete else self.choices.shape[1]
+        v = torch.cat(
+            [
+                torch.stack([self._value(self.target, part, draw) for draw in range(draws)]).mean(dim=0)
+                for part in rows.split(ROWS_AT_ONCE)
+            ],
+            dim=-1,
+        )
+        q = torch.cat([self._q(self.target, self.row[part], part) for part in index.split(ROWS_AT_ONCE)], dim=-1)
+        v, q = (values.clamp(self.low, self.high).double() * self.scale for values in (v, q))
+        ending = np.cumsum(steps.lengths) - 1
+        final = v.mean(dim=1).numpy()[:, steps.final_row] * steps.continues[ending]
+        error = self.reward * self.scale + self.discount * v.mean(dim=1)[:, self.row + 1] - q.mean(dim=1)
+        starts = v[:, :, torch.from_numpy(steps.first_row)].mean(dim=-1)
+        return FittedValues(
+            q=q.mean(dim=1).numpy(),
+            v=v.mean(dim=1)[:, self.row].numpy(),
+            v_final=final,
+            spread=starts.std(dim=1, correction=0).numpy(),
+            error=error.square().mean(dim=1).sqrt().numpy(),
+        )
+
+
+def _with_time(steps: Steps) -> NDArray[np.float32]:
+    """The features, with the share of the horizon that is over behind them if there is one."""
+    if steps.horizon is None:
+        return steps.features
+    over = np.minimum(steps.time / steps.horizon, 1.0).astype(np.float32)
+    return np.concatenate([steps.features, over[:, None]], axis=1)
+
+
+def _stacked(policies: Sequence[Choices], discrete: bool) -> Tensor:
+    """Probabilities [P, rows, A], or drawn actions [P, K, rows, A]."""
+    parts = [policy.probabilities if discrete else policy.actions for policy in policies]
+    return torch.from_numpy(np.stack([part for part in parts if part is not None])).float()
+
+
+def _returns_to_go(steps: Steps) -> NDArray[np.float64]:
+    """Discounted sums of the rewards from each step to the end of its episode, [R]."""
+    to_go = np.array(steps.reward, np.float64)
+    if not len(to_go):
+        return to_go
+    # Episodes side by side, from their last steps to their first.
+    ends = np.cumsum(steps.lengths)
+    for back in range(1, int(steps.lengths.max())):
+        here = (ends - 1 - back)[steps.lengths > back]
+        to_go[here] += steps.discount * to_go[here + 1]
+    return to_go

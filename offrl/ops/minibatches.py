@@ -1,0 +1,120 @@
+"""A rollout's transitions as rows without order, to be shuffled and cut into minibatches."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from offrl.ops.numpy_or_torch import Array, at_hand
+from offrl.types import Batch, Observation
+
+
+class Rows(NamedTuple):
+    """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
+
+    Those to be shuffled are tensors, minibatches may be arrays.
+
+    Attributes:
+        observation: normalized.
+        encoded: actions, as the actor's densities take them.
+        log_prob, value: before the update.
+        target: what the values are regressed on.
+        mask: the actions that were allowed.
+        old: the action distributions before the update.
+        draws: standard normal ones for a gradient step.
+    """
+
+    observation: Array
+    encoded: Array
+    log_prob: Array
+    advantage: Array
+    value: Array
+    target: Array
+    mask: Array | None
+    old: tuple[Array, ...]
+    draws: dict[str, Array]
+
+    def shuffled(self, order: Tensor) -> Rows:
+        """Each seed's rows in its order, int64 [S, N]."""
+        seeds, rows = order.shape
+        index = (order + rows * torch.arange(seeds, device=order.device).unsqueeze(1)).flatten()
+        return self._map(lambda part: part.flatten(0, 1).index_select(0, index).view(part.shape))
+
+    def split(self, parts: int) -> Iterator[Rows]:
+        """Consecutive rows, in parts as even as can be."""
+        for start, end in itertools.pairwise(even_bounds(self.log_prob.shape[1], parts)):
+            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
+
+    def at_hand(self) -> Rows:
+        """The same as arrays, where they are on this machine."""
+        return self._map(at_hand)
+
+    def _map(self, function: Callable[[Any], Any]) -> Rows:
+        return Rows(
+            observation=function(self.observation),
+            encoded=function(self.encoded),
+            log_prob=function(self.log_prob),
+            advantage=function(self.advantage),
+            value=function(self.value),
+            target=function(self.target),
+            mask=None if self.mask is None else function(self.mask),
+            old=tuple(map(function, self.old)),
+            draws={name: function(part) for name, part in self.draws.items()},
+        )
+
+
+def even_bounds(rows: int, parts: int) -> list[int]:
+    """Where parts as even as can be begin and end, parts + 1 of them."""
+    return [part * rows // parts for part in range(parts + 1)]
+
+
+def by_part(function: Callable[[Tensor], Tensor], values: Tensor, parts: int) -> Tensor:
+    """A function of rows, [..., N] to [..., N], of each part of [S, N] by itself; in one call where they are even."""
+    rows = values.shape[1]
+    if rows % parts == 0:
+        return function(values.unflatten(1, (parts, -1))).flatten(1)
+    bounds = itertools.pairwise(even_bounds(rows, parts))
+    return torch.cat([function(values[:, start:end]) for start, end in bounds], dim=1)
+
+
+def merge_axes(observation: Observation) -> Observation:
+    """[S, E, T, …] to [S, E · T, …]."""
+    if isinstance(observation, Tensor):
+        return observation.flatten(1, 2)
+    return {key: part.flatten(1, 2) for key, part in observation.items()}
+
+
+def take_rows(batch: Batch, index: Tensor) -> Batch:
+    """Each seed's transitions at its indices, int64 [S, K]."""
+    seeds, rows = batch.reward.shape
+    flat = (index + rows * torch.arange(seeds, device=index.device).unsqueeze(1)).flatten()
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: taken(part) for key, part in value.items()}
+        return None if value is None else value.flatten(0, 1).index_select(0, flat).unflatten(0, index.shape)
+
+    return replace(batch, **{field.name: taken(getattr(batch, field.name)) for field in fields(batch)})
+
+
+def without_time(batch: Batch) -> Batch:
+    """A rollout [S, E, T, …] as transitions [S, E · T, …] without order; other batches as they are."""
+    if batch.reward.dim() == 2:
+        return batch
+    return replace(
+        batch,
+        observation=merge_axes(batch.observation),
+        action=batch.action.flatten(1, 2),
+        reward=batch.reward.flatten(1),
+        discount=batch.discount.flatten(1),
+        next_observation=merge_axes(batch.next_observation),
+        terminated=batch.terminated.flatten(1),
+        truncated=None,
+        action_mask=None,
+    )

@@ -1,0 +1,1 @@
+"""From stores and rings to batches."""

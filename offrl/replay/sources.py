@@ -1,0 +1,264 @@
+"""Where a sampler's transitions come from: one interface, over rows packed in memory, rows left on disk, or a ring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offrl.data import schema
+from offrl.data.trajectories import Trajectories
+from offrl.errors import RequestError
+from offrl.replay.huge_pages import RowPool, empty_rows
+from offrl.replay.row_layout import OPTIONAL, RowLayout, Transforms
+
+Integers = NDArray[np.int64]
+_PACK_ROWS = 65_536
+
+
+@runtime_checkable
+class TransitionSource(Protocol):
+    """Transitions of S seeds, each with its own numbering from 0; transitions lie in rows, each behind the one before.
+
+    Attributes:
+        layout: what the floats of a row mean.
+    """
+
+    layout: RowLayout
+
+    def counts(self) -> NDArray[np.int64]:
+        """int64 [S]: how many transitions each seed may draw."""
+
+    def locate(self, index: Tensor) -> Tensor:
+        """Transitions, int64 [K, S, B] and below `counts` for each seed, to their rows: integers [K, S, B]."""
+
+    def follow(self, rows: Tensor) -> Tensor:
+        """Rows [N] of transitions to those of the next ones in their episodes; the same row where there is none."""
+
+    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """Floats `start` to `stop` of the pairs at rows [N]: float32 [N, stop - start]."""
+
+    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
+        """The images at rows [N] (also those of final observations): column name to uint8 [N, ...]."""
+
+    def num_places(self) -> int:
+        """How many places a seed has; unlike its index, a transition's place is its own while it can be drawn."""
+
+    def locate_places(self, place: Tensor) -> Tensor:
+        """Transitions, by place, int64 [K, S, B], to their rows."""
+
+    def written(self) -> Integers:
+        """Counters that tell `renewed` what has changed since they were read."""
+
+    def renewed(self, since: Integers) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+        """What changed since `written` was read (zeros: since the start): seeds, places, and whether each holds one."""
+
+
+@runtime_checkable
+class EpisodeSource(TransitionSource, Protocol):
+    """A source that knows its episodes, so that windows can be cut from it."""
+
+    def episode_counts(self) -> NDArray[np.int64]:
+        """int64 [S]: how many episodes each seed may draw."""
+
+    def locate_episodes(self, index: Tensor) -> Tensor:
+        """Episodes, int64 [K, S, B], to the rows of their first transitions."""
+
+    def last_rows(self, rows: Tensor) -> Tensor:
+        """Rows [...] of transitions to the rows of their episodes' last transitions."""
+
+
+class StoreSource:
+    """A store or a selection from it, packed into one matrix in memory where that fits, else gathered from disk.
+
+    Args:
+        store: where the rows are.
+        layout: the columns to hand out.
+        transforms: applied once when packing, or after each gather.
+        seeds: S.
+        seed_episodes: for each seed the episodes (positions in `store`) that it may draw; None: all.
+        memory_budget: bytes that the packed rows may take.
+        device: where batches are wanted.
+    """
+
+    def __init__(
+        self,
+        store: Trajectories,
+        layout: RowLayout,
+        transforms: Transforms,
+        seeds: int,
+        seed_episodes: Sequence[NDArray[Any]] | None,
+        memory_budget: int,
+        device: torch.device,
+    ) -> None:
+        self.layout, self.device = layout, device
+        self._rows = _rows_of(store, layout, transforms, memory_budget, device)
+        table = store.episodes
+        everything = np.arange(len(table))
+        subsets = [everything] if seed_episodes is None else [np.asarray(chosen) for chosen in seed_episodes]
+        self._transitions = _PerSeed(
+            [_transition_rows(table.first_row, table.length, s) for s in subsets], seeds, device
+        )
+        self._episodes = _PerSeed([table.first_row[chosen] for chosen in subsets], seeds, device)
+        self._first_rows = torch.from_numpy(table.first_row.copy()).to(device)
+        self._last_rows = torch.from_numpy(table.first_row + table.length - 1).to(device)
+
+    def counts(self) -> NDArray[np.int64]:
+        return self._transitions.counts
+
+    def locate(self, index: Tensor) -> Tensor:
+        return self._transitions.locate(index)
+
+    def follow(self, rows: Tensor) -> Tensor:
+        flags = slice(self.layout.slices[schema.TERMINATED].start, self.layout.slices[schema.TRUNCATED].stop)
+        ended = self.take(rows, flags.start, flags.stop).any(dim=-1)
+        return rows + (~ended).to(rows.dtype)
+
+    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        return self._rows.take(rows, start, stop)
+
+    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
+        return self._rows.take_images(rows)
+
+    def num_places(self) -> int:
+        return int(self.counts().max())
+
+    def locate_places(self, place: Tensor) -> Tensor:
+        return self.locate(place)
+
+    def written(self) -> Integers:
+        return self.counts()
+
+    def renewed(self, since: Integers) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+        added = [np.arange(old, new) for old, new in zip(since, self.counts(), strict=True)]
+        seed = np.repeat(np.arange(len(added)), [len(places) for places in added])
+        return seed, np.concatenate(added), np.ones(len(seed), np.bool_)
+
+    def episode_counts(self) -> NDArray[np.int64]:
+        return self._episodes.counts
+
+    def locate_episodes(self, index: Tensor) -> Tensor:
+        return self._episodes.locate(index)
+
+    def last_rows(self, rows: Tensor) -> Tensor:
+        episode = torch.searchsorted(self._first_rows, rows.long(), right=True) - 1
+        return self._last_rows[episode]
+
+
+class _PerSeed:
+    """Tables of rows, one for each seed or one that all share."""
+
+    def __init__(self, tables: list[NDArray[Any]], seeds: int, device: torch.device) -> None:
+        sizes = np.array([len(table) for table in tables], np.int64)
+        self.counts = np.broadcast_to(sizes, (seeds,)).copy()
+        self._shared = len(tables) == 1
+        self._table = torch.from_numpy(tables[0] if self._shared else np.concatenate(tables)).to(device)
+        self._offsets = torch.from_numpy(np.cumsum(sizes) - sizes).to(device)
+
+    def locate(self, index: Tensor) -> Tensor:
+        if not self._shared:
+            index = index + self._offsets[:, None]
+        return self._table.index_select(0, index.reshape(-1)).view(index.shape)
+
+
+def _transition_rows(first_row: NDArray[np.int64], length: NDArray[np.int64], chosen: NDArray[Any]) -> NDArray[Any]:
+    """The rows of all transitions of the chosen episodes: int32 where that is wide enough."""
+    sizes = length[chosen]
+    top = int((first_row + length).max(initial=0))
+    dtype = np.int32 if top < 2**31 else np.int64
+    starts = np.cumsum(sizes) - sizes
+    rows: NDArray[Any] = np.repeat((first_row[chosen] - starts).astype(dtype), sizes)
+    rows += np.arange(len(rows), dtype=dtype)
+    return rows
+
+
+class _Rows(Protocol):
+    def take(self, rows: Tensor, start: int, stop: int) -> Tensor: ...
+
+    def take_images(self, rows: Tensor) -> dict[str, Tensor]: ...
+
+
+def _rows_of(
+    store: Trajectories, layout: RowLayout, transforms: Transforms, budget: int, device: torch.device
+) -> _Rows:
+    if store.num_rows * layout.row_bytes <= budget:
+        return PackedRows(store, layout, transforms, device)
+    return MappedRows(store, layout, transforms, device)
+
+
+class PackedRows:
+    """All rows in one float32 matrix, viewed as overlapping pairs: one gather gives s, a, r and s'.
+
+    Columns of the layout that the store hasn't are zero.
+    """
+
+    def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
+        matrix = empty_rows(store.num_rows, layout.width)
+        images = {name: torch.empty(store.num_rows, *shape, dtype=torch.uint8) for name, shape in layout.images}
+        for start in range(0, store.num_rows, _PACK_ROWS):
+            stop = min(start + _PACK_ROWS, store.num_rows)
+            for name, place in layout.slices.items():
+                values = matrix.numpy()[start:stop, place]
+                values[:] = transforms.apply(name, store.read(name, start, stop)) if name in store.column_names else 0.0
+            for name, image in images.items():
+                image.numpy()[start:stop] = store.read(name, start, stop)
+        shape, stride = (max(0, store.num_rows - 1), layout.pair_width), (layout.width, 1)
+        self.pairs = matrix.to(device).as_strided(shape, stride)
+        self.images = {name: image.to(device) for name, image in images.items()}
+        self._pool = RowPool()
+
+    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        pairs = self.pairs[:, start:stop]
+        if pairs.is_cpu:
+            return torch.index_select(pairs, 0, rows, out=self._pool.empty(len(rows), stop - start))
+        return pairs.index_select(0, rows)
+
+    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
+        return {name: image.index_select(0, rows) for name, image in self.images.items()}
+
+
+class MappedRows:
+    """Rows left in the store's memory map: only the columns and pages that are asked for are touched.
+
+    Columns of the layout that the store hasn't are zero.
+    """
+
+    def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
+        self.store, self.layout, self.transforms, self.device = store, layout, transforms, device
+
+    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        # In the order that they have on disk, rows next to each other share pages.
+        positions, order = np.unique(rows.cpu().numpy().astype(np.int64), return_inverse=True)
+        ordered = np.zeros((len(positions), stop - start), np.float32)
+        for step, shift in ((0, 0), (1, self.layout.width)):
+            places = {
+                name: slice(place.start + shift - start, place.stop + shift - start)
+                for name, place in self.layout.slices.items()
+                if start <= place.start + shift and place.stop + shift <= stop and name in self.store.column_names
+            }
+            for name, values in self.store.gather_columns(list(places), positions + step).items():
+                ordered[:, places[name]] = self.transforms.apply(name, values)
+        return torch.from_numpy(ordered.take(order, axis=0)).to(self.device)
+
+    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
+        names = [name for name, _ in self.layout.images]
+        gathered = self.store.gather_columns(names, rows.cpu().numpy().astype(np.int64)) if names else {}
+        return {name: torch.from_numpy(image).to(self.device) for name, image in gathered.items()}
+
+
+def common_columns(stores: Sequence[Trajectories]) -> list[schema.ColumnSpec]:
+    """The optional columns that all stores have alike."""
+    found = [{column for column in store.metadata.columns if column.name in OPTIONAL} for store in stores]
+    shapes = [{(column.name, column.shape) for column in columns} for columns in found]
+    shared = set.intersection(*shapes) if shapes else set()
+    return [column for column in (found[0] if found else ()) if (column.name, column.shape) in shared]
+
+
+def check_drawable(counts: NDArray[np.int64], what: str) -> None:
+    """Raises RequestError where a seed has nothing to draw from."""
+    if not counts.all():
+        raise RequestError(f"there are no {what} to draw for the seed at position {np.argmin(counts)}")

@@ -1,0 +1,1 @@
+"""Pictures and pages: learning curves, off-policy evaluation, learned rewards."""

@@ -1,0 +1,1 @@
+"""The run directory: checkpoints, loggers, loading, evaluating."""

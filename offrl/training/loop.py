@@ -1,0 +1,324 @@
+"""The one training loop: updates from a feed, with metrics, evaluations and checkpoints on the way."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offrl import __version__
+from offrl.envs.policy import Policy
+from offrl.errors import DivergenceError
+from offrl.feeds.feed import Feed
+from offrl.feeds.problem import learns_online
+from offrl.nn.malloc import keep_freed_memory
+from offrl.runs.checkpoint import read_facts, read_part, restore_tensors, state_tensors
+from offrl.runs.loggers import MetricWriter
+from offrl.runs.recorder import EpisodeRecorder
+from offrl.runs.run import Run
+from offrl.training.cuda_graph import Update, fast_update
+from offrl.training.threads import threads_for
+from offrl.types import Metrics
+
+MAX_ROUNDS = 64
+"""Rounds prepared at once: enough to make their cost per batch small, few enough to answer Ctrl-C at once."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed; a checkpoint of `step` has been written."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class Listener(Protocol):
+    """Told of a run's progress; the command line shows it."""
+
+    def began(self, path: Path) -> None:
+        """Once the run has its directory."""
+
+    def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
+        """After each line of metrics."""
+
+    def evaluated(self, step: int, scores: dict[str, Any]) -> None:
+        """After each evaluation."""
+
+    def warned(self, text: str) -> None:
+        """When something may not be what one wants."""
+
+
+@dataclass
+class BestState:
+    """Each seed's best parameters so far, by a score that is better when higher."""
+
+    scores: Tensor
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, scores: Tensor, current: dict[str, Tensor]) -> Tensor:
+        """Take over the seeds that improved; returns which did, bool [S]."""
+        improved = scores > self.scores
+        self.scores = torch.where(improved, scores, self.scores)
+        if not self.tensors:
+            self.tensors = {name: tensor.clone() for name, tensor in current.items()}
+        for name, tensor in current.items():
+            kept = self.tensors[name]
+            if tensor.dim():
+                kept[improved] = tensor[improved]
+            else:
+                # Adam's step counter, which all seeds share.
+                kept.copy_(tensor)
+        return improved
+
+
+@dataclass
+class Loop:
+    """One run in progress: what it trains, what it reads, what it writes.
+
+    Attributes:
+        run: where metrics and checkpoints go.
+        policy: the agent, its state and what lies between it and an environment.
+        feed: where batches come from.
+        facts: what a checkpoint says besides tensors (spaces, dataset, version, …).
+        fixed_parts: tensors that a checkpoint holds but training doesn't change (the normalizer).
+        evaluate: greedy returns per seed at a step, or None to leave evaluation out.
+        validate: validation loss per seed, or None.
+        writers: where metrics go.
+        listener: told of progress.
+        recorder: keeps the online steps; None where they aren't to be kept.
+        finished: whether there is nothing left to learn; None where the steps, or early stopping, end it.
+    """
+
+    run: Run
+    policy: Policy
+    feed: Feed
+    facts: dict[str, Any]
+    fixed_parts: dict[str, dict[str, Tensor]]
+    evaluate: Callable[[int], dict[str, Any]] | None
+    validate: Callable[[], Tensor] | None
+    writers: list[MetricWriter]
+    listener: Listener
+    recorder: EpisodeRecorder | None = None
+    finished: Callable[[], bool] | None = None
+    step: int = 0
+    stale_validations: Tensor = field(init=False)
+    best: BestState = field(init=False)
+    update: Update = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.update = fast_update(self.policy.agent, self.policy.state, self.policy.device)
+        self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
+        self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint, and forget what was logged after it."""
+        directory = self.run.checkpoint("last")
+        facts = read_facts(directory)
+        restore_tensors(state_tensors(self.policy.state), read_part(directory, "state"), str(directory))
+        self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
+        if self.recorder is not None:
+            self.recorder.restore(read_part(directory, "recording"))
+        progress = read_part(directory, "progress")
+        self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
+        if self.run.has_checkpoint("best"):
+            best = read_part(self.run.checkpoint("best"), "state")
+            self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
+        self.step = facts["step"]
+        self.run.forget_after(self.step)
+
+    def start(self) -> None:
+        """Evaluate the policies as they are, and write the first checkpoint: what fine-tuning starts from."""
+        if self.evaluate:
+            self._evaluate()
+        self.save()
+
+    def train(self) -> None:
+        """Train from the current step to the recipe's last one, or until it has reached what it was for.
+
+        Raises:
+            Interrupted: Ctrl-C; the checkpoint has been written.
+            DivergenceError: a loss is no longer finite; the last good checkpoint is kept.
+        """
+        recipe = self.run.recipe
+        keep_freed_memory()
+        clock = _RateClock(self.step)
+        # What is no longer finite is told at the next checkpoint, once and by name.
+        with threads_for(recipe, self.policy), _interruptions() as interrupted, np.errstate(all="ignore"):
+            self.feed.at_checkpoint(self.step)
+            while self.step < recipe.steps and not self._all_stopped():
+                before, metrics = self.step, self._advance()
+                if self._due(before, recipe.log_every):
+                    self._log(metrics, clock.rate(self.step))
+                if self.validate and self._due(before, recipe.early_stopping.every):
+                    self._validate()
+                if self.evaluate and self._crossed(before, recipe.evaluation.every):
+                    self._evaluate()
+                if self._crossed(before, recipe.checkpoint_every):
+                    self.save()
+                    self.feed.at_checkpoint(self.step)
+                if interrupted.is_set():
+                    self.save()
+                    raise Interrupted(self.step)
+        self.save()
+
+    def save(self) -> None:
+        """Write the `last` checkpoint: all that training goes on from.
+
+        Raises:
+            DivergenceError: a tensor of the agent's state is no longer finite; the checkpoint before is kept.
+        """
+        self._require_finite_state()
+        progress = {"best_scores": self.best.scores, "stale_validations": self.stale_validations}
+        parts = {"state": state_tensors(self.policy.state), "progress": progress}
+        parts |= self.fixed_parts | self.feed.parts()
+        if self.recorder is not None:
+            # First, so that what the checkpoint counts on is on the disk.
+            self.recorder.commit()
+            parts["recording"] = self.recorder.named_tensors()
+        self.run.save_checkpoint("last", self.step, parts, self._facts())
+
+    def _advance(self) -> Metrics:
+        """Rounds up to the next event, or `MAX_ROUNDS`; the last update's metrics."""
+        metrics: Metrics = {}
+        size = self.feed.steps_per_round
+        rounds = min(MAX_ROUNDS, -(-(self._next_event() - self.step) // size))
+        for batches, noise, critic_only in self.feed.rounds(rounds):
+            if critic_only:
+                metrics = self.policy.agent.update_critic(self.policy.state, batches, noise)  # type: ignore[attr-defined]
+            else:
+                metrics = self.update(batches, noise)
+            self.feed.learned(batches, metrics)
+        self.step += rounds * size
+        return metrics
+
+    def _next_event(self) -> int:
+        recipe = self.run.recipe
+        periods = (recipe.log_every, recipe.early_stopping.every, recipe.evaluation.every, recipe.checkpoint_every)
+        upcoming = ((self.step // period + 1) * period for period in periods if period)
+        return min(recipe.steps, *upcoming)
+
+    def _due(self, before: int, period: int) -> bool:
+        """Whether a period ended, or the run does."""
+        return self._crossed(before, period) or self.step >= self.run.recipe.steps
+
+    def _crossed(self, before: int, period: int) -> bool:
+        return bool(period) and self.step // period > before // period
+
+    def _log(self, metrics: Metrics, rate: float) -> None:
+        values: dict[str, Any] = {name: mean_per_seed(value).tolist() for name, value in metrics.items()}
+        for name, per_seed in values.items():
+            for seed, value in zip(self.run.recipe.seeds, per_seed, strict=True):
+                if not math.isfinite(value):
+                    self._require_finite_state()
+                    raise self._divergence(f"'{name}' became {value} for seed {seed}")
+        values |= self.feed.report()
+        line = {"step": self.step, "steps_per_second": round(rate, 2), **values}
+        for writer in self.writers:
+            writer.write(line)
+        self.listener.progress(self.step, self.run.recipe.steps, values)
+
+    def _require_finite_state(self) -> None:
+        for name, tensor in state_tensors(self.policy.state).items():
+            if not tensor.isfinite().all():
+                raise self._divergence(f"the tensor '{name}' of the agent's state is no longer finite")
+
+    def _divergence(self, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"{what} by step {self.step}",
+            where=str(self.run.path),
+            hint=f"lower the learning rate or normalize the observations; {self._left()}",
+        )
+
+    def _left(self) -> str:
+        """What a run that ends here leaves."""
+        kept = [kind for kind in ("last", "best") if self.run.has_checkpoint(kind)]
+        return f"what is left is the checkpoint before ({', '.join(kept)})" if kept else "there is no checkpoint yet"
+
+    def _validate(self) -> None:
+        assert self.validate is not None
+        self._require_finite_state()
+        loss = self.validate()
+        # A seed whose patience has run out is done, even where another seed keeps the run going.
+        score = torch.where(self._stopped(), torch.tensor(-math.inf), -loss)
+        improved = self._keep_best(score)
+        self.stale_validations = torch.where(improved, 0, self.stale_validations + 1)
+        for writer in self.writers:
+            writer.write({"step": self.step, "validation_loss": loss.tolist()})
+
+    def _evaluate(self) -> None:
+        assert self.evaluate is not None
+        self._require_finite_state()
+        scores = self.evaluate(self.step)
+        self.run.log("evaluations.jsonl", {"step": self.step, **scores})
+        if self.validate is None:
+            self._keep_best(torch.tensor(scores["mean_return_per_seed"]))
+        self.listener.evaluated(self.step, scores)
+
+    def _keep_best(self, scores: Tensor) -> Tensor:
+        """Update the `best` checkpoint where a seed improved; returns which did."""
+        improved = self.best.keep(scores, state_tensors(self.policy.state))
+        if improved.any():
+            self.run.save_checkpoint("best", self.step, {"state": self.best.tensors, **self.fixed_parts}, self._facts())
+        return improved
+
+    def _stopped(self) -> Tensor:
+        patience = self.run.recipe.early_stopping.patience
+        return self.stale_validations >= patience if patience else torch.zeros_like(self.stale_validations).bool()
+
+    def _all_stopped(self) -> bool:
+        if self.finished is not None:
+            return self.finished()
+        goal = self.run.recipe.online.stop_at
+        if goal is not None and learns_online(self.run.recipe):
+            return bool((self.best.scores >= goal).all())
+        return bool(self._stopped().all())
+
+    def _facts(self) -> dict[str, Any]:
+        return {**self.facts, "step": self.step, "version": __version__}
+
+
+def mean_per_seed(values: Tensor) -> Tensor:
+    """[S, …] to [S]."""
+    return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
+
+
+class _RateClock:
+    """Steps per second since the last reading."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.time = step, time.perf_counter()
+
+    def rate(self, step: int) -> float:
+        now = time.perf_counter()
+        rate = (step - self.step) / max(now - self.time, 1e-9)
+        self.step, self.time = step, now
+        return rate
+
+
+@contextmanager
+def _interruptions() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that the loop can finish its round first; a second Ctrl-C stops at once."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,84 @@
+"""Estimated behavior: right where the log is large, checked on what it hasn't seen."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from offrl.errors import RequestError
+from offrl.off_policy.behavior_policy import BehaviorConfig, estimate_behavior
+from offrl.off_policy.dataset import Logged
+from offrl.types import Spec
+from tests.off_policy.tabular import BEHAVIOR, TabularMDP
+
+QUICK = BehaviorConfig(folds=2, hidden=(32,), steps=600, batch_size=256, check_every=100, learning_rate=3e-3)
+
+
+def gaussian_log(episodes: int = 200, scale: float = 2.0) -> Logged:
+    """a ~ N(s / 2, 0.1²) in [-1, 1], in the environment's units stretched by `scale`."""
+    generator = np.random.default_rng(0)
+    length, observation = 10, generator.uniform(-1, 1, (episodes * 11, 1)).astype(np.float32)
+    row = np.arange(episodes * length) + np.repeat(np.arange(episodes), length)
+    unit = observation[row] / 2 + 0.1 * generator.standard_normal((len(row), 1))
+    return Logged(
+        spec=Spec(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-scale, scale, (1,))),
+        observation=observation,
+        action=(scale * unit).astype(np.float32),
+        reward=np.zeros(len(row)),
+        terminated=np.zeros(len(row), bool),
+        truncated=np.zeros(len(row), bool),
+        lengths=np.full(episodes, length),
+    )
+
+
+def test_a_table_is_found_again() -> None:
+    logged = TabularMDP.random().log(BEHAVIOR, 1_000)
+    found = estimate_behavior(logged, QUICK)
+    assert logged.behavior_log_prob is not None
+    np.testing.assert_allclose(np.exp(found.log_prob), np.exp(logged.behavior_log_prob), atol=0.05)
+    assert found.calibration_error < 0.03
+    assert found.held_out_log_likelihood == pytest.approx(logged.behavior_log_prob.mean(), abs=0.01)
+    assert found.baseline_log_likelihood < found.held_out_log_likelihood
+    assert (found.folds, found.warnings) == (2, ())
+
+
+def test_a_gaussian_is_found_again_in_the_environments_units() -> None:
+    found = estimate_behavior(gaussian_log(), QUICK)
+    entropy = np.log(0.1 * 2.0 * np.sqrt(2 * np.pi * np.e))
+    assert found.held_out_log_likelihood == pytest.approx(-entropy, abs=0.1)
+    assert found.calibration_error < 0.05
+
+
+def test_no_episode_is_judged_by_a_network_that_has_seen_it() -> None:
+    """Each episode repeats an action of its own, which its observation names: to foretell it, one must have seen it."""
+    generator = np.random.default_rng(1)
+    episodes, length = 40, 30
+    action = np.repeat(generator.integers(0, 2, episodes), length)
+    logged = Logged(
+        spec=Spec(gym.spaces.Discrete(episodes), gym.spaces.Discrete(2)),
+        observation=np.repeat(np.arange(episodes), length + 1),
+        action=action,
+        reward=np.zeros(len(action)),
+        terminated=np.zeros(len(action), bool),
+        truncated=np.zeros(len(action), bool),
+        lengths=np.full(episodes, length),
+    )
+    found = estimate_behavior(logged, dataclasses.replace(QUICK, steps=100, check_every=100))
+    assert found.held_out_log_likelihood < np.log(0.6)
+
+
+def test_a_bad_estimate_is_warned_of() -> None:
+    """A single gradient step is too few to learn anything."""
+    logged = TabularMDP.random().log(np.array([[0.99, 0.01]] * 4), 30)
+    found = estimate_behavior(logged, dataclasses.replace(QUICK, steps=1, check_every=1))
+    assert found.calibration_error > 0.05
+    assert any("calibration error" in text for text in found.warnings)
+    assert any("worse than their average" in text for text in found.warnings)
+
+
+def test_a_single_episode_is_refused() -> None:
+    with pytest.raises(RequestError, match="single episode"):
+        estimate_behavior(TabularMDP.random().log(BEHAVIOR, 1), QUICK)

@@ -1,0 +1,217 @@
+"""Checkpoints: what is written is read back, and no failure on the way harms what was there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from offrl.errors import DiskFullError, RunError
+from offrl.nn import MLP, Adam, seed_generators
+from offrl.runs import checkpoint
+from offrl.runs.checkpoint import (
+    read_facts,
+    read_part,
+    restore_tensors,
+    state_tensors,
+    write_atomically,
+    write_checkpoint,
+)
+
+
+@dataclass
+class State:
+    network: MLP
+    optimizer: Adam
+    temperature: Tensor
+    step: int = 0
+
+
+def make_state(seed: int = 0) -> State:
+    network = MLP(3, 2, (4,), seed_generators([seed, seed + 1]), ensemble=2, layer_norm=True)
+    optimizer = Adam(network, 0.01)
+    optimizer.minimize(network(torch.ones(2, 5, 3)).square().sum())
+    return State(network, optimizer, torch.full((2,), float(seed)))
+
+
+PARTS = {"state": {"w": torch.arange(6.0).reshape(2, 3)}, "noise": {"0": torch.tensor([1, 2], dtype=torch.uint8)}}
+FACTS: dict[str, Any] = {"step": 7, "environment": None, "spaces": {"n": [1, 2.5]}}
+
+
+def test_every_tensor_of_a_state_has_a_dotted_name() -> None:
+    state = make_state()
+    tensors = state_tensors(state)
+    assert {"temperature", "network.layers.0.weight", "network.norms.0.gain", "optimizer.steps"} <= tensors.keys()
+    assert "optimizer.first_moment.layers.1.bias" in tensors
+    parameters = sum(p.numel() for p in state.network.parameters())
+    assert sum(t.numel() for t in tensors.values()) == 3 * parameters + 2 + 1
+    # They are the state itself, not copies.
+    tensors["temperature"].fill_(5.0)
+    tensors["network.layers.0.bias"].fill_(3.0)
+    assert state.temperature.tolist() == [5.0, 5.0]
+    assert (state.network.layers[0].bias == 3.0).all()
+
+
+def test_a_state_comes_back_bit_for_bit_and_trains_on_the_same(tmp_path: Path) -> None:
+    state, other = make_state(0), make_state(5)
+    write_checkpoint(tmp_path / "step-1", {"state": state_tensors(state)}, FACTS)
+    restore_tensors(state_tensors(other), read_part(tmp_path / "step-1", "state"), "here")
+    assert torch.equal(other.network.flat, state.network.flat)
+    x = torch.randn(2, 5, 3)
+    for one in (state, other):
+        one.optimizer.minimize(one.network(x).square().sum())
+    assert torch.equal(other.network.flat, state.network.flat)
+    for name, tensor in state_tensors(state).items():
+        assert torch.equal(tensor, state_tensors(other)[name]), name
+
+
+def test_parts_and_facts_come_back(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "step-7", PARTS, FACTS)
+    assert read_facts(tmp_path / "checkpoints" / "step-7") == FACTS
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-7"]
+    for part, tensors in PARTS.items():
+        read = read_part(tmp_path / "checkpoints" / "step-7", part)
+        assert read.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert read[name].dtype == tensor.dtype
+            assert torch.equal(read[name], tensor)
+
+
+def test_tensors_that_are_not_contiguous_come_back(tmp_path: Path) -> None:
+    matrix = torch.arange(6.0).reshape(2, 3)
+    write_checkpoint(tmp_path / "c", {"p": {"t": matrix.T, "row": matrix[:, 1]}}, {})
+    assert torch.equal(read_part(tmp_path / "c", "p")["t"], matrix.T)
+    assert read_part(tmp_path / "c", "p")["row"].tolist() == [1.0, 4.0]
+
+
+def test_names_that_differ_are_told(tmp_path: Path) -> None:
+    saved = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    with pytest.raises(RunError, match=r"(?s)another agent.*b, c") as caught:
+        restore_tensors({"a": torch.ones(2), "c": torch.ones(2)}, saved, "runs/x/step-1")
+    assert "runs/x/step-1" in str(caught.value)
+
+
+def test_shapes_that_differ_are_told() -> None:
+    with pytest.raises(RunError, match=r"'a' has shape \(2, 3\) in the checkpoint, \(1, 3\) here"):
+        restore_tensors({"a": torch.zeros(1, 3)}, {"a": torch.zeros(2, 3)}, "runs/x/step-1")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text"])
+def test_a_damaged_part_is_an_error_that_names_the_place(damage: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "step-7", PARTS, FACTS)
+    for name in ("state.safetensors", "facts.json"):
+        path = tmp_path / "step-7" / name
+        content = path.read_bytes()
+        match damage:
+            case "missing":
+                path.unlink()
+            case "empty":
+                path.write_bytes(b"")
+            case "cut":
+                path.write_bytes(content[:-10])
+            case "text":
+                path.write_bytes(b"\xff not a checkpoint")
+    with pytest.raises(RunError, match="step-7"):
+        read_part(tmp_path / "step-7", "state")
+    with pytest.raises(RunError, match="step-7"):
+        read_facts(tmp_path / "step-7")
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here."""
+
+
+@pytest.mark.parametrize("function", ["mkdir", "save_file", "_sync", "rmtree", "replace"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_kill_at_any_point_leaves_the_checkpoint_before(
+    function: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "step-1", PARTS, FACTS)
+    owner = {"mkdir": Path, "save_file": checkpoint, "_sync": checkpoint, "rmtree": checkpoint.shutil, "replace": os}
+    calls = 0
+    original = getattr(owner[function], function)
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return original(*arguments, **options)
+
+    changed = {"state": {"w": torch.full((2, 3), 9.0)}, "noise": {"0": torch.zeros(2)}}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner[function], function, dying)
+        try:
+            write_checkpoint(tmp_path / "step-2", changed, {"step": 8})
+        except Killed:
+            assert not (tmp_path / "step-2").exists()
+    assert calls > 0
+    assert read_facts(tmp_path / "step-1") == FACTS
+    assert torch.equal(read_part(tmp_path / "step-1", "state")["w"], PARTS["state"]["w"])
+    # The next one takes the place of what the kill left.
+    write_checkpoint(tmp_path / "step-2", changed, {"step": 8})
+    assert read_facts(tmp_path / "step-2") == {"step": 8}
+    assert read_part(tmp_path / "step-2", "state")["w"].eq(9.0).all()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step")) == ["step-1", "step-2"]
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let no file grow beyond this many bytes: the nearest thing to a full disk that needs no other disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "step-1", PARTS, FACTS)
+    with files_up_to(4096), pytest.raises(DiskFullError) as caught:
+        write_checkpoint(tmp_path / "step-2", {"state": {"w": torch.zeros(100_000)}}, FACTS)
+    assert "step-2" in str(caught.value)
+    assert "--resume" in caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step")) == ["step-1"]
+    assert torch.equal(read_part(tmp_path / "step-1", "state")["w"], PARTS["state"]["w"])
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, DiskFullError), (errno.EDQUOT, DiskFullError), (errno.EACCES, RunError)]
+)
+def test_a_failed_write_says_why(
+    number: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "save_file", failing)
+    with pytest.raises(kind, match=os.strerror(number)):
+        write_checkpoint(tmp_path / "step-2", PARTS, FACTS)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("step")]
+
+
+def test_small_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index.json"
+    write_atomically(path, json.dumps({"last": "step-1"}))
+
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
+            write_atomically(path, "x" * 1000)
+    assert json.loads(path.read_text()) == {"last": "step-1"}
+    write_atomically(path, "ü")
+    assert path.read_text(encoding="utf-8") == "ü"

@@ -1,0 +1,120 @@
+"""Metric writers: what a line becomes in each format."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from offrl.config.recipe import recipe_from_dict
+from offrl.errors import RequestError
+from offrl.runs.checkpoint import write_atomically
+from offrl.runs.loggers import CsvWriter, JsonLinesWriter, TensorBoardWriter, make_writers, require_tensorboard
+from offrl.runs.run import Run
+
+LINE = {"step": 40, "steps_per_second": 12.5, "loss": [0.5, 0.25], "episode_return": [None, 3.0]}
+
+
+def make_run(path: Path, *writers: str) -> Run:
+    return Run.create(path / "run", recipe_from_dict({"algo": "bc", "seeds": [4, 9], "writers": list(writers)}))
+
+
+def test_json_lines_hold_the_line_as_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    JsonLinesWriter(run).write(LINE)
+    assert run.lines("metrics.jsonl") == [LINE]
+
+
+def test_a_full_disk_is_named_by_the_file_that_met_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    (run.path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.jsonl") as caught:
+        JsonLinesWriter(run).write(LINE)
+    assert caught.value.errno == errno.ENOSPC
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"metrics\.csv"):
+        CsvWriter(tmp_path / "metrics.csv", (4, 9))
+    (run.path / "note.txt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"note\.txt"):
+        write_atomically(run.path / "note.txt", "words")
+
+
+def test_csv_has_a_row_for_each_seed_and_metric(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    CsvWriter(path, (4, 9)).write(LINE)
+    # A resumed run goes on in the same file.
+    CsvWriter(path, (4, 9)).write({"step": 50, "loss": [0.1, 0.2]})
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["step", "seed", "metric", "value"],
+        ["40", "4", "loss", "0.5"],
+        ["40", "9", "loss", "0.25"],
+        ["40", "9", "episode_return", "3.0"],
+        ["50", "4", "loss", "0.1"],
+        ["50", "9", "loss", "0.2"],
+    ]
+
+
+def test_a_resumed_run_forgets_rows_that_it_will_repeat(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "csv")
+    for step in (10, 20, 30):
+        make_writers(run)[1].write({"step": step, "loss": [1.0, 2.0]})
+    run.forget_after(20)
+    make_writers(run)[1].write({"step": 30, "loss": [3.0, 4.0]})
+    rows = (run.path / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["10", "10", "20", "20", "30", "30"]
+    assert rows[-1] == "30,9,loss,4.0"
+
+
+def test_an_empty_table_gets_its_header_and_a_run_goes_on_from_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "csv")
+    table = run.path / "metrics.csv"
+    table.touch()
+    run.forget_after(-1)
+    make_writers(run)
+    assert table.read_text(encoding="utf-8") == "step,seed,metric,value\n"
+
+
+def test_tensorboard_has_a_directory_for_each_seed(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorBoardWriter(tmp_path, (4, 9))
+    writer.write(LINE)
+    for seed, metrics in ((4, {"loss": 0.5}), (9, {"loss": 0.25, "episode_return": 3.0})):
+        writer.writers[seed].close()
+        events = accumulator.EventAccumulator(str(tmp_path / f"seed-{seed}"))
+        events.Reload()
+        assert set(events.Tags()["scalars"]) == set(metrics)
+        for name, value in metrics.items():
+            (event,) = events.Scalars(name)
+            assert (event.step, event.value) == (40, value)
+
+
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purged = []
+    fake = SimpleNamespace(SummaryWriter=lambda directory, purge_step: purged.append(purge_step))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    run = make_run(tmp_path, "tensorboard")
+    make_writers(run)
+    run.save_checkpoint("last", 20, {}, {"step": 20})
+    make_writers(run)
+    assert purged == [0, 0, 21, 21]
+
+
+def test_tensorboard_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offrl.runs.loggers.find_spec", lambda name: object())
+    require_tensorboard()
+    monkeypatch.setattr("offrl.runs.loggers.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"offrl\[tensorboard\]"):
+        require_tensorboard()
+
+
+def test_a_run_gets_the_writers_of_its_recipe(tmp_path: Path) -> None:
+    assert [type(writer) for writer in make_writers(make_run(tmp_path / "a"))] == [JsonLinesWriter]
+    assert [type(writer) for writer in make_writers(make_run(tmp_path / "b", "csv"))] == [JsonLinesWriter, CsvWriter]

@@ -1,0 +1,81 @@
+"""Captured updates: what goes in, and on a CUDA device, that replays equal eager updates."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from offrl.agents.bc import BC, BCConfig
+from offrl.agents.td3 import TD3, TD3Config
+from offrl.runs.checkpoint import state_tensors
+from offrl.training.cuda_graph import GraphedUpdate, cloned, fast_update, tensors_of
+from tests.agents.batches import CPU, continuous, random_batches, random_noise
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+UPDATES = 20
+
+
+def test_on_the_cpu_an_update_is_the_agents_own() -> None:
+    agent = TD3(TD3Config(hidden=(8,)), continuous())
+    batches, (noise,) = random_batches(agent.spec, 2, 1), random_noise(agent, 1, 1)
+    one, other = agent.init((0,), CPU), agent.init((0,), CPU)
+    ours, theirs = fast_update(agent, one, CPU)(batches, noise), agent.update(other, batches, noise)
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(one.critic.flat, other.critic.flat)
+
+
+def test_clones_share_no_memory_and_keep_their_order() -> None:
+    agent = TD3(TD3Config(hidden=(8,)), continuous())
+    batches, (noise,) = random_batches(agent.spec, 2, 1), random_noise(agent, 1, 1)
+    held, held_noise = cloned(batches, noise)
+    originals, copies = tensors_of(batches, noise), tensors_of(held, held_noise)
+    assert len(originals) == 2 * 6 + len(noise)
+    for original, copy in zip(originals, copies, strict=True):
+        assert torch.equal(original, copy)
+        assert original.data_ptr() != copy.data_ptr()
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    "agent",
+    [TD3(TD3Config(hidden=(64, 64)), continuous()), BC(BCConfig(hidden=(64, 64)), continuous())],
+    ids=["td3", "bc"],
+)
+def test_replays_equal_eager_updates(agent: TD3 | BC) -> None:
+    device, seeds = torch.device("cuda"), (0, 1)
+    size = agent.batches_per_update
+    batches = [batch.to(device) for batch in random_batches(agent.spec, UPDATES * size, len(seeds))]
+    noise = [{k: v.to(device) for k, v in draws.items()} for draws in random_noise(agent, UPDATES, len(seeds))]
+    eager, replayed = agent.init(seeds, device), agent.init(seeds, device)
+    update = GraphedUpdate(agent, replayed)
+    for i, draws in enumerate(noise):
+        cycle = batches[i * size : (i + 1) * size]
+        agent.update(eager, cycle, draws)  # type: ignore[arg-type]
+        update(cycle, draws)
+    assert update.graph is not None
+    for name, tensor in state_tensors(eager).items():
+        torch.testing.assert_close(state_tensors(replayed)[name], tensor, rtol=0.0, atol=1e-4, msg=name)
+
+
+@needs_cuda
+@pytest.mark.benchmark
+def test_sixteen_seeds_cost_less_than_twice_one() -> None:
+    one, sixteen = seconds_per_update(1), seconds_per_update(16)
+    assert sixteen < 2 * one
+
+
+def seconds_per_update(seeds: int) -> float:
+    device, agent = torch.device("cuda"), TD3(TD3Config(bc_alpha=2.5), continuous(11, 3))
+    update = GraphedUpdate(agent, agent.init(range(seeds), device))
+    batches = [batch.to(device) for batch in random_batches(agent.spec, 2, seeds, 256)]
+    noise = {name: draws.to(device) for name, draws in random_noise(agent, 1, seeds, 256)[0].items()}
+    for _ in range(20):
+        update(batches, noise)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(500):
+        update(batches, noise)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / 500
