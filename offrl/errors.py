@@ -38,6 +38,10 @@ class RecipeError(RequestError):
     """A recipe, or a ``--set key=value``, has an unknown key or a value of the wrong kind."""
 
 
+class PluginError(OffrlError):
+    """An algorithm, format, estimator or logger can't be loaded, or doesn't do what its kind must."""
+
+
 class DatasetNotFoundError(RequestError):
     """No dataset, store or source file goes by that name, and none could be fetched."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -128,28 +128,25 @@ def _move(value: Any, device: torch.device | str) -> Any:
 
 
 StateT = TypeVar("StateT")
+CarryT = TypeVar("CarryT")
 
 
-class Agent(Protocol[StateT]):
-    """One algorithm for one task (config and spec are its constructor's arguments).
+class Agent(Protocol[StateT, CarryT]):
+    """One algorithm for one task (options and spaces are its constructor's arguments).
 
     It never knows where a batch came from, and everything that training changes is in its state.
 
     Attributes:
         spec: the task's spaces.
+        discount: γ, per step; what `Batch.discount` is made of. 1 where nothing is bootstrapped.
         batches_per_update: batches that one `update` call consumes (TD3: `policy_delay`, one for each critic step).
-        exploration_shape: shape, for each observation, of the draws that make `act` explore.
-
-    Those that tell `td_error` have a true `tells_errors`, and can draw from prioritized replay. Those with a true
-    `acts_on_arrays` are given vectors and draws on the CPU as arrays while collecting and in evaluations, since NumPy
-    is faster with few of them; their actions may be arrays, too. Those with a true `honors_masks` act in discrete
-    action spaces, and `act` and `log_prob` then take a further argument where the environment forbids some actions:
-    `action_mask`, bool [S, N, A], of those that it allows, any of them.
+        acting_noise_shape: shape, for each observation, of the standard normal draws that make `act` explore.
     """
 
     spec: Spec
+    discount: float
     batches_per_update: int
-    exploration_shape: tuple[int, ...]
+    acting_noise_shape: tuple[int, ...]
 
     def init(self, seeds: Sequence[int], device: torch.device) -> StateT:
         """Networks, targets and optimizers for S seeds; parameters are [S, …]."""
@@ -158,23 +155,146 @@ class Agent(Protocol[StateT]):
         """Shapes, per seed, of the standard normal draws that one `update` consumes."""
 
     def update(self, state: StateT, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """Change `state` in place by one whole cycle of the algorithm; a deterministic function of its arguments."""
+        """Change `state` in place by one whole cycle of the algorithm; a deterministic function of its arguments.
 
-    def act(self, state: StateT, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """Actions for observations [S, N, …]: greedy without `noise`, else exploring with standard normal draws.
+        Losses are computed and differentiated by autograd. The training loop calls it once, and from then on repeats
+        what it did to tensors: nothing may hang on their values (no `if`, no `item()`), and no NumPy may come between.
+        """
 
-        The draws are [S, N, *exploration_shape].
+    def initial_carry(self, state: StateT, count: int) -> CarryT:
+        """What acting remembers where an episode begins: tensors [S, count, …] in tuples, dicts or dataclasses.
+
+        `()` where acting needs no memory.
+        """
+
+    def act(
+        self,
+        state: StateT,
+        observation: Observation,
+        carry: CarryT,
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, CarryT]:
+        """Actions for observations [S, N, …], and what to hand on to the next call.
+
+        Args:
+            state: what `init` made.
+            observation: [S, N, …].
+            carry: of each observation's episode, from `initial_carry` or the call before.
+            noise: standard normal draws [S, N, *acting_noise_shape] to explore with; greedy without.
+            action_mask: bool [S, N, A], the actions that the environment allows, any of them; only algorithms that
+                declare `masks` are told.
         """
 
 
-class RewardModel(Protocol):
-    """A reward that was learned from demonstrations: what `gail`'s and `airl`'s agents are beside being agents.
+class Density(Protocol):
+    """A policy whose sampled actions have a density, or a probability.
 
     Attributes:
-        spec: the spaces of what it rewards.
+        has_density: whether they do with these options: a deterministic or a clipped action has none.
     """
 
-    spec: Spec
+    @property
+    def has_density(self) -> bool:
+        """Whether sampled actions have the density `log_prob`."""
+
+    def log_prob(
+        self, state: Any, observation: Observation, action: Tensor, carry: Any, action_mask: Tensor | None = None
+    ) -> Tensor:
+        """log π(a | s), [S, N], in nats, without a gradient; densities are with respect to actions in [-1, 1].
+
+        `carry` is what `act` was, or would be, given.
+        """
+
+
+class CriticOnly(Protocol):
+    """Critics that can learn while the policy stands still."""
+
+    def update_critic(self, state: Any, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """`update` with the policy left as it is."""
+
+
+class Validates(Protocol):
+    """A loss that tells on held-out data how well the data is fitted."""
+
+    def validation_loss(self, state: Any, batch: Batch) -> Tensor:
+        """The loss of the weights that act, [S], without a gradient."""
+
+
+class Penalized(Protocol):
+    """Coefficients of penalties that may differ from seed to seed, and can therefore be cross-validated side by side.
+
+    Attributes:
+        penalties: their names, options of the algorithm.
+    """
+
+    penalties: ClassVar[tuple[str, ...]]
+
+    def set_penalty(self, state: Any, name: str, values: Tensor) -> None:
+        """Give each seed a coefficient of its own, [S]."""
+
+
+class GivesPolicy(Protocol):
+    """A policy network that other algorithms can start from.
+
+    Attributes:
+        kind: "deterministic", "gaussian", "squashed_gaussian" or "categorical".
+    """
+
+    kind: str
+
+    def policy_network(self, state: Any) -> Any:
+        """The `offrl.nn.MLP` that acts."""
+
+
+class StartsFromPolicy(Protocol):
+    """An actor that can start as another algorithm's policy.
+
+    Attributes:
+        adopted_options: options that the two must share.
+    """
+
+    adopted_options: ClassVar[tuple[str, ...]]
+
+    def adopt_policy(self, state: Any, policy: Any, kind: str) -> None:
+        """Make the greedy actions those of `policy`, an `offrl.nn.MLP`.
+
+        Args:
+            state: changed in place.
+            policy: what `GivesPolicy.policy_network` gave.
+            kind: its `GivesPolicy.kind`.
+
+        Raises:
+            RecipeError: the kind doesn't fit, or options of the two networks differ.
+            SpaceMismatchError: the networks read observations of different widths.
+        """
+
+
+class Scheduled(Protocol):
+    """Step sizes that fall to nothing at some step."""
+
+    def ended_schedule(self, state: Any) -> int:
+        """The steps taken, where a schedule has ended and nothing will be learned any more; else 0."""
+
+
+class EpisodesCut(Protocol):
+    """An agent that goes on from the end of one rollout to the beginning of the next."""
+
+    def episodes_cut(self, state: Any) -> None:
+        """The running episodes were cut behind the last rollout: nothing goes on from there."""
+
+
+class GivesReward(Protocol):
+    """A reward that was learned from demonstrations.
+
+    Attributes:
+        length_bias: which episode lengths the form of the reward favors by itself: "positive" rewards favor long ones,
+            "negative" short ones, "logit" either; "" where something keeps lengths out of it.
+    """
+
+    @property
+    def length_bias(self) -> str:
+        """Which episode lengths the form of the reward favors by itself."""
 
     def reward(self, state: Any, batch: Batch) -> Tensor:
         """Rewards of transitions, float32 [S, B], without a gradient.
@@ -183,3 +303,13 @@ class RewardModel(Protocol):
             state: of the agent, for S seeds.
             batch: [S, B, …], as agents see it; of it, the observations, the action and `terminated` are read.
         """
+
+
+class Demonstrated(Protocol):
+    """An agent whose updates take batches of demonstrations behind its own.
+
+    Attributes:
+        demonstration_batches: how many.
+    """
+
+    demonstration_batches: int

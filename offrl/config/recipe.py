@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
+from offrl import plugins
 from offrl.config.fields import Count, NonNegative, PositiveFraction, Probability, ProbabilityBelowOne
 from offrl.config.toml import write_toml
+from offrl.config.validation import validated
 from offrl.errors import RecipeError
 
 STRICT = ConfigDict(extra="forbid")
@@ -227,20 +229,11 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
     Raises:
         RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
     """
-    # Imported here since listing recipes should not take as long as importing PyTorch.
-    from offrl.agents import AGENTS
-
     algo = values.get("algo")
-    if not isinstance(algo, str) or algo not in AGENTS:
-        raise RecipeError(
-            f"there is no algorithm {algo!r}", where=where, hint=f"choose one of: {', '.join(sorted(AGENTS))}"
-        )
-    agent = _validate(AGENTS[algo].config, values.get("agent", {}), where, ("agent",))
-    if AGENTS[algo].wraps:
-        options, kind = agent.generator_options or {}, AGENTS[agent.generator].config
-        section = ("agent", "generator_options")
-        agent = dataclasses.replace(agent, generator_options=_validate(kind, options, where, section))
-    recipe: Recipe = _validate(Recipe, {**values, "agent": None}, where, ())
+    if not isinstance(algo, str) or algo not in plugins.algorithms:
+        raise RecipeError(f"there is no algorithm {algo!r}", where=where, hint=plugins.algorithms.suggestion(str(algo)))
+    agent = plugins.algorithms[algo].options(values.get("agent", {}), where)
+    recipe: Recipe = validated(Recipe, {**values, "agent": None}, where)
     return dataclasses.replace(recipe, agent=agent)
 
 
@@ -283,28 +276,6 @@ def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, A
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML that `load_recipe` reads back to the same recipe."""
     return write_toml(recipe.to_dict())
-
-
-def _validate(kind: type[Any], values: Any, where: str, prefix: tuple[str, ...]) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        problems = [_problem(kind, prefix, detail) for detail in error.errors()]
-        raise RecipeError(
-            "; ".join(problems), where=where, hint="offrl recipes show prints every key of a recipe with its value"
-        ) from error
-
-
-def _problem(kind: type[Any], prefix: tuple[str, ...], detail: Any) -> str:
-    key = ".".join(str(part) for part in (*prefix, *detail["loc"]))
-    if detail["type"] == "dataclass_type":
-        return f"'{key}': should be a table of options, got {detail['input']!r}"
-    if detail["type"] == "unexpected_keyword_argument":
-        for section in detail["loc"][:-1]:
-            kind = get_type_hints(kind)[section]
-        known = ", ".join(f.name for f in dataclasses.fields(kind))
-        return f"unknown key '{key}' (known here: {known})"
-    return f"'{key}': {detail['msg']}, got {detail['input']!r}"
 
 
 def _parse_value(text: str) -> Any:

@@ -1,0 +1,134 @@
+"""What the library may know of an algorithm without asking its agent's attributes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from offrl import plugins
+from offrl.config.validation import validated
+from offrl.errors import PluginError, RecipeError
+from offrl.types import Agent, Spec
+
+Actions = Literal["continuous", "discrete", "multi-discrete"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """The registry's record of an algorithm: its options, the feeds that it learns from, what it can do.
+
+    What is declared here is checked when the record is made, so that a misspelt method is an error.
+
+    Attributes:
+        config: its options, a frozen dataclass.
+        agent: built from options and spaces; one that wraps another, from options, spaces and that agent.
+        feeds: the ways that it can learn, files of `offrl.feeds`; the first one that suits a recipe is taken.
+        actions: the action spaces that it acts in; empty for those of the agent that it holds.
+        summary: what it learns from and among which options, for lists; one line.
+        provides: optional Protocols of `offrl.types` that its agents follow.
+        wraps: the agents that it can hold, one of them by its options `generator` and `generator_options`.
+        expert: whether a run that says what to do belongs to it.
+        masks: whether its agents act among the allowed actions only; `act` and `log_prob` are then told of masks.
+        td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
+
+    Raises:
+        PluginError: the agent lacks a method, or a method's arguments are not those of the Protocol.
+
+    Example:
+        >>> ALGORITHM = Algorithm(BCConfig, BC, feeds=("dataset",), actions=("continuous",), provides=(Density,))
+    """
+
+    config: type[Any]
+    agent: Callable[..., Agent[Any, Any]]
+    feeds: tuple[str, ...]
+    actions: tuple[Actions, ...] = ()
+    summary: str = ""
+    provides: tuple[type[Any], ...] = ()
+    wraps: tuple[str, ...] = ()
+    expert: bool = False
+    masks: bool = False
+    td_errors: bool = False
+
+    def __post_init__(self) -> None:
+        for protocol in (Agent, *self.provides):
+            _require_follows(self.agent, protocol)
+
+    def options(self, values: Any, where: str = "") -> Any:
+        """This algorithm's options from plain values, those of the agent that it holds among them.
+
+        Args:
+            values: a mapping, as TOML and Python know it.
+            where: what to name in errors.
+
+        Raises:
+            RecipeError: a key is unknown, or a value of the wrong kind; the message names it.
+        """
+        options = validated(self.config, values, where, ("agent",))
+        if not self.wraps:
+            return options
+        self._require_held(options.generator, where)
+        held = plugins.algorithms[options.generator]
+        section = ("agent", "generator_options")
+        inner = validated(held.config, options.generator_options or {}, where, section)
+        return dataclasses.replace(options, generator_options=inner)
+
+    def build(self, options: Any, spec: Spec) -> Agent[Any, Any]:
+        """The agent of these options for these spaces.
+
+        Raises:
+            SpaceMismatchError: it can't act in them.
+            RecipeError: options don't go together.
+        """
+        if not self.wraps:
+            return self.agent(options, spec)
+        return self.agent(options, spec, self.learner(options).build(options.generator_options, spec))
+
+    def learner(self, options: Any) -> Algorithm:
+        """What acts: this algorithm, or the one that it holds by these options."""
+        if not self.wraps:
+            return self
+        held: Algorithm = plugins.algorithms[options.generator]
+        return held.learner(options.generator_options)
+
+    def can(self, protocol: type[Any]) -> bool:
+        """Whether its agents follow an optional Protocol."""
+        return protocol in self.provides
+
+    def _require_held(self, name: str, where: str) -> None:
+        if name not in self.wraps:
+            raise RecipeError(
+                f"'agent.generator': {name!r} is none that it can hold",
+                where=where,
+                hint=f"choose one of: {', '.join(self.wraps)}",
+            )
+
+
+def _require_follows(agent: Callable[..., Any], protocol: type[Any]) -> None:
+    """Raise `PluginError` unless an agent's class has a Protocol's methods, taking the same arguments."""
+    for name, wanted in _methods(protocol).items():
+        found = inspect.getattr_static(agent, name, None)
+        if found is None:
+            raise _lacking(agent, protocol, f"has no `{name}`")
+        if not inspect.isfunction(wanted) or not callable(found):
+            continue
+        want, have = (list(inspect.signature(part).parameters) for part in (wanted, found))
+        if have[: len(want)] != want:
+            raise _lacking(agent, protocol, f"has `{name}({', '.join(have)})` in place of `{name}({', '.join(want)})`")
+
+
+def _methods(protocol: type[Any]) -> Mapping[str, Any]:
+    """A Protocol's methods and properties, and the attributes that a class must have: those marked `ClassVar`."""
+    attributes = {name: kind for name, kind in protocol.__annotations__.items() if "ClassVar" in str(kind)}
+    members = {name: part for name, part in vars(protocol).items() if not name.startswith("_")}
+    return attributes | {name: part for name, part in members.items() if callable(part) or isinstance(part, property)}
+
+
+def _lacking(agent: Callable[..., Any], protocol: type[Any], what: str) -> PluginError:
+    return PluginError(
+        f"{agent.__qualname__} {what}, which `{protocol.__name__}` asks for",
+        where=agent.__module__,
+        hint=f"see offrl.types.{protocol.__name__} for what it takes and gives",
+    )

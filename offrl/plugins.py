@@ -1,0 +1,106 @@
+"""Tables of what offrl can do by name: algorithms, formats, estimators and loggers, its own and other packages'.
+
+An entry is `"module:object"`, imported when it is asked for. An installed package adds entries through the entry-point
+groups `offrl.algorithms`, `offrl.formats`, `offrl.estimators` and `offrl.loggers`; offrl's own names can't be replaced.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from offrl.errors import PluginError, RequestError
+
+
+class Table(Mapping[str, Any]):
+    """Names to objects, resolved lazily: iterating and `in` import nothing.
+
+    Args:
+        noun: what an entry is, for messages.
+        group: the entry-point group that other packages extend it by.
+        own: offrl's entries, name to `"module:object"`.
+
+    Raises:
+        RequestError: (by indexing) there is no entry of that name; the message names the nearest ones.
+        PluginError: (by indexing) another package's entry can't be imported.
+
+    Example:
+        >>> "bc" in algorithms
+        True
+        >>> algorithms["bc"].feeds
+        ('dataset',)
+    """
+
+    def __init__(self, noun: str, group: str, own: Mapping[str, str]) -> None:
+        self.noun, self.group, self.own = noun, group, dict(own)
+        self._resolved: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._resolved:
+            self._resolved[name] = self._load(name)
+        return self._resolved[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self._foreign
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self.own, *self._foreign}))
+
+    def __len__(self) -> int:
+        return len({*self.own, *self._foreign})
+
+    def origin(self, name: str) -> str:
+        """The package that an entry comes from, for people: `offrl`, or the other one's name and version."""
+        if name in self.own:
+            return "offrl"
+        distribution = self._foreign[name].dist
+        return "another package" if distribution is None else f"{distribution.name} {distribution.version}"
+
+    @cached_property
+    def _foreign(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group) if entry.name not in self.own}
+
+    def _load(self, name: str) -> Any:
+        if name in self.own:
+            module, _, attribute = self.own[name].partition(":")
+            return vars(import_module(module))[attribute]
+        if name not in self._foreign:
+            raise RequestError(f"there is no {self.noun} {name!r}", hint=self.suggestion(name))
+        entry = self._foreign[name]
+        try:
+            return entry.load()
+        except Exception as error:  # whatever another package's import raises
+            raise PluginError(
+                f"the {self.noun} {name!r} can't be loaded: {type(error).__name__}: {error}",
+                where=f"{entry.value}, of {self.origin(name)}",
+                hint="update or uninstall that package",
+            ) from error
+
+    def suggestion(self, name: str) -> str:
+        """A hint at the entries there are, those with similar names first."""
+        near = difflib.get_close_matches(str(name), list(self), n=2)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        return f"{guess}choose one of: {', '.join(self)}"
+
+
+algorithms = Table(
+    "algorithm",
+    "offrl.algorithms",
+    {
+        "airl": "offrl.agents.airl:ALGORITHM",
+        "bc": "offrl.agents.bc:ALGORITHM",
+        "dagger": "offrl.agents.bc:DAGGER",
+        "dqn": "offrl.agents.dqn:ALGORITHM",
+        "gail": "offrl.agents.gail:ALGORITHM",
+        "irl": "offrl.agents.irl:ALGORITHM",
+        "ppo": "offrl.agents.ppo:ALGORITHM",
+        "sac": "offrl.agents.sac:ALGORITHM",
+        "sqil": "offrl.agents.sqil:ALGORITHM",
+        "td3": "offrl.agents.td3:ALGORITHM",
+    },
+)
+"""Algorithms: `offrl.agents.algorithm.Algorithm` records."""
