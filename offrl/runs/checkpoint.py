@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -11,55 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from offrl.data.shard import DISK_FULL
 from offrl.errors import DiskFullError, OffrlError, RunError
-from offrl.nn import Adam
-
-
-def state_tensors(state: Any) -> dict[str, Tensor]:
-    """What checkpoints hold of an agent's state, by dotted name: networks, optimizers, tensors, other states."""
-    tensors: dict[str, Tensor] = {}
-    for field in dataclasses.fields(state):
-        if not field.metadata.get("saved", True):
-            continue
-        part = getattr(state, field.name)
-        if isinstance(part, Tensor):
-            tensors[field.name] = part
-        elif isinstance(part, nn.Module):
-            tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.state_dict().items()}
-        elif isinstance(part, Adam):
-            tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.named_tensors().items()}
-        elif dataclasses.is_dataclass(part):
-            tensors |= {f"{field.name}.{name}": tensor for name, tensor in state_tensors(part).items()}
-    return tensors
-
-
-def restore_tensors(targets: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
-    """Copy saved tensors into live ones of the same names and shapes.
-
-    Raises:
-        RunError: the two sets differ.
-    """
-    if targets.keys() != saved.keys():
-        difference = ", ".join(sorted(targets.keys() ^ saved.keys())[:5])
-        raise RunError("the checkpoint is of another agent or version", where=f"{where}: {difference}", hint=_RETRAIN)
-    with torch.no_grad():
-        for name, target in targets.items():
-            if target.shape != saved[name].shape:
-                raise RunError(
-                    f"'{name}' has shape {tuple(saved[name].shape)} in the checkpoint, {tuple(target.shape)} here",
-                    where=where,
-                    hint=_RETRAIN,
-                )
-            target.copy_(saved[name])
-
-
-_RETRAIN = "use the recipe that the run was made with, or train anew"
 
 
 def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +20,9 @@ from offrl.data import schema
 from offrl.data.trajectories import Trajectories
 from offrl.envs.vector import make_single
 from offrl.errors import RecipeError, RequestError
-from offrl.feeds.feed import Cycle
+from offrl.feeds.dataset import DatasetFeed
+from offrl.feeds.feed import Cycle, Materials
+from offrl.feeds.problem import Problem
 from offrl.mdp import Demonstrations, TabularMDP, evaluate_policy, mdp_of, optimal_policy, visits_of
 from offrl.runs.checkpoint import write_atomically
 from offrl.runs.load import load_policy
@@ -120,7 +123,7 @@ def worth_of(agent: IRL, state: IRLState, mdp: TabularMDP) -> Worth | None:
     )
 
 
-class DemonstrationFeed:
+class TableFeed:
     """All demonstrations, every time; a step is one update.
 
     Args:
@@ -129,20 +132,49 @@ class DemonstrationFeed:
         demonstrations: what to explain.
     """
 
+    online: ClassVar[bool] = False
+    holds_out: ClassVar[bool] = False
+    mixes_data: ClassVar[bool] = False
     steps_per_round = 1
 
     def __init__(self, agent: IRL, state: IRLState, demonstrations: Demonstrations) -> None:
         self.agent, self.state, self.demonstrations = agent, state, demonstrations
         self.done = torch.zeros((), dtype=torch.int64)
 
+    @classmethod
+    def objection(cls, recipe: Recipe) -> RecipeError | None:
+        """Demonstrations are a dataset."""
+        return DatasetFeed.objection(recipe)
+
+    @classmethod
+    def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:
+        """The demonstrations, and the process that they are explained in, which is found on the CPU."""
+        problem = DatasetFeed.open(dataclasses.replace(recipe, device="cpu"), checkpoint)
+        assert problem.data is not None
+        demonstrations_of(process_of(problem.recipe), problem.data, problem.spec)
+        return problem
+
+    @classmethod
+    def unread(cls, recipe: Recipe) -> tuple[tuple[str, ...], str]:
+        """All that is about own steps."""
+        return DatasetFeed.unread(recipe)
+
+    @classmethod
+    def build(cls, materials: Materials) -> Self:
+        """All of the data, as visits of states."""
+        agent: Any = materials.policy.agent
+        assert materials.data is not None
+        demonstrations = demonstrations_of(process_of(materials.recipe), materials.data, agent.spec)
+        return cls(agent, materials.policy.state, demonstrations)
+
     def rounds(self, count: int) -> Iterator[Cycle]:
         """As many updates, or fewer where the gradient gets small enough before."""
         for _ in range(count):
-            if self.converged():
+            if self.finished():
                 return
             yield Cycle([self.demonstrations], {})  # type: ignore[list-item]
 
-    def converged(self) -> bool:
+    def finished(self) -> bool:
         """Whether every seed's gradient was small enough in the last update."""
         return bool(self.done)
 
@@ -158,13 +190,19 @@ class DemonstrationFeed:
         worth = worth_of(self.agent, self.state, self.demonstrations.mdp)
         return {} if worth is None else {"value_difference": worth.differences, "policy_value": worth.policy}
 
+    def conclude(self, run: Run) -> None:
+        """Write the learned reward."""
+        write_reward(run, self.demonstrations.mdp)
+
     def close(self) -> None:
         """There are no environments."""
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Whether it is over."""
         return {"demonstrations": {"done": self.done}}
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        """Go on, if it isn't over."""
         self.done.copy_(parts["demonstrations"]["done"])
 
 

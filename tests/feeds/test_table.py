@@ -15,7 +15,7 @@ from offrl.collection.collect import collect_optimal
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.errors import OffrlError, RecipeError, RequestError
-from offrl.feeds.tabular import TableReward, demonstrations_of, process_of, table_of
+from offrl.feeds.table import TableReward, demonstrations_of, process_of, table_of
 from offrl.mdp import evaluate_policy, optimal_policy
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
