@@ -160,7 +160,6 @@ class IRL:
         Args:
             state: changed in place.
             batches: all demonstrations at once, as one `Demonstrations`.
-            noise: none is needed.
         """
         (demonstrations,) = batches
         expert = demonstrations.visits.flatten() if self.by_action else demonstrations.entered
@@ -191,7 +190,7 @@ class IRL:
         state.table.copy_(table)
         gradient = joined(torch.autograd.grad(loss, state.optimizer.parameters))
         state.optimizer.descend(gradient)
-        return self._of_features(error), state.optimizer.by_seed(gradient)
+        return error @ self.features, state.optimizer.by_seed(gradient)
 
     def _rewards(self, state: IRLState) -> Tensor:
         """The table that the parameters stand for, float64 [S, rows]."""
@@ -228,19 +227,19 @@ class IRL:
         mdp = demonstrations.mdp
         if not state.visits.any():
             state.visits.copy_(visits(mdp, _staged(mdp, state.log_policy.exp())))
-        missing = self._of_features(expert - self._counts(mdp, state.visits))
+        missing = (expert - self._counts(mdp, state.visits)) @ self.features
         weight = missing / torch.linalg.vector_norm(missing, dim=-1, keepdim=True).clamp(min=LEAST)
         state.reward.flat.copy_(weight.flatten())
         state.table.copy_(weight @ self.features.mT)
         best = visits(mdp, optimal_policy(mdp, self.expected(mdp, state.table)))
-        step = self._of_features(self._counts(mdp, best - state.visits))
+        step = self._counts(mdp, best - state.visits) @ self.features
         share = ((step * missing).sum(-1) / step.square().sum(-1).clamp(min=LEAST)).clamp(0.0, 1.0)
         state.visits.lerp_(best, share[:, None, None])
         # A state that the mixture never sees has no share of it to go by.
         policy = state.visits / state.visits.sum(-1, keepdim=True).clamp(min=LEAST)
         seen = (state.visits.sum(-1, keepdim=True) > LEAST).expand_as(policy)
         state.log_policy.copy_(torch.where(seen, policy, 1.0 / self.actions).clamp(min=LEAST).log())
-        return self._of_features(expert - self._counts(mdp, state.visits))
+        return (expert - self._counts(mdp, state.visits)) @ self.features
 
     def expected(self, mdp: TabularMDP, table: Tensor) -> Tensor:
         """A table of rewards [S, rows] as E[r | s, a], [S, n, m]."""
@@ -251,9 +250,6 @@ class IRL:
     def _counts(self, mdp: TabularMDP, visited: Tensor) -> Tensor:
         """How often each row of the table is earned, [S, rows]."""
         return visited.flatten(-2) if self.by_action else mdp.entered(visited)
-
-    def _of_features(self, counts: Tensor) -> Tensor:
-        return counts @ self.features
 
     def initial_carry(self, state: IRLState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
@@ -279,12 +275,7 @@ class IRL:
 
     @torch.no_grad()
     def log_prob(
-        self,
-        state: IRLState,
-        observation: Observation,
-        action: Tensor,
-        carry: tuple[()],
-        action_mask: Tensor | None = None,
+        self, state: IRLState, observation: Observation, action: Tensor, carry: Any, action_mask: Tensor | None = None
     ) -> Tensor:
         """log π(a | s), [S, N], in nats."""
         chosen = (action.long() - self.first_action).unsqueeze(-1)

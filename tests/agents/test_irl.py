@@ -247,7 +247,7 @@ def test_apprenticeship_mixes_policies_until_they_count_as_the_expert_does() -> 
     reward = true_reward(mdp)
     best = float(evaluate_policy(mdp, optimal_policy(mdp, reward), reward))
     assert float((state.visits[0] * reward).sum()) > 0.98 * best
-    assert float(torch.linalg.vector_norm(agent._of_features(state.table[0]))) == pytest.approx(1.0)
+    assert float(torch.linalg.vector_norm(state.table[0] @ agent.features)) == pytest.approx(1.0)
 
 
 def test_the_first_projection_by_hand() -> None:
