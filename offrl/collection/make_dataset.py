@@ -37,10 +37,11 @@ from offrl.envs.evaluator import evaluate_random
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
 from offrl.runs.checkpoint import read_facts
-from offrl.runs.evaluate import evaluate_run, resume, train
+from offrl.runs.evaluate import evaluate_run
 from offrl.runs.listener import Listener
 from offrl.runs.recorder import FOLDER
 from offrl.runs.run import Run
+from offrl.training.run_training import resume, train
 
 REFERENCE_EPISODES = 100
 """What each reference score is a mean over."""

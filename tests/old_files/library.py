@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from offrl.train.policies import load_policy
 from offrl.train.run import Run
 
