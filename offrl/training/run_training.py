@@ -15,9 +15,10 @@ from offrl.envs.video import film
 from offrl.errors import OffrlError, RecipeError, RequestError
 from offrl.feeds.problem import Task
 from offrl.feeds.tabular import DemonstrationFeed, demonstrations_of, process_of, write_reward
+from offrl.files import write_whole
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.reports.reward_map import draw_reward
-from offrl.runs.checkpoint import read_facts, write_atomically
+from offrl.runs.checkpoint import read_facts
 from offrl.runs.load import fresh_policy, load_policy, resolve_device
 from offrl.runs.loggers import require_tensorboard
 from offrl.runs.run import Run
@@ -205,7 +206,7 @@ def choose_coefficient(run: Run, task: Task) -> Task:
     agent = AGENTS[recipe.algo].build(options, task.spec)
     policy = fresh_policy(agent, positions, resolve_device(recipe.device), normalizer)
     result = cross_validate(recipe, policy, task.data, sampling_options(recipe, policy))
-    write_atomically(run.path / "cross_validation.json", json.dumps(result, indent=1))
+    write_whole(run.path / "cross_validation.json", json.dumps(result, indent=1))
     run.change_recipe(with_coefficient(recipe, result))
     return dataclasses.replace(task, recipe=run.recipe)
 
