@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
@@ -31,6 +29,7 @@ from offrl.deploy.file_formats import (
 from offrl.deploy.module import Columns, InferencePolicy, as_observation, policy_of_seed, random_observations
 from offrl.envs.policy import Policy
 from offrl.errors import ExportError, RequestError, SpaceMismatchError
+from offrl.files import naming, whole_path
 from offrl.ops.trees import tree_leaves
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
@@ -99,6 +98,7 @@ def export_policy(
         SpaceMismatchError: log-probabilities are asked for, and there are none to list.
         RunError: there is no such checkpoint.
         ExportError: the policy can't be written in that format, or the file would act differently.
+        StoreError: there is no room, or the file can't be written for another reason.
     """
     if format not in FORMATS:
         raise RequestError(f"there is no format '{format}'", hint=f"choose {' or '.join(FORMATS)}")
@@ -128,15 +128,12 @@ def export_policy(
         # Networks look their layers up at first use, and must do so before they are traced.
         **_signature(module, example, carry),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
-    try:
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_path(path) as temporary:
         kind.write(module, example, carry, temporary, metadata)
         runner = kind.open(temporary)
         difference = None if runner is None else _compare(runner, whole, position, module)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Export(path, metadata, difference)
 
 

@@ -23,8 +23,8 @@ from offrl.errors import RecipeError, RequestError
 from offrl.feeds.dataset import DatasetFeed
 from offrl.feeds.feed import Cycle, Materials
 from offrl.feeds.problem import Problem
+from offrl.files import write_whole
 from offrl.mdp import Demonstrations, TabularMDP, evaluate_policy, mdp_of, optimal_policy, visits_of
-from offrl.runs.checkpoint import write_atomically
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.types import Batch, Metrics, Spec
@@ -264,5 +264,5 @@ def write_reward(run: Run, mdp: TabularMDP) -> Path:
             "value_difference": worth.differences,
         }
     path = run.path / REWARD_FILE
-    write_atomically(path, json.dumps(found))
+    write_whole(path, json.dumps(found))
     return path

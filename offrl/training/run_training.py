@@ -14,7 +14,7 @@ from offrl.feeds.feed import sampling_options
 from offrl.feeds.problem import Problem
 from offrl.feeds.warm_start import take_over
 from offrl.replay.normalization import ObservationNormalizer
-from offrl.runs.checkpoint import read_facts, write_atomically
+from offrl.runs.checkpoint import read_facts
 from offrl.runs.evaluate import evaluate_run, scores_of
 from offrl.runs.listener import Listener, SilentListener
 from offrl.runs.load import fresh_policy, resolve_device
@@ -144,7 +144,7 @@ def choose_coefficient(run: Run, problem: Problem) -> Problem:
     trial = dataclasses.replace(recipe, agent=options, seeds=positions)
     policy = fresh_policy(problem.algorithm, agent, trial, resolve_device(recipe.device), normalizer)
     result = cross_validate(recipe, policy, problem.data, sampling_options(recipe, policy))
-    write_atomically(run.path / "cross_validation.json", json.dumps(result, indent=1))
+    write_whole(run.path / "cross_validation.json", json.dumps(result, indent=1))
     run.change_recipe(with_coefficient(recipe, result))
     return dataclasses.replace(problem, recipe=run.recipe)
 
