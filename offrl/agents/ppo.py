@@ -14,7 +14,7 @@ from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
-from offrl.agents.space_checks import policy_kind
+from offrl.agents.space_checks import choices_of, policy_kind
 from offrl.config.fields import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
@@ -137,9 +137,9 @@ class PPO:
     def init(self, seeds: Sequence[int], device: torch.device) -> PPOState:
         """Fresh networks for each seed: orthogonal weights, and a policy that is almost the same everywhere."""
         c, generators = self.config, seed_generators(seeds)
-        network = self._network(self.spec.action_dim, generators, output_gain=0.01)
-        actor = actor_of(self.kind, network, self.spec, c.initial_log_std).to(device)
-        critic = self._network(1, generators, output_gain=1.0).to(device)
+        network, choices = self._network(self.spec.action_dim, generators, 0.01), choices_of(self.spec.action_space)
+        actor = actor_of(self.kind, network, self.spec, choices, c.initial_log_std).to(device)
+        critic = self._network(1, generators, 1.0).to(device)
         kind = PausingAdam if c.max_kl else Adam
         optimizer = partial(kind, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
         return PPOState(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -164,24 +163,22 @@ class CategoricalActor(FlatModule):
         return torch.stack(shifted, dim=-1)
 
 
-def actor_of(kind: str, network: MLP, spec: Spec, log_std: float) -> GaussianActor | CategoricalActor:
-    """The policy of a kind for an action space.
+def actor_of(
+    kind: str, network: MLP, spec: Spec, choices: tuple[tuple[int, ...], tuple[int, ...]], log_std: float
+) -> GaussianActor | CategoricalActor:
+    """The policy of a kind that fits the action space.
 
     Args:
-        kind: "gaussian", "squashed_gaussian" or "categorical", whichever fits the space.
+        kind: "gaussian", "squashed_gaussian" or "categorical".
         network: gives a Gaussian's mean, or logits.
         spec: the spaces.
+        choices: how many actions each choice of a categorical policy has, and the number of its first one.
         log_std: a Gaussian's, at the start.
     """
-    space = spec.action_space
-    if isinstance(space, gym.spaces.Discrete):
-        return CategoricalActor(network, (int(space.n),), (int(space.start),), single=True)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        choices, first = (tuple(map(int, np.ravel(part))) for part in (space.nvec, space.start))
-        return CategoricalActor(network, choices, first, single=False)
-    return GaussianActor(
-        network, spec.action_dim, log_std, squashed=kind == "squashed_gaussian", bounded=is_bounded(spec)
-    )
+    if kind == "categorical":
+        return CategoricalActor(network, *choices, single=isinstance(spec.action_space, gym.spaces.Discrete))
+    squashed, bounded = kind == "squashed_gaussian", is_bounded(spec)
+    return GaussianActor(network, spec.action_dim, log_std, squashed=squashed, bounded=bounded)
 
 
 def is_bounded(spec: Spec) -> bool:

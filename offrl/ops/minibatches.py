@@ -71,7 +71,7 @@ def shuffled_minibatches(rows: Rows, noise: Noise, size: int, *, standardized: b
 
     Args:
         rows: a whole rollout's.
-        noise: "order", [S, passes, N], by which rows are sorted; others, [S, passes, N, …], are for the gradient steps.
+        noise: "order", [S, passes, N], by which rows are sorted; other draws for each row of a pass, [S, passes, N, …].
         size: most rows of a minibatch; a pass is split evenly.
         standardized: whether each minibatch's advantages are shifted and scaled to mean 0 and standard deviation 1.
     """
