@@ -34,7 +34,8 @@ class Algorithm:
         masks: whether its agents act among the allowed actions only; `act` and `log_prob` are then told of masks.
         td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
         goes_on: how options change where a run goes on online; see `going_on`. None leaves them as they are.
-        starts_from_clone: how they change behind a cloned policy; see `from_clone`. None leaves them as they are.
+        spares_clone: how they change where critics are fresh behind a cloned policy, so that they don't spoil it.
+        fits_clone: how they must be for the actor to start from a cloned policy; see `from_clone`.
 
     Raises:
         PluginError: the agent lacks a method, or a method's arguments are not those of the Protocol.
@@ -54,7 +55,8 @@ class Algorithm:
     masks: bool = False
     td_errors: bool = False
     goes_on: Callable[[Any, float, bool], Any] | None = None
-    starts_from_clone: Callable[[Any, str, Spec], Any] | None = None
+    spares_clone: Callable[[Any], Any] | None = None
+    fits_clone: Callable[[Any, str, Spec], Any] | None = None
 
     def __post_init__(self) -> None:
         protocols: tuple[type[Any], ...] = (Agent, *self.provides)
@@ -115,6 +117,10 @@ class Algorithm:
             return dataclasses.replace(options, generator_options=inner)
         return options if self.goes_on is None else self.goes_on(options, updates, pretrained)
 
+    def sparing(self, options: Any) -> Any:
+        """Options under which fresh critics don't spoil a cloned policy."""
+        return options if self.spares_clone is None else self.spares_clone(options)
+
     def from_clone(self, options: Any, source: Any, kind: str, spec: Spec) -> Any:
         """Options for starting from a policy that another algorithm cloned.
 
@@ -124,8 +130,8 @@ class Algorithm:
             kind: of its policy, see `offrl.types.GivesPolicy`.
             spec: the spaces.
         """
-        if self.starts_from_clone is not None:
-            options = self.starts_from_clone(options, kind, spec)
+        if self.fits_clone is not None:
+            options = self.fits_clone(options, kind, spec)
         if not self.can(StartsFromPolicy):
             return options
         theirs, adopted = vars(source), vars(self.agent)["adopted_options"]

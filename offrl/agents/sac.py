@@ -14,6 +14,7 @@ from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     Activation,
@@ -346,4 +347,7 @@ ALGORITHM = Algorithm(
     summary="automatic temperature, a state-value network, state-dependent exploration",
     masks=True,
     td_errors=True,
+    goes_on=let_go_of_data,
+    # A clone of an expert has less entropy than the target: the temperature would rise until noise drowned the skill.
+    spares_clone=partial(spare_clone, initial_temperature=0.05, temperature_learning_rate=0.0),
 )

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     Activation,
@@ -298,6 +299,12 @@ def softmax_value(q: Tensor, draws: Tensor, beta: float) -> Tensor:
     return ((beta * q + inverse_density).softmax(dim=1) * q).sum(dim=1)
 
 
+def goes_on(options: TD3Config, updates: float, pretrained: bool) -> TD3Config:
+    """Options for going on online from a run's own state."""
+    config: TD3Config = let_go_of_data(options, updates / options.policy_delay, pretrained)
+    return config
+
+
 ALGORITHM = Algorithm(
     TD3Config,
     TD3,
@@ -305,4 +312,6 @@ ALGORITHM = Algorithm(
     actions=("continuous",),
     provides=(CriticOnly, StartsFromPolicy, Scheduled),
     summary="TD3+BC (`agent.bc_alpha`), its decay in fine-tuning, DDPG, softmax targets (SD3)",
+    goes_on=goes_on,
+    spares_clone=spare_clone,
 )

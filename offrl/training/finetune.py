@@ -151,7 +151,7 @@ def _succeeding(source: Recipe, spec: Spec, algo: str, base: Mapping[str, Any]) 
     """Another algorithm's recipe, with what the source's policies and data are bound to."""
     known = source.to_dict()
     algorithm: Algorithm = plugins.algorithms[algo]
-    options = algorithm.options(base.get("agent", {}))
+    options = algorithm.sparing(algorithm.options(base.get("agent", {})))
     agent = algorithm.from_clone(options, source.agent, _kind(source, spec), spec)
     values = {
         **base,

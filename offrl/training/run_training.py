@@ -13,6 +13,7 @@ from offrl.feeds import open_problem
 from offrl.feeds.feed import sampling_options
 from offrl.feeds.problem import Problem
 from offrl.feeds.warm_start import take_over
+from offrl.files import write_whole
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.evaluate import evaluate_run, scores_of
