@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.agents import AGENTS
 from offrl.config.recipe import recipe_from_dict
 from offrl.data.schema import OBSERVATION, space_from_json, space_to_json, unflatten_value
 from offrl.deploy import file_formats as exported_files
@@ -22,9 +21,10 @@ from offrl.deploy.export import Export, export_policy
 from offrl.deploy.file_formats import FORMATS, METADATA
 from offrl.deploy.module import Columns, random_observations
 from offrl.errors import ExportError, RequestError, RunError, SpaceMismatchError, StoreError
+from offrl.nn.state import state_tensors
 from offrl.off_policy.target_policies import OnnxPolicy
+from offrl.plugins import algorithms
 from offrl.replay.normalization import ObservationNormalizer, observation_key
-from offrl.runs.checkpoint import state_tensors
 from offrl.runs.load import fresh_policy, load_policy
 from offrl.runs.run import Run
 from offrl.types import Spec
@@ -79,12 +79,12 @@ def make_run(path: Path, kind: str, seeds: tuple[int, ...] = (0, 5), **changes: 
             "seeds": list(seeds),
             "device": "cpu",
             "agent": {**hidden, **options},
-            **({"env": "Pendulum-v1"} if not AGENTS[algo].offline else {"dataset": "hopper-expert"}),
-            **({"expert": "expert"} if AGENTS[algo].taught else {}),
+            **({"env": "Pendulum-v1"} if not algorithms[algo].offline else {"dataset": "hopper-expert"}),
+            **({"expert": "expert"} if algorithms[algo].taught else {}),
             **changes,
         }
     )
-    agent = AGENTS[algo].build(recipe.agent, Spec(observation_space, action_space))
+    agent = algorithms[algo].build(recipe.agent, Spec(observation_space, action_space))
     state = fresh_policy(agent, seeds, torch.device("cpu"), None).state
     generator = torch.Generator().manual_seed(1)
     for tensor in state_tensors(state).values():

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.agents import AGENTS
 from offrl.data import schema
 from offrl.data.store import TrajectoryStore
 from offrl.envs.collector import Collector, StepSink
@@ -20,6 +19,7 @@ from offrl.envs.evaluator import evaluate, evaluate_random
 from offrl.envs.exploration import uniform_actions
 from offrl.envs.make import environment_spec, tells_of_masks
 from offrl.envs.policy import Policy
+from offrl.plugins import algorithms
 from offrl.replay.ring import OnlineRing
 from offrl.replay.rollout_buffer import RolloutBuffer
 from offrl.replay.row_layout import RowLayout
@@ -33,7 +33,7 @@ MASKED = RowLayout.of(environment_spec(MENU), [schema.ColumnSpec(schema.ACTION_M
 
 
 def menu_policy(algo: str = "dqn") -> Policy:
-    algorithm = AGENTS[algo]
+    algorithm = algorithms[algo]
     agent = algorithm.build(algorithm.config(), environment_spec(MENU))
     return fresh_policy(agent, SEEDS, torch.device("cpu"), None, 1)
 

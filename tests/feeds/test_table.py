@@ -17,10 +17,11 @@ from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.errors import OffrlError, RecipeError, RequestError
 from offrl.feeds.table import TableReward, demonstrations_of, process_of, table_of
 from offrl.mdp import evaluate_policy, optimal_policy
+from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.loop import Interrupted
-from offrl.training.run_training import SilentListener, resume, train
+from offrl.training.run_training import resume, train
 from offrl.types import Spec
 from tests.envs.grids import GRID, SLIPPERY, TIMELESS
 from tests.training.runs import assert_same_tensors

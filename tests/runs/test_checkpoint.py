@@ -18,14 +18,9 @@ from torch import Tensor
 from offrl import files
 from offrl.errors import DiskFullError, RunError
 from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn.state import state_tensors
 from offrl.runs import checkpoint
-from offrl.runs.checkpoint import (
-    read_facts,
-    read_part,
-    restore_tensors,
-    state_tensors,
-    write_checkpoint,
-)
+from offrl.runs.checkpoint import read_facts, read_part, restore_tensors, write_checkpoint
 
 
 @dataclass

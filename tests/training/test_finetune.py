@@ -16,9 +16,13 @@ from offrl.config.recipe import Recipe, recipe_from_dict, to_toml
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.make import environment_spec
 from offrl.errors import RecipeError, RequestError, SpaceMismatchError
-from offrl.feeds.feed import OnlineFeed
-from offrl.feeds.problem import Task
-from offrl.runs.checkpoint import read_part, state_tensors
+from offrl.feeds import open_problem
+from offrl.feeds.replay import ReplayFeed
+from offrl.feeds.warm_start import take_over
+from offrl.nn.state import state_tensors
+from offrl.runs.checkpoint import read_part
+from offrl.runs.evaluate import evaluate_run
+from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
@@ -31,10 +35,9 @@ from offrl.training.finetune import (
     SMALL_ACTOR_STEP,
     WARMUP_STEPS,
     fine_tuning_recipe,
-    take_over,
 )
 from offrl.training.loop import Loop
-from offrl.training.run_training import SilentListener, evaluate_run, resume, train
+from offrl.training.run_training import resume, train
 from tests.training.runs import assert_same_tensors, bc_recipe, last_tensors, make_demonstrations, td3_recipe
 
 SHORT = (
@@ -85,8 +88,8 @@ def continued(run: Run, *settings: str, **options: Any) -> Recipe:
 
 
 def at_step_0(recipe: Recipe, path: Path) -> Loop:
-    task = Task.of(recipe)
-    loop = build_loop(Run.create(path, task.recipe), task, SilentListener())
+    problem = open_problem(recipe)
+    loop = build_loop(Run.create(path, problem.recipe), problem, SilentListener())
     take_over(loop.policy, recipe)
     return loop
 
@@ -245,7 +248,7 @@ def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path)
     """Demonstrations are worth the number of their episode, the steps of a pendulum less than nothing."""
     loop = at_step_0(continued(pretrained, offline_fraction=0.25), tmp_path / "run")
     feed = loop.feed
-    assert isinstance(feed, OnlineFeed)
+    assert isinstance(feed, ReplayFeed)
     feed.at_checkpoint(0)
     drawn = [batch for cycle in feed.rounds(12) for batch in cycle.batches]
     assert drawn
@@ -262,7 +265,7 @@ def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path)
 def test_the_policy_acts_from_the_first_step_and_learns_after_the_warm_up(pretrained: Run, tmp_path: Path) -> None:
     loop = at_step_0(continued(pretrained, "agent.exploration_noise=0.0"), tmp_path / "run")
     feed = loop.feed
-    assert isinstance(feed, OnlineFeed)
+    assert isinstance(feed, ReplayFeed)
     feed.at_checkpoint(0)
     shown = loop.policy.act(feed.collector.observed)
     assert [len(list(feed.rounds(1))) for _ in range(6)] == [0, 0, 0, 0, 1, 1]

@@ -29,10 +29,12 @@ from offrl.errors import (
     RunInUseError,
     SpaceMismatchError,
 )
-from offrl.runs.checkpoint import read_part, state_tensors
+from offrl.nn.state import state_tensors
+from offrl.runs.checkpoint import read_part
+from offrl.runs.evaluate import evaluate_run
 from offrl.runs.load import load_policy, resolve_device
 from offrl.runs.run import Run
-from offrl.training.run_training import evaluate_run, resume, train
+from offrl.training.run_training import resume, train
 from offrl.types import Spec
 from tests.training.runs import (
     PENDULUM,
