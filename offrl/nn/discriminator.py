@@ -9,7 +9,6 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
-from torch.nn.functional import one_hot
 
 from offrl.nn.flat import FlatModule, uniform_per_seed
 from offrl.nn.flatten import FlatObservation
@@ -67,11 +66,16 @@ class TransitionFeatures:
     def _action(self, action: Tensor) -> Tensor:
         space = self.spec.action_space
         if isinstance(space, gym.spaces.Discrete):
-            return one_hot(action - int(space.start), int(space.n)).float()
+            return _one_hot(action - int(space.start), int(space.n))
         if isinstance(space, gym.spaces.MultiDiscrete):
             columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
-            return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1).float()
+            return torch.cat([_one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
         return action
+
+
+def _one_hot(number: Tensor, count: int) -> Tensor:
+    """[…] to float32 […, count]. PyTorch's own looks at the values, which no trace can repeat."""
+    return (number.unsqueeze(-1) == torch.arange(count, device=number.device)).float()
 
 
 class Layer(NamedTuple):
