@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import gymnasium as gym
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
 from offrl.config.fields import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
@@ -23,16 +23,13 @@ from offrl.nn.distributions import (
     categorical_sample,
     gaussian_entropy,
     gaussian_log_prob,
-    gaussian_nll,
     split_categoricals,
     split_gaussian,
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
 )
-from offrl.nn.numpy_mlp import recording, without_gradients
 from offrl.ops.losses import squared_error
-from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.types import Batch, Density, GivesPolicy, Metrics, Noise, Observation, Penalized, Spec, Validates
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,21 @@ class BC:
         RecipeError: an entropy bonus is asked for, and the policy is deterministic.
     """
 
+    penalties: ClassVar[tuple[str, ...]] = ("l1", "l2")
     batches_per_update = 1
-    acts_on_arrays = True
-    honors_masks = True
+    discount = 1.0
 
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         self.config, self.spec = config, spec
         self.kind = policy_kind(config.policy, spec)
-        self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
+        self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
         if config.entropy_bonus and self.kind == "deterministic":
             raise RecipeError(
                 f"a deterministic policy has no entropy, but agent.entropy_bonus is {config.entropy_bonus}",
                 hint="set agent.policy=gaussian, or agent.entropy_bonus=0",
             )
         self.choices, self.first_choice = choices_of(spec.action_space)
+        self.is_single = isinstance(spec.action_space, gym.spaces.Discrete)
         self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
         self.flat_observation = FlatObservation(spec.observation_space)
 
@@ -133,70 +131,92 @@ class BC:
             shapes["entropy"] = (batch_size, self.spec.action_dim)
         return shapes
 
-    @torch.inference_mode()
     def update(self, state: BCState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """One gradient step on imitation loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
+        """One gradient step on imitation_loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
-        observation = at_hand(self.flat_observation(batch.observation))
-        recorded = state.policy.record(observation, dropout_noise=noise.get("dropout"))
-        metrics, by_output = self._loss(recorded.output, at_hand(batch.action), noise.get("entropy"))
-        gradient = recorded.gradient(by_output)
+        output = state.policy(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
+        imitation_loss = self.imitation_loss(output, batch.action)
+        metrics, loss = {"imitation_loss": imitation_loss.detach()}, imitation_loss.mean(dim=1)
+        if c.entropy_bonus:
+            entropy = self.entropy(output, noise.get("entropy")).mean(dim=1)
+            metrics["entropy"], loss = entropy.detach(), loss - c.entropy_bonus * entropy
         if c.l1 or c.l2:
-            gradient = gradient + penalty_slope(state.policy, state.l1, state.l2)
-        state.optimizer.descend(gradient)
+            loss = loss + self.penalty(state)
+        state.optimizer.minimize(loss.sum())
         if c.ema:
             state.average.move_towards(state.policy, 1.0 - c.ema)
         return metrics
 
-    def _loss(self, output: Array, action: Array, entropy_noise: Tensor | None) -> tuple[Metrics, Array]:
-        """What is reported, imitation loss and entropy; and what is descended differentiated by the output.
+    def imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:
+        """Squared error summed over action components, or negative log-likelihood, [S, B].
 
-        The usual losses are differentiated by hand, since autograd's record takes as long as a layer's arithmetic.
+        Args:
+            output: the network's, [S, B, outputs].
+            action: what the dataset did, as batches have it.
         """
-        bonus = self.config.entropy_bonus
         if self.kind == "deterministic":
-            prediction = self._regression(output)
-            loss, slope = squared_error(prediction, action)
-            if self.bounded:
-                slope *= 1.0 - prediction * prediction
-            return {"imitation_loss": handed_back(loss)}, slope
-        if self.kind == "gaussian" and not bonus:
-            loss, slope = gaussian_nll(output, action)
-            return {"imitation_loss": handed_back(loss)}, slope
-        with recording():
-            output, action = handed_back(output).clone().requires_grad_(), handed_back(action)
-            loss = imitation = self._imitation_loss(output, action)
-            metrics = {"imitation_loss": imitation.detach()}
-            if bonus:
-                entropy = self._entropy(output, entropy_noise).mean(dim=1)
-                loss = loss - bonus * entropy
-                metrics["entropy"] = entropy.detach()
-            return metrics, torch.autograd.grad(loss.sum(), output)[0]
+            return squared_error(self._regression(output), action)
+        return -self._log_prob(output, action)
+
+    def entropy(self, output: Tensor, noise: Tensor | None) -> Tensor:
+        """The policy's, in nats, [S, B]; a squashed one's is estimated from draws [S, B, action_dim]."""
+        if self.kind == "categorical":
+            return categorical_entropy(split_categoricals(output, self.choices))
+        mean, log_std = split_gaussian(output)
+        return gaussian_entropy(log_std) if noise is None else squashed_gaussian_entropy(mean, log_std, noise)
+
+    def penalty(self, state: BCState) -> Tensor:
+        """l1 Σ|w| + l2 Σw² over each seed's weights, by its own coefficients; biases are free, [S]."""
+        named = state.policy.named_parameters()
+        weights = torch.cat([weight.flatten(1) for name, weight in named if name.endswith("weight")], dim=1)
+        return state.l1 * weights.abs().sum(dim=1) + state.l2 * weights.square().sum(dim=1)
+
+    def set_penalty(self, state: BCState, name: str, values: Tensor) -> None:
+        """Give each seed a coefficient of its own; the option of that name must be above 0 for it to count.
+
+        Args:
+            state: changed in place.
+            name: "l1" or "l2".
+            values: [S].
+        """
+        {"l1": state.l1, "l2": state.l2}[name].copy_(values)
 
     @torch.no_grad()
     def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
         """The imitation loss alone, [S], of the weights that act."""
-        return self._imitation_loss(self.acting_network(state)(self.flat_observation(batch.observation)), batch.action)
+        output = self.policy_network(state)(self.flat_observation(batch.observation))
+        return self.imitation_loss(output, batch.action).mean(dim=1)
 
-    @without_gradients
+    def policy_network(self, state: BCState) -> MLP:
+        """What acts: the weights, or their average where one is kept."""
+        return state.average if self.config.ema else state.policy
+
+    def initial_carry(self, state: BCState, count: int) -> tuple[()]:
+        """Nothing: acting needs no memory."""
+        return ()
+
     def act(
-        self, state: BCState, observation: Observation | NDArray[Any], noise: Array = None, action_mask: Array = None
-    ) -> Array:
+        self,
+        state: BCState,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
-        output = self.acting_network(state)(self.flat_observation(observation))
+        output = self.policy_network(state)(self.flat_observation(observation))
         if self.kind == "categorical":
-            log_probs = split_categoricals(handed_back(output), self.choices, handed_back(action_mask))
-            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, handed_back(noise))
-            action = choice + choice.new_tensor(self.first_choice) if any(self.first_choice) else choice
-            return action.squeeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
+            log_probs = split_categoricals(output, self.choices, action_mask)
+            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
+            action = _shifted(choice, self.first_choice)
+            return action.squeeze(-1) if self.is_single else action, carry
         if self.kind == "deterministic":
-            return handed_back(self._regression(at_hand(output)), to=observation)
-        mean, log_std = split_gaussian(at_hand(output))
-        xp = namespace(mean)
-        sample = mean if noise is None else mean + xp.exp(log_std) * at_hand(noise)
+            return self._regression(output), carry
+        mean, log_std = split_gaussian(output)
+        sample = mean if noise is None else mean + log_std.exp() * noise
         if self.kind == "squashed_gaussian":
-            return handed_back(xp.tanh(sample), to=observation)
-        return handed_back(sample.clip(-1.0, 1.0) if self.bounded else sample, to=observation)
+            return sample.tanh(), carry
+        return sample.clamp(-1.0, 1.0) if self.bounded else sample, carry
 
     @property
     def has_density(self) -> bool:
@@ -205,36 +225,28 @@ class BC:
 
     @torch.no_grad()
     def log_prob(
-        self, state: BCState, observation: Observation, action: Tensor, action_mask: Tensor | None = None
+        self,
+        state: BCState,
+        observation: Observation,
+        action: Tensor,
+        carry: tuple[()],
+        action_mask: Tensor | None = None,
     ) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1].
 
         Raises:
             SpaceMismatchError: the policy is deterministic.
         """
-        output = self.acting_network(state)(self.flat_observation(observation))
+        output = self.policy_network(state)(self.flat_observation(observation))
         return self._log_prob(output, action, action_mask)
 
-    def acting_network(self, state: BCState) -> MLP:
-        """What acts: the weights, or their average where one is kept."""
-        return state.average if self.config.ema else state.policy
-
-    def _imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:
-        """Squared error summed over action components, or negative log-likelihood; averaged over the batch, [S]."""
-        if self.kind == "deterministic":
-            error: Tensor = squared_error(self._regression(output), action)[0]
-            return error.mean(dim=1)
-        return -self._log_prob(output, action).mean(dim=1)
-
-    def _regression(self, output: Array) -> Array:
-        return namespace(output).tanh(output) if self.bounded else output
+    def _regression(self, output: Tensor) -> Tensor:
+        return output.tanh() if self.bounded else output
 
     def _log_prob(self, output: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.kind == "categorical":
-            columns = action.unsqueeze(-1) if isinstance(self.spec.action_space, gym.spaces.Discrete) else action
-            choice = columns.long()
-            if any(self.first_choice):
-                choice = choice - choice.new_tensor(self.first_choice)
+            columns = (action.unsqueeze(-1) if self.is_single else action).long()
+            choice = _shifted(columns, [-first for first in self.first_choice])
             return categorical_log_prob(split_categoricals(output, self.choices, mask), choice)
         if self.kind == "gaussian":
             log_prob: Tensor = gaussian_log_prob(*split_gaussian(output), action)
@@ -245,18 +257,32 @@ class BC:
             "a deterministic policy has no density", hint="train with --set agent.policy=gaussian, or categorical"
         )
 
-    def _entropy(self, output: Tensor, noise: Tensor | None) -> Tensor:
-        if self.kind == "categorical":
-            return categorical_entropy(split_categoricals(output, self.choices))
-        mean, log_std = split_gaussian(output)
-        return gaussian_entropy(log_std) if noise is None else squashed_gaussian_entropy(mean, log_std, noise)
+
+def _shifted(columns: Tensor, by: Sequence[int]) -> Tensor:
+    """Integers [S, N, K], each column moved by a number of its own."""
+    if not any(by):
+        return columns
+    return torch.stack([column + shift for column, shift in zip(columns.unbind(-1), by, strict=True)], dim=-1)
 
 
-def penalty_slope(policy: MLP, l1: Tensor, l2: Tensor) -> Tensor:
-    """The derivative of l1 Σ|w| + l2 Σw² over each seed's weights, in the order of `flat`; biases have 0."""
-    parts = []
-    for name, parameter in policy.named_parameters():
-        w, shape = parameter.detach(), (-1,) + (1,) * (parameter.dim() - 1)
-        slope = l1.view(shape) * w.sign() + 2.0 * l2.view(shape) * w if name.endswith("weight") else torch.zeros_like(w)
-        parts.append(slope.flatten())
-    return torch.cat(parts)
+_PROVIDED = (Density, Validates, Penalized, GivesPolicy)
+
+ALGORITHM = Algorithm(
+    BCConfig,
+    BC,
+    feeds=("dataset",),
+    actions=("continuous", "discrete", "multi-discrete"),
+    summary="regression or likelihood, cross-validated L1 and L2, early stopping, weight averaging",
+    provides=_PROVIDED,
+    masks=True,
+)
+DAGGER = Algorithm(
+    BCConfig,
+    BC,
+    feeds=("dagger",),
+    actions=ALGORITHM.actions,
+    summary="those of `bc`",
+    provides=_PROVIDED,
+    expert=True,
+    masks=True,
+)

@@ -9,19 +9,19 @@ have `priority.kind` and `data.n_step`, and the update goes by the batch's weigh
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
 from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
+from torch.nn.functional import huber_loss
 
+from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import require_discrete
 from offrl.config.fields import (
     Activation,
@@ -35,11 +35,8 @@ from offrl.config.fields import (
 )
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.conv import Encoder
-from offrl.nn.flat import joined
 from offrl.nn.noisy import NoisyMLP
-from offrl.nn.numpy_mlp import without_gradients
-from offrl.ops.losses import chosen_huber, log_sum_exp_gap
-from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace, one_hot
+from offrl.ops.losses import log_sum_exp_gap
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 
@@ -110,9 +107,6 @@ class QNetwork(FlatModule):
         super().__init__()
         c = config
         self.encoder = Encoder(space, c.convolutions, c.activation, generators)
-        # Without images, an encoder comes down to this.
-        vectors = None if self.encoder.image_keys else self.encoder.flat
-        self.see: Callable[[Observation | NDArray[Any]], Array] = vectors or self.encoder.forward
         kind = NoisyMLP if c.noisy else MLP
         options: dict[str, Any] = {"activation": c.activation, "layer_norm": c.layer_norm, "dropout": c.dropout}
         outputs = (1, actions) if c.dueling else (actions,)
@@ -123,12 +117,8 @@ class QNetwork(FlatModule):
         self.flatten()
 
     def forward(
-        self,
-        observation: Observation | NDArray[Any],
-        *,
-        noise: Tensor | None = None,
-        dropout_noise: Tensor | None = None,
-    ) -> Array:
+        self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
+    ) -> Tensor:
         """The values of all actions, [S, B, A].
 
         Args:
@@ -137,49 +127,35 @@ class QNetwork(FlatModule):
                 batch; None takes the weights' means.
             dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
         """
-        features = self.see(observation)
+        features = self.encoder(observation)
         if len(self.parts) == 1:
             return _apply_stream(self.parts[0], features, noise, dropout_noise)
-        features = handed_back(features)
         noises = (None, None) if noise is None else noise.split(self.noise_widths, dim=-1)
         dropped = (None, None) if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
         value, advantage = map(_apply_stream, self.parts, (features, features), noises, dropped)
         return value + advantage - advantage.mean(dim=-1, keepdim=True)
 
-    def record(
-        self,
-        observation: Observation | NDArray[Any],
-        *,
-        noise: Tensor | None = None,
-        dropout_noise: Tensor | None = None,
-    ) -> tuple[Array, Callable[[Array], Tensor]]:
-        """`forward`, and what makes a gradient by its values one by `flat`.
 
-        A single stream without convolutions in front does without autograd; see `MLP.record`.
-        """
-        stream = self.parts[0]
-        if len(self.parts) == 1 and isinstance(stream, MLP) and not self.encoder.image_keys:
-            recorded = stream.record(at_hand(self.see(observation)), dropout_noise=dropout_noise)
-            return recorded.output, recorded.gradient
-        values = handed_back(self(observation, noise=noise, dropout_noise=dropout_noise))
-
-        def gradient(by_values: Array) -> Tensor:
-            return joined(torch.autograd.grad(values, self.own_parameters, handed_back(by_values)))
-
-        return at_hand(values.detach()), gradient
-
-
-def _apply_stream(stream: MLP | NoisyMLP, features: Array, noise: Tensor | None, dropout_noise: Tensor | None) -> Array:
-    if isinstance(stream, MLP):
-        return stream(features, dropout_noise=dropout_noise)
-    return stream(handed_back(features), noise=noise, dropout_noise=dropout_noise)
+def _apply_stream(
+    stream: MLP | NoisyMLP, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None
+) -> Tensor:
+    values: Tensor = (
+        stream(features, dropout_noise=dropout_noise)
+        if isinstance(stream, MLP)
+        else stream(features, noise=noise, dropout_noise=dropout_noise)
+    )
+    return values
 
 
 @dataclass
 class DQNState:
-    """All that training changes; `updates` and `exploration_steps` count for all seeds, int64.
+    """All that training changes.
 
-    `exploration_steps` is on the CPU: acting reads it at every step.
+    Attributes:
+        network, target_network: Q, and the slowly moving copy of it that targets come from.
+        optimizer: of the network.
+        updates: int64, made so far; every seed's.
+        exploration_steps: int64, the steps that each seed's environments have explored for: acting counts them.
     """
 
     network: QNetwork
@@ -198,17 +174,14 @@ class DQN:
     """
 
     batches_per_update = 1
-    tells_errors = True
-    acts_on_arrays = True
-    honors_masks = True
 
     def __init__(self, config: DQNConfig, spec: Spec) -> None:
         space = require_discrete(spec, "DQN")
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.discount = config, spec, config.discount
         self.actions, self.first_action = int(space.n), int(space.start)
         example = self._network([0])
         self.noise_width, self.streams = example.noise_width, len(example.streams)
-        self.exploration_shape: tuple[int, ...] = (self.noise_width,) if config.noisy else (self.actions,)
+        self.acting_noise_shape: tuple[int, ...] = (self.noise_width,) if config.noisy else (self.actions,)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> DQNState:
         """Fresh networks for each seed; the target starts as a copy."""
@@ -224,7 +197,7 @@ class DQN:
                 decay_steps=c.decay_steps,
             ),
             updates=torch.zeros((), dtype=torch.int64, device=device),
-            exploration_steps=torch.zeros((), dtype=torch.int64),
+            exploration_steps=torch.zeros((), dtype=torch.int64, device=device),
         )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
@@ -238,89 +211,124 @@ class DQN:
         return shapes
 
     def update(self, state: DQNState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """One gradient step on w · (huber(Q(s, a) − y) + conservative · (log Σ_a exp Q(s, a) − Q(s, a))).
+        """One gradient step on w · (td_loss + conservative · conservative_loss), then a move of the target network.
 
         Where the batch carries importance weights w, `td_error` is |Q(s, a) − y|, [1, S, B].
         """
         c, (batch,) = self.config, batches
         for_values, for_targets, *for_choice = noise["weights"].unbind(1) if c.noisy else (None, None, None)
         target = self._target(state, batch, for_targets, *for_choice)
-        q, gradient = state.network.record(
-            at_hand(batch.observation), noise=for_values, dropout_noise=noise.get("dropout")
-        )
-        choice, weight = at_hand(batch.action) - self.first_action, at_hand(batch.weight)
-        loss, slope, error = chosen_huber(q, choice, target, weight)
-        metrics: Metrics = {"td_loss": handed_back(loss), "q": handed_back(q), "target_q": handed_back(target)}
+        values = state.network(batch.observation, noise=for_values, dropout_noise=noise.get("dropout"))
+        choice = batch.action - self.first_action if self.first_action else batch.action
+        losses = {"td_loss": self.td_loss(values, choice, target)}
         if c.conservative:
-            metrics["conservative_gap"], more = log_sum_exp_gap(
-                handed_back(q), handed_back(choice), batch.action_mask, batch.weight
-            )
-            slope = slope + c.conservative * at_hand(more)
-        state.optimizer.descend(gradient(slope))
-        self._move_target(state)
+            losses["conservative_gap"] = self.conservative_loss(values, choice, batch.action_mask)
         if batch.weight is not None:
-            metrics["td_error"] = handed_back(abs(error)).unsqueeze(0)
+            losses = {name: loss * batch.weight for name, loss in losses.items()}
+        loss = losses["td_loss"]
+        if c.conservative:
+            loss = loss + c.conservative * losses["conservative_gap"]
+        state.optimizer.minimize(loss.mean(dim=1).sum())
+        self._move_target(state)
+        metrics = {name: loss.detach() for name, loss in losses.items()} | {"q": values.detach(), "target_q": target}
+        if batch.weight is not None:
+            metrics["td_error"] = (of_choice(values.detach(), choice) - target).abs().unsqueeze(0)
         return metrics
 
-    @without_gradients
+    def td_loss(self, values: Tensor, choice: Tensor, target: Tensor) -> Tensor:
+        """Each transition's Huber loss (1964) of δ = Q(s, a) − y, [S, B]: δ²/2 for |δ| ≤ 1, |δ| − 1/2 beyond.
+
+        Args:
+            values: Q(s, ·), [S, B, A].
+            choice: the actions that were taken, int64 [S, B], from 0.
+            target: y, [S, B].
+        """
+        return huber_loss(of_choice(values, choice), target, reduction="none")
+
+    def conservative_loss(self, values: Tensor, choice: Tensor, mask: Tensor | None) -> Tensor:
+        """CQL's log Σ_a exp Q(s, a) − Q(s, a_data) over the actions that the mask allows, [S, B]."""
+        return log_sum_exp_gap(values, choice, mask)
+
+    @torch.no_grad()
     def _target(
         self, state: DQNState, batch: Batch, noise: Tensor | None, noise_of_choice: Tensor | None = None
-    ) -> Array:
+    ) -> Tensor:
         """y = r + γ max_a' Q'(s', a') over the allowed actions; double: r + γ Q'(s', argmax_a' Q(s', a')); [S, B]."""
-        observation, mask = at_hand(batch.next_observation), at_hand(batch.next_action_mask)
-        next_q = at_hand(state.target_network(observation, noise=noise))
+        observation, mask = batch.next_observation, batch.next_action_mask
+        next_values: Tensor = state.target_network(observation, noise=noise)
         if self.config.double:
-            choosing_q = at_hand(state.network(observation, noise=noise_of_choice))
-            best = allowed(choosing_q, mask).argmax(-1)
-            value = (next_q * one_hot(best, self.actions)).sum(-1)
+            choosing = state.network(observation, noise=noise_of_choice)
+            bootstrap = of_choice(next_values, allowed(choosing, mask).argmax(dim=-1))
         else:
-            value = namespace(next_q).amax(allowed(next_q, mask), -1)
-        return at_hand(batch.reward) + at_hand(batch.discount) * value
+            bootstrap = allowed(next_values, mask).amax(dim=-1)
+        return torch.addcmul(batch.reward, batch.discount, bootstrap)
 
     def _move_target(self, state: DQNState) -> None:
-        """Towards the network after every `target_every`-th update; on CUDA a tensor decides: nobody waits for it."""
+        """Towards the network after every `target_every`-th update, and by a rate of 0 after the others."""
         every, rate = self.config.target_every, self.config.target_rate
         state.updates += 1
-        if every > 1 and state.updates.is_cuda:
-            state.target_network.move_towards(state.network, (state.updates % every == 0) * rate)
-        elif every == 1 or state.updates.item() % every == 0:
-            state.target_network.move_towards(state.network, rate)
+        due = rate if every == 1 else (state.updates % every == 0) * rate
+        state.target_network.move_towards(state.network, due)
 
-    @without_gradients
+    def initial_carry(self, state: DQNState, count: int) -> tuple[()]:
+        """Nothing: acting needs no memory."""
+        return ()
+
     def act(
-        self, state: DQNState, observation: Observation | NDArray[Any], noise: Array = None, action_mask: Array = None
-    ) -> Array:
+        self,
+        state: DQNState,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
         """argmax_a Q(s, a), int64 [S, N]; exploring with draws [S, N, A], or [S, N, noise_width] for noisy weights."""
         noisy = self.config.noisy
-        q = at_hand(state.network(observation, noise=handed_back(noise) if noisy else None))
-        mask = at_hand(action_mask)
-        action = allowed(q, mask).argmax(-1)
+        values = state.network(observation, noise=noise if noisy else None)
+        action = allowed(values, action_mask).argmax(dim=-1)
         if noise is not None and not noisy:
-            action = self._sometimes_random(state, action, at_hand(noise), mask)
-        return handed_back(action + self.first_action if self.first_action else action, to=observation)
+            action = self._sometimes_random(state, action, noise, action_mask)
+        return action + self.first_action if self.first_action else action, carry
 
-    def _sometimes_random(self, state: DQNState, action: Any, draws: Any, mask: Any) -> Any:
-        """ε-greedy: the place of the largest allowed draw is a uniformly random action, whatever the draws' sum is."""
-        c, steps = self.config, state.exploration_steps.numpy()
-        taken = steps.item()
-        epsilon = c.epsilon_start + min(taken / c.epsilon_steps, 1.0) * (c.epsilon_end - c.epsilon_start)
-        steps[()] = taken + draws.shape[1]
-        # Φ(sum / √A) is uniform on [0, 1].
-        explores = draws.sum(-1) < normal_quantile(epsilon) * self.actions**0.5
-        if not namespace(explores).count_nonzero(explores):
-            return action
-        return action + explores * (allowed(draws, mask).argmax(-1) - action)
+    def _sometimes_random(self, state: DQNState, action: Tensor, draws: Tensor, mask: Tensor | None) -> Tensor:
+        """ε-greedy: the place of the largest allowed draw is a uniformly random action, whatever the draws' sum is.
+
+        The sum says whether it is taken: Φ(sum / √A) is uniform on [0, 1]. ε falls with the state's count of steps,
+        which goes up.
+        """
+        c = self.config
+        share = (state.exploration_steps.double() / c.epsilon_steps).clamp(max=1.0)
+        epsilon = c.epsilon_start + share * (c.epsilon_end - c.epsilon_start)
+        state.exploration_steps += draws.shape[1]
+        explores = draws.sum(dim=-1) < torch.special.ndtri(epsilon) * self.actions**0.5
+        return torch.where(explores, allowed(draws, mask).argmax(dim=-1), action)
 
     def _network(self, seeds: Sequence[int]) -> QNetwork:
         return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
 
 
-@lru_cache(maxsize=1)
-def normal_quantile(probability: float) -> float:
-    """Φ⁻¹; infinite at 0 and 1."""
-    return NormalDist().inv_cdf(probability) if 0.0 < probability < 1.0 else math.copysign(math.inf, probability - 0.5)
+def of_choice(values: Tensor, choice: Tensor) -> Tensor:
+    """The chosen ones of values [S, B, A], [S, B]."""
+    return values.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
 
 
-def allowed(q: Array, mask: Array | None) -> Array:
+def allowed(values: Tensor, mask: Tensor | None) -> Tensor:
     """Numbers [S, B, A] of the actions that a mask allows, −∞ for the others; all, where there is no mask."""
-    return q if mask is None else namespace(q).where(mask, q, -math.inf)
+    return values if mask is None else values.masked_fill(~mask, -math.inf)
+
+
+def goes_on(options: DQNConfig, updates: float, pretrained: bool) -> DQNConfig:
+    """Options for going on online from a run's own state: exploration as it ended, and steady step sizes."""
+    return dataclasses.replace(options, decay_steps=0, epsilon_start=options.epsilon_end)
+
+
+ALGORITHM = Algorithm(
+    DQNConfig,
+    DQN,
+    feeds=("dataset", "replay"),
+    actions=("discrete",),
+    summary="double, dueling, noisy networks, n-step returns, prioritized replay, images, a conservative penalty",
+    masks=True,
+    td_errors=True,
+    goes_on=goes_on,
+)

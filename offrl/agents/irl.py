@@ -16,13 +16,14 @@ import torch
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
+from offrl.agents.algorithm import Algorithm
 from offrl.config.fields import Activation, NonNegative, Positive, PositiveFraction, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.mdp import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.distributions import categorical_sample
 from offrl.nn.flat import joined
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.types import Batch, Density, GivesReward, Metrics, Noise, Observation, Spec
 
 LEAST = 1e-30
 """The probability that a mixture's log-policy gives to what it never does."""
@@ -112,7 +113,7 @@ class IRL:
     batches_per_update = 1
 
     def __init__(self, config: IRLConfig, spec: Spec, features: Tensor | None = None) -> None:
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.discount = config, spec, config.discount
         observed, acted = spec.observation_space, spec.action_space
         if not isinstance(observed, gym.spaces.Discrete) or not isinstance(acted, gym.spaces.Discrete):
             raise SpaceMismatchError(
@@ -124,7 +125,7 @@ class IRL:
         self.by_action = config.features == "state_action"
         self.rows = self.states * self.actions if self.by_action else self.states
         self.features = torch.eye(self.rows, dtype=torch.float64) if features is None else features
-        self.exploration_shape: tuple[int, ...] = (self.actions,)
+        self.acting_noise_shape: tuple[int, ...] = (self.actions,)
         if self.features.shape[0] != self.rows:
             raise RecipeError(f"there are features of {self.features.shape[0]} rows, the reward has {self.rows}")
         if config.method == "apprenticeship" and config.hidden:
@@ -159,7 +160,6 @@ class IRL:
         Args:
             state: changed in place.
             batches: all demonstrations at once, as one `Demonstrations`.
-            noise: none is needed.
         """
         (demonstrations,) = batches
         expert = demonstrations.visits.flatten() if self.by_action else demonstrations.entered
@@ -180,8 +180,7 @@ class IRL:
         Returns:
             the model's feature counts minus the expert's, and the loss's gradient by the parameters, [S, …] each.
         """
-        with torch.enable_grad():
-            rewards = self._rewards(state)
+        rewards = self._rewards(state)
         table = rewards.detach()
         counts = self._solve(state, demonstrations.mdp, table)
         error = counts - expert
@@ -191,7 +190,7 @@ class IRL:
         state.table.copy_(table)
         gradient = joined(torch.autograd.grad(loss, state.optimizer.parameters))
         state.optimizer.descend(gradient)
-        return self._of_features(error), state.optimizer.by_seed(gradient)
+        return error @ self.features, state.optimizer.by_seed(gradient)
 
     def _rewards(self, state: IRLState) -> Tensor:
         """The table that the parameters stand for, float64 [S, rows]."""
@@ -228,19 +227,19 @@ class IRL:
         mdp = demonstrations.mdp
         if not state.visits.any():
             state.visits.copy_(visits(mdp, _staged(mdp, state.log_policy.exp())))
-        missing = self._of_features(expert - self._counts(mdp, state.visits))
+        missing = (expert - self._counts(mdp, state.visits)) @ self.features
         weight = missing / torch.linalg.vector_norm(missing, dim=-1, keepdim=True).clamp(min=LEAST)
         state.reward.flat.copy_(weight.flatten())
         state.table.copy_(weight @ self.features.mT)
         best = visits(mdp, optimal_policy(mdp, self.expected(mdp, state.table)))
-        step = self._of_features(self._counts(mdp, best - state.visits))
+        step = self._counts(mdp, best - state.visits) @ self.features
         share = ((step * missing).sum(-1) / step.square().sum(-1).clamp(min=LEAST)).clamp(0.0, 1.0)
         state.visits.lerp_(best, share[:, None, None])
         # A state that the mixture never sees has no share of it to go by.
         policy = state.visits / state.visits.sum(-1, keepdim=True).clamp(min=LEAST)
         seen = (state.visits.sum(-1, keepdim=True) > LEAST).expand_as(policy)
         state.log_policy.copy_(torch.where(seen, policy, 1.0 / self.actions).clamp(min=LEAST).log())
-        return self._of_features(expert - self._counts(mdp, state.visits))
+        return (expert - self._counts(mdp, state.visits)) @ self.features
 
     def expected(self, mdp: TabularMDP, table: Tensor) -> Tensor:
         """A table of rewards [S, rows] as E[r | s, a], [S, n, m]."""
@@ -252,16 +251,22 @@ class IRL:
         """How often each row of the table is earned, [S, rows]."""
         return visited.flatten(-2) if self.by_action else mdp.entered(visited)
 
-    def _of_features(self, counts: Tensor) -> Tensor:
-        return counts @ self.features
+    def initial_carry(self, state: IRLState, count: int) -> tuple[()]:
+        """Nothing: acting needs no memory."""
+        return ()
 
-    @torch.no_grad()
-    def act(self, state: IRLState, observation: Observation, noise: Tensor | None = None) -> Tensor:
-        """The likeliest action; with draws [S, N, actions], a sample of the policy."""
+    def act(
+        self,
+        state: IRLState,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
+        """The likeliest action; with draws [S, N, actions], a sample of the policy. All actions count as allowed."""
         log_probs = self._log_probs(state, observation)
-        if noise is None:
-            return log_probs.argmax(-1) + self.first_action
-        return categorical_sample([log_probs], noise).squeeze(-1) + self.first_action
+        choice = log_probs.argmax(-1) if noise is None else categorical_sample([log_probs], noise).squeeze(-1)
+        return choice + self.first_action, carry
 
     @property
     def has_density(self) -> bool:
@@ -269,10 +274,17 @@ class IRL:
         return True
 
     @torch.no_grad()
-    def log_prob(self, state: IRLState, observation: Observation, action: Tensor) -> Tensor:
+    def log_prob(
+        self, state: IRLState, observation: Observation, action: Tensor, carry: Any, action_mask: Tensor | None = None
+    ) -> Tensor:
         """log π(a | s), [S, N], in nats."""
         chosen = (action.long() - self.first_action).unsqueeze(-1)
         return self._log_probs(state, observation).gather(-1, chosen).squeeze(-1).float()
+
+    @property
+    def length_bias(self) -> str:
+        """None: the reward is found by how long the expert stays where, not by a form of its own."""
+        return ""
 
     @torch.no_grad()
     def reward(self, state: IRLState, batch: Batch) -> Tensor:
@@ -326,3 +338,13 @@ def _staged(mdp: TabularMDP, policy: Tensor) -> Tensor:
     if mdp.horizon is None:
         return policy
     return policy.unsqueeze(-3).expand(-1, mdp.horizon, -1, -1)
+
+
+ALGORITHM = Algorithm(
+    IRLConfig,
+    IRL,
+    feeds=("table",),
+    actions=("discrete",),
+    summary="maximum causal entropy, maximum entropy, apprenticeship; linear or neural rewards",
+    provides=(Density, GivesReward),
+)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import explore_around_clone, keep_steady, without_decay
 from offrl.agents.space_checks import choices_of, policy_kind
 from offrl.config.fields import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
@@ -347,4 +348,7 @@ ALGORITHM = Algorithm(
     provides=(types.Density, types.CriticOnly, types.StartsFromPolicy, types.Scheduled, types.EpisodesCut),
     summary="clipping or a KL penalty, GAE(λ), running normalization, KL stop, rates that decay",
     masks=True,
+    goes_on=keep_steady,
+    spares_clone=without_decay,
+    fits_clone=explore_around_clone,
 )

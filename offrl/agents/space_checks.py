@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
-from offrl.errors import SpaceMismatchError
+from offrl import plugins
+from offrl.agents.algorithm import Actions
+from offrl.errors import PluginError, SpaceMismatchError
 from offrl.types import Spec
 
-SUITED: dict[type[gym.Space[Any]], str] = {
-    gym.spaces.Box: "bc, ppo, sac or td3",
-    gym.spaces.Discrete: "bc, dqn, ppo or sac",
-    gym.spaces.MultiDiscrete: "bc or ppo",
+SUITED: dict[type[gym.Space[Any]], Actions] = {
+    gym.spaces.Box: "continuous",
+    gym.spaces.Discrete: "discrete",
+    gym.spaces.MultiDiscrete: "multi-discrete",
 }
-"""Algorithms for each kind of action space."""
+"""What an algorithm's record calls each kind of action space."""
 
 PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
 
@@ -57,8 +60,24 @@ def _refuse_whole_numbers(space: gym.Space[Any]) -> None:
 
 
 def _suited(space: gym.Space[Any]) -> str:
-    known = SUITED.get(type(space))
-    return f"choose {known}, which can" if known else "use Box, Discrete or MultiDiscrete actions"
+    kind = SUITED.get(type(space))
+    known = [] if kind is None else _algorithms_for(kind)
+    if not known:
+        return "use Box, Discrete or MultiDiscrete actions"
+    *others, last = known
+    return f"choose {', '.join(others)} or {last}, which can" if others else f"choose {last}, which can"
+
+
+def _algorithms_for(actions: Actions) -> list[str]:
+    """Names of those that act in such a space and need neither an expert's run nor a table of the dynamics."""
+    names = []
+    for name in plugins.algorithms:
+        # A hint must not fail in the place of the error that it belongs to.
+        with suppress(PluginError, KeyError):
+            record = plugins.algorithms[name]
+            if actions in record.actions and not record.expert and "table" not in record.feeds:
+                names.append(name)
+    return names
 
 
 def policy_kind(

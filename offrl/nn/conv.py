@@ -9,14 +9,12 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offrl.errors import RecipeError
 from offrl.nn.flat import HooklessModule, uniform_per_seed
 from offrl.nn.flatten import FlatObservation
 from offrl.nn.mlp import ACTIVATIONS
-from offrl.ops.numpy_or_torch import Array, handed_back
 from offrl.types import Observation
 
 Convolution = tuple[int, int, int]
@@ -70,11 +68,11 @@ class Encoder(HooklessModule):
         self.flat = FlatObservation(gym.spaces.Dict(rest) if images else space) if rest else None
         self.width = sum(network.width for network in networks) + (self.flat.width if self.flat else 0)
 
-    def forward(self, observation: Observation | NDArray[Any]) -> Array:
+    def forward(self, observation: Observation) -> Tensor:
         """[S, B, …] to float32 [S, B, width]; without images as `FlatObservation` has it."""
         if self.flat and not self.image_keys:
-            return self.flat(observation)
-        observation = handed_back(observation)
+            flat: Tensor = self.flat(observation)
+            return flat
         parts = {"": observation} if isinstance(observation, Tensor) else observation
         encoded = [network(parts[key]) for key, network in zip(self.image_keys, self.images, strict=True)]
         if self.flat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from offrl.agents import AGENTS
-from offrl.errors import SpaceMismatchError
+from offrl import plugins
+from offrl.agents.space_checks import require_bounded_box, require_discrete
+from offrl.errors import PluginError, SpaceMismatchError
 from offrl.types import Spec
 
 BOX = spaces.Box(-2.0, 2.0, (3,))
@@ -30,24 +32,57 @@ ABLE = {
 @pytest.mark.parametrize("space", [BOX, UNBOUNDED, WHOLE, CHOICE, CHOICES, BITS], ids=str)
 def test_an_agent_takes_the_spaces_that_it_can_act_in_and_refuses_others(algo: str, space: gym.Space[Any]) -> None:
     spec = Spec(spaces.Box(-1.0, 1.0, (2,)), space)
-    entry = AGENTS[algo]
+    record = plugins.algorithms[algo]
     if space in ABLE[algo]:
-        entry.build(entry.config(), spec)
+        record.build(record.options({}), spec)
         return
     with pytest.raises(SpaceMismatchError) as raised:
-        entry.build(entry.config(), spec)
+        record.build(record.options({}), spec)
     assert raised.value.hint
 
 
 @pytest.mark.parametrize("algo", ["bc", "ppo", "sac", "td3"])
 def test_vectors_of_whole_numbers_are_refused_by_name(algo: str) -> None:
-    entry = AGENTS[algo]
+    record = plugins.algorithms[algo]
     with pytest.raises(SpaceMismatchError, match="whole numbers"):
-        entry.build(entry.config(), Spec(spaces.Box(-1.0, 1.0, (2,)), WHOLE))
+        record.build(record.options({}), Spec(spaces.Box(-1.0, 1.0, (2,)), WHOLE))
 
 
 @pytest.mark.parametrize("algo", ["bc", "ppo"])
 def test_a_squashed_policy_needs_bounds(algo: str) -> None:
-    entry = AGENTS[algo]
+    record = plugins.algorithms[algo]
     with pytest.raises(SpaceMismatchError, match="finite action bounds"):
-        entry.build(entry.config(policy="squashed_gaussian"), Spec(BOX, UNBOUNDED))
+        record.build(record.options({"policy": "squashed_gaussian"}), Spec(BOX, UNBOUNDED))
+
+
+def test_the_hint_names_the_algorithms_whose_records_suit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of other packages too; but none that needs an expert's run or a table, and none that can't be loaded."""
+    records: dict[str, Any] = {
+        name: SimpleNamespace(actions=actions, expert=expert, feeds=feeds)
+        for name, actions, expert, feeds in (
+            ("chooser", ("discrete", "multi-discrete"), False, ("rollouts",)),
+            ("mover", ("continuous",), False, ("dataset",)),
+            ("pupil", ("discrete", "multi-discrete"), True, ("dagger",)),
+            ("tabular", ("discrete",), False, ("table",)),
+            ("other", ("discrete",), False, ("dataset",)),
+        )
+    }
+
+    class Broken(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            if name == "mover":
+                raise PluginError("the algorithm 'mover' can't be loaded")
+            return super().__getitem__(name)
+
+    monkeypatch.setattr(plugins, "algorithms", Broken(records))
+    for space, hint in (
+        (CHOICES, "choose chooser, which can"),
+        (BOX, "use Box, Discrete or MultiDiscrete actions"),
+        (BITS, "use Box, Discrete or MultiDiscrete actions"),
+    ):
+        with pytest.raises(SpaceMismatchError) as raised:
+            require_discrete(Spec(BOX, space), "DQN")
+        assert raised.value.hint == hint
+    with pytest.raises(SpaceMismatchError) as raised:
+        require_bounded_box(Spec(BOX, CHOICE), "TD3")
+    assert raised.value.hint == "choose chooser or other, which can"
