@@ -79,10 +79,20 @@ class Constant:
     spec: Spec
     batches_per_update: int = 1
 
-    def act(self, state: Tensor, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def initial_carry(self, state: Tensor, count: int) -> tuple[()]:
+        return ()
+
+    def act(
+        self,
+        state: Tensor,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
         part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
         action = state.unsqueeze(1).expand(-1, part.shape[1], *state.shape[1:])
-        return action if noise is None else action + noise
+        return action if noise is None else action + noise, carry
 
 
 def constant_policy(
