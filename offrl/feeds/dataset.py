@@ -53,6 +53,11 @@ class DatasetFeed:
         return names, "it learns from the dataset alone"
 
     @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """A batch's."""
+        return recipe.batch_size
+
+    @classmethod
     def build(cls, materials: Materials) -> Self:
         """With priorities, if the recipe has any."""
         recipe, policy, data = materials.recipe, materials.policy, materials.data

@@ -70,7 +70,7 @@ def test_the_replay_holds_what_the_expert_would_do(count: int, experts: dict[int
     shown, told = rows[..., slices["observation"]], rows[..., slices[schema.ACTION]]
     normalizer: Any = expert.normalizer
     by_policy = shown.reshape(count, -1, 3)
-    expected = expert.act(normalizer.normalize(by_policy)).reshape(told.shape)
+    expected = expert.act(normalizer.normalize(by_policy), ())[0].reshape(told.shape)
     torch.testing.assert_close(told, expected)
     acted = torch.stack([torch.as_tensor(action) for action in taken], dim=2).flatten(0, 1)
     # The expert itself acts in the first 40 steps of a seed, 20 of each environment.

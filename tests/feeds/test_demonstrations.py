@@ -248,7 +248,7 @@ def test_imitation_starts_from_a_cloned_policy(pendulum: Path, tmp_path: Path) -
     observation = source.observe(np.random.default_rng(0).normal(size=(2 * 10, 3)))
     assert started.normalizer is not None
     torch.testing.assert_close(started.observe(np.ones((2, 3))), source.observe(np.ones((2, 3))))
-    assert not torch.equal(started.act(observation), source.act(observation))
+    assert not torch.equal(started.act(observation, ())[0], source.act(observation, ())[0])
     resume(run.path, steps=120)
 
 

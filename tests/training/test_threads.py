@@ -45,7 +45,7 @@ def test_products_that_are_large_are_shared(
 ) -> None:
     recipe = recipe_from_dict({"algo": algo, "env": "CartPole-v1", "agent": agent, "batch_size": batch_size})
     built = algorithms[algo].build(recipe.agent, Spec(space, gym.spaces.Discrete(2)))
-    policy = fresh_policy(built, (0,), torch.device("cpu"), None, 1)
+    policy = fresh_policy(algorithms[algo], built, recipe, torch.device("cpu"), None)
     with threads_for(recipe, policy):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 2
@@ -54,7 +54,7 @@ def test_products_that_are_large_are_shared(
 def test_there_are_as_many_as_before_after_an_error() -> None:
     recipe = recipe_from_dict({"algo": "dqn", "env": "CartPole-v1", "agent": {"hidden": [8]}})
     built = algorithms["dqn"].build(recipe.agent, Spec(VECTORS, gym.spaces.Discrete(2)))
-    policy = fresh_policy(built, (0,), torch.device("cpu"), None, 1)
+    policy = fresh_policy(algorithms["dqn"], built, recipe, torch.device("cpu"), None)
     with pytest.raises(ZeroDivisionError), threads_for(recipe, policy):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2
