@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from offrl.agents.fine_tuning import INITIAL_LOG_STD, LEFT_OF_ANCHOR, SMALL_ACTOR_STEP
 from offrl.collection.collect import collect_random
-from offrl.config.recipe import Recipe, recipe_from_dict, to_toml
+from offrl.config.recipe import Recipe, parsed_settings, recipe_from_dict, to_toml
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.make import environment_spec
 from offrl.errors import RecipeError, RequestError, SpaceMismatchError
@@ -28,11 +29,8 @@ from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.finetune import (
     CRITIC_WARMUP,
-    INITIAL_LOG_STD,
-    LEFT_OF_ANCHOR,
     OFFLINE_FRACTION,
     PRETRAINED_CRITIC_WARMUP,
-    SMALL_ACTOR_STEP,
     WARMUP_STEPS,
     fine_tuning_recipe,
 )
@@ -84,18 +82,18 @@ def through(pretrained: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def continued(run: Run, *settings: str, **options: Any) -> Recipe:
     chosen: dict[str, Any] = {"steps": 60, "env": "Pendulum-v1"} | options
-    return fine_tuning_recipe(run.path, settings=[*SHORT, *settings], **chosen)
+    return fine_tuning_recipe(run.path, settings=parsed_settings([*SHORT, *settings]), **chosen)
 
 
 def at_step_0(recipe: Recipe, path: Path) -> Loop:
     problem = open_problem(recipe)
     loop = build_loop(Run.create(path, problem.recipe), problem, SilentListener())
-    take_over(loop.policy, recipe)
+    take_over(loop.policy, problem)
     return loop
 
 
 def test_the_recipe_is_the_run_s_own_but_for_where_it_learns(pretrained: Run) -> None:
-    recipe = fine_tuning_recipe(pretrained.path, steps=60, env="Pendulum-v1", settings=["online.critic_warmup=5"])
+    recipe = fine_tuning_recipe(pretrained.path, steps=60, env="Pendulum-v1", settings={"online.critic_warmup": 5})
     source = pretrained.recipe
     expected = dataclasses.replace(
         source,
@@ -128,8 +126,9 @@ def test_what_was_pretrained_lets_go_of_the_data(demonstrations: Path, tmp_path:
     long = fine_tuning_recipe(held.path, steps=50_000, env="Pendulum-v1")
     assert long.online.critic_warmup == PRETRAINED_CRITIC_WARMUP
     # Whoever says what it shall be has it, and so has a run whose weight fell before.
-    for text, value in (("agent.bc_decay=1.0", 1.0), ("agent.bc_decay=0.25", 0.25)):
-        assert fine_tuning_recipe(held.path, steps=50_000, settings=[text]).agent.bc_decay == value
+    for value in (1.0, 0.25):
+        chosen = fine_tuning_recipe(held.path, steps=50_000, settings={"agent.bc_decay": value})
+        assert chosen.agent.bc_decay == value
     again = fine_tuning_recipe(run.path, steps=50_000)
     assert again.agent.bc_decay == run.recipe.agent.bc_decay
     assert again.online.critic_warmup == 0
@@ -143,7 +142,7 @@ def test_another_algorithm_has_its_own_options_and_the_shape_of_the_cloned_polic
     assert (recipe.agent.policy, recipe.agent.initial_log_std) == ("squashed_gaussian", INITIAL_LOG_STD)
     assert (recipe.seeds, recipe.online.offline_fraction) == (cloned.recipe.seeds, 0.0)
     base = {"algo": "td3", "agent": {"actor_learning_rate": 1e-3, "exploration_noise": 0.3}}
-    careful = fine_tuning_recipe(cloned.path, steps=60, algo="td3", base=base, settings=["agent.bc_alpha=2.5"]).agent
+    careful = fine_tuning_recipe(cloned.path, steps=60, algo="td3", base=base, settings={"agent.bc_alpha": 2.5}).agent
     assert (careful.actor_learning_rate, careful.exploration_noise, careful.bc_alpha) == (3e-5, 0.3, 2.5)
     base = {"algo": "sac", "agent": {"temperature_learning_rate": 1e-3, "discount": 0.98}}
     careful = fine_tuning_recipe(cloned.path, steps=60, algo="sac", base=base).agent
@@ -267,7 +266,7 @@ def test_the_policy_acts_from_the_first_step_and_learns_after_the_warm_up(pretra
     feed = loop.feed
     assert isinstance(feed, ReplayFeed)
     feed.at_checkpoint(0)
-    shown = loop.policy.act(feed.collector.observed)
+    shown, _ = loop.policy.act(feed.collector.observed, ())
     assert [len(list(feed.rounds(1))) for _ in range(6)] == [0, 0, 0, 0, 1, 1]
     np.testing.assert_array_equal(feed.ring.rows[:, 0, 3:4], np.asarray(shown)[:, 0])
 

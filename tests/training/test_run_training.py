@@ -18,6 +18,7 @@ from offrl.config.recipe import Recipe, to_toml
 from offrl.converters.catalog import local_path
 from offrl.data.store import StoreWriter
 from offrl.envs.make import environment_spec
+from offrl.envs.policy import Actor
 from offrl.envs.spaces import check_spaces
 from offrl.errors import (
     DataError,
@@ -373,9 +374,9 @@ def test_evaluation_is_the_policy_in_the_environment(demonstrations: Path, tmp_p
     for position in range(2):
         env = gym.make("Pendulum-v1")
         observation, _ = env.reset(seed=evaluation_seeds(3, 1)[0])
-        total, done = 0.0, False
+        actor, total, done = Actor(policy, 1), 0.0, False
         while not done:
-            action = policy.act_greedily(np.stack([observation, observation]))[position]
+            action = actor.greedy(np.stack([observation, observation]))[position]
             observation, reward, terminated, truncated, _ = env.step(action)
             total, done = total + float(reward), terminated or truncated
         assert scores["returns"][position][0] == pytest.approx(total, rel=1e-4)
