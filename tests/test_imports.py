@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toml": set(),
     "ops": {"types", "errors"},
     "nn": {"types", "errors", "ops"},
+    "tracing": {"types", "errors", "nn", "ops"},
     "irl": {"types", "errors"},
     "agents": {"types", "errors", "options", "ops", "nn", "irl"},
     "data": LEAVES,
