@@ -1,7 +1,8 @@
-"""Tables of what offrl can do by name: algorithms, formats, estimators and loggers, its own and other packages'.
+"""Tables of what offrl can do by name: algorithms, feeds, formats, estimators, loggers, its own and other packages'.
 
 An entry is `"module:object"`, imported when it is asked for. An installed package adds entries through the entry-point
-groups `offrl.algorithms`, `offrl.formats`, `offrl.estimators` and `offrl.loggers`; offrl's own names can't be replaced.
+groups `offrl.algorithms`, `offrl.feeds`, `offrl.formats`, `offrl.estimators` and `offrl.loggers`; offrl's own names
+can't be replaced.
 """
 
 from __future__ import annotations
@@ -104,3 +105,17 @@ algorithms = Table(
     },
 )
 """Algorithms: `offrl.agents.algorithm.Algorithm` records."""
+
+feeds = Table(
+    "feed",
+    "offrl.feeds",
+    {
+        "dagger": "offrl.feeds.dagger:DaggerFeed",
+        "dataset": "offrl.feeds.dataset:DatasetFeed",
+        "demonstrations": "offrl.feeds.demonstrations:DemonstrationsFeed",
+        "replay": "offrl.feeds.replay:ReplayFeed",
+        "rollouts": "offrl.feeds.rollouts:RolloutsFeed",
+        "table": "offrl.feeds.table:TableFeed",
+    },
+)
+"""Ways of learning: classes that follow `offrl.feeds.feed.Feed`."""

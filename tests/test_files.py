@@ -1,34 +1,143 @@
-"""A folder is whole or not there; what was there before is not lost."""
+"""Files and folders are whole or not there; what was there before is not lost."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from offrl.errors import RequestError, StoreError
-from offrl.files import whole_folder
+from offrl.errors import DiskFullError, RequestError, StoreError
+from offrl.files import (
+    HashingFile,
+    file_sha256,
+    naming,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    whole_path,
+    write_whole,
+)
+
+DEAD = 2**22 + 1
+"""No process has this number: Linux counts to 2²²."""
 
 
 def write(dest: Path, text: str, overwrite: bool = False) -> None:
-    with whole_folder(dest, overwrite) as folder:
+    with whole_folder(dest, overwrite=overwrite) as folder:
         folder.mkdir()
         (folder / "file").write_text(text)
 
 
 def fail(dest: Path, error: BaseException, overwrite: bool = False) -> None:
-    with whole_folder(dest, overwrite) as folder:
+    with whole_folder(dest, overwrite=overwrite) as folder:
         folder.mkdir()
         raise error
 
 
-def write_and_die(dest: Path) -> None:
-    with whole_folder(dest) as folder:
-        folder.mkdir()
-        os.kill(os.getpid(), signal.SIGKILL)
+def fail_in_a_file(path: Path, error: BaseException) -> None:
+    with whole_file(path) as file:
+        file.write(b"ne")
+        raise error
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here."""
+
+
+def test_a_file_takes_its_name_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with whole_file(path) as file:
+        assert file.write(b"ne") == 2
+        assert file.write(memoryview(b"w")) == 1
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert (file.size, file.sha256) == (3, hashlib.sha256(b"new").hexdigest())
+    assert file_sha256(path) == file.sha256
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("stop"), RuntimeError("stop"), Killed("stop")])
+def test_an_interrupted_write_leaves_the_old_file(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error), match="stop"):
+        fail_in_a_file(path, error)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["x"]
+
+
+def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
+    write_whole(tmp_path / "x", "ü\n")
+    assert (tmp_path / "x").read_bytes() == b"\xc3\xbc\n"
+    write_whole(tmp_path / "x", b"\xff")
+    assert (tmp_path / "x").read_bytes() == b"\xff"
+
+
+def test_a_rename_that_does_not_come_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "x", "old")
+
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
+            write_whole(tmp_path / "x", "new" * 1000)
+    assert (tmp_path / "x").read_text() == "old"
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_writer_that_opens_the_file_itself_sees_its_suffix(tmp_path: Path) -> None:
+    with whole_path(tmp_path / "picture.png") as temporary:
+        assert temporary.suffix == ".png"
+        assert temporary.parent == tmp_path
+        temporary.write_bytes(b"pixels")
+        assert not (tmp_path / "picture.png").exists()
+    assert names(tmp_path) == ["picture.png"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_by_the_files_name(number: int, tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="disk is full") as caught:
+        fail_in_a_file(tmp_path / "x", OSError(number, os.strerror(number)))
+    assert caught.value.where == str(tmp_path / "x")
+    assert names(tmp_path) == []
+
+
+def test_other_failures_are_told_by_the_files_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"No such file(.|\n)*missing/x"), whole_file(tmp_path / "missing" / "x"):
+        pass
+    with pytest.raises(StoreError, match="Permission denied") as caught, naming(tmp_path / "y"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    assert caught.value.where == str(tmp_path / "y")
+    assert not isinstance(caught.value, DiskFullError)
+
+
+def test_a_file_that_takes_less_than_it_is_given_gets_it_all() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.content = b""
+
+        def write(self, data: memoryview) -> int:
+            self.content += bytes(data[:2])
+            return min(2, len(data))
+
+    raw = Slow()
+    file = HashingFile(raw)
+    assert file.write(b"seven b") == 7
+    assert (raw.content, file.tell()) == (b"seven b", 7)
 
 
 def test_a_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
@@ -36,14 +145,14 @@ def test_a_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
     with whole_folder(dest) as folder:
         folder.mkdir()
         assert not dest.exists()
-    assert [path.name for path in dest.parent.iterdir()] == ["dest"]
+    assert names(dest.parent) == ["dest"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("stop"), RuntimeError("stop")])
 def test_an_error_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(error), match="stop"):
         fail(tmp_path / "dest", error)
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
 
 
 def test_what_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
@@ -57,18 +166,65 @@ def test_what_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
     assert (dest / "file").read_text() == "old"
     write(dest, "new", overwrite=True)
     assert (dest / "file").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+    assert names(tmp_path) == ["dest"]
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+def test_files_are_added_to_a_folder_that_is_there(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with whole_folder(tmp_path / "dest", merge=True) as folder:
+            folder.mkdir()
+            (folder / name).write_text(name)
+    assert names(tmp_path / "dest") == ["one", "two"]
+    assert names(tmp_path) == ["dest"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="something at the destination"), whole_folder(tmp_path / "file", merge=True):
+        pass
+
+
+def test_everything_in_a_folder_is_on_the_disk_before_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("offrl.files.sync", lambda path: synced.append(path.name.partition(".partial")[0]))
+    with whole_folder(tmp_path / "dest") as folder:
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "file").write_text("x")
+    assert sorted(synced[:3]) == [".dest", "file", "inner"]
+    assert synced[3:] == [tmp_path.name]
+
+
+def die_in_a_folder(dest: Path) -> None:
+    with whole_folder(dest) as folder:
+        folder.mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_in_a_file(dest: Path) -> None:
+    with whole_file(dest) as file:
+        file.write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("dying", "again"), [(die_in_a_folder, write), (die_in_a_file, write_whole)])
+def test_what_a_killed_writer_left_is_removed_by_the_next(
+    dying: Callable[[Path], None], again: Callable[[Path, str], None], tmp_path: Path
+) -> None:
     dest = tmp_path / "dest"
-    process = multiprocessing.get_context("fork").Process(target=write_and_die, args=(dest,))
+    process = multiprocessing.get_context("fork").Process(target=dying, args=(dest,))
     process.start()
     process.join()
-    (left,) = tmp_path.iterdir()
-    assert left.name.startswith(".dest.partial-")
-    write(dest, "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+    (left,) = names(tmp_path)
+    assert left.startswith(f".dest.partial-{process.pid}-")
+    (tmp_path / ".dest.partial-notes").write_text("somebody's own")
+    again(dest, "new")
+    assert names(tmp_path) == [".dest.partial-notes", "dest"]
+
+
+def test_what_was_being_replaced_is_given_back(tmp_path: Path) -> None:
+    (tmp_path / f".dest.replaced-{DEAD}-00").mkdir()
+    (tmp_path / f".dest.partial-{os.getpid()}-00").mkdir()
+    remove_leftovers(tmp_path / "dest")
+    assert names(tmp_path) == [f".dest.partial-{os.getpid()}-00", "dest"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def finetune(
     Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
     """
     from offrl.config.library import matching_recipe
-    from offrl.training.finetune import fine_tuning_recipe, starting_point
+    from offrl.config.recipe import parsed_settings
+    from offrl.feeds.warm_start import starting_point
+    from offrl.training.finetune import fine_tuning_recipe
 
     opened, kind = starting_point(run, checkpoint)
     source = opened.recipe
@@ -73,7 +75,7 @@ def finetune(
     if base is not None:
         note(f"Recipe: {base.name}")
     flags = evaluation_flags(eval_every, eval_episodes)
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    given = {key: value for key, value in flags.items() if value is not None}
     recipe = fine_tuning_recipe(
         run,
         steps=steps,
@@ -82,6 +84,6 @@ def finetune(
         offline_fraction=offline_fraction,
         checkpoint=kind,
         base=base.values if base else None,
-        settings=[*given, *(settings or [])],
+        settings=given | parsed_settings(settings or []),
     )
     start_run(recipe, out, as_json)

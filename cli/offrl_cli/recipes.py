@@ -47,11 +47,11 @@ def show(
 
     Example: offrl recipes show bc/hopper > mine.toml
     """
-    from offrl.agents import AGENTS
+    from offrl import plugins
     from offrl.config.library import find_recipe
     from offrl.config.recipe import recipe_from_dict, to_toml
 
-    if name in AGENTS:
+    if name in plugins.algorithms:
         recipe = recipe_from_dict({"algo": name})
     else:
         found = find_recipe(name)

@@ -57,8 +57,8 @@ def evaluate(
     Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --episodes 100
     """
     with working("Evaluating"):
+        from offrl.runs.evaluate import evaluate_run
         from offrl.runs.run import Run
-        from offrl.training.run_training import evaluate_run
 
         scores = evaluate_run(Run.open(run), episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
     if as_json:

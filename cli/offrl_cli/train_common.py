@@ -10,15 +10,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offrl.errors import RequestError
 from offrl_cli.errors import INTERRUPTED, fail
 from offrl_cli.output import note, print_json, print_pairs, print_table
 from offrl_cli.scores import print_scores
 
 if TYPE_CHECKING:
     from offrl.config.recipe import Recipe
+    from offrl.runs.listener import Listener
     from offrl.runs.run import Run
-    from offrl.training.loop import Listener
 
 
 def choose_recipe(
@@ -37,20 +36,13 @@ def choose_recipe(
         RequestError: the named recipe is for another algorithm, or there is no policy to start from.
         RecipeError: there is no such recipe, or something in it is wrong.
     """
-    from offrl.config.library import find_recipe, matching_recipe
-    from offrl.config.recipe import recipe_from_dict, with_settings
+    from offrl.config.library import values_for
+    from offrl.config.recipe import parsed_settings, recipe_from_dict
 
-    found = find_recipe(name) if name else matching_recipe(algo, flags.get("dataset"), flags.get("env"))
-    if found is not None and found.values.get("algo") != algo:
-        raise RequestError(
-            f"the recipe '{found.name}' is for {found.values.get('algo')}, not for {algo}",
-            where=str(found.path),
-            hint=f"offrl recipes run {found.name}, or choose another recipe",
-        )
+    given = {key: value for key, value in flags.items() if value is not None}
+    values, found = values_for(algo, name, given | parsed_settings(settings))
     if found is not None:
         note(f"Recipe: {found.name}")
-    given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flags.items() if value is not None]
-    values = with_settings(found.values if found else {"algo": algo}, [*given, *settings])
     if start is not None:
         from offrl.training.finetune import imitation_values
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from offrl import plugins
 from offrl.config.validation import validated
 from offrl.errors import PluginError, RecipeError
-from offrl.types import Agent, Spec
+from offrl.types import Agent, Spec, StartsFromPolicy
 
 Actions = Literal["continuous", "discrete", "multi-discrete"]
 
@@ -33,6 +33,9 @@ class Algorithm:
         expert: whether a run that says what to do belongs to it.
         masks: whether its agents act among the allowed actions only; `act` and `log_prob` are then told of masks.
         td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
+        goes_on: how options change where a run goes on online; see `going_on`. None leaves them as they are.
+        spares_clone: how they change where critics are fresh behind a cloned policy, so that they don't spoil it.
+        fits_clone: how they must be for the actor to start from a cloned policy; see `from_clone`.
 
     Raises:
         PluginError: the agent lacks a method, or a method's arguments are not those of the Protocol.
@@ -51,9 +54,13 @@ class Algorithm:
     expert: bool = False
     masks: bool = False
     td_errors: bool = False
+    goes_on: Callable[[Any, float, bool], Any] | None = None
+    spares_clone: Callable[[Any], Any] | None = None
+    fits_clone: Callable[[Any, str, Spec], Any] | None = None
 
     def __post_init__(self) -> None:
-        for protocol in (Agent, *self.provides):
+        protocols: tuple[type[Any], ...] = (Agent, *self.provides)
+        for protocol in protocols:
             _require_follows(self.agent, protocol)
 
     def options(self, values: Any, where: str = "") -> Any:
@@ -92,6 +99,43 @@ class Algorithm:
             return self
         held: Algorithm = plugins.algorithms[options.generator]
         return held.learner(options.generator_options)
+
+    def learner_options(self, options: Any) -> Any:
+        """Those of what acts."""
+        return options if not self.wraps else self.learner(options).learner_options(options.generator_options)
+
+    def going_on(self, options: Any, updates: float, pretrained: bool) -> Any:
+        """Options for going on online from all that a run has learned.
+
+        Args:
+            options: that run's.
+            updates: gradient steps to come in which the policy moves.
+            pretrained: whether critics have learned from a dataset alone, so that they overrate what it never shows.
+        """
+        if self.wraps:
+            inner = self.learner(options).going_on(options.generator_options, updates, pretrained)
+            return dataclasses.replace(options, generator_options=inner)
+        return options if self.goes_on is None else self.goes_on(options, updates, pretrained)
+
+    def sparing(self, options: Any) -> Any:
+        """Options under which fresh critics don't spoil a cloned policy."""
+        return options if self.spares_clone is None else self.spares_clone(options)
+
+    def from_clone(self, options: Any, source: Any, kind: str, spec: Spec) -> Any:
+        """Options for starting from a policy that another algorithm cloned.
+
+        Args:
+            options: without regard to it.
+            source: the other algorithm's.
+            kind: of its policy, see `offrl.types.GivesPolicy`.
+            spec: the spaces.
+        """
+        if self.fits_clone is not None:
+            options = self.fits_clone(options, kind, spec)
+        if not self.can(StartsFromPolicy):
+            return options
+        theirs, adopted = vars(source), vars(self.agent)["adopted_options"]
+        return dataclasses.replace(options, **{name: theirs[name] for name in adopted if name in theirs})
 
     def can(self, protocol: type[Any]) -> bool:
         """Whether its agents follow an optional Protocol."""

@@ -9,6 +9,7 @@ have `priority.kind` and `data.n_step`, and the update goes by the batch's weigh
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -316,6 +317,11 @@ def allowed(values: Tensor, mask: Tensor | None) -> Tensor:
     return values if mask is None else values.masked_fill(~mask, -math.inf)
 
 
+def goes_on(options: DQNConfig, updates: float, pretrained: bool) -> DQNConfig:
+    """Options for going on online from a run's own state: exploration as it ended, and steady step sizes."""
+    return dataclasses.replace(options, decay_steps=0, epsilon_start=options.epsilon_end)
+
+
 ALGORITHM = Algorithm(
     DQNConfig,
     DQN,
@@ -324,4 +330,5 @@ ALGORITHM = Algorithm(
     summary="double, dueling, noisy networks, n-step returns, prioritized replay, images, a conservative penalty",
     masks=True,
     td_errors=True,
+    goes_on=goes_on,
 )

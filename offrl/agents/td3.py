@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from numpy.typing import NDArray
 from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor
 
+from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     Activation,
@@ -27,14 +28,10 @@ from offrl.config.fields import (
     ProbabilityBelowOne,
     Widths,
 )
-from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
-from offrl.nn.copy_weights import adopt_layers
-from offrl.nn.mlp import DERIVATIVES
-from offrl.nn.numpy_mlp import without_gradients
-from offrl.ops.losses import squared_error
-from offrl.ops.numpy_or_torch import Array, at_hand, handed_back, namespace
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.nn.adam import ended_schedule
+from offrl.nn.copy_weights import adopt_layers, require_kind
+from offrl.types import Batch, CriticOnly, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
 
 
 @dataclass(frozen=True)
@@ -119,15 +116,14 @@ class TD3:
     Observations and actions are flat vectors; actions span [-1, 1] (environment bounds are mapped outside).
     """
 
-    acts_on_arrays = True
     adopted_options = ("hidden", "activation")
     """Those of a policy that `adopt_policy` takes."""
 
     def __init__(self, config: TD3Config, spec: Spec) -> None:
         require_bounded_box(spec, "TD3")
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.discount = config, spec, config.discount
         self.batches_per_update = config.policy_delay
-        self.exploration_shape: tuple[int, ...] = (spec.action_dim,)
+        self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
         self.flat_observation = FlatObservation(spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> TD3State:
@@ -175,15 +171,16 @@ class TD3:
             shapes["dropout"] = (c.policy_delay, c.critics, batch_size, sum(c.hidden))
         return shapes
 
-    @torch.inference_mode()
     def update(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`policy_delay` critic steps, then one actor step and one step of the targets."""
         metrics = self._critic_steps(state, batches, noise)
-        metrics |= self._actor_step(state, batches[-1])
+        loss, more = self.actor_loss(state, batches[-1])
+        state.actor_optimizer.minimize(loss.sum())
+        if self.config.bc_decay != 1.0:
+            state.bc_weight.mul_(self.config.bc_decay)
         self._move_targets(state)
-        return metrics
+        return metrics | more | {"actor_loss": loss.detach()}
 
-    @torch.inference_mode()
     def update_critic(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`update` without the actor step: critics catch up with the policy before it moves."""
         metrics = self._critic_steps(state, batches, noise)
@@ -193,13 +190,15 @@ class TD3:
     def _critic_steps(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One step for each batch; the last one's metrics."""
         # The target networks stand still within a cycle, so all its targets come from one pass.
-        targets = self._targets(state, batches, noise["target_policy"]).unbind(1)
+        targets = self.targets(state, batches, noise["target_policy"]).unbind(1)
         masks = noise["dropout"].unbind(1) if self.config.dropout else [None] * len(batches)
         for batch, target_q, draws in zip(batches, targets, masks, strict=True):
-            q, error = self._critic_step(state, batch, target_q, draws)
-        return {"critic_loss": (error * error).sum(dim=1), "q": q, "target_q": target_q}
+            loss, q = self.critic_loss(state, batch, target_q, draws)
+            state.critic_optimizer.minimize(loss.sum())
+        return {"critic_loss": loss.detach(), "q": q.detach(), "target_q": target_q}
 
-    def _targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
+    @torch.no_grad()
+    def targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
         """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
         c, samples = self.config, self.config.softmax_samples or 1
         observation = torch.cat([self.flat_observation(batch.next_observation) for batch in batches], dim=1)
@@ -214,55 +213,51 @@ class TD3:
         discount = torch.stack([batch.discount for batch in batches], dim=1)
         return torch.addcmul(reward, discount, value.view(reward.shape))
 
-    def _critic_step(
-        self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None
+    def critic_loss(
+        self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Regress every critic on the targets [S, B]; what they gave before, and how far that was off, [S, C, B, 1]."""
-        joined = torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
-        critic = state.critic.record(joined, dropout_noise=dropout_noise)
-        error = critic.output - target_q[:, None, :, None]
-        state.critic_optimizer.descend(critic.gradient(error * (2.0 / error.shape[2])))
-        return critic.output, error
+        """Σ_i (Q_i(s, a) − y)², [S], for targets y [S, B]; and each critic's Q(s, a), [S, E, B]."""
+        pairs = torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
+        q = state.critic(pairs, dropout_noise=dropout_noise).squeeze(-1)
+        return (q - target_q.unsqueeze(1)).square().mean(dim=2).sum(dim=1), q
 
-    def _actor_step(self, state: TD3State, batch: Batch) -> Metrics:
-        """Minimize −Q₁(s, π(s)), or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)² with λ = α / mean |Q₁|; w decays."""
-        c = self.config
+    def actor_loss(self, state: TD3State, batch: Batch) -> tuple[Tensor, Metrics]:
+        """−Q₁(s, π(s)), [S], or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)², with λ = α / mean |Q₁|; and metrics."""
         observation = self.flat_observation(batch.observation)
-        actor = state.actor.record(observation)
-        action = actor.output.tanh()
-        critic = state.critic.record(torch.cat([observation, action], dim=-1), members=1)
-        q = critic.output.flatten(1)
-        loss, by_q = -q.mean(dim=1), torch.full_like(critic.output, -1.0 / q.shape[1])
-        if c.bc_alpha:
-            scale = c.bc_alpha / q.abs().mean(dim=1)
-            loss, by_q = loss * scale, by_q * scale.view(-1, 1, 1, 1)
-        by_action = critic.gradient_by_input(by_q, first=observation.shape[-1])
-        metrics: Metrics = {}
-        if c.bc_alpha:
-            errors, slope = squared_error(action, batch.action)
-            distance = errors.mean(dim=1)
-            # The mean over an action's components, where cloning has the sum.
-            weight = state.bc_weight / action.shape[-1]
-            loss = loss + weight * distance
-            by_action = torch.addcmul(by_action, weight.view(-1, 1, 1), slope)
-            metrics["bc_loss"] = distance / action.shape[-1]
-        state.actor_optimizer.descend(actor.gradient(DERIVATIVES["tanh"](by_action, action)))
-        if c.bc_decay != 1.0:
-            state.bc_weight.mul_(c.bc_decay)
-        return metrics | {"actor_loss": loss}
+        action = state.actor(observation).tanh()
+        q = state.critic(torch.cat([observation, action], dim=-1), members=1).flatten(1)
+        if not self.config.bc_alpha:
+            return -q.mean(dim=1), {}
+        scale = self.config.bc_alpha / q.detach().abs().mean(dim=1)
+        # The mean over an action's components, where cloning has the sum.
+        distance = (action - batch.action).square().mean(dim=(1, 2))
+        return state.bc_weight * distance - scale * q.mean(dim=1), {"bc_loss": distance.detach()}
 
     def _move_targets(self, state: TD3State) -> None:
         state.target_actor.move_towards(state.actor, self.config.target_rate)
         state.target_critic.move_towards(state.critic, self.config.target_rate)
 
-    @without_gradients
-    def act(self, state: TD3State, observation: Observation | NDArray[Any], noise: Array = None) -> Array:
+    def initial_carry(self, state: TD3State, count: int) -> tuple[()]:
+        """Nothing: actions depend on the observation alone."""
+        return ()
+
+    def act(
+        self,
+        state: TD3State,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
         """π(s), plus Gaussian exploration noise where draws [S, N, A] are given; clipped to [-1, 1]."""
-        output = at_hand(state.actor(self.flat_observation(observation)))
-        action = namespace(output).tanh(output)
+        action: Tensor = state.actor(self.flat_observation(observation)).tanh()
         if noise is not None:
-            action = action + self.config.exploration_noise * at_hand(noise)
-        return handed_back(action.clip(-1.0, 1.0), to=observation)
+            action = (action + self.config.exploration_noise * noise).clamp(-1.0, 1.0)
+        return action, carry
+
+    def ended_schedule(self, state: TD3State) -> int:
+        """The steps taken, where step sizes have fallen to 0."""
+        return ended_schedule((state.actor_optimizer, state.critic_optimizer))
 
     def adopt_policy(self, state: TD3State, policy: MLP, kind: str) -> None:
         """Start the actor, and its target, from a cloned policy of the same hidden widths.
@@ -276,11 +271,7 @@ class TD3:
             SpaceMismatchError: it reads other observations.
             RecipeError: it is of another kind, or of other widths, activation or number of seeds.
         """
-        if kind not in ("deterministic", "squashed_gaussian"):
-            raise RecipeError(
-                f"TD3's actor is a network behind tanh, and can't start from a {kind} policy",
-                hint="train bc with agent.policy=deterministic, or squashed_gaussian",
-            )
+        require_kind("TD3", kind, ("deterministic", "squashed_gaussian"))
         adopt_layers(state.actor, policy)
         state.target_actor.flat.copy_(state.actor.flat)
 
@@ -306,3 +297,21 @@ def softmax_value(q: Tensor, draws: Tensor, beta: float) -> Tensor:
     # log 1/p(ε), but for a constant.
     inverse_density = 0.5 * draws.square().sum(dim=-1)
     return ((beta * q + inverse_density).softmax(dim=1) * q).sum(dim=1)
+
+
+def goes_on(options: TD3Config, updates: float, pretrained: bool) -> TD3Config:
+    """Options for going on online from a run's own state."""
+    config: TD3Config = let_go_of_data(options, updates / options.policy_delay, pretrained)
+    return config
+
+
+ALGORITHM = Algorithm(
+    TD3Config,
+    TD3,
+    feeds=("dataset", "replay"),
+    actions=("continuous",),
+    provides=(CriticOnly, StartsFromPolicy, Scheduled),
+    summary="TD3+BC (`agent.bc_alpha`), its decay in fine-tuning, DDPG, softmax targets (SD3)",
+    goes_on=goes_on,
+    spares_clone=spare_clone,
+)

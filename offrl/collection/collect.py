@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offrl import __version__
+from offrl import __version__, plugins
 from offrl.data import schema
 from offrl.data.schema import flatten_value
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
@@ -21,17 +21,17 @@ from offrl.envs.episodes import CountedStep, rollouts, share_evenly
 from offrl.envs.evaluator import MAX_PARALLEL, evaluate_random
 from offrl.envs.exploration import uniform_actions
 from offrl.envs.make import Environments, environment_spec, make_environments
-from offrl.envs.policy import Policy
+from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
-from offrl.feeds.tabular import table_of
+from offrl.feeds.table import table_of
 from offrl.mdp import optimal_policy, soft_values
 from offrl.ops.noise import NoiseSource
 from offrl.replay.frame_stack import newest
 from offrl.replay.normalization import ActionMap
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
-from offrl.types import Spec
+from offrl.types import Density, Spec
 
 COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM, TABLE_STREAM = 15_485_863, 4, 5, 6
 DISCOUNT = 0.99
@@ -88,7 +88,8 @@ def collect(
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
         # Policies act on float32, so that is what the data holds of MuJoCo's float64 observations.
         spec = single_precision(environment_spec(environment))
-        behavior = PolicyBehavior(policy, run.recipe.seeds, seed, stochastic)
+        has_density = plugins.algorithms[run.recipe.algo].can(Density)
+        behavior = PolicyBehavior(policy, has_density, run.recipe.seeds, seed, stochastic, copies)
         provenance = {
             "made_by": f"offrl {__version__} collect",
             "algo": run.recipe.algo,
@@ -187,21 +188,24 @@ class Behavior(Protocol):
     Attributes:
         names: who acts; each in the same number of copies, in this order.
         log_prob: [N], of the actions that `act` gave last; None where they have no density.
-        honors_masks: whether it does what the environment allows only; masks are stored, then.
+        masks: whether it does what the environment allows only; masks are stored, then.
     """
 
     names: list[str]
     log_prob: NDArray[np.float32] | None
-    honors_masks: bool
+    masks: bool
 
     def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment, and bool [N, A] if it tells of what it allows."""
+
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """Told after each step which episodes ended with it, bool [N]."""
 
 
 class RandomBehavior:
     """Uniformly random actions."""
 
-    honors_masks = True
+    masks = True
 
     def __init__(self, spec: Spec, copies: int, seed: int) -> None:
         self.names, self.spec, self.copies = ["random actions"], spec, copies
@@ -219,6 +223,9 @@ class RandomBehavior:
         raw = action if self.action_map is None else self.action_map.from_unit(action)
         return raw.reshape(self.copies, *(self.spec.action_space.shape or ()))
 
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """There is nothing to forget."""
+
 
 class TableBehavior:
     """The policy that is optimal for a table's true reward, or that of maximum entropy at a temperature.
@@ -226,7 +233,7 @@ class TableBehavior:
     The table has all actions, whatever the environment's mask says: it forbids those of no effect, as in Taxi.
     """
 
-    honors_masks = False
+    masks = False
 
     def __init__(self, environment: str, seed: int, temperature: float) -> None:
         mdp = replace(table_of(environment, discount=DISCOUNT), horizon=None)
@@ -247,6 +254,9 @@ class TableBehavior:
             self.log_prob = np.log(chances[np.arange(len(action)), action]).astype(np.float32)
         return action
 
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """There is nothing to forget."""
+
 
 def uniform_log_prob(spec: Spec) -> float:
     """Log-density of every uniformly random action, in the environment's units: -log ∏ (high - low), or -log n."""
@@ -258,35 +268,46 @@ def uniform_log_prob(spec: Spec) -> float:
 
 
 class PolicyBehavior:
-    """The policy as it acts while collecting, and the log-density of what it just did."""
+    """The policy as it acts while collecting, and the log-density of what it just did.
 
-    def __init__(self, policy: Policy, seeds: tuple[int, ...], seed: int, stochastic: bool) -> None:
-        self.policy, self.stochastic = policy, stochastic
-        self.names, self.honors_masks = [f"policy of seed {each}" for each in seeds], policy.honors_masks
+    Args:
+        policy: S seeds' policies.
+        has_density: whether their algorithm tells densities, be it for some options only.
+        seeds: their numbers.
+        seed: picks samples.
+        stochastic: whether to sample.
+        copies: environments of each seed.
+    """
+
+    def __init__(
+        self, policy: Policy, has_density: bool, seeds: tuple[int, ...], seed: int, stochastic: bool, copies: int
+    ) -> None:
+        self.policy, self.stochastic, self.actor = policy, stochastic, Actor(policy, copies)
+        self.names, self.masks = [f"policy of seed {each}" for each in seeds], policy.masks
+        agent: Any = policy.agent
+        self.has_density = stochastic and has_density and agent.has_density
+        self.shape = (copies, *agent.acting_noise_shape)
         agent_seeds = [int(np.random.SeedSequence([each, seed]).generate_state(1)[0]) for each in seeds]
         self.noise = NoiseSource(agent_seeds, policy.device, SAMPLING_STREAM)
         self.log_prob: NDArray[np.float32] | None = None
 
-    @torch.no_grad()
     def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment."""
-        policy, agent = self.policy, self.policy.agent
-        observed = policy.observe(observation)
         if not self.stochastic:
-            return policy.to_environment(policy.act(observed, action_mask=action_mask))
-        copies = environments_in(observation) // policy.seeds
-        action = policy.act(observed, self.noise.draw((copies, *agent.exploration_shape)), action_mask)
-        if getattr(agent, "has_density", False):
-            log_prob: NDArray[np.float32] = policy.log_prob(observed, action, action_mask).flatten().cpu().numpy()
+            return self.actor.greedy(observation, action_mask)
+        policy, carry = self.policy, self.actor.carry
+        observed = policy.observe(observation)
+        action = self.actor.act(observed, self.noise.draw(self.shape), action_mask)
+        if self.has_density:
+            log_prob: NDArray[np.float32] = (
+                policy.log_prob(observed, action, carry, action_mask).flatten().cpu().numpy()
+            )
             self.log_prob = log_prob - _log_volume(policy.action_map)
         return policy.to_environment(action)
 
-
-def environments_in(observation: Any) -> int:
-    """How many copies a vector environment's observation is of."""
-    while not isinstance(observation, np.ndarray):
-        observation = next(iter(observation.values())) if isinstance(observation, dict) else observation[0]
-    return len(observation)
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """Forget the episodes that ended."""
+        self.actor.ended(done)
 
 
 def _log_volume(action_map: ActionMap | None) -> float:
@@ -327,8 +348,8 @@ def _episodes(
     copies = environments.count // len(behavior.names)
     reset_seeds = np.random.SeedSequence([COLLECTION_STREAM, seed]).generate_state(environments.count).tolist()
     running: list[list[dict[str, NDArray[Any]]]] = [[] for _ in reset_seeds]
-    for step in rollouts(behavior.act, environments, quota, reset_seeds):
-        mask, next_mask = (step.action_mask, step.next_action_mask) if behavior.honors_masks else (None, None)
+    for step in rollouts(behavior, environments, quota, reset_seeds):
+        mask, next_mask = (step.action_mask, step.next_action_mask) if behavior.masks else (None, None)
         rows = _rows(_shown(spec, step.observation, mask, frames), step, behavior.log_prob)
         final = _shown(spec, step.next_observation, next_mask, frames)
         for copy in np.nonzero(step.running)[0]:

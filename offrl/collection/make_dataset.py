@@ -36,11 +36,13 @@ from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.evaluator import evaluate_random
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
+from offrl.files import whole_folder, write_whole
 from offrl.runs.checkpoint import read_facts
+from offrl.runs.evaluate import evaluate_run
+from offrl.runs.listener import Listener
 from offrl.runs.recorder import FOLDER
 from offrl.runs.run import Run
-from offrl.training.loop import Listener
-from offrl.training.run_training import evaluate_run, resume, train
+from offrl.training.run_training import resume, train
 
 REFERENCE_EPISODES = 100
 """What each reference score is a mean over."""
@@ -106,13 +108,12 @@ class Maker:
         with TemporaryDirectory(dir=home(), prefix=f"{file.name}.") as folder:
             store = self._store(file, recipe, Path(folder))
             card = _card(store, file, recipe)
-            if out:
-                write_parquet(store, out)
-                (out / CARD_FILE).write_text(card, encoding="utf-8")
-            else:
-                (store.path / CARD_FILE).write_text(card, encoding="utf-8")
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(store.path, destination)
+            with whole_folder(destination, merge=out is not None) as made:
+                if out:
+                    write_parquet(store, made)
+                else:
+                    os.replace(store.path, made)
+                write_whole(made / CARD_FILE, card)
         return {"name": file.name, "path": str(destination), **_summary(store)}
 
     def _store(self, file: RecipeFile, recipe: DatasetRecipe, folder: Path) -> TrajectoryStore:

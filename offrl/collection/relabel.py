@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offrl import __version__
+from offrl import __version__, plugins
 from offrl.converters.catalog import open_dataset
 from offrl.data import schema
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
@@ -25,7 +25,7 @@ from offrl.replay.frame_stack import StackedFrames
 from offrl.replay.row_layout import RowLayout, Transforms
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
-from offrl.types import Batch, Spec
+from offrl.types import Batch, GivesReward, Spec
 
 ROWS_AT_ONCE = 16_384
 
@@ -61,11 +61,11 @@ class LearnedReward:
         """
         policy, facts = load_policy(run, checkpoint)
         seeds = run.recipe.seeds
-        if not hasattr(policy.agent, "reward"):
+        if not plugins.algorithms[run.recipe.algo].can(GivesReward):
             raise RequestError(
                 f"a run of {run.recipe.algo} has learned no reward",
                 where=str(run.path),
-                hint="name a run of gail, airl or irl",
+                hint=f"name a run of one that does: {_able()}",
             )
         if seed is not None and seed not in seeds:
             raise RequestError(
@@ -173,6 +173,11 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
         **comparison.report(),
         "warnings": warnings,
     }
+
+
+def _able() -> str:
+    """Algorithms that learn a reward."""
+    return ", ".join(name for name in plugins.algorithms if plugins.algorithms[name].can(GivesReward))
 
 
 def _check_spaces(wanted: Spec, found: Spec, dataset: str | None) -> None:

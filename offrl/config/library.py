@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offrl.config.bundled import bundled_root
-from offrl.config.recipe import load_recipe
-from offrl.errors import RecipeError
+from offrl.config.recipe import load_recipe, merged
+from offrl.errors import RecipeError, RequestError
 
 DATASETS = "datasets"
 """The folder of recipes that make datasets; all others train."""
@@ -102,6 +103,28 @@ def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFi
         online = [recipe for recipe in recipes if "dataset" not in recipe.values]
         meant = [recipe for recipe in online if env and recipe.values.get("env") == env]
     return min(meant, key=lambda recipe: len(recipe.name), default=None)
+
+
+def values_for(algo: str, name: str | None, changes: Mapping[str, Any]) -> tuple[dict[str, Any], RecipeFile | None]:
+    """A recipe's plain values for a task, for `offrl.config.recipe.recipe_from_dict`, and the file that they begin as.
+
+    Args:
+        algo: the algorithm.
+        name: of a recipe to begin with; None takes the bundled one that matches, or else the algorithm's defaults.
+        changes: dotted keys to values, as `offrl.config.recipe.merged` takes them.
+
+    Raises:
+        RequestError: the named recipe is for another algorithm.
+        RecipeError: there is no such recipe, or a key is below something that isn't a table.
+    """
+    found = find_recipe(name) if name else matching_recipe(algo, changes.get("dataset"), changes.get("env"))
+    if found is not None and found.values.get("algo") != algo:
+        raise RequestError(
+            f"the recipe '{found.name}' is for {found.values.get('algo')}, not for {algo}",
+            where=str(found.path),
+            hint=f"offrl recipes run {found.name}, or choose another recipe",
+        )
+    return merged(found.values if found else {"algo": algo}, changes), found
 
 
 def _read(path: Path, name: str) -> RecipeFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -177,7 +177,7 @@ class Recipe:
     """One training run, complete: the same recipe gives the same run.
 
     Attributes:
-        algo: a name in `offrl.agents.AGENTS`.
+        algo: a name in `offrl.plugins.algorithms`.
         agent: that algorithm's options.
         dataset: name, path or prefixed id of the data; None learns online only.
         start: a run directory whose policies are the start of a fine-tuning, which learns online; None trains from
@@ -249,28 +249,58 @@ def load_recipe(path: Path) -> dict[str, Any]:
         raise RecipeError(f"the recipe can't be read: {error}", where=str(path), hint="correct the file") from error
 
 
-def with_settings(values: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Recipe values changed by `key=value` settings; keys are dotted (`agent.tau=0.01`), values are TOML or bare text.
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe values with some of them changed.
+
+    Args:
+        values: plain values, nested as a recipe is.
+        changes: dotted keys (`agent.discount`), or nested mappings, to values.
 
     Raises:
-        RecipeError: a setting has no `=`, or is below something that isn't a table.
+        RecipeError: a key is below something that isn't a table.
+
+    Example:
+        >>> merged({"algo": "bc", "agent": {"ema": 0.9}}, {"agent.hidden": [64, 64], "steps": 100})
+        {'algo': 'bc', 'agent': {'ema': 0.9, 'hidden': [64, 64]}, 'steps': 100}
     """
     changed: dict[str, Any] = copy.deepcopy(dict(values))
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise RecipeError(f"the setting {setting!r} has no '='", hint="write --set key=value")
-        *sections, name = key.strip().split(".")
+    for key, value in changes.items():
+        *sections, name = key.split(".")
         table = changed
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
                 raise RecipeError(
-                    f"'{key.strip()}' can't be set: '{section}' is {table!r}, not a table of options",
+                    f"'{key}' can't be set: '{section}' is {table!r}, not a table of options",
                     hint="offrl recipes show prints every key of a recipe with its value",
                 )
-        table[name] = _parse_value(text.strip())
+        nested = isinstance(value, Mapping) and isinstance(table.get(name), dict)
+        table[name] = merged(table[name], value) if nested else value
     return changed
+
+
+def parsed_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys to values, from `key=value` texts; values are TOML, or bare text.
+
+    Raises:
+        RecipeError: a text has no `=`.
+
+    Example:
+        >>> parsed_settings(["agent.discount=0.98", "device=cpu"])
+        {'agent.discount': 0.98, 'device': 'cpu'}
+    """
+    values = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"the setting {setting!r} has no '='", hint="write --set key=value")
+        values[key.strip()] = _parse_value(text.strip())
+    return values
+
+
+def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Recipe values changed by `key=value` texts; see `parsed_settings` and `merged`."""
+    return merged(values, parsed_settings(settings))
 
 
 def to_toml(recipe: Recipe) -> str:

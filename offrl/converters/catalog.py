@@ -5,13 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from offrl.config.bundled import bundled_root
 from offrl.converters import convert
@@ -19,7 +17,8 @@ from offrl.converters.formats import detect
 from offrl.converters.remote import is_remote, locate
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet
 from offrl.data.store import METADATA_FILE, TrajectoryStore
-from offrl.errors import DataError, DatasetNotFoundError, OffrlError, RequestError
+from offrl.errors import DataError, DatasetNotFoundError, OffrlError, RequestError, StoreError
+from offrl.files import whole_folder
 
 CARD_FILE = "card.toml"
 
@@ -172,23 +171,14 @@ def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
     """The store of that identity in the cache, made whole under a temporary name if it isn't there yet."""
     destination = home() / "datasets" / identity
     if not (destination / METADATA_FILE).is_file():
-        partial = destination.with_name(f"{identity}.{uuid4().hex[:8]}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
         try:
-            make(partial)
-            _rename(partial, destination)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with whole_folder(destination) as folder:
+                make(folder)
+        except (RequestError, StoreError):
+            # Another process may have been first.
+            if not (destination / METADATA_FILE).is_file():
+                raise
     return TrajectoryStore.open(destination)
-
-
-def _rename(partial: Path, destination: Path) -> None:
-    """Move a finished store into place, unless another process was first."""
-    try:
-        os.replace(partial, destination)
-    except OSError:
-        if not (destination / METADATA_FILE).is_file():
-            raise
 
 
 def _convert(source: str, destination: Path) -> None:

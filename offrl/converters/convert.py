@@ -100,7 +100,7 @@ def _run(
         for _ in chunks:
             pass
     else:
-        with whole_folder(dest, overwrite) as folder:
+        with whole_folder(dest, overwrite=overwrite) as folder:
             provenance = _provenance(located, chosen, options, opened)
             _write(folder, name or dest.name, opened, chunks, provenance, _shard_bytes(located.path))
     return tally.report(

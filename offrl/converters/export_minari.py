@@ -16,9 +16,9 @@ import numpy as np
 
 from offrl.converters.remote import minari_folder
 from offrl.data import schema
-from offrl.data.shard import whole_folder
 from offrl.data.trajectories import Episode, Trajectories
 from offrl.errors import DiskFullError, RequestError
+from offrl.files import whole_folder
 
 _EPISODES_AT_ONCE = 256
 _IDENTIFIER = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
@@ -108,6 +108,7 @@ def _temporary_root(destination: Path) -> Iterator[None]:
     """Where Minari writes meanwhile; what it has written to `data` takes its place at `destination` in the end."""
     before = os.environ.get(_ROOT_VARIABLE)
     with whole_folder(destination) as folder:
+        folder.mkdir()
         os.environ[_ROOT_VARIABLE] = str(folder / "root")
         try:
             yield

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from offrl.errors import DatasetNotFoundError, RequestError
+from offrl.files import naming, whole_path
 
 _D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 _TIMEOUT = 20.0
@@ -137,28 +137,32 @@ def _d4rl_url(match: re.Match[str] | None) -> str | None:
 
 def _download(url: str, path: Path) -> None:
     """Fetch an HDF5 file whole or not at all."""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_path(path) as partial:
+        try:
+            _fetch(url, partial)
+        except (OSError, ValueError, HTTPException) as error:
+            raise DatasetNotFoundError(
+                f"{url} could not be fetched ({error})",
+                where=str(path.parent),
+                hint=f"download the file by other means and put it there as {path.name}",
+            ) from error
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Raises OSError unless an HDF5 file arrives in full."""
     import h5py
 
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(partial, "wb") as file:
-            expected = int(response.headers.get("Content-Length") or 0)
-            received = 0
-            while piece := response.read(2**20):
-                received += file.write(piece)
-        if expected and received != expected:
-            raise OSError(f"{received} of {expected} bytes arrived")
-        if not h5py.is_hdf5(partial):
-            raise OSError("what arrived is no HDF5 file: perhaps a page that asks to sign in")
-        os.replace(partial, path)
-    except (OSError, ValueError, HTTPException) as error:
-        partial.unlink(missing_ok=True)
-        raise DatasetNotFoundError(
-            f"{url} could not be fetched ({error})",
-            where=str(path.parent),
-            hint=f"download the file by other means and put it there as {path.name}",
-        ) from error
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(path, "wb") as file:
+        expected = int(response.headers.get("Content-Length") or 0)
+        received = 0
+        while piece := response.read(2**20):
+            received += file.write(piece)
+    if expected and received != expected:
+        raise OSError(f"{received} of {expected} bytes arrived")
+    if not h5py.is_hdf5(path):
+        raise OSError("what arrived is no HDF5 file: perhaps a page that asks to sign in")
 
 
 def _locate_minari(name: str) -> Located:

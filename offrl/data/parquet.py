@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from offrl.data.schema import ColumnSpec, StoreMetadata
-from offrl.data.shard import whole_folder
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.errors import SourceError, StoreError
+from offrl.files import whole_folder
 
 STEPS_FILE, EPISODES_FILE = "steps.parquet", "episodes.parquet"
 _METADATA_KEY = b"offrl"
@@ -44,7 +44,8 @@ def write_parquet(store: Trajectories, folder: Path) -> None:
     metadata = {key: value for key, value in store.metadata.to_json().items() if key not in ("shards", "statistics")}
     fields = [pa.field(column.name, _arrow_type(column)) for column in columns]
     schema = pa.schema(fields, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, merge=True) as temporary:
+        temporary.mkdir()
         with pq.ParquetWriter(temporary / STEPS_FILE, schema, **_encoding(columns)) as writer:
             for block in store.iterate_blocks(_ROWS_PER_GROUP):
                 arrays = [_to_arrow(column, block.columns[column.name]) for column in columns]

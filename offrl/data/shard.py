@@ -1,132 +1,22 @@
-"""Files that are either whole or not there: Arrow shards and JSON, written under a temporary name, synced, renamed."""
+"""Shards as Arrow files: rows and episode tables, written whole, and mapped into memory to be read."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from offrl.data.schema import ColumnSpec
-from offrl.errors import CorruptStoreError, DiskFullError, StoreError
+from offrl.errors import CorruptStoreError
+from offrl.files import whole_file
 
-TEMPORARY_SUFFIX = ".tmp"
 HINT = "restore the file from a copy, or convert the source again"
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@contextmanager
-def durable_write(path: Path) -> Iterator[HashingFile]:
-    """Open a file that appears under its name only when the block ends well, whole and on the disk.
-
-    Raises:
-        DiskFullError: there is no room; the temporary file is gone again.
-        StoreError: the file can't be written for another reason.
-    """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        with open(temporary, "wb", buffering=0) as raw:
-            yield HashingFile(raw)
-            os.fsync(raw.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise write_error(error, path) from error
-        raise
-
-
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block ends well, and is removed otherwise.
-
-    Where `path` is a folder already, the files move into it one by one.
-
-    Raises:
-        DiskFullError: there is no room.
-        StoreError: the folder can't be written for another reason.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.is_dir():
-            for file in sorted(temporary.iterdir()):
-                os.replace(file, path / file.name)
-        else:
-            os.replace(temporary, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise write_error(error, path) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_error(error: OSError, path: Path) -> StoreError:
-    """The failure of a write, in words."""
-    if error.errno in DISK_FULL:
-        return DiskFullError(
-            "the disk is full (or a quota or file size limit is reached); nothing committed before is lost",
-            where=str(path),
-            hint="free some space, then run the command again",
-        )
-    return StoreError(
-        f"this can't be written ({error.strerror or error})",
-        where=str(path),
-        hint="check the path and who may write there",
-    )
-
-
-class HashingFile:
-    """A file to write to that knows the length and SHA-256 of what went through it."""
-
-    closed = False
-
-    def __init__(self, raw: BinaryIO | Any) -> None:
-        self._raw = raw
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        written = 0
-        while written < len(view):  # an unbuffered file may take less than it was given
-            written += self._raw.write(view[written:])
-        self._hash.update(view)
-        self.size += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        return self.size
-
-    def flush(self) -> None:
-        """Nothing is buffered."""
-
-    def close(self) -> None:
-        """Whoever opened the file closes it."""
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
 
 
 def write_rows(path: Path, columns: Sequence[ColumnSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[int, str]:
@@ -142,7 +32,7 @@ def write_episodes(path: Path, columns: Mapping[str, NDArray[Any]], sources: Seq
 
 
 def _write_batch(path: Path, batch: pa.RecordBatch) -> tuple[int, str]:
-    with durable_write(path) as file:
+    with whole_file(path) as file:
         with pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
         return file.size, file.sha256
@@ -225,12 +115,6 @@ def _view(array: pa.Array, column: ColumnSpec, rows: int) -> NDArray[Any]:
     # The last buffer holds the numbers; those before it say which are null, and none is.
     count = rows * int(np.prod(column.shape))
     return np.frombuffer(array.buffers()[-1], dtype=column.dtype, count=count).reshape(rows, *column.shape)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_size(path: Path, expected: int) -> None:

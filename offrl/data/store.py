@@ -26,13 +26,10 @@ from offrl.data.schema import ColumnSpec, ShardRecord, StoreMetadata, space_to_j
 from offrl.data.shard import (
     EPISODE_COLUMNS,
     HINT,
-    TEMPORARY_SUFFIX,
     check_size,
-    durable_write,
     map_episodes,
     map_rows,
     write_episodes,
-    write_error,
     write_rows,
 )
 from offrl.data.statistics import ColumnStatistics
@@ -46,6 +43,7 @@ from offrl.data.trajectories import (
     merge_statistics,
 )
 from offrl.errors import CorruptStoreError, DatasetNotFoundError, RequestError, SpaceMismatchError, StoreError
+from offrl.files import naming, remove_leftovers, write_whole
 from offrl.types import Spec
 
 __all__ = ["Episode", "EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajectories", "TrajectoryStore"]
@@ -405,8 +403,7 @@ def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
             where=str(path),
             hint="give text, finite numbers, lists and dictionaries",
         ) from error
-    with durable_write(path) as file:
-        file.write(text.encode())
+    write_whole(path, text)
 
 
 def _prepare_folder(folder: Path, append: bool) -> bool:
@@ -417,31 +414,24 @@ def _prepare_folder(folder: Path, append: bool) -> bool:
                 "there is a store here already", where=str(folder), hint="give another path, or append to it"
             )
         return True
-    try:
-        foreign = sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE, METADATA_FILE + TEMPORARY_SUFFIX})
-    except FileNotFoundError:
-        foreign = []
-    except OSError as error:
-        raise write_error(error, folder) from error
+    with naming(folder):
+        remove_leftovers(folder / METADATA_FILE)
+        foreign = sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE}) if folder.exists() else []
     if foreign:
         raise StoreError(
             f"the folder isn't empty and isn't a store: it holds '{foreign[0]}'",
             where=str(folder),
             hint="give a path where nothing is yet",
         )
-    try:
+    with naming(folder):
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, folder) from error
     return False
 
 
 def _acquire_lock(path: Path) -> int:
-    try:
+    with naming(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise write_error(error, path) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

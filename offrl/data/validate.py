@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from offrl.data import schema
 from offrl.data.block import forbidden_choices
 from offrl.data.schema import ShardRecord, flatten_space, required_columns
-from offrl.data.shard import check_size, file_sha256, map_episodes
+from offrl.data.shard import check_size, map_episodes
 from offrl.data.statistics import ColumnStatistics
 from offrl.data.store import TrajectoryStore
 from offrl.data.trajectories import merge_statistics
 from offrl.errors import CorruptStoreError
+from offrl.files import file_sha256
 
 Severity = Literal["error", "warning"]
 _CHUNK_ROWS = 65_536

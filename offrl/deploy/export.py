@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offrl import __version__
+from offrl import __version__, plugins
+from offrl.agents.algorithm import Algorithm
 from offrl.data.schema import OBSERVATION, space_to_json, unflatten_value
-from offrl.deploy.file_formats import ACTION, FORMATS, LOG_PROB, Runner
+from offrl.deploy.file_formats import (
+    ACTION,
+    CARRY,
+    FORMATS,
+    LOG_PROB,
+    NEXT_CARRY,
+    Carry,
+    Runner,
+    as_tensors,
+    carried,
+    output_names,
+)
 from offrl.deploy.module import Columns, InferencePolicy, as_observation, policy_of_seed, random_observations
 from offrl.envs.policy import Policy
 from offrl.errors import ExportError, RequestError, SpaceMismatchError
+from offrl.files import naming, whole_path
+from offrl.ops.trees import tree_leaves
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
+from offrl.types import Density, Observation
 
 EXAMPLE_ROWS = 3
 """Rows that a policy is traced with; one would be taken for a constant."""
@@ -64,6 +77,9 @@ def export_policy(
     within the bounds, int64 [batch] for Discrete, int64 [batch, K] for MultiDiscrete. The normalizer is inside. All
     actions count as allowed; where some aren't, choose among the log-probabilities.
 
+    Where acting remembers something, the file takes that too, `carry` or `carry.<part>`, [batch, …], and gives what to
+    hand to the next call, `next_carry…`; the metadata has what an episode begins with, as `initial`.
+
     In the file is JSON, under "offrl": version, algorithm, environment, spaces, step, checkpoint, seed, frame stack,
     inputs and outputs.
 
@@ -82,6 +98,7 @@ def export_policy(
         SpaceMismatchError: log-probabilities are asked for, and there are none to list.
         RunError: there is no such checkpoint.
         ExportError: the policy can't be written in that format, or the file would act differently.
+        StoreError: there is no room, or the file can't be written for another reason.
     """
     if format not in FORMATS:
         raise RequestError(f"there is no format '{format}'", hint=f"choose {' or '.join(FORMATS)}")
@@ -93,10 +110,11 @@ def export_policy(
     checkpoint = checkpoint or run.reported_checkpoint
     whole, facts = load_policy(run, checkpoint)
     if log_prob:
-        _require_probabilities(whole, run.recipe.algo)
+        _require_probabilities(whole, plugins.algorithms[run.recipe.algo], run.recipe.algo)
     chosen = run.recipe.seeds[position]
     module = InferencePolicy(policy_of_seed(whole, position, chosen), log_prob=log_prob)
     example = random_observations(whole, EXAMPLE_ROWS, EXAMPLE_SEED)
+    carry = _initial(module, EXAMPLE_ROWS)
     metadata = {
         "offrl": __version__,
         "algo": run.recipe.algo,
@@ -108,17 +126,14 @@ def export_policy(
         "observation_space": space_to_json(whole.agent.spec.observation_space),
         "action_space": space_to_json(whole.agent.spec.action_space),
         # Networks look their layers up at first use, and must do so before they are traced.
-        **_signature(module, example),
+        **_signature(module, example, carry),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
-    try:
-        kind.write(module, example, temporary, metadata)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_path(path) as temporary:
+        kind.write(module, example, carry, temporary, metadata)
         runner = kind.open(temporary)
-        difference = None if runner is None else _compare(runner, whole, position, log_prob)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        difference = None if runner is None else _compare(runner, whole, position, module)
     return Export(path, metadata, difference)
 
 
@@ -135,20 +150,30 @@ def _position(run: Run, seed: int | None) -> int:
     return seeds.index(seed)
 
 
-def _require_probabilities(policy: Policy, algo: str) -> None:
-    space, dense = policy.agent.spec.action_space, getattr(policy.agent, "has_density", False)
+def _require_probabilities(policy: Policy, algorithm: Algorithm, algo: str) -> None:
+    agent: Any = policy.agent
+    space, dense = agent.spec.action_space, algorithm.can(Density) and agent.has_density
     if not dense or not isinstance(space, gym.spaces.Discrete):
         reason = f"{algo} here samples no actions" if not dense else f"actions are {space}, not Discrete"
         raise SpaceMismatchError(f"there are no log-probabilities to list: {reason}", hint="leave out --log-prob")
 
 
-def _signature(module: InferencePolicy, example: Columns) -> dict[str, Any]:
+def _initial(module: InferencePolicy, rows: int) -> Carry:
+    """What acting remembers where episodes begin, [rows, …] each."""
+    return tuple(np.repeat(part.cpu().numpy(), rows, axis=0) for part in module.initial_carry.values())
+
+
+def _signature(module: InferencePolicy, example: Columns, carry: Carry) -> dict[str, Any]:
     """Name, type and shape of what goes in and comes out."""
-    given = module(as_observation(example))
-    outputs = dict(zip((ACTION, LOG_PROB), given if module.log_prob else (given,), strict=False))
+    given = module(as_observation(example), as_tensors(carry))
+    given = given if isinstance(given, tuple) else (given,)
+    remembered = zip(carried(CARRY, module), carry, strict=True)
     return {
-        "inputs": [_described(name, values) for name, values in example.items()],
-        "outputs": [_described(name, values.numpy()) for name, values in outputs.items()],
+        "inputs": [
+            *(_described(name, values) for name, values in example.items()),
+            *(_described(name, part) | {"initial": part[0].tolist()} for name, part in remembered),
+        ],
+        "outputs": [_described(name, part.numpy()) for name, part in zip(output_names(module), given, strict=True)],
     }
 
 
@@ -156,15 +181,29 @@ def _described(name: str, values: NDArray[Any]) -> dict[str, Any]:
     return {"name": name, "dtype": str(values.dtype), "shape": ["batch", *values.shape[1:]]}
 
 
-def _compare(runner: Runner, policy: Policy, position: int, log_prob: bool) -> float:
-    """The largest difference between a file's outputs and what the run's policy does; raises ExportError."""
-    largest = 0.0
+def _compare(runner: Runner, policy: Policy, position: int, module: InferencePolicy) -> float:
+    """The largest difference between a file's outputs and what the run's policy does; raises ExportError.
+
+    Two steps are taken, the second one with what the first one remembered.
+    """
+    largest, names = 0.0, output_names(module)
     for rows in CHECKED_ROWS:
-        columns = random_observations(policy, rows, CHECK_SEED)
-        outputs = runner(columns)
-        largest = max(largest, _difference(ACTION, _actions(policy, position, columns), outputs[0], _scale(policy)))
-        if log_prob:
-            largest = max(largest, _difference(LOG_PROB, _log_probs(policy, position, columns), outputs[1]))
+        carry, remembered = _initial(module, rows), policy.initial_carry(rows)
+        for step in range(2):
+            columns = random_observations(policy, rows, CHECK_SEED + step)
+            have = dict(zip(names, runner(columns, carry), strict=True))
+            seen = policy.observe(_shown_to_all(policy, columns))
+            want = _log_probs(policy, position, seen, remembered, rows) if module.log_prob else {}
+            action, remembered = policy.act(seen, remembered)
+            want[ACTION] = np.split(policy.to_environment(action), policy.seeds)[position]
+            want |= {
+                name: part[position].cpu().numpy()
+                for name, (_, part) in zip(carried(NEXT_CARRY, module), tree_leaves(remembered), strict=True)
+            }
+            for name in names:
+                scale = _scale(policy) if name == ACTION else 1.0
+                largest = max(largest, _difference(name, want[name], have[name], scale))
+            carry = tuple(have[name] for name in carried(NEXT_CARRY, module))
     return largest
 
 
@@ -190,23 +229,15 @@ def _difference(name: str, want: NDArray[Any], have: NDArray[Any], scale: NDArra
 _HINT = "try the other --format, and report this"
 
 
-def _actions(policy: Policy, position: int, columns: Columns) -> NDArray[Any]:
-    """The greedy actions of one of the run's seeds, as an environment would be given them."""
-    actions = policy.act_greedily(_shown_to_all(policy, columns))
-    return np.split(actions, policy.seeds)[position]
-
-
-def _log_probs(policy: Policy, position: int, columns: Columns) -> NDArray[Any]:
+def _log_probs(policy: Policy, position: int, seen: Observation, carry: Any, rows: int) -> dict[str, NDArray[Any]]:
     """Of all actions, one after the other."""
     space = policy.agent.spec.action_space
     assert isinstance(space, gym.spaces.Discrete)
-    seen, rows = policy.observe(_shown_to_all(policy, columns)), len(next(iter(columns.values())))
     parts = [
-        policy.log_prob(seen, torch.full((policy.seeds, rows), action))[position]
+        policy.log_prob(seen, torch.full((policy.seeds, rows), action), carry)[position]
         for action in range(int(space.start), int(space.start + space.n))
     ]
-    log_probs: NDArray[Any] = torch.stack(parts, dim=-1).numpy()
-    return log_probs
+    return {LOG_PROB: torch.stack(parts, dim=-1).numpy()}
 
 
 def _shown_to_all(policy: Policy, columns: Columns) -> Any:

@@ -23,13 +23,26 @@ from offrl.replay.normalization import observation_key
 METADATA = "offrl"
 """The key of the metadata, JSON text: of ONNX's metadata properties, of TorchScript's extra files."""
 ACTION, LOG_PROB = "action", "log_prob"
+CARRY, NEXT_CARRY = "carry", "next_carry"
+"""Prefixes of the names of what acting remembers: as it goes in, and as it comes out."""
+Carry = tuple[NDArray[Any], ...]
+
+
+def carried(prefix: str, module: InferencePolicy) -> list[str]:
+    """Names of what acting remembers: `carry.<part>`, or `carry` where it is one tensor; none without a memory."""
+    return [f"{prefix}.{name}" if name else prefix for name in module.initial_carry]
+
+
+def output_names(module: InferencePolicy) -> list[str]:
+    """In the order in which the module gives them."""
+    return [ACTION, *([LOG_PROB] if module.log_prob else []), *carried(NEXT_CARRY, module)]
 
 
 class Runner(Protocol):
     """A file that was opened."""
 
-    def __call__(self, columns: Columns) -> list[NDArray[Any]]:
-        """Its outputs for rows of observations."""
+    def __call__(self, columns: Columns, carry: Carry) -> list[NDArray[Any]]:
+        """Its outputs for rows of observations, and of what acting remembers."""
 
 
 class Format(Protocol):
@@ -44,7 +57,9 @@ class Format(Protocol):
     def require(self) -> None:
         """Raises RequestError unless what writes it is installed."""
 
-    def write(self, module: InferencePolicy, example: Columns, path: Path, metadata: Mapping[str, Any]) -> None:
+    def write(
+        self, module: InferencePolicy, example: Columns, carry: Carry, path: Path, metadata: Mapping[str, Any]
+    ) -> None:
         """Trace a policy with rows that show it what observations look like.
 
         Raises:
@@ -69,17 +84,23 @@ class Onnx:
                 f"exporting to ONNX needs the package '{error.name}'", hint="pip install 'offrl[onnx]'"
             ) from error
 
-    def write(self, module: InferencePolicy, example: Columns, path: Path, metadata: Mapping[str, Any]) -> None:
+    def write(
+        self, module: InferencePolicy, example: Columns, carry: Carry, path: Path, metadata: Mapping[str, Any]
+    ) -> None:
         rows = {0: torch.export.Dim("batch")}
         keys = [observation_key(name) for name in example]
         try:
             with _quiet():
+                remembered = {"carry": as_tensors(carry)} if carry else {}
                 program = torch.onnx.export(
                     module,
-                    kwargs={"observation": as_observation(example)},
-                    input_names=list(example),
-                    output_names=[ACTION, LOG_PROB] if module.log_prob else [ACTION],
-                    dynamic_shapes={"observation": rows if keys == [""] else dict.fromkeys(keys, rows)},
+                    kwargs={"observation": as_observation(example), **remembered},
+                    input_names=[*example, *carried(CARRY, module)],
+                    output_names=output_names(module),
+                    dynamic_shapes={
+                        "observation": rows if keys == [""] else dict.fromkeys(keys, rows),
+                        **{name: (rows,) * len(carry) for name in remembered},
+                    },
                     dynamo=True,
                     verbose=False,
                 )
@@ -98,25 +119,30 @@ class Onnx:
             return None
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-        def run(columns: Columns) -> list[NDArray[Any]]:
-            outputs: list[NDArray[Any]] = session.run(None, columns)
+        names = [each.name for each in session.get_inputs() if each.name.split(".")[0] == CARRY]
+
+        def run(columns: Columns, carry: Carry) -> list[NDArray[Any]]:
+            outputs: list[NDArray[Any]] = session.run(None, columns | dict(zip(names, carry, strict=True)))
             return outputs
 
         return run
 
 
 class TorchScript:
-    """TorchScript, traced; nested observations are one mapping of dotted keys."""
+    """TorchScript, traced; nested observations are one mapping of dotted keys, what acting remembers is one tuple."""
 
     suffix = ".pt"
 
     def require(self) -> None:
         """PyTorch itself writes it."""
 
-    def write(self, module: InferencePolicy, example: Columns, path: Path, metadata: Mapping[str, Any]) -> None:
+    def write(
+        self, module: InferencePolicy, example: Columns, carry: Carry, path: Path, metadata: Mapping[str, Any]
+    ) -> None:
         try:
             with _quiet():
-                traced = torch.jit.trace(module, (as_observation(example),), check_trace=False, strict=False)
+                given = (as_observation(example), *((as_tensors(carry),) if carry else ()))
+                traced = torch.jit.trace(module, given, check_trace=False, strict=False)
                 # Into memory: what is written to a path has the path's name inside.
                 archive = io.BytesIO()
                 torch.jit.save(torch.jit.freeze(traced), archive, _extra_files={METADATA: json.dumps(metadata)})
@@ -130,13 +156,18 @@ class TorchScript:
         with _quiet():
             module = torch.jit.load(str(path))
 
-        def run(columns: Columns) -> list[NDArray[Any]]:
+        def run(columns: Columns, carry: Carry) -> list[NDArray[Any]]:
             with torch.no_grad():
-                outputs = module(as_observation(columns))
+                outputs = module(as_observation(columns), *((as_tensors(carry),) if carry else ()))
             tensors: Sequence[Any] = outputs if isinstance(outputs, tuple) else (outputs,)
             return [np.asarray(tensor) for tensor in tensors]
 
         return run
+
+
+def as_tensors(carry: Carry) -> tuple[torch.Tensor, ...]:
+    """As `InferencePolicy` takes what acting remembers."""
+    return tuple(torch.from_numpy(part) for part in carry)
 
 
 FORMATS: dict[str, Format] = {"onnx": Onnx(), "torchscript": TorchScript()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from offrl.data.schema import OBSERVATION, flatten_space
 from offrl.envs.policy import Policy
+from offrl.nn.state import modules_of, restore_state, state_tensors
+from offrl.ops.trees import tree_leaves, tree_map
 from offrl.replay.normalization import observation_key
-from offrl.runs.checkpoint import restore_tensors, state_tensors
 from offrl.types import Observation
 
 Columns = dict[str, NDArray[Any]]
@@ -28,27 +28,44 @@ class InferencePolicy(nn.Module):
     Args:
         policy: of one seed; nothing must train it any more.
         log_prob: whether to give the log-probabilities of all actions too, which are Discrete.
+
+    Attributes:
+        initial_carry: what acting remembers where an episode begins, by name, [1, …] each; empty without a memory.
     """
 
     def __init__(self, policy: Policy, *, log_prob: bool = False) -> None:
         super().__init__()
         self.policy, self.log_prob = policy, log_prob
+        self.template = policy.initial_carry(1)
+        self.initial_carry = {name: part.squeeze(0).detach() for name, part in tree_leaves(self.template)}
         self.eval()
 
-    def forward(self, observation: Observation) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, observation: Observation, carry: tuple[Tensor, ...] = ()) -> Any:
         """Actions for observations [N, …], or a mapping of such by dotted key.
+
+        Args:
+            observation: as the environment shows it.
+            carry: for each part of `initial_carry`, in its order, [N, …]; what the call before returned.
 
         Returns:
             float32 [N, *shape] for a Box, int64 [N] for Discrete, int64 [N, K] for MultiDiscrete; with `log_prob`, also
-            float32 [N, A].
+            float32 [N, A]; and behind these the parts of the carry for the next call. One tensor is returned as it is,
+            several as a tuple.
         """
         policy, shape = self.policy, self.policy.agent.spec.action_space.shape or ()
-        seen = self._observe(observation)
-        action = policy.act(seen)
+        seen, remembered = self._observe(observation), self._remembered(carry)
+        action, following = policy.act(seen, remembered)
         raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
         if policy.action_map is not None and len(shape) != 1:
             raw = raw.reshape(-1, *shape)
-        return (raw, self._log_probs(seen)) if self.log_prob else raw
+        log_probs = (self._log_probs(seen, remembered),) if self.log_prob else ()
+        outputs = (raw, *log_probs, *(part.squeeze(0) for _, part in tree_leaves(following)))
+        return outputs if len(outputs) > 1 else raw
+
+    def _remembered(self, carry: tuple[Tensor, ...]) -> Any:
+        """The carry as the agent has it, [1, N, …]."""
+        parts = iter(carry)
+        return tree_map(lambda _: next(parts).unsqueeze(0), self.template)
 
     def _observe(self, observation: Observation) -> Observation:
         """As the agent sees them, [1, N, …]."""
@@ -58,7 +75,7 @@ class InferencePolicy(nn.Module):
             seen = {key: part.unsqueeze(0) for key, part in observation.items()}
         return seen if self.policy.normalizer is None else self.policy.normalizer.normalize(seen)
 
-    def _log_probs(self, seen: Observation) -> Tensor:
+    def _log_probs(self, seen: Observation, carry: Any) -> Tensor:
         """log π(a | s) of all actions, [N, A]: every observation is repeated for each of them."""
         space = self.policy.agent.spec.action_space
         assert isinstance(space, gym.spaces.Discrete)
@@ -70,7 +87,8 @@ class InferencePolicy(nn.Module):
             repeated = {key: _repeat(part, count) for key, part in seen.items()}
             rows = next(iter(seen.values()))
         numbers = torch.arange(first, first + count).expand(1, rows.shape[1], count).flatten(1)
-        return self.policy.log_prob(repeated, numbers).reshape(-1, count)
+        repeated_carry = tree_map(lambda part: _repeat(part, count), carry)
+        return self.policy.log_prob(repeated, numbers, repeated_carry).reshape(-1, count)
 
 
 def _repeat(part: Tensor, count: int) -> Tensor:
@@ -88,23 +106,14 @@ def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
     """
     state = policy.agent.init((seed,), policy.device)
     parts = state_tensors(policy.state).items()
-    restore_tensors(
-        state_tensors(state),
+    restore_state(
+        state,
         {name: whole if whole.dim() == 0 else whole[position : position + 1] for name, whole in parts},
         "the run's state",
     )
-    for network in _networks(state):
+    for network in modules_of(state):
         network.requires_grad_(False)
     return dataclasses.replace(policy, state=state, seeds=1)
-
-
-def _networks(state: Any) -> Iterator[nn.Module]:
-    for field in dataclasses.fields(state):
-        part = getattr(state, field.name)
-        if isinstance(part, nn.Module):
-            yield part
-        elif dataclasses.is_dataclass(part):
-            yield from _networks(part)
 
 
 def random_observations(policy: Policy, count: int, seed: int) -> Columns:

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from offrl.data.schema import ACTION_MASK
 from offrl.envs.make import make_environments
-from offrl.envs.policy import Columns, Policy, as_rows
+from offrl.envs.policy import Actor, Columns, Policy, as_rows
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.envs.vector import VectorStep
-from offrl.ops.numpy_or_torch import Array
 from offrl.replay.normalization import RewardScaler
 from offrl.types import Observation
 
@@ -90,10 +90,11 @@ class Collector:
 
     Attributes:
         observed: what to act on next, as the agent sees it: [S, E, …].
-        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent honors no masks.
+        action_mask: what is allowed there, bool [S·E, A]; None if it doesn't tell, or the agent knows no masks.
+        actor: the policy, and what it remembers of the running episodes.
     """
 
-    observed: Observation | NDArray[Any]
+    observed: Observation
     action_mask: NDArray[np.bool_] | None
 
     def __init__(
@@ -111,6 +112,7 @@ class Collector:
     ) -> None:
         self.policy, self.sink, self.seeds, self.per_seed = policy, sink, seeds, environments
         self.recorder = recorder
+        self.actor = Actor(policy, environments)
         self.reward_scaler = reward_scaler or RewardScaler()
         count = len(seeds) * environments
         self.environments = make_environments(environment, count, processes, policy.frame_stack, horizon)
@@ -127,26 +129,27 @@ class Collector:
         sequences = [np.random.SeedSequence([COLLECTION_STREAM, seed, step]) for seed in self.seeds]
         reset_seeds = np.concatenate([sequence.generate_state(self.per_seed) for sequence in sequences])
         shown, mask = self.environments.reset(reset_seeds.tolist())
-        self.action_mask = mask if self.policy.honors_masks else None
+        self.action_mask = mask if self.policy.masks else None
         if self.recorder is not None:
             self.recorder.cut()
             self.recorder.begin(shown, self.action_mask)
         columns = self.policy.columns(shown)
         self.observed = self.policy.to_agent(columns)
+        self.actor.restart()
         self.running_return = np.zeros(len(reset_seeds))
         self.running_length = np.zeros(len(reset_seeds), np.int64)
         self.sink.begin(with_mask(columns, self.action_mask))
 
-    def act(self, noise: Array) -> Array:
+    def act(self, noise: Tensor) -> Tensor:
         """What the policy does in every environment, exploring with its draws [S, E, …]; to be handed to `step`."""
-        return self.policy.act(self.observed, noise, self.action_mask)
+        return self.actor.act(self.observed, noise, self.action_mask)
 
-    def step(self, action: Array) -> None:
+    def step(self, action: Tensor) -> None:
         """One step of every environment with the agent's actions [S, E, …]."""
         chosen = as_rows(action)
         taken = self.policy.in_units(chosen)
         step = self.environments.step(taken)
-        if step.action_mask is not None and not self.policy.honors_masks:
+        if step.action_mask is not None and not self.policy.masks:
             step = step._replace(next_action_mask=None, action_mask=None)
         self.action_mask = step.action_mask
         if self.recorder is not None:
@@ -168,7 +171,9 @@ class Collector:
         self.running_return += step.reward
         self.running_length += 1
         if ended:
-            self._keep_scores(step.terminated | step.truncated)
+            done = step.terminated | step.truncated
+            self.actor.ended(done)
+            self._keep_scores(done)
 
     def finished(self) -> FinishedEpisodes:
         """The episodes that ended since the last call."""

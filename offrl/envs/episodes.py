@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from offrl.envs.make import Environments
-from offrl.envs.policy import Policy
+from offrl.envs.policy import Actor, Policy
 from offrl.envs.vector import masks_told, stack, tells_masks
 
 
@@ -38,17 +38,23 @@ class CountedStep:
     next_action_mask: NDArray[np.bool_] | None
 
 
-Act = Callable[[Any, NDArray[np.bool_] | None], NDArray[Any]]
-"""A vector environment's observation, and bool [N, A] if it tells of what it allows, to its actions."""
+class Acts(Protocol):
+    """What acts in a vector environment."""
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Actions for the environment's observation, and bool [N, A] if it tells of what it allows."""
+
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """Told after each step which episodes ended with it, bool [N]: what comes next begins others."""
 
 
-def rollouts(act: Act, environments: Environments, quota: int, reset_seeds: list[int]) -> Iterator[CountedStep]:
+def rollouts(acts: Acts, environments: Environments, quota: int, reset_seeds: list[int]) -> Iterator[CountedStep]:
     """Step until every copy has finished `quota` episodes.
 
     Taking the first episodes to finish, whichever copy they are from, would favor short ones.
 
     Args:
-        act: what acts.
+        acts: what acts.
         environments: N copies.
         quota: episodes per copy.
         reset_seeds: one for each copy's first episode; later ones go on from its generator.
@@ -56,7 +62,7 @@ def rollouts(act: Act, environments: Environments, quota: int, reset_seeds: list
     observation, mask = environments.reset(reset_seeds)
     finished = np.zeros(environments.count, np.int64)
     while (running := finished < quota).any():
-        action = act(observation, mask)
+        action = acts.act(observation, mask)
         step = environments.step(action)
         yield CountedStep(
             observation=observation,
@@ -69,7 +75,9 @@ def rollouts(act: Act, environments: Environments, quota: int, reset_seeds: list
             action_mask=mask,
             next_action_mask=step.next_action_mask,
         )
-        finished += step.terminated | step.truncated
+        done = step.terminated | step.truncated
+        acts.ended(done)
+        finished += done
         observation, mask = step.observation, step.action_mask
 
 
@@ -77,11 +85,12 @@ def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any]
     """One greedy episode of one seed's policy, yielding each reward while the environment still shows the step."""
     observation, info = environment.reset(seed=reset_seed)
     space, ended = environment.action_space, False
+    actor = Actor(policy, 1)
     while not ended:
         # Every seed's policy sees the observation; the others' actions are dropped.
         stacked = stack(environment.observation_space, [observation] * policy.seeds)
         mask = masks_told(space, [info] * policy.seeds) if tells_masks(space, [info]) else None
-        action = policy.act_greedily(stacked, mask)[position]
+        action = actor.greedy(stacked, mask)[position]
         observation, reward, terminated, truncated, info = environment.step(action)
         ended = terminated or truncated
         yield float(reward)

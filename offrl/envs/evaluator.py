@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from offrl.envs.episodes import Act, rollouts, share_evenly
+from offrl.envs.episodes import Acts, rollouts, share_evenly
 from offrl.envs.make import Environments, make_environments
-from offrl.envs.policy import Policy
+from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces, spaces_of
 
 EVALUATION_STREAM = 7_919
@@ -46,7 +48,7 @@ def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0) 
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
         reset_seeds = evaluation_seeds(seed, copies) * policy.seeds
-        evaluation = _returns(policy.act_greedily, environments, quota, reset_seeds)
+        evaluation = _returns(Greedy(policy, copies), environments, quota, reset_seeds)
     finally:
         environments.close()
     shape = (policy.seeds, episodes)
@@ -65,7 +67,7 @@ def evaluate_random(environment: str, episodes: int, *, seed: int = 0) -> Evalua
     actions.seed(seed)
     try:
         reset_seeds = evaluation_seeds(seed, copies)
-        evaluation = _returns(lambda _, mask: actions.sample(_allowed(mask)), environments, quota, reset_seeds)
+        evaluation = _returns(UniformlyRandom(actions), environments, quota, reset_seeds)
     finally:
         environments.close()
     return Evaluation(evaluation.returns.reshape(1, -1), evaluation.lengths.reshape(1, -1))
@@ -77,17 +79,47 @@ def evaluation_seeds(seed: int, copies: int) -> list[int]:
     return seeds
 
 
+class Greedy:
+    """A policy's greedy actions, for `rollouts`."""
+
+    def __init__(self, policy: Policy, copies: int) -> None:
+        self.actor = Actor(policy, copies)
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        return self.actor.greedy(observation, action_mask)
+
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """Forget the episodes that ended."""
+        self.actor.ended(done)
+
+
+class UniformlyRandom:
+    """Draws of a batch of action spaces, for `rollouts`."""
+
+    def __init__(self, actions: gym.Space[Any]) -> None:
+        self.actions = actions
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        drawn: NDArray[Any] = self.actions.sample(_allowed(action_mask))
+        return drawn
+
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """There is nothing to forget."""
+
+
 def _allowed(mask: NDArray[np.bool_] | None) -> tuple[NDArray[np.int8], ...] | None:
     """As Gymnasium's spaces of several Discrete actions take masks."""
     return None if mask is None else tuple(mask.astype(np.int8))
 
 
-def _returns(act: Act, environments: Environments, quota: int, reset_seeds: list[int]) -> Evaluation:
+def _returns(acts: Acts, environments: Environments, quota: int, reset_seeds: list[int]) -> Evaluation:
     """Returns and lengths, [copies, quota]."""
     copies = environments.count
     returns, lengths = np.zeros((copies, quota)), np.zeros((copies, quota), np.int64)
     finished = np.zeros(copies, np.int64)
-    for step in rollouts(act, environments, quota, reset_seeds):
+    for step in rollouts(acts, environments, quota, reset_seeds):
         (running,) = np.nonzero(step.running)
         returns[running, finished[running]] += step.reward[running]
         lengths[running, finished[running]] += 1

@@ -10,18 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.ops.numpy_or_torch import Array, handed_back
 from offrl.types import Spec
 
 
-def uniform_actions(spec: Spec, draws: Array, action_mask: NDArray[np.bool_] | None = None) -> Tensor:
+def uniform_actions(spec: Spec, draws: Tensor, action_mask: NDArray[np.bool_] | None = None) -> Tensor:
     """Uniformly random actions, as an agent would give them, from standard normal draws [..., action_dim].
 
     A mask, as many as there are draws, has the Discrete ones that are allowed.
     Φ of a draw is uniform on [0, 1]; the largest of several draws is each of them with the same chance.
     """
     space = spec.action_space
-    normal: Tensor = handed_back(draws)
+    normal = draws
     if isinstance(space, gym.spaces.Discrete):
         if action_mask is not None:
             normal = normal.masked_fill(~torch.from_numpy(action_mask).view(normal.shape), -math.inf)

@@ -15,6 +15,7 @@ from offrl.envs.evaluator import evaluation_seeds
 from offrl.envs.policy import Policy
 from offrl.envs.vector import make_single
 from offrl.errors import RequestError
+from offrl.files import naming, whole_path
 
 
 def film(policy: Policy, environment: str, destination: Path, *, seeds: tuple[int, ...], seed: int = 0) -> list[Path]:
@@ -31,13 +32,15 @@ def film(policy: Policy, environment: str, destination: Path, *, seeds: tuple[in
         RequestError: the environment doesn't render here, or the `video` extra isn't installed.
     """
     imageio = _imageio()
-    destination.mkdir(parents=True, exist_ok=True)
+    with naming(destination):
+        destination.mkdir(parents=True, exist_ok=True)
     files = []
     for position, number in enumerate(seeds):
         frames, rate = _frames(policy, position, environment, seed)
         path = destination / f"seed-{number}.mp4"
-        # The codec wants even sides; macro_block_size=2 is the least that gives them.
-        imageio.mimwrite(path, frames, fps=rate, macro_block_size=2)
+        with whole_path(path) as temporary:
+            # The codec wants even sides; macro_block_size=2 is the least that gives them.
+            imageio.mimwrite(temporary, frames, fps=rate, macro_block_size=2)
         files.append(path)
     return files
 

@@ -6,8 +6,9 @@ parameters); whoever acts, what goes into the replay is what the expert would do
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,13 @@ from torch import Tensor
 
 from offrl.config.recipe import Recipe
 from offrl.envs.collector import StepSink
-from offrl.envs.policy import Columns, Policy
+from offrl.envs.policy import Actor, Columns, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError, RequestError, RunError
-from offrl.ops.numpy_or_torch import handed_back
+from offrl.feeds.feed import Materials
+from offrl.feeds.problem import Problem, online_problem, refuse_mixing
+from offrl.feeds.replay import ReplayFeed
+from offrl.ops.trees import tree_map
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.types import Observation, Spec
@@ -38,22 +42,30 @@ class Teacher:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self.actor: Actor | None = None
 
-    def act(self, observed: Observation | NDArray[Any], action_mask: NDArray[np.bool_] | None = None) -> Tensor:
+    def act(self, observed: Observation, action_mask: NDArray[np.bool_] | None = None) -> Tensor:
         """Its greedy actions [S, E, …] for observations [S, E, …] as the environment shows them, of those allowed."""
-        observation: Observation = handed_back(observed)
-        shape = first_tensor(observation).shape[:2]
-        rows = (self.policy.seeds, -1)
-        shown: Observation = (
-            observation.flatten(0, 1).unflatten(0, rows)
-            if isinstance(observation, Tensor)
-            else {key: part.flatten(0, 1).unflatten(0, rows) for key, part in observation.items()}
-        )
+        shape = first_tensor(observed).shape[:2]
+        seeds = self.policy.seeds
+        if self.actor is None:
+            self.actor = Actor(self.policy, shape.numel() // seeds)
+        shown = tree_map(lambda part: part.flatten(0, 1).unflatten(0, (seeds, -1)), observed)
         normalizer: Any = self.policy.normalizer
         seen = shown if normalizer is None else normalizer.normalize(shown)
-        action: Tensor = self.policy.act(seen, action_mask=action_mask).flatten(0, 1)
+        action = self.actor.act(seen, action_mask=action_mask).flatten(0, 1)
         self.told = action.cpu().numpy()
         return action.view(*shape, *action.shape[1:])
+
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """Forget the episodes that ended, bool [S·E]."""
+        if self.actor is not None:
+            self.actor.ended(done)
+
+    def restart(self) -> None:
+        """Forget all episodes."""
+        if self.actor is not None:
+            self.actor.restart()
 
 
 class LabeledSteps:
@@ -64,6 +76,7 @@ class LabeledSteps:
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment."""
+        self.teacher.restart()
         self.sink.begin(observation)
 
     def append(
@@ -77,10 +90,42 @@ class LabeledSteps:
     ) -> None:
         """Add one step of every environment."""
         self.sink.append(self.teacher.told, reward, terminated, truncated, next_observation, reset_observation)
+        self.teacher.ended(terminated | truncated)
 
     def cut(self) -> None:
         """End every running episode where it stands."""
         self.sink.cut()
+
+
+class DaggerFeed(ReplayFeed):
+    """A replay of own steps with the expert's actions, which the expert itself takes before the first update."""
+
+    mixes_data: ClassVar[bool] = False
+    teacher: Teacher
+
+    @classmethod
+    def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:
+        """The environment, and the expert."""
+        if recipe.start is not None:
+            raise RecipeError(f"{recipe.algo} begins with an expert, not with a run to go on from")
+        refuse_mixing(recipe)
+        expert = None if recipe.expert is None else str(Path(recipe.expert).resolve())
+        problem = online_problem(dataclasses.replace(recipe, expert=expert))
+        teacher_of(problem.recipe, problem.spec)
+        return problem
+
+    @classmethod
+    def build(cls, materials: Materials) -> Self:
+        """A replay, with the expert between the environments and the ring."""
+        feed = super().build(materials)
+        feed.teacher = teacher_of(materials.recipe, materials.problem.spec)
+        feed.collector.sink = LabeledSteps(feed.ring, feed.teacher)
+        return feed
+
+    def choose_action(self) -> Tensor:
+        """The expert's before the first update, then the policy's; the expert is asked at every step."""
+        told = self.teacher.act(self.collector.observed, self.collector.action_mask)
+        return told if self.steps_taken < self.config.warmup_steps else super().choose_action()
 
 
 def teacher_of(recipe: Recipe, spec: Spec) -> Teacher:

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offrl import plugins
+from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
+from offrl.converters.catalog import name_anywhere
 from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import StepSink
+from offrl.envs.make import environment_spec
 from offrl.envs.policy import Columns, Policy
+from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Cycle, OnlineFeed, RolloutFeed
+from offrl.feeds.feed import Cycle, Feed, Materials, sampling_options
+from offrl.feeds.problem import NO_ENVIRONMENT, Problem, chosen_episodes, facts_of, open_finite
+from offrl.feeds.warm_start import origin_of
 from offrl.ops.minibatches import without_time
 from offrl.ops.returns import running_returns
+from offrl.replay.frame_stack import stacked_spec
 from offrl.replay.rollout_buffer import RolloutBuffer
 from offrl.replay.row_layout import RowLayout
 from offrl.replay.sampler import ReplaySampler
-from offrl.types import Batch, Metrics
+from offrl.runs.checkpoint import read_facts
+from offrl.runs.load import spec_of
+from offrl.runs.run import Run
+from offrl.types import Batch, GivesReward, Metrics
 
+DEMONSTRATION_SEEDS = 2**63
+"""Added to a seed, gives that of its demonstrations: no seed is as great."""
 JUDGED_STEPS = 256
 """Steps of each environment that are rewarded at once, to add up learned returns."""
 BIASES = {
@@ -33,25 +47,21 @@ BIASES = {
 """What each form of reward makes of an episode's length."""
 
 
-def check_imitation(recipe: Recipe) -> None:
-    """Whether a recipe says what to imitate, in a way that can be.
-
-    Raises:
-        RecipeError: no demonstrations are named, the generator isn't one of the algorithm's, or rewards of several
-            steps are asked for, which only the environment could give.
-    """
+def objection_to_imitating(recipe: Recipe) -> RecipeError | None:
+    """Why a recipe doesn't say what to imitate in a way that can be; None where it does."""
     algo = recipe.algo
     if recipe.dataset is None:
-        raise RecipeError(
+        return RecipeError(
             f"{algo} learns from demonstrations, and none are named", hint="add --dataset NAME, and --demos N"
         )
     if recipe.data.n_step != 1:
-        raise RecipeError(f"{algo} rewards single steps, and data.n_step is above 1", hint="set data.n_step=1")
+        return RecipeError(f"{algo} rewards single steps, and data.n_step is above 1", hint="set data.n_step=1")
     if recipe.online.offline_fraction or recipe.online.offline_fraction_end:
-        raise RecipeError(
+        return RecipeError(
             f"{algo} has batches of demonstrations beside those of its own steps",
             hint="leave online.offline_fraction and online.offline_fraction_end out",
         )
+    return None
 
 
 class LearnedReturns:
@@ -127,14 +137,12 @@ class LengthGuard:
 
     Args:
         data: the demonstrations.
-        recipe: says which reward is learned, and what keeps lengths out of it.
+        bias: which lengths the reward favors, a key of `BIASES`.
         warn: takes the text.
     """
 
-    def __init__(self, data: Trajectories, recipe: Recipe, warn: Callable[[str], None]) -> None:
-        self.warn = warn
-        self.form = getattr(recipe.agent, "reward", "logit")
-        self.watching = not (getattr(recipe.agent, "absorbing", False) or recipe.online.fixed_horizon)
+    def __init__(self, data: Trajectories, bias: str, warn: Callable[[str], None]) -> None:
+        self.warn, self.bias, self.watching = warn, bias, True
         self.shortest, self.longest = (int(bound(data.episodes.length)) for bound in (np.min, np.max))
 
     def check(self, terminated: bool) -> None:
@@ -148,33 +156,88 @@ class LengthGuard:
             else "the agent's own episodes end early"
         )
         self.warn(
-            f"episodes differ in length ({whose}), and the learned reward is {BIASES[self.form]}. "
+            f"episodes differ in length ({whose}), and the learned reward is {BIASES[self.bias]}. "
             "Set agent.absorbing=true (gail) or online.fixed_horizon=N to keep the length out of it."
         )
 
 
-class ImitationFeed:
+class DemonstrationsFeed:
     """The cycles of a feed of own steps, each with batches of demonstrations behind its own.
 
     Args:
-        own: the feed.
-        agent: says in `demonstration_batches` how many an update takes.
+        own: the feed that the learner has by itself.
+        count: batches of demonstrations that an update takes.
         demonstrations: where they are drawn from.
         returns: adds up learned returns; None where no reward is learned.
-        guard: is told of episodes that differ in length.
+        guard: is told of episodes that differ in length; None where nothing is to be looked out for.
     """
+
+    online: ClassVar[bool] = True
+    holds_out: ClassVar[bool] = False
+    mixes_data: ClassVar[bool] = False
 
     def __init__(
         self,
-        own: OnlineFeed | RolloutFeed,
-        agent: Any,
+        own: Feed,
+        count: int,
         demonstrations: ReplaySampler,
         returns: LearnedReturns | None,
-        guard: LengthGuard,
+        guard: LengthGuard | None,
     ) -> None:
         self.own, self.demonstrations, self.returns, self.guard = own, demonstrations, returns, guard
-        self.count: int = agent.demonstration_batches
+        self.count = count
         self.steps_per_round = own.steps_per_round
+
+    @classmethod
+    def objection(cls, recipe: Recipe) -> RecipeError | None:
+        """Demonstrations are needed, of single steps, and nothing to mix them with."""
+        return objection_to_imitating(recipe)
+
+    @classmethod
+    def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:
+        """Demonstrations, an environment to act in, and perhaps another run's policies to start from."""
+        assert recipe.dataset is not None
+        store = open_finite(recipe.dataset)
+        environment = store.metadata.environment if recipe.env is None else recipe.env
+        if environment is None or environment == NO_ENVIRONMENT:
+            raise RecipeError(f"{recipe.algo} learns by acting, and no environment is named", hint="add --env ID")
+        start = None if recipe.start is None else str(Path(recipe.start).resolve())
+        recipe = replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset), start=start)
+        check_spaces(store.spec, environment_spec(environment), environment)
+        spec = stacked_spec(store.spec, recipe.data.frame_stack)
+        origin = None
+        if start is not None:
+            origin = checkpoint or origin_of(recipe, Path(start))
+            check_spaces(spec_of(read_facts(origin)), spec, environment)
+        return Problem(recipe, spec, chosen_episodes(store, recipe), facts_of(store, recipe), origin)
+
+    @classmethod
+    def unread(cls, recipe: Recipe) -> tuple[tuple[str, ...], str]:
+        """What the learner's own feed doesn't read; batches of demonstrations have the recipe's size."""
+        names, why = _own_kind(plugins.algorithms[recipe.algo].learner(recipe.agent)).unread(recipe)
+        return tuple(name for name in names if name != "batch_size"), why
+
+    @classmethod
+    def build(cls, materials: Materials) -> Self:
+        """The learner's own feed, and demonstrations beside it."""
+        recipe, policy, problem, data = materials.recipe, materials.policy, materials.problem, materials.data
+        assert data is not None
+        own: Any = _own_kind(problem.learner).build(replace(materials, data=None))
+        demonstrations = ReplaySampler(
+            [data],
+            batch_size=recipe.batch_size,
+            # Not those of the replay, whose draws would go up and down with these.
+            seeds=[seed + DEMONSTRATION_SEEDS for seed in recipe.seeds],
+            **sampling_options(recipe, policy),
+        )
+        agent: Any = policy.agent
+        returns, guard = None, None
+        if problem.algorithm.can(GivesReward):
+            returns = LearnedReturns(own.collector.sink, policy, recipe.online.environments)
+            own.collector.sink = returns
+            if agent.length_bias and not recipe.online.fixed_horizon:
+                guard = LengthGuard(data, agent.length_bias, materials.listener.warned)
+        return cls(own, agent.demonstration_batches, demonstrations, returns, guard)
 
     def rounds(self, count: int) -> Iterator[Cycle]:
         """The own feed's cycles, with demonstrations."""
@@ -187,7 +250,12 @@ class ImitationFeed:
         """Nothing is drawn by its error."""
 
     def at_checkpoint(self, step: int) -> None:
+        """As the own feed does."""
         self.own.at_checkpoint(step)
+
+    def finished(self) -> bool:
+        """There is always more to learn."""
+        return False
 
     def report(self) -> dict[str, list[Any]]:
         """The episodes' own returns and lengths, and what the learned reward makes of them."""
@@ -195,19 +263,32 @@ class ImitationFeed:
         learned = {} if self.returns is None else {"learned_return": self.returns.report()}
         return self.own.report() | learned
 
+    def conclude(self, run: Run) -> None:
+        """As the own feed does."""
+        self.own.conclude(run)
+
     def close(self) -> None:
+        """Let go of the environments."""
         self.own.close()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Those of the own feed, and the demonstrations' generators."""
         return {**self.own.parts(), "demonstrations": self.demonstrations.named_tensors()}
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        """Go on with the next draws of both."""
         self.own.restore(parts)
         self.demonstrations.restore(parts["demonstrations"])
 
     def _look_out(self) -> None:
-        if self.returns is not None:
+        if self.returns is not None and self.guard is not None:
             self.guard.check(self.returns.terminated)
+
+
+def _own_kind(learner: Algorithm) -> type[Feed]:
+    """How a learner learns from its own steps."""
+    kinds: list[type[Feed]] = [plugins.feeds[name] for name in learner.feeds]
+    return next(kind for kind in kinds if kind.online)
 
 
 def first_steps(batch: Batch, count: int) -> Batch:

@@ -1,15 +1,17 @@
-"""What the names in a recipe stand for: data, spaces, environment."""
+"""What the names in a recipe stand for: data, spaces, environment, and the agent, built once."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from offrl.agents import AGENTS
+from offrl import plugins
+from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
 from offrl.converters.catalog import name_anywhere, open_dataset
 from offrl.data.schema import OBSERVATION
@@ -18,14 +20,9 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DataError, RecipeError
-from offrl.feeds.dagger import teacher_of
-from offrl.feeds.demonstrations import check_imitation
 from offrl.replay.frame_stack import StackedFrames, stacked_spec
 from offrl.replay.sampler import top_by_return
-from offrl.runs.checkpoint import read_facts
-from offrl.runs.load import spec_of
-from offrl.training.finetune import check_fine_tuning, mixes_data, starting_point
-from offrl.types import Spec
+from offrl.types import Agent, Spec
 
 NO_ENVIRONMENT = "none"
 """As a recipe's `env`: evaluate nowhere, whatever environment the dataset names."""
@@ -33,13 +30,8 @@ NO_ENVIRONMENT = "none"
 _EPISODES_AT_ONCE = 65_536
 
 
-def learns_online(recipe: Recipe) -> bool:
-    """Whether a recipe's agent learns from its own steps, be it among others."""
-    return AGENTS[recipe.algo].wraps or recipe.dataset is None or recipe.start is not None
-
-
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """What a recipe's names stand for.
 
     Attributes:
@@ -56,141 +48,89 @@ class Task:
     dataset_facts: dict[str, Any]
     origin: Path | None = None
 
-    @property
-    def imitates(self) -> bool:
-        """Whether the agent learns from its own steps, and the data shows it what to do."""
-        return AGENTS[self.recipe.algo].wraps
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The recipe's."""
+        found: Algorithm = plugins.algorithms[self.recipe.algo]
+        return found
 
-    @property
-    def tabular(self) -> bool:
-        """Whether the agent learns from all demonstrations at once, and from the environment's table."""
-        return AGENTS[self.recipe.algo].tabular
+    @cached_property
+    def learner(self) -> Algorithm:
+        """What acts: the algorithm, or the one that it holds."""
+        return self.algorithm.learner(self.recipe.agent)
 
-    @property
-    def uses_all_data(self) -> bool:
-        """Whether no episode is held out: demonstrations are few."""
-        return self.imitates or self.tabular
+    @cached_property
+    def learner_options(self) -> Any:
+        """Those of what acts."""
+        return self.algorithm.learner_options(self.recipe.agent)
 
-    @property
-    def online(self) -> bool:
-        """Whether the agent learns from its own steps, be it among others."""
-        return learns_online(self.recipe)
-
-    @classmethod
-    def of(cls, recipe: Recipe, checkpoint: Path | None = None) -> Task:
-        """Open the dataset and compare it with the environment.
-
-        Args:
-            recipe: a valid one.
-            checkpoint: the run's own last one, if there is one: a fine-tuning then needs no more of what it started
-                from.
+    @cached_property
+    def agent(self) -> Agent[Any, Any]:
+        """The algorithm's agent for these spaces.
 
         Raises:
-            RecipeError: neither a dataset nor an environment is named, or the algorithm can't learn from what is.
-            RequestError: there is no policy to fine-tune.
-            SpaceMismatchError: dataset, environment and policy don't belong together.
-            DataError: the dataset has no episodes, or an observation, action or reward of it isn't finite.
+            SpaceMismatchError: it can't act in them.
+            RecipeError: options don't go together.
         """
-        if recipe.expert is not None and not AGENTS[recipe.algo].taught:
-            raise RecipeError(f"{recipe.algo} has no use for an expert", hint="leave --expert out, or train dagger")
-        if AGENTS[recipe.algo].wraps:
-            return cls._imitating(recipe, checkpoint)
-        if recipe.start is not None:
-            return cls._fine_tuning(recipe, checkpoint)
-        if mixes_data(recipe):
-            raise RecipeError(
-                "data and own steps are mixed in fine-tuning only, and the recipe names no run to start from",
-                hint="set online.offline_fraction=0, or start with offrl finetune RUN",
-            )
-        if recipe.dataset is None:
-            return cls._online(recipe)
-        if not AGENTS[recipe.algo].offline:
-            raise RecipeError(
-                f"{recipe.algo} learns from its own steps only, and a dataset is named",
-                hint="clone the dataset first (offrl train bc), then fine-tune that run (offrl finetune RUN --algo "
-                f"{recipe.algo})",
-            )
-        store = _open(recipe.dataset)
-        environment = store.metadata.environment if recipe.env is None else recipe.env
-        recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset))
-        if recipe.env not in (None, NO_ENVIRONMENT):
-            check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
-        facts = {
-            "dataset": recipe.dataset,
-            "fingerprint": store.fingerprint,
-            "reference_scores": store.metadata.reference_scores,
-        }
-        return cls(recipe, stacked_spec(store.spec, recipe.data.frame_stack), _chosen(store, recipe), facts)
-
-    @classmethod
-    def _online(cls, recipe: Recipe) -> Task:
-        if AGENTS[recipe.algo].online == "none":
-            raise RecipeError(f"{recipe.algo} learns from a dataset, and none is named", hint="add --dataset NAME")
-        if recipe.env in (None, NO_ENVIRONMENT):
-            raise RecipeError("the recipe names neither a dataset nor an environment", hint="add --dataset or --env")
-        spec = stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack)
-        if recipe.expert is not None:
-            recipe = dataclasses.replace(recipe, expert=str(Path(recipe.expert).resolve()))
-        if AGENTS[recipe.algo].taught:
-            teacher_of(recipe, spec)
-        facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
-        return cls(recipe, spec, None, facts)
-
-    @classmethod
-    def _imitating(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
-        """Own steps beside demonstrations, from scratch or from another run's policies."""
-        check_imitation(recipe)
-        assert recipe.dataset is not None
-        store = _open(recipe.dataset)
-        environment = store.metadata.environment if recipe.env is None else recipe.env
-        if environment is None or environment == NO_ENVIRONMENT:
-            raise RecipeError(f"{recipe.algo} learns by acting, and no environment is named", hint="add --env ID")
-        start = None if recipe.start is None else str(Path(recipe.start).resolve())
-        recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset), start=start)
-        check_spaces(store.spec, environment_spec(environment), environment)
-        spec = stacked_spec(store.spec, recipe.data.frame_stack)
-        origin = None
-        if start is not None:
-            origin = checkpoint or _origin(recipe, Path(start))
-            check_spaces(spec_of(read_facts(origin)), spec, environment)
-        data = _chosen(store, recipe)
-        facts = {
-            "dataset": recipe.dataset,
-            "fingerprint": store.fingerprint,
-            "reference_scores": store.metadata.reference_scores,
-        }
-        return cls(recipe, spec, data, facts, origin)
-
-    @classmethod
-    def _fine_tuning(cls, recipe: Recipe, checkpoint: Path | None) -> Task:
-        assert recipe.start is not None
-        start = Path(recipe.start).resolve()
-        recipe = dataclasses.replace(recipe, start=str(start), dataset=recipe.dataset and name_anywhere(recipe.dataset))
-        origin = checkpoint or _origin(recipe, start)
-        facts = read_facts(origin)
-        spec = spec_of(facts)
-        if recipe.env in (None, NO_ENVIRONMENT):
-            raise RecipeError("fine-tuning needs an environment, and none is named", hint="add --env ID")
-        frames = recipe.data.frame_stack
-        check_spaces(spec, stacked_spec(environment_spec(recipe.env), frames), recipe.env)
-        told = {name: facts[name] for name in ("dataset", "fingerprint", "reference_scores")}
-        if not mixes_data(recipe):
-            return cls(recipe, spec, None, told, origin)
-        assert recipe.dataset is not None
-        store = _open(recipe.dataset)
-        check_spaces(spec, stacked_spec(store.spec, frames), recipe.dataset)
-        told |= {"dataset": recipe.dataset, "fingerprint": store.fingerprint}
-        return cls(recipe, spec, _chosen(store, recipe), told, origin)
+        return self.algorithm.build(self.recipe.agent, self.spec)
 
 
-def _origin(recipe: Recipe, start: Path) -> Path:
-    """The checkpoint to start from, of a run that the recipe can go on from."""
-    run, kind = starting_point(start, recipe.start_checkpoint)
-    check_fine_tuning(recipe, run.recipe)
-    return run.checkpoint(kind)
+def dataset_problem(recipe: Recipe) -> Problem:
+    """A dataset, and the environment that it or the recipe names, if any.
+
+    Raises:
+        SpaceMismatchError: the two don't belong together.
+        DataError: the dataset has no episodes, or an observation, action or reward of it isn't finite.
+    """
+    assert recipe.dataset is not None
+    store = open_finite(recipe.dataset)
+    environment = store.metadata.environment if recipe.env is None else recipe.env
+    recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset))
+    if recipe.env not in (None, NO_ENVIRONMENT):
+        check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
+    spec = stacked_spec(store.spec, recipe.data.frame_stack)
+    return Problem(recipe, spec, chosen_episodes(store, recipe), facts_of(store, recipe))
 
 
-def _open(dataset: str) -> TrajectoryStore:
+def online_problem(recipe: Recipe) -> Problem:
+    """An environment, and nothing else.
+
+    Raises:
+        RecipeError: none is named.
+        RequestError: it can't be made.
+    """
+    if recipe.env in (None, NO_ENVIRONMENT):
+        raise RecipeError("the recipe names neither a dataset nor an environment", hint="add --dataset or --env")
+    spec = stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack)
+    facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
+    return Problem(recipe, spec, None, facts)
+
+
+def refuse_mixing(recipe: Recipe) -> None:
+    """Raise `RecipeError` where data and own steps are to be mixed, and there is no run to start from."""
+    if mixes_data(recipe):
+        raise RecipeError(
+            "data and own steps are mixed in fine-tuning only, and the recipe names no run to start from",
+            hint="set online.offline_fraction=0, or start with offrl finetune RUN",
+        )
+
+
+def mixes_data(recipe: Recipe) -> bool:
+    """Whether batches hold a dataset's transitions, at any time of a fine-tuning."""
+    online = recipe.online
+    return online.offline_fraction > 0.0 or (online.offline_fraction_steps > 0 and online.offline_fraction_end > 0.0)
+
+
+def facts_of(store: TrajectoryStore, recipe: Recipe) -> dict[str, Any]:
+    """What checkpoints say of a dataset."""
+    return {
+        "dataset": recipe.dataset,
+        "fingerprint": store.fingerprint,
+        "reference_scores": store.metadata.reference_scores,
+    }
+
+
+def open_finite(dataset: str) -> TrajectoryStore:
     """Open a dataset to train on.
 
     Raises:
@@ -222,7 +162,7 @@ def _not_finite(dataset: str, column: str) -> DataError:
     )
 
 
-def _chosen(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
+def chosen_episodes(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
     """The episodes to learn from, as the agent is to see them."""
     chosen, frames = top_by_return(store, recipe.data.top_fraction), recipe.data.frame_stack
     count = recipe.data.episodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,9 +46,6 @@ class Adam:
         self.first_moment = torch.zeros_like(module.flat)
         self.second_moment = torch.zeros_like(module.flat)
         self.steps = torch.zeros((), device=module.flat.device)
-        # As tensors, for a number is made one at every call, which takes longer than what is done with it.
-        self._one = torch.ones_like(self.steps)
-        self._longest = torch.full_like(self.steps, max_gradient_norm)
 
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`, a scalar: the sum over seeds of each seed's mean."""
@@ -61,17 +58,11 @@ class Adam:
     def descend(self, gradient: Tensor, learning_rate: float | Tensor | None = None) -> None:
         """`step` for the gradient by the flat parameters."""
         rate = self._scheduled_rate() if learning_rate is None else learning_rate
-        self.steps += self._one
-        excess = None
-        if self.seeds == 1 and self.max_gradient_norm:
-            # The kernel can divide by it, so that there is no scaled gradient to make.
-            excess = self._excess(torch.linalg.vector_norm(gradient))
-        else:
-            gradient = self.clipped(gradient)
+        self.steps += 1.0
         # What torch.optim.AdamW calls in the end; on its way there it takes as long as a small network's gradient does.
         torch._fused_adamw_(
             [self.flat],
-            [gradient],
+            [self.clipped(gradient)],
             [self.first_moment],
             [self.second_moment],
             [],
@@ -83,7 +74,6 @@ class Adam:
             eps=EPSILON,
             amsgrad=False,
             maximize=False,
-            grad_scale=excess,
         )
 
     def _scheduled_rate(self) -> float | Tensor:
@@ -104,11 +94,7 @@ class Adam:
             return gradient
         rows = self.by_seed(gradient)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        return self.by_parameter(rows / self._excess(norm))
-
-    def _excess(self, norm: Tensor) -> Tensor:
-        """How many times too long gradients of these norms are, at least 1; in the norm's place."""
-        return norm.div_(self._longest).clamp_min_(1.0)
+        return self.by_parameter(rows / (norm / self.max_gradient_norm).clamp(min=1.0))
 
     def by_seed(self, flat: Tensor) -> Tensor:
         """Elements in the order of the flat parameters as [S, P]: a row for each seed."""
@@ -136,3 +122,8 @@ class Adam:
             f"{prefix}.{name}": part.view(parameter.shape)
             for name, part, parameter in zip(self.names, parts, self.parameters, strict=True)
         }
+
+
+def ended_schedule(optimizers: Iterable[Adam]) -> int:
+    """The most steps that one of these has taken whose step size has fallen to 0; 0 where none has."""
+    return max((int(optimizer.steps) for optimizer in optimizers if optimizer.stands_still), default=0)

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn.mlp import ACTIVATIONS, MLP
+
+
+def require_kind(algorithm: str, kind: str, kinds: Sequence[str]) -> None:
+    """Raise `RecipeError` unless a policy to start from is of one of the kinds that an algorithm can take over.
+
+    Args:
+        algorithm: its name, for people.
+        kind: the policy's, see `offrl.types.GivesPolicy`.
+        kinds: those that are possible.
+    """
+    if kind not in kinds:
+        raise RecipeError(
+            f"{algorithm} can't start from a {kind.replace('_', ' ')} policy here",
+            hint=f"train bc with agent.policy={' or '.join(kinds)}",
+        )
 
 
 def adopt_layers(network: MLP, source: MLP) -> None:
@@ -19,6 +38,14 @@ def adopt_layers(network: MLP, source: MLP) -> None:
         # Once they are found alike, only the last layer's outputs can differ in number.
         shared = tuple(slice(min(sizes)) for sizes in zip(own.shape, others[name].shape, strict=True))
         own[shared] = others[name][shared]
+
+
+@torch.no_grad()
+def set_spread(network: MLP, log_std: float) -> None:
+    """Make the second half of the outputs, the log standard deviation of a policy, the same number in all states."""
+    *_, weight, bias = network.layers[-1].parameters()
+    weight.chunk(2, dim=-2)[1].zero_()
+    bias.chunk(2, dim=-1)[1].fill_(log_std)
 
 
 def _check_alike(network: MLP, source: MLP) -> None:

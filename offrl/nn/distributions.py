@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
-
-from offrl.ops.numpy_or_torch import Array, namespace
 
 FORBIDDEN = -1e8
 """The logit of an action that the mask forbids; minus infinity would make its share of the entropy 0 · ∞."""
@@ -18,44 +15,16 @@ SQUASH_MARGIN = 1e-4
 """Logged actions within this distance of ±1 count as that far inside: arctanh(±1) is infinite."""
 
 
-def split_gaussian(parameters: Array) -> tuple[Array, Array]:
+def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """A network's output [..., 2A] as mean and log standard deviation, [..., A] each; the latter is clamped."""
-    actions = parameters.shape[-1] // 2
-    return parameters[..., :actions], parameters[..., actions:].clip(LOG_STD_MIN, LOG_STD_MAX)
+    mean, log_std = parameters.chunk(2, dim=-1)
+    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
 
-def gaussian_log_prob(mean: Array, log_std: Array, value: Array) -> Array:
+def gaussian_log_prob(mean: Tensor, log_std: Tensor, value: Tensor) -> Tensor:
     """log N(value; mean, diag exp(2 log_std)), summed over the last axis."""
-    return standard_log_prob((value - mean) * namespace(log_std).exp(-log_std), log_std)
-
-
-def standard_log_prob(z: Array, log_std: Array) -> Array:
-    """`gaussian_log_prob` from z = (value − mean) / std."""
-    return -(0.5 * (z * z) + (log_std + 0.5 * math.log(2.0 * math.pi))).sum(-1)
-
-
-def gaussian_nll(parameters: Array, value: Array) -> tuple[Array, Array]:
-    """−log π of a diagonal Gaussian, and the derivative of the mean over the batch, outside of autograd.
-
-    With z = (value − mean) / std it is −z / std by the mean, and 1 − z² by log_std where that isn't clamped.
-
-    Args:
-        parameters: a network's output [S, B, 2A], as `split_gaussian` takes it.
-        value: [S, B, A].
-
-    Returns:
-        Nats, [S, B]; by the parameters, [S, B, 2A].
-    """
-    xp, actions = namespace(parameters), value.shape[-1]
-    mean, log_std = split_gaussian(parameters)
-    inverse_std = xp.exp(-log_std)
-    z = (value - mean) * inverse_std
-    square = z * z
-    nll = (log_std + 0.5 * square).sum(-1) + 0.5 * actions * math.log(2.0 * math.pi)
-    by_log_std = (1.0 - square) * (parameters[..., actions:] == log_std)
-    slope = xp.concatenate([-z * inverse_std, by_log_std], -1)
-    slope *= 1.0 / value.shape[1]
-    return nll, slope
+    z = (value - mean) * torch.exp(-log_std)
+    return -(0.5 * z.square() + (log_std + 0.5 * math.log(2.0 * math.pi))).sum(dim=-1)
 
 
 def gaussian_entropy(log_std: Tensor) -> Tensor:
@@ -72,40 +41,11 @@ def squashed_gaussian_log_prob(mean: Tensor, log_std: Tensor, action: Tensor) ->
     """log-density of a = tanh(u), u ~ N(mean, exp(2 log_std)) (Haarnoja et al., 2018, appendix C)."""
     inside = action.clamp(-1.0 + SQUASH_MARGIN, 1.0 - SQUASH_MARGIN)
     before = torch.atanh(inside)
-    unsquashed: Tensor = gaussian_log_prob(mean, log_std, before)
-    return unsquashed - log_tanh_derivative(before).sum(dim=-1)
+    return gaussian_log_prob(mean, log_std, before) - log_tanh_derivative(before).sum(dim=-1)
 
 
-class SquashedGaussianSample(NamedTuple):
-    """a = tanh(u), u = mean + std · noise, and log π(a), for derivatives by hand, outside of autograd.
-
-    Attributes:
-        action: [..., A].
-        log_prob: nats, [...].
-        spread: std · noise, [..., A].
-        log_std, unclamped: log standard deviation, and the network's output that was clamped to it, [..., A].
-    """
-
-    action: Tensor
-    log_prob: Tensor
-    spread: Tensor
-    log_std: Tensor
-    unclamped: Tensor
-
-    def gradient(self, by_action: Tensor, by_log_prob: Tensor | float) -> Tensor:
-        """By the network's output, [..., 2A], with da/du = 1 − a² and d log π/du = 2a; a clamped log_std moves nothing.
-
-        Args:
-            by_action: [..., A].
-            by_log_prob: broadcastable to [..., A], the same for all components of an action.
-        """
-        by_mean = torch.addcmul(by_action, self.action, self.action * by_action - 2.0 * by_log_prob, value=-1.0)
-        by_log_std = (by_mean * self.spread - by_log_prob) * (self.log_std == self.unclamped)
-        return torch.cat([by_mean, by_log_std], dim=-1)
-
-
-def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGaussianSample:
-    """The reparameterized sample of a squashed Gaussian, and its log-density.
+def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The reparameterized sample a = tanh(u), u = mean + std · noise, and its log-density.
 
     The density is evaluated before the squashing: inverting tanh would lose precision, and time. With
     log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u)) it is
@@ -114,14 +54,15 @@ def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> SquashedGauss
     Args:
         parameters: a network's output [..., 2A], as `split_gaussian` takes it.
         noise: standard normal draws, [..., A].
+
+    Returns:
+        [..., A], and nats, [...].
     """
-    mean, unclamped = parameters.chunk(2, dim=-1)
-    log_std = unclamped.clamp(LOG_STD_MIN, LOG_STD_MAX)
-    spread = log_std.exp() * noise
-    before = mean + spread
-    terms = softplus(before * -2.0).add_(before).mul_(2.0).sub_(log_std).addcmul_(noise, noise, value=-0.5)
+    mean, log_std = split_gaussian(parameters)
+    before = torch.addcmul(mean, log_std.exp(), noise)
+    terms = 2.0 * (before + softplus(-2.0 * before)) - log_std - 0.5 * noise.square()
     constant = noise.shape[-1] * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
-    return SquashedGaussianSample(before.tanh(), terms.sum(dim=-1) - constant, spread, log_std, unclamped)
+    return before.tanh(), terms.sum(dim=-1) - constant
 
 
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:

@@ -42,10 +42,6 @@ class FlatModule(HooklessModule):
                 # The parameters of a part lie next to each other here as well: both flat tensors are the same memory.
                 start = module.own_parameters[0].storage_offset()
                 module.flat = self.flat[start : start + module.flat.numel()]
-                module.rehomed()
-
-    def rehomed(self) -> None:
-        """Called when the parameters have moved to another place in memory, by this module or one that holds it."""
 
     def clone(self) -> Self:
         """An independent copy, as target networks need."""
@@ -65,14 +61,8 @@ class FlatModule(HooklessModule):
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors as one of one axis: a view where they lie back to back in memory, as plain networks give gradients."""
-    first, place = parts[0], parts[0].data_ptr()
-    storage = first.untyped_storage().data_ptr()
-    for part in parts:
-        if part.data_ptr() != place or part.untyped_storage().data_ptr() != storage or not part.is_contiguous():
-            return torch.cat([part.reshape(-1) for part in parts])
-        place += part.numel() * part.element_size()
-    return first.as_strided((sum(part.numel() for part in parts),), (1,))
+    """Tensors of any shapes as one of one axis, in the order of `FlatModule.flat`."""
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def uniform_per_seed(shape: tuple[int, ...], bound: float, generators: list[torch.Generator]) -> Tensor:

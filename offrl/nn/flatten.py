@@ -8,11 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.errors import SpaceMismatchError
-from offrl.ops.numpy_or_torch import Array
 from offrl.types import Observation
 
 
@@ -28,15 +26,10 @@ class FlatObservation:
 
     def __init__(self, space: gym.Space[Any]) -> None:
         self.parts = dict(_leaves(space))
-        self.is_vector = all(isinstance(part, gym.spaces.Box) and len(part.shape) == 1 for part in self.parts.values())
         self.width = sum(_width(part) for part in self.parts.values())
 
-    def __call__(self, observation: Observation | NDArray[Any]) -> Array:
-        """[S, B, …] to float32 [S, B, width]; an array of that kind is left as it is, others become tensors."""
-        if isinstance(observation, np.ndarray):
-            if self.is_vector and observation.dtype == np.float32:
-                return observation
-            observation = torch.from_numpy(observation)
+    def __call__(self, observation: Observation) -> Tensor:
+        """[S, B, …] to float32 [S, B, width]."""
         if isinstance(observation, Tensor):
             (space,) = self.parts.values()
             return _flat(observation, space)

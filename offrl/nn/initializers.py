@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from offrl.nn.mlp import MLP, StackedLinear
+from offrl.nn.linear import StackedLinear
+from offrl.nn.mlp import MLP
 
 
 @torch.no_grad()

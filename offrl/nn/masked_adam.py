@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from offrl.nn.adam import BETAS, EPSILON, Adam
-from offrl.nn.flat import FlatModule
+from offrl.nn.flat import FlatModule, joined
 
 
 class PausingAdam(Adam):
@@ -20,6 +22,15 @@ class PausingAdam(Adam):
     ) -> None:
         super().__init__(module, learning_rate, weight_decay=weight_decay, max_gradient_norm=max_gradient_norm)
         self.steps = torch.zeros(self.seeds, device=module.flat.device)
+
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        learning_rate: float | Tensor | None = None,
+        moving: Tensor | None = None,
+    ) -> None:
+        """`descend` for gradients in the order of the module's parameters."""
+        self.descend(joined(gradients), learning_rate, moving)
 
     def descend(
         self, gradient: Tensor, learning_rate: float | Tensor | None = None, moving: Tensor | None = None
@@ -44,3 +55,19 @@ class PausingAdam(Adam):
         """[S] to every element of the flat parameters."""
         rows = values.to(self.flat.dtype).unsqueeze(1).expand(-1, sum(self.sizes) // self.seeds)
         return self.by_parameter(rows)
+
+
+def minimize(optimizer: Adam, loss: Tensor, rate: float | Tensor, moving: Tensor | None) -> None:
+    """One step down a loss.
+
+    Args:
+        optimizer: one that can pause, where some seeds may not move.
+        loss: [S].
+        rate: the share of the optimizer's learning rate to go by.
+        moving: the seeds that move, bool [S]; all of them without it.
+    """
+    gradients = torch.autograd.grad(loss.sum(), optimizer.parameters)
+    if isinstance(optimizer, PausingAdam):
+        optimizer.step(gradients, optimizer.learning_rate * rate, moving)
+    else:
+        optimizer.step(gradients, optimizer.learning_rate * rate)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn.flat import FlatModule, uniform_per_seed
-from offrl.nn.mlp import ACTIVATIONS, StackedLayerNorm, dropout_masks
+from offrl.nn.linear import StackedLayerNorm
+from offrl.nn.mlp import ACTIVATIONS, dropout_masks
 
 INITIAL_SPREAD = 0.5
 """σ₀ of the paper: spreads start at σ₀ over the square root of the layer's inputs."""

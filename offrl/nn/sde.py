@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn.flat import FlatModule
-from offrl.nn.mlp import MLP, Recorded, record_graph
+from offrl.nn.mlp import MLP
 
 LEAST_VARIANCE = 1e-6
 """Added to the variance, which is zero in a state that activates no feature."""
+
+Carry = tuple[Tensor, ...]
+"""What is held for each episode: ε, [S, B, F, A], and the steps that explored, int64 [S, B]; nothing elsewhere."""
 
 
 class StateDependentGaussian(FlatModule):
@@ -25,29 +28,35 @@ class StateDependentGaussian(FlatModule):
     def __init__(self, mean: MLP, initial_log_std: float) -> None:
         super().__init__()
         self.mean = mean
-        actions = list(mean.parameters())[-1].shape[-1]
+        actions = mean.own_parameters[-1].shape[-1]
         self.log_std = nn.Parameter(torch.full((mean.seeds, mean.hidden[-1], actions), initial_log_std))
         self.flatten()
 
     def forward(self, observation: Tensor) -> Tensor:
         """Mean and log standard deviation of u, [S, B, 2A], from [S, B, inputs]."""
-        features = self._features(observation)
+        features = self.mean.features(observation)
         variance = torch.bmm(features.square(), (2.0 * self.log_std).exp())
         return torch.cat([self._mean(features), 0.5 * (variance + LEAST_VARIANCE).log()], dim=-1)
 
-    def record(self, observation: Tensor) -> Recorded:
-        """`forward`, for gradients that start from a hand-made one by the output."""
-        return record_graph(self, observation)
+    def initial_carry(self, count: int) -> Carry:
+        """Where so many episodes begin: no matrix yet, and no step."""
+        held = self.log_std.new_zeros(len(self.log_std), count, *self.log_std.shape[1:])
+        return held, torch.zeros(held.shape[:2], dtype=torch.int64, device=held.device)
 
-    def explore(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """u, [S, B, A], for the matrices ε, [S, F, A], that are held for a while."""
-        features = self._features(observation)
-        return self._mean(features) + torch.bmm(features, self.log_std.exp() * noise)
+    def explore(self, observation: Tensor, carry: Carry, noise: Tensor, every: int) -> tuple[Tensor, Carry]:
+        """u, [S, B, A], for each observation's own matrix ε, which is redrawn every so many steps of its episode.
 
-    def _features(self, x: Tensor) -> Tensor:
-        for layer in self.mean.layers[:-1]:
-            x = self.mean.activation(layer(x, 1))
-        return x
+        Args:
+            observation: [S, B, inputs].
+            carry: of each observation's episode.
+            noise: standard normal draws [S, B, F, A]; those are held whose turn it is.
+            every: steps between the draws.
+        """
+        held, steps = carry
+        held = torch.where((steps % every == 0)[..., None, None], noise, held)
+        features = self.mean.features(observation)
+        deviation = features.unsqueeze(-2) @ (self.log_std.exp().unsqueeze(1) * held)
+        return self._mean(features) + deviation.squeeze(-2), (held, steps + 1)
 
     def _mean(self, features: Tensor) -> Tensor:
         mean: Tensor = self.mean.layers[-1](features, 1)

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data.trajectories import Trajectories
-from offrl.envs.policy import Policy
+from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import SpaceMismatchError
 from offrl.off_policy.dataset import Logged, one_hot_each
 from offrl.off_policy.target_policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
 from offrl.off_policy.transitions import Choices
 from offrl.ops.noise import NoiseSource
+from offrl.ops.trees import tree_map
 from offrl.replay.frame_stack import StackedFrames
 from offrl.types import Observation
 
@@ -36,12 +37,14 @@ class AgentPolicies:
         names: one for each seed.
         stochastic: whether actions are sampled, where the greedy ones are meant otherwise.
         epsilon: share of uniformly random actions, among discrete ones.
+        has_density: whether their algorithm tells densities, be it for some options only.
     """
 
     policy: Policy
     names: list[str]
     stochastic: bool = False
     epsilon: float = 0.0
+    has_density: bool = False
 
     def choices(self, store: Trajectories, *, draws: int, seed: int) -> list[Choices]:
         """What each seed's policy does at the rows of a log.
@@ -49,10 +52,11 @@ class AgentPolicies:
         Raises:
             SpaceMismatchError: the policies are for other spaces, or sampled ones are asked for and have no density.
         """
-        policy, agent = self.policy, self.policy.agent
+        policy = self.policy
+        agent: Any = policy.agent
         stacked = StackedFrames(store, policy.frame_stack) if policy.frame_stack > 1 else store
         check_spaces(agent.spec, stacked.spec, f"the log '{store.metadata.name}'")
-        if self.stochastic and not getattr(agent, "has_density", False):
+        if self.stochastic and not (self.has_density and agent.has_density):
             raise SpaceMismatchError(
                 f"sampled actions of {self.names[0]} have no density: it samples none, or bounds clip what it samples",
                 hint="leave out --stochastic; --epsilon mixes random actions in where actions are discrete",
@@ -91,27 +95,51 @@ class AgentPolicies:
     def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
         policy, seeds = self.policy, self.policy.seeds
         parts = [
-            policy.to_environment(policy.act(self._observe(part), action_mask=mask))
-            for part, mask in self._chunks(logged)
+            policy.to_environment(policy.act(self._observe(part), carry, action_mask=mask)[0])
+            for part, mask, carry in self._chunks(logged)
         ]
         return list(np.concatenate([part.reshape(seeds, -1, *part.shape[1:]) for part in parts], axis=1))
 
-    def _chunks(self, logged: Logged) -> Iterator[tuple[Any, NDArray[np.bool_] | None]]:
-        """Rows [n, …] of the log in parts, and which actions were allowed there, for every seed: [S·n, A]."""
+    def _chunks(self, logged: Logged) -> Iterator[tuple[Any, NDArray[np.bool_] | None, Any]]:
+        """Rows [n, …] of the log in parts; what was allowed there, for every seed, [S·n, A]; what is remembered."""
         masks = itertools.repeat(None) if logged.action_mask is None else chunks(logged.action_mask)
+        carries = self._carries(logged)
         for part, mask in zip(chunks(logged.observation), masks, strict=False):
-            yield part, None if mask is None else np.tile(mask, (self.policy.seeds, 1))
+            yield part, None if mask is None else np.tile(mask, (self.policy.seeds, 1)), next(carries)
+
+    def _carries(self, logged: Logged) -> Iterator[Any]:
+        """What the policies remember at the rows of the log in parts, [S, n, …]: () without a memory."""
+        if not Actor(self.policy, 1).remembers:
+            return itertools.repeat(())
+        whole = self._remembered(logged)
+        return (_part(whole, start, start + ROWS_AT_ONCE) for start in itertools.count(0, ROWS_AT_ONCE))
+
+    def _remembered(self, logged: Logged) -> Any:
+        """What they remember before each row, [S, R + N, …]: they go through every episode greedily, step by step."""
+        lengths = logged.lengths
+        starts = np.cumsum(lengths + 1) - (lengths + 1)
+        order = np.argsort(-lengths, kind="stable")
+        actor, rows, parts = Actor(self.policy, len(order)), [], []
+        for time in range(int(lengths.max()) + 1):
+            running = int((lengths >= time).sum())
+            here = starts[order[:running]] + time
+            actor.carry = _part(actor.carry, 0, running)
+            rows.append(here)
+            parts.append(actor.carry)
+            actor.act(self._observe(take(logged.observation, here)))
+        place = torch.from_numpy(np.argsort(np.concatenate(rows)))
+        return tree_map(lambda *each: torch.cat(each, dim=1)[:, place], parts[0], *parts[1:])
 
     def _probabilities(self, logged: Logged) -> NDArray[np.float32]:
         """Of all discrete actions, [S, R + N, A]."""
         assert logged.actions is not None
         first = int(logged.spec.action_space.start)  # type: ignore[attr-defined]
         parts = []
-        for part, mask in self._chunks(logged):
+        for part, mask, carry in self._chunks(logged):
             observed = self._observe(part)
             rows = _rows(observed)
             taken = [torch.full((self.policy.seeds, rows), first + action) for action in range(logged.actions)]
-            parts.append(torch.stack([self._log_prob(observed, action, mask).exp() for action in taken], dim=-1))
+            parts.append(torch.stack([self._log_prob(observed, action, carry, mask).exp() for action in taken], dim=-1))
         whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
         return whole
 
@@ -125,22 +153,28 @@ class AgentPolicies:
     def _drawn(self, logged: Logged, draws: int, seed: int) -> Tensor:
         """Actions sampled for every row, as the agents give them, [S, draws, R + N, …]."""
         noise, drawn = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM), []
-        for part in chunks(logged.observation):
+        for part, _, carry in self._chunks(logged):
             observed = self._observe(part)
-            shape = (_rows(observed), *self.policy.agent.exploration_shape)
-            drawn.append(torch.stack([self.policy.act(observed, noise.draw(shape)) for _ in range(draws)], dim=1).cpu())
+            shape = (_rows(observed), *self.policy.agent.acting_noise_shape)
+            actions = [self.policy.act(observed, carry, noise.draw(shape))[0] for _ in range(draws)]
+            drawn.append(torch.stack(actions, dim=1).cpu())
         return torch.cat(drawn, dim=2)
 
     def _of_logged(self, logged: Logged, action: Tensor) -> NDArray[np.float64]:
         """log π(a | s) of the logged actions [R, A], in the environment's units, [S, R]."""
         steps, parts = take(logged.observation, logged.row), []
-        for part, taken in zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True):
-            parts.append(self._log_prob(self._observe(part), taken.expand(self.policy.seeds, -1, -1)))
+        remembers = Actor(self.policy, 1).remembers
+        whole_carry = tree_map(lambda part: part[:, logged.row], self._remembered(logged)) if remembers else ()
+        for i, (part, taken) in enumerate(zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True)):
+            carry = _part(whole_carry, i * ROWS_AT_ONCE, (i + 1) * ROWS_AT_ONCE)
+            parts.append(self._log_prob(self._observe(part), taken.expand(self.policy.seeds, -1, -1), carry))
         whole: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy() - logged.log_volume
         return whole
 
-    def _log_prob(self, observed: Observation, action: Tensor, mask: NDArray[np.bool_] | None = None) -> Tensor:
-        return self.policy.log_prob(observed, action.to(self.policy.device), mask).cpu()
+    def _log_prob(
+        self, observed: Observation, action: Tensor, carry: Any, mask: NDArray[np.bool_] | None = None
+    ) -> Tensor:
+        return self.policy.log_prob(observed, action.to(self.policy.device), carry, mask).cpu()
 
     def _observe(self, observation: Any) -> Observation:
         """Rows of the log, [n, …], as all seeds' agents see them, [S, n, …]."""
@@ -161,3 +195,8 @@ def _rows(observation: Observation) -> int:
     """Rows of an observation [S, n, …]."""
     part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
     return part.shape[1]
+
+
+def _part(carry: Any, start: int, stop: int) -> Any:
+    """Rows of what is remembered, [S, n, …]."""
+    return tree_map(lambda part: part[:, start:stop], carry)

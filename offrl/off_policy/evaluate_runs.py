@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from offrl import plugins
 from offrl.collection.collect import PolicyBehavior
 from offrl.converters.catalog import open_dataset
 from offrl.data.trajectories import Trajectories
-from offrl.envs.episodes import Act, rollouts, share_evenly
+from offrl.envs.episodes import Acts, rollouts, share_evenly
 from offrl.envs.evaluator import EVALUATION_STREAM, MAX_PARALLEL
 from offrl.envs.make import make_environments
-from offrl.envs.policy import Policy
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.agent_policies import AgentPolicies
@@ -35,6 +36,7 @@ from offrl.off_policy.target_policies import (
 from offrl.off_policy.transitions import Choices
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
+from offrl.types import Density, Spec
 
 TRUTH_STREAM = 104_729
 
@@ -145,7 +147,8 @@ def _of_run(
             hint="choose a lower --seed-index",
         )
     names = [run.path.name if len(seeds) == 1 else f"{run.path.name} seed {seed}" for seed in seeds]
-    policies = AgentPolicies(policy, names, acting.stochastic, acting.epsilon)
+    has_density = plugins.algorithms[run.recipe.algo].can(Density)
+    policies = AgentPolicies(policy, names, acting.stochastic, acting.epsilon, has_density)
     if acting.kernel_bandwidth and acting.stochastic:
         raise RequestError("a policy that samples needs no kernel", hint="leave out --stochastic or --kernel-bandwidth")
     choices = policies.choices(store, draws=DRAWS, seed=plan.seed)
@@ -171,8 +174,8 @@ def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, 
         resets = np.random.SeedSequence([EVALUATION_STREAM, TRUTH_STREAM, plan.seed]).generate_state(copies).tolist()
         returns = np.zeros((environments.count, quota))
         finished, time = np.zeros((2, environments.count), np.int64)
-        act = _acting(policies, seeds, plan.seed)
-        for step in rollouts(act, environments, quota, resets * policy.seeds):
+        acts = _acting(policies, seeds, plan.seed, copies)
+        for step in rollouts(acts, environments, quota, resets * policy.seeds):
             counted = step.running if plan.horizon is None else step.running & (time < plan.horizon)
             (running,) = np.nonzero(counted)
             returns[running, finished[running]] += plan.discount ** time[running] * step.reward[running]
@@ -184,29 +187,34 @@ def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, 
     return returns.reshape(policy.seeds, trial.episodes)
 
 
-def _acting(policies: AgentPolicies, seeds: tuple[int, ...], seed: int) -> Act:
+def _acting(policies: AgentPolicies, seeds: tuple[int, ...], seed: int, copies: int) -> Acts:
     """As the policies that are valued act."""
-    behavior = PolicyBehavior(policies.policy, seeds, seed, policies.stochastic)
-    if not policies.epsilon:
-        return behavior.act
-    generator, space = np.random.default_rng([TRUTH_STREAM, seed]), _discrete(policies.policy)
+    policy = policies.policy
+    behavior = PolicyBehavior(policy, policies.has_density, seeds, seed, policies.stochastic, copies)
+    return SometimesRandom(behavior, policies.epsilon, policy.agent.spec, seed) if policies.epsilon else behavior
 
-    def act(observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
-        action = behavior.act(observation, action_mask)
+
+class SometimesRandom:
+    """What another one does, with a share of uniformly random actions among the Discrete ones that are allowed."""
+
+    def __init__(self, acts: Acts, share: float, spec: Spec, seed: int) -> None:
+        if not isinstance(spec.action_space, gym.spaces.Discrete):
+            raise SpaceMismatchError("only discrete actions are mixed with random ones", hint="leave out --epsilon")
+        self.acts, self.share, self.space = acts, share, spec.action_space
+        self.generator = np.random.default_rng([TRUTH_STREAM, seed])
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        action, space, generator = self.acts.act(observation, action_mask), self.space, self.generator
         if action_mask is None:
             random = generator.integers(space.start, space.start + space.n, len(action))
         else:
             random = space.start + np.where(action_mask, generator.random(action_mask.shape), -1.0).argmax(axis=-1)
-        return np.where(generator.random(len(action)) < policies.epsilon, random, action)
+        return np.where(generator.random(len(action)) < self.share, random, action)
 
-    return act
-
-
-def _discrete(policy: Policy) -> Any:
-    space = policy.agent.spec.action_space
-    if not hasattr(space, "n"):
-        raise SpaceMismatchError("only discrete actions are mixed with random ones", hint="leave out --epsilon")
-    return space
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """Hand on which episodes ended."""
+        self.acts.ended(done)
 
 
 def _told_apart(targets: Sequence[Target]) -> list[Target]:

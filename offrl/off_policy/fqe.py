@@ -125,27 +125,19 @@ class _Fit:
         with torch.no_grad():
             target = torch.addcmul(self.reward[index], self.discount[index], self._value(self.target, row + 1, step))
             target.clamp_(self.low, self.high)
-        inputs, chosen = self._taken(row, index)
-        recorded = self.network.record(inputs)
-        q = recorded.output if chosen is None else recorded.output.gather(-1, chosen)
-        slope = (q - target.unsqueeze(-1)) * (2.0 / len(index))
-        by_output = slope if chosen is None else torch.zeros_like(recorded.output).scatter_(-1, chosen, slope)
-        self.optimizer.descend(recorded.gradient(by_output))
+        loss = (self._q(self.network, row, index) - target).square().mean(dim=-1)
+        self.optimizer.minimize(loss.sum())
         self.target.move_towards(self.network, self.config.target_rate)
-
-    def _taken(self, row: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What networks are given of logged steps, [P, B, …], and where discrete actions' values are, [P, E, B, 1]."""
-        features, action = self.features[row], self.action[index]
-        if not self.discrete:
-            return torch.cat([features, action], dim=-1).expand(self.count, -1, -1), None
-        chosen = action.view(1, 1, -1, 1).expand(self.count, self.config.members, -1, -1)
-        return features.expand(self.count, -1, -1), chosen
 
     def _q(self, network: MLP, row: Tensor, index: Tensor) -> Tensor:
         """Q of the logged actions, [P, E, B]."""
-        inputs, chosen = self._taken(row, index)
-        q: Tensor = network(inputs)
-        return (q if chosen is None else q.gather(-1, chosen)).squeeze(-1)
+        features, action = self.features[row], self.action[index]
+        if not self.discrete:
+            pairs = torch.cat([features, action], dim=-1).expand(self.count, -1, -1)
+            value: Tensor = network(pairs)
+            return value.squeeze(-1)
+        q: Tensor = network(features.expand(self.count, -1, -1))
+        return q.gather(-1, action.view(1, 1, -1, 1).expand(*q.shape[:-1], 1)).squeeze(-1)
 
     def _value(self, network: MLP, row: Tensor, draw: int) -> Tensor:
         """V of the policies, [P, E, B]: the expectation over discrete actions, or one of those drawn."""

@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from offrl.ops.numpy_or_torch import Array, at_hand
-from offrl.types import Batch, Observation
+from offrl.ops.running_moments import standardize
+from offrl.types import Batch, Noise, Observation
 
 
 class Rows(NamedTuple):
     """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
-
-    Those to be shuffled are tensors, minibatches may be arrays.
 
     Attributes:
         observation: normalized.
@@ -30,15 +28,15 @@ class Rows(NamedTuple):
         draws: standard normal ones for a gradient step.
     """
 
-    observation: Array
-    encoded: Array
-    log_prob: Array
-    advantage: Array
-    value: Array
-    target: Array
-    mask: Array | None
-    old: tuple[Array, ...]
-    draws: dict[str, Array]
+    observation: Tensor
+    encoded: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+    value: Tensor
+    target: Tensor
+    mask: Tensor | None
+    old: tuple[Tensor, ...]
+    draws: dict[str, Tensor]
 
     def shuffled(self, order: Tensor) -> Rows:
         """Each seed's rows in its order, int64 [S, N]."""
@@ -48,12 +46,11 @@ class Rows(NamedTuple):
 
     def split(self, parts: int) -> Iterator[Rows]:
         """Consecutive rows, in parts as even as can be."""
-        for start, end in itertools.pairwise(even_bounds(self.log_prob.shape[1], parts)):
-            yield self._map(operator.itemgetter((slice(None), slice(start, end))))
-
-    def at_hand(self) -> Rows:
-        """The same as arrays, where they are on this machine."""
-        return self._map(at_hand)
+        bounds = even_bounds(self.log_prob.shape[1], parts)
+        sizes = [end - start for start, end in itertools.pairwise(bounds)]
+        columns = self._map(lambda part: part.split(sizes, dim=1))
+        for number in range(parts):
+            yield columns._map(operator.itemgetter(number))
 
     def _map(self, function: Callable[[Any], Any]) -> Rows:
         return Rows(
@@ -67,6 +64,24 @@ class Rows(NamedTuple):
             old=tuple(map(function, self.old)),
             draws={name: function(part) for name, part in self.draws.items()},
         )
+
+
+def shuffled_minibatches(rows: Rows, noise: Noise, size: int, *, standardized: bool) -> Iterator[Rows]:
+    """Minibatches of several passes over the rows, every pass in an order of its own, each seed its own.
+
+    Args:
+        rows: a whole rollout's.
+        noise: "order", [S, passes, N], by which rows are sorted; other draws for each row of a pass, [S, passes, N, …].
+        size: most rows of a minibatch; a pass is split evenly.
+        standardized: whether each minibatch's advantages are shifted and scaled to mean 0 and standard deviation 1.
+    """
+    parts = -(-rows.log_prob.shape[1] // size)
+    for epoch, order in enumerate(noise["order"].argsort(dim=-1, stable=True).unbind(1)):
+        draws = {name: part[:, epoch] for name, part in noise.items() if name != "order"}
+        shuffled = rows._replace(draws=draws).shuffled(order)
+        if standardized:
+            shuffled = shuffled._replace(advantage=by_part(standardize, shuffled.advantage, parts))
+        yield from shuffled.split(parts)
 
 
 def even_bounds(rows: int, parts: int) -> list[int]:

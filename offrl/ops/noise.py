@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from offrl.ops.numpy_or_torch import Array, at_hand
 from offrl.types import Noise
 
 AHEAD = 64
@@ -26,7 +25,7 @@ class NoiseSource:
     def __init__(self, seeds: Sequence[int], device: torch.device, stream: int) -> None:
         self.device = device
         self.generators = [torch.Generator().manual_seed(_mix(seed, stream)) for seed in seeds]
-        self._ahead: Iterator[Array] = iter(())
+        self._ahead: Iterator[Tensor] = iter(())
         self._shape: tuple[int, ...] | None = None
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
@@ -34,15 +33,14 @@ class NoiseSource:
         draws = [torch.randn(shape, generator=generator) for generator in self.generators]
         return torch.stack(draws).to(self.device, non_blocking=True)
 
-    def next(self, shape: tuple[int, ...]) -> Array:
-        """As `draw`, but those of several steps are drawn together; arrays, unless they go to another device."""
+    def next(self, shape: tuple[int, ...]) -> Tensor:
+        """As `draw`, but those of several steps are drawn together."""
         if shape != self._shape:
             self.forget()
             self._shape = shape
         draws = next(self._ahead, None)
         if draws is None:
-            block = at_hand(self.draw((AHEAD, *shape)))
-            draws, *ahead = (block[:, i] for i in range(AHEAD))
+            draws, *ahead = self.draw((AHEAD, *shape)).unbind(1)
             self._ahead = iter(ahead)
         return draws
 

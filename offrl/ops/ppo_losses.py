@@ -1,15 +1,18 @@
-"""PPO's losses, and their slopes by what the networks say: https://arxiv.org/abs/1707.06347."""
+"""PPO's losses, row by row: https://arxiv.org/abs/1707.06347."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
-from offrl.ops.numpy_or_torch import Array, namespace
-
 
 def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """min(ρ A, clip(ρ, 1 − ε, 1 + ε) A) with ρ = exp(log_ratio), the paper's equation 7.
+
+    Computed as min(ρ A, A + ε |A|), which is the same: only an upper bound of the ratio can make a positive A's gain
+    smaller, only a lower one a negative A's.
 
     Args:
         log_ratio, advantage: [S, N].
@@ -18,16 +21,8 @@ def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     Returns:
         [S, N].
     """
-    ratio = log_ratio.exp()
-    return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
-
-
-def clipped_gain_slope(log_ratio: Array, advantage: Array, clip: float) -> Array:
-    """The derivative of `clipped_gain` by log ρ, [S, N]: ρ A, or 0 where clipping has made it smaller."""
-    xp = namespace(log_ratio)
-    ratio = xp.exp(log_ratio)
-    gain = ratio * advantage
-    return xp.where(gain > ratio.clip(1.0 - clip, 1.0 + clip) * advantage, 0.0, gain)
+    gain = log_ratio.exp() * advantage
+    return gain if math.isinf(clip) else gain.clamp(max=advantage + clip * advantage.abs())
 
 
 def clipped_error(value: Tensor, old: Tensor, target: Tensor, limit: float) -> Tensor:
@@ -41,18 +36,19 @@ def clipped_error(value: Tensor, old: Tensor, target: Tensor, limit: float) -> T
         [S, N].
     """
     error = (value - target).square()
-    return torch.maximum(error, (_held(value, old, limit) - target).square()) if limit else error
+    if not limit:
+        return error
+    held = old + (value - old).clamp(-limit, limit)
+    return torch.maximum(error, (held - target).square())
 
 
-def clipped_error_slope(value: Array, old: Array, target: Array, limit: float) -> Array:
-    """The derivative of `clipped_error` by the value, [S, N]: that of the square, or 0 where the held one errs more."""
-    error = value - target
-    if limit:
-        worse = abs(_held(value, old, limit) - target) > abs(error)
-        # Nearer ones are their own held values, but for rounding.
-        error = namespace(error).where(worse & (abs(value - old) > limit), 0.0, error)
-    return 2.0 * error
+def divergence_estimate(log_ratio: Tensor) -> Tensor:
+    """E[ρ − 1 − log ρ], an estimate of KL(old ‖ new) that has little variance and is never negative.
 
+    Args:
+        log_ratio: log ρ = log π_new − log π_old of actions that the old policy took, [S, N].
 
-def _held(value: Array, old: Array, limit: float) -> Array:
-    return old + (value - old).clip(-limit, limit)
+    Returns:
+        Nats, [S].
+    """
+    return (log_ratio.exp() - 1.0 - log_ratio).mean(dim=1)

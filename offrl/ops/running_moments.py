@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from offrl.ops.returns import running_returns
+
 
 def fresh_moments(seeds: int, width: int) -> Tensor:
     """Moments of no data, [S, 3, width]: mean 0, variance 1, count 0, so that normalizing changes nothing."""
@@ -31,7 +33,7 @@ def merge_moments(moments: Tensor, values: Tensor) -> Tensor:
     return torch.stack([mean + share * shift, spread, total], dim=1)
 
 
-def normalize(values: Tensor, moments: Tensor, limit: float, epsilon: float = 1e-8) -> Tensor:
+def normalize(values: Tensor, moments: Tensor, limit: float = 10.0, epsilon: float = 1e-8) -> Tensor:
     """(values − mean) / √(variance + ε), within ±limit.
 
     Args:
@@ -51,3 +53,22 @@ def standardize(values: Tensor) -> Tensor:
     """Each row of [..., N] with mean 0 and standard deviation 1, which here and now are its own."""
     spread, mean = torch.std_mean(values, dim=-1, keepdim=True, correction=0)
     return (values - mean) / (spread + 1e-8)
+
+
+def scale_rewards(reward: Tensor, done: Tensor, carry: Tensor, moments: Tensor, discount: float) -> Tensor:
+    """Rewards over the standard deviation of the discounted returns so far, these included.
+
+    Args:
+        reward: of consecutive steps, [S, E, T].
+        done: float [S, E, T]; 1 where an episode ended behind the step, for whatever reason.
+        carry: changed in place: the discounted return so far of the running episodes, [S, E].
+        moments: changed in place: those of the running discounted return, [S, 3, 1].
+        discount: γ.
+
+    Returns:
+        [S, E, T].
+    """
+    returns = running_returns(reward, done, carry, discount)
+    moments.copy_(merge_moments(moments, returns.flatten(1).unsqueeze(-1)))
+    carry.copy_(returns[..., -1] * (1.0 - done[..., -1]))
+    return reward * torch.rsqrt(moments[:, 1:2] + 1e-8)

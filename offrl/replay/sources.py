@@ -13,7 +13,6 @@ from torch import Tensor
 from offrl.data import schema
 from offrl.data.trajectories import Trajectories
 from offrl.errors import RequestError
-from offrl.replay.huge_pages import RowPool, empty_rows
 from offrl.replay.row_layout import OPTIONAL, RowLayout, Transforms
 
 Integers = NDArray[np.int64]
@@ -197,7 +196,7 @@ class PackedRows:
     """
 
     def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
-        matrix = empty_rows(store.num_rows, layout.width)
+        matrix = torch.empty(store.num_rows, layout.width)
         images = {name: torch.empty(store.num_rows, *shape, dtype=torch.uint8) for name, shape in layout.images}
         for start in range(0, store.num_rows, _PACK_ROWS):
             stop = min(start + _PACK_ROWS, store.num_rows)
@@ -209,13 +208,9 @@ class PackedRows:
         shape, stride = (max(0, store.num_rows - 1), layout.pair_width), (layout.width, 1)
         self.pairs = matrix.to(device).as_strided(shape, stride)
         self.images = {name: image.to(device) for name, image in images.items()}
-        self._pool = RowPool()
 
     def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
-        pairs = self.pairs[:, start:stop]
-        if pairs.is_cpu:
-            return torch.index_select(pairs, 0, rows, out=self._pool.empty(len(rows), stop - start))
-        return pairs.index_select(0, rows)
+        return self.pairs[:, start:stop].index_select(0, rows)
 
     def take_images(self, rows: Tensor) -> dict[str, Tensor]:
         return {name: image.index_select(0, rows) for name, image in self.images.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offrl.errors import RequestError, StoreError
+from offrl.errors import RequestError
+from offrl.files import naming, whole_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +28,7 @@ def save_picture(figure: Figure, destination: Path) -> None:
             where="--out",
             hint=f"give a name that ends in {', '.join(FORMATS)}",
         )
-    try:
+    with naming(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(destination, dpi=DOTS_PER_INCH)
-    except OSError as error:
-        raise StoreError(
-            f"the picture can't be written: {error.strerror or error}", where=str(destination), hint="choose --out"
-        ) from error
+    with whole_path(destination) as temporary:
+        figure.savefig(temporary, dpi=DOTS_PER_INCH)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offrl.config.recipe import Recipe
 from offrl.errors import RequestError
-from offrl.feeds.problem import learns_online
+from offrl.feeds import feed_of
 from offrl.reports.figures import save_picture
 from offrl.runs.run import Run
 
@@ -193,7 +193,7 @@ def _value_label(metric: str) -> str:
 def _x_label(runs: Iterable[Run], x: Axis) -> str:
     if x == "minutes":
         return "wall-clock time (minutes)"
-    online = {learns_online(run.recipe) for run in runs}
+    online = {feed_of(run.recipe).online for run in runs}
     return "steps" if len(online) > 1 else "environment steps" if online == {True} else "gradient steps"
 
 

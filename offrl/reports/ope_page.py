@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from offrl.files import naming, write_whole
 from offrl.off_policy.results import Evaluation, PolicyResult
 
 if TYPE_CHECKING:
@@ -45,13 +46,17 @@ def write_report(evaluation: Evaluation, path: Path) -> tuple[Path, Path]:
 
     Returns:
         the PNG and the HTML file.
+
+    Raises:
+        StoreError: they can't be written.
     """
     base = path.with_suffix("") if path.suffix in (".png", ".html") else path
-    base.parent.mkdir(parents=True, exist_ok=True)
+    with naming(base):
+        base.parent.mkdir(parents=True, exist_ok=True)
     picture, page = (base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "html"))
     pixels = draw(evaluation)
-    picture.write_bytes(pixels)
-    page.write_text(render(evaluation, pixels), encoding="utf-8")
+    write_whole(picture, pixels)
+    write_whole(page, render(evaluation, pixels))
     return picture, page
 
 

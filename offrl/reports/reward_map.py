@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offrl.envs.vector import make_single
 from offrl.errors import RequestError
-from offrl.feeds.tabular import TableReward
+from offrl.feeds.table import TableReward
 from offrl.mdp import TabularMDP, grid_of, visits
 from offrl.mdp.from_gymnasium import Grid
 from offrl.reports.figures import save_picture

@@ -2,104 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from offrl.data.shard import DISK_FULL
-from offrl.errors import DiskFullError, OffrlError, RunError
-from offrl.nn import Adam
-
-
-def state_tensors(state: Any) -> dict[str, Tensor]:
-    """What checkpoints hold of an agent's state, by dotted name: networks, optimizers, tensors, other states."""
-    tensors: dict[str, Tensor] = {}
-    for field in dataclasses.fields(state):
-        if not field.metadata.get("saved", True):
-            continue
-        part = getattr(state, field.name)
-        if isinstance(part, Tensor):
-            tensors[field.name] = part
-        elif isinstance(part, nn.Module):
-            tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.state_dict().items()}
-        elif isinstance(part, Adam):
-            tensors |= {f"{field.name}.{name}": tensor for name, tensor in part.named_tensors().items()}
-        elif dataclasses.is_dataclass(part):
-            tensors |= {f"{field.name}.{name}": tensor for name, tensor in state_tensors(part).items()}
-    return tensors
-
-
-def restore_tensors(targets: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
-    """Copy saved tensors into live ones of the same names and shapes.
-
-    Raises:
-        RunError: the two sets differ.
-    """
-    if targets.keys() != saved.keys():
-        difference = ", ".join(sorted(targets.keys() ^ saved.keys())[:5])
-        raise RunError("the checkpoint is of another agent or version", where=f"{where}: {difference}", hint=_RETRAIN)
-    with torch.no_grad():
-        for name, target in targets.items():
-            if target.shape != saved[name].shape:
-                raise RunError(
-                    f"'{name}' has shape {tuple(saved[name].shape)} in the checkpoint, {tuple(target.shape)} here",
-                    where=where,
-                    hint=_RETRAIN,
-                )
-            target.copy_(saved[name])
-
-
-_RETRAIN = "use the recipe that the run was made with, or train anew"
+from offrl.errors import DiskFullError, RunError, StoreError
+from offrl.files import whole_folder
 
 
 def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-    """Write `<part>.safetensors` for each part and `facts.json`, under a temporary name, then rename it into place.
+    """Write `<part>.safetensors` for each part and `facts.json` to a directory that is whole or not there.
 
     Raises:
         DiskFullError: there was no room; what was there before is untouched.
         RunError: the directory can't be written for another reason.
     """
-    temporary = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        for name, tensors in parts.items():
-            contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            save_file(contiguous, temporary / f"{name}.safetensors")
-        (temporary / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        for path in (*temporary.iterdir(), temporary):
-            _sync(path)
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(temporary, directory)
-        _sync(directory.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _write_error(error, directory) from error
-
-
-def _write_error(error: OSError | SafetensorError, directory: Path) -> OffrlError:
-    # safetensors keeps the number of the error to itself; by then the directory has been made, so it is the room.
-    if isinstance(error, OSError) and error.errno not in DISK_FULL:
-        return RunError(
-            f"the checkpoint can't be written: {error}",
+        with whole_folder(directory, overwrite=True) as folder:
+            folder.mkdir()
+            for name, tensors in parts.items():
+                contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+                save_file(contiguous, folder / f"{name}.safetensors")
+            (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    except (DiskFullError, SafetensorError) as error:
+        # safetensors keeps the number of the error to itself; by then the directory has been made, so it is the room.
+        raise DiskFullError(
+            f"the checkpoint can't be written: {error.__cause__ or error}",
+            where=str(directory),
+            hint="free some space, then continue with --resume; the checkpoint before is intact",
+        ) from error
+    except StoreError as error:
+        raise RunError(
+            f"the checkpoint can't be written: {error.__cause__ or error}",
             where=str(directory),
             hint="check who may write there, then continue with --resume",
-        )
-    return DiskFullError(
-        f"the checkpoint can't be written: {error}",
-        where=str(directory),
-        hint="free some space, then continue with --resume; the checkpoint before is intact",
-    )
+        ) from error
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -125,32 +67,3 @@ def read_part(directory: Path, part: str) -> dict[str, Tensor]:
         return load_file(directory / f"{part}.safetensors")
     except (OSError, SafetensorError) as error:
         raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), hint="choose another") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file so that a reader sees the old or the new one, never a part."""
-    temporary = path.with_name(path.name + ".partial")
-    with naming(path):
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Have errors of the system in the block say which file it was: a full disk, met in writing, doesn't."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,34 +7,50 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from torch import Tensor
 
-from offrl.agents import AGENTS
+from offrl import plugins
+from offrl.agents.algorithm import Algorithm
+from offrl.config.recipe import Recipe
 from offrl.data.schema import space_from_json
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError
+from offrl.nn.state import restore_state
 from offrl.replay.normalization import ActionMap, ObservationNormalizer
-from offrl.runs.checkpoint import read_facts, read_part, restore_tensors, state_tensors
+from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.run import Run
 from offrl.types import Agent, Spec
 
+FORMER = {"exploration", "acting_steps"}
+"""Parts of states that versions up to 0.1.0 saved: what SAC's policies explored by, which acting carries now."""
+
 
 def fresh_policy(
-    agent: Agent[Any],
-    seeds: tuple[int, ...],
+    algorithm: Algorithm,
+    agent: Agent[Any, Any],
+    recipe: Recipe,
     device: torch.device,
     normalizer: ObservationNormalizer | None,
-    frame_stack: int = 1,
 ) -> Policy:
-    """An agent at step 0, one for each seed."""
+    """A recipe's agent at step 0, one for each seed.
+
+    Args:
+        algorithm: the recipe's.
+        agent: built by it.
+        recipe: its seeds, and frames that are shown together.
+        device: where the state is to live.
+        normalizer: what observations are seen through.
+    """
     space = agent.spec.action_space
     return Policy(
         agent=agent,
-        state=agent.init(seeds, device),
-        seeds=len(seeds),
+        state=agent.init(recipe.seeds, device),
+        seeds=len(recipe.seeds),
         device=device,
         normalizer=normalizer,
-        frame_stack=frame_stack,
         action_map=ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None,
+        frame_stack=recipe.data.frame_stack,
+        masks=algorithm.learner(recipe.agent).masks,
     )
 
 
@@ -44,13 +60,19 @@ def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy,
     Raises:
         RunError: there is no such checkpoint, or it is damaged.
     """
-    directory = run.checkpoint(checkpoint)
+    directory, recipe = run.checkpoint(checkpoint), run.recipe
     facts = read_facts(directory)
-    frames = run.recipe.data.frame_stack
-    agent = AGENTS[run.recipe.algo].build(run.recipe.agent, spec_of(facts))
-    policy = fresh_policy(agent, run.recipe.seeds, resolve_device(device), load_normalizer(directory), frames)
-    restore_tensors(state_tensors(policy.state), read_part(directory, "state"), str(directory))
+    algorithm: Algorithm = plugins.algorithms[recipe.algo]
+    agent = algorithm.build(recipe.agent, spec_of(facts))
+    policy = fresh_policy(algorithm, agent, recipe, resolve_device(device), load_normalizer(directory))
+    restore_state(policy.state, saved_state(directory), str(directory))
     return policy, facts
+
+
+def saved_state(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's agent, without what former versions kept there."""
+    tensors = read_part(directory, "state")
+    return {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in FORMER}
 
 
 def load_normalizer(directory: Path) -> ObservationNormalizer | None:

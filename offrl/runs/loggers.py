@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from offrl.errors import RequestError
-from offrl.runs.checkpoint import naming, read_facts
+from offrl.files import naming
+from offrl.runs.checkpoint import read_facts
 from offrl.runs.run import Run
 
 

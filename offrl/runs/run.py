@@ -16,7 +16,8 @@ from torch import Tensor
 
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict, to_toml
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
-from offrl.runs.checkpoint import naming, write_atomically, write_checkpoint
+from offrl.files import naming, write_whole
+from offrl.runs.checkpoint import write_checkpoint
 
 
 class Run:
@@ -45,7 +46,7 @@ class Run:
                     where=str(path),
                     hint=f"continue it with --resume {path}, or choose another directory with --out",
                 )
-            write_atomically(path / "recipe.toml", to_toml(recipe))
+            write_whole(path / "recipe.toml", to_toml(recipe))
         return run
 
     @classmethod
@@ -86,7 +87,7 @@ class Run:
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, as continuing for longer does."""
-        write_atomically(self.path / "recipe.toml", to_toml(recipe))
+        write_whole(self.path / "recipe.toml", to_toml(recipe))
         self.recipe = recipe
 
     @staticmethod
@@ -138,13 +139,13 @@ class Run:
         for file in ("metrics.jsonl", "evaluations.jsonl"):
             if (self.path / file).exists():
                 kept = [line for line in self.lines(file) if line["step"] <= step and not line.get("final")]
-                write_atomically(self.path / file, "".join(json.dumps(line) + "\n" for line in kept))
+                write_whole(self.path / file, "".join(json.dumps(line) + "\n" for line in kept))
         table = self.path / "metrics.csv"
         if table.exists() and table.stat().st_size:
             header, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
             # A kill may have cut the last row short.
             whole = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
-            write_atomically(table, "".join([header, *whole]))
+            write_whole(table, "".join([header, *whole]))
 
     def save_checkpoint(
         self, kind: str, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
@@ -159,7 +160,7 @@ class Run:
             name += "-again"
         write_checkpoint(self._checkpoints / name, parts, facts)
         index[kind] = name
-        write_atomically(self._checkpoints / "index.json", json.dumps(index))
+        write_whole(self._checkpoints / "index.json", json.dumps(index))
         for path in self._checkpoints.iterdir():
             if path.is_dir() and path.name not in index.values():
                 shutil.rmtree(path, ignore_errors=True)

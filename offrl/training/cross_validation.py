@@ -44,7 +44,7 @@ def cross_validate(recipe: Recipe, policy: Policy, data: Trajectories, samplers:
 
     Args:
         recipe: its `cross_validation` says what to try.
-        policy: of candidates × folds positions; its agent must have the coefficients "l1" and "l2" in its state.
+        policy: of candidates × folds positions; its agent is `offrl.types.Penalized`.
         data: the training episodes.
         samplers: keyword arguments that the run's samplers share.
 
@@ -57,9 +57,10 @@ def cross_validate(recipe: Recipe, policy: Policy, data: Trajectories, samplers:
     everything = np.arange(data.num_episodes)
     held_out = folds * len(plan.coefficients)
     training = [np.setdiff1d(everything, fold) for fold in held_out]
-    state, agent = policy.state, policy.agent
+    state = policy.state
+    agent: Any = policy.agent
     coefficients = torch.tensor(plan.coefficients, device=policy.device).repeat_interleave(plan.folds)
-    getattr(state, plan.kind).copy_(coefficients)
+    agent.set_penalty(state, plan.kind, coefficients)
     seeds = [recipe.seeds[0]] * policy.seeds
 
     batches = ReplaySampler([data], batch_size=recipe.batch_size, seeds=seeds, seed_episodes=training, **samplers)
@@ -75,7 +76,7 @@ def cross_validate(recipe: Recipe, policy: Policy, data: Trajectories, samplers:
         [data], batch_size=VALIDATION_TRANSITIONS, seeds=seeds, seed_episodes=held_out, **samplers
     )
     (batch,) = validation.sample(1).unbind()
-    losses = agent.validation_loss(state, batch).cpu().numpy().reshape(-1, plan.folds)  # type: ignore[attr-defined]
+    losses = agent.validation_loss(state, batch).cpu().numpy().reshape(-1, plan.folds)
     means, errors = losses.mean(axis=1), losses.std(axis=1, ddof=1) / np.sqrt(plan.folds)
     return {
         "kind": plan.kind,

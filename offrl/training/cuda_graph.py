@@ -17,7 +17,7 @@ WARMUP_UPDATES = 3
 Update = Callable[[list[Batch], Noise], Metrics]
 
 
-def fast_update(agent: Agent[Any], state: Any, device: torch.device) -> Update:
+def fast_update(agent: Agent[Any, Any], state: Any, device: torch.device) -> Update:
     """`agent.update` of this state: captured in a graph on CUDA, as it is elsewhere."""
     if device.type == "cuda":
         return GraphedUpdate(agent, state)
@@ -34,7 +34,7 @@ class GraphedUpdate:
         state: on a CUDA device; its tensors are changed in place.
     """
 
-    def __init__(self, agent: Agent[Any], state: Any) -> None:
+    def __init__(self, agent: Agent[Any, Any], state: Any) -> None:
         self.agent, self.state = agent, state
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None

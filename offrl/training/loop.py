@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,11 @@ from offrl import __version__
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
 from offrl.feeds.feed import Feed
-from offrl.feeds.problem import learns_online
 from offrl.nn.malloc import keep_freed_memory
-from offrl.runs.checkpoint import read_facts, read_part, restore_tensors, state_tensors
+from offrl.nn.state import restore_state, state_tensors
+from offrl.runs.checkpoint import read_facts, read_part
+from offrl.runs.listener import Listener
+from offrl.runs.load import saved_state
 from offrl.runs.loggers import MetricWriter
 from offrl.runs.recorder import EpisodeRecorder
 from offrl.runs.run import Run
@@ -40,22 +41,6 @@ class Interrupted(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(step)
         self.step = step
-
-
-class Listener(Protocol):
-    """Told of a run's progress; the command line shows it."""
-
-    def began(self, path: Path) -> None:
-        """Once the run has its directory."""
-
-    def progress(self, step: int, steps: int, metrics: dict[str, list[float | None]]) -> None:
-        """After each line of metrics."""
-
-    def evaluated(self, step: int, scores: dict[str, Any]) -> None:
-        """After each evaluation."""
-
-    def warned(self, text: str) -> None:
-        """When something may not be what one wants."""
 
 
 @dataclass
@@ -96,7 +81,6 @@ class Loop:
         writers: where metrics go.
         listener: told of progress.
         recorder: keeps the online steps; None where they aren't to be kept.
-        finished: whether there is nothing left to learn; None where the steps, or early stopping, end it.
     """
 
     run: Run
@@ -109,7 +93,6 @@ class Loop:
     writers: list[MetricWriter]
     listener: Listener
     recorder: EpisodeRecorder | None = None
-    finished: Callable[[], bool] | None = None
     step: int = 0
     stale_validations: Tensor = field(init=False)
     best: BestState = field(init=False)
@@ -124,14 +107,14 @@ class Loop:
         """Go back to the last checkpoint, and forget what was logged after it."""
         directory = self.run.checkpoint("last")
         facts = read_facts(directory)
-        restore_tensors(state_tensors(self.policy.state), read_part(directory, "state"), str(directory))
+        restore_state(self.policy.state, saved_state(directory), str(directory))
         self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
         if self.recorder is not None:
             self.recorder.restore(read_part(directory, "recording"))
         progress = read_part(directory, "progress")
         self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
         if self.run.has_checkpoint("best"):
-            best = read_part(self.run.checkpoint("best"), "state")
+            best = saved_state(self.run.checkpoint("best"))
             self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
         self.step = facts["step"]
         self.run.forget_after(self.step)
@@ -276,12 +259,10 @@ class Loop:
         return self.stale_validations >= patience if patience else torch.zeros_like(self.stale_validations).bool()
 
     def _all_stopped(self) -> bool:
-        if self.finished is not None:
-            return self.finished()
         goal = self.run.recipe.online.stop_at
-        if goal is not None and learns_online(self.run.recipe):
+        if goal is not None and self.feed.online:
             return bool((self.best.scores >= goal).all())
-        return bool(self._stopped().all())
+        return self.feed.finished() or bool(self._stopped().all())
 
     def _facts(self) -> dict[str, Any]:
         return {**self.facts, "step": self.step, "version": __version__}

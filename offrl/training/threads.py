@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from offrl.config.recipe import Recipe
 from offrl.envs.policy import Policy
+from offrl.nn.state import state_tensors
 from offrl.replay.row_layout import RowLayout
-from offrl.runs.checkpoint import state_tensors
 
 SMALL_PRODUCT = 2**20
 """Multiplications of a matrix product that one thread does in some 25 µs."""
@@ -25,7 +24,7 @@ def threads_for(recipe: Recipe, policy: Policy) -> Iterator[None]:
     the other core is busy, each of them takes milliseconds.
     """
     before = torch.get_num_threads()
-    if largest_product(recipe.agent, recipe.batch_size, policy) <= SMALL_PRODUCT:
+    if largest_product(recipe.batch_size, policy) <= SMALL_PRODUCT:
         torch.set_num_threads(1)
     try:
         yield
@@ -33,9 +32,8 @@ def threads_for(recipe: Recipe, policy: Policy) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def largest_product(options: Any, batch_size: int, policy: Policy) -> float:
+def largest_product(batch_size: int, policy: Policy) -> float:
     """Multiplications of the largest matrix product in a gradient step; infinite with images, which are convolved."""
     if RowLayout.of(policy.agent.spec).images:
         return float("inf")
-    rows = getattr(options, "minibatch_size", batch_size)
-    return float(rows * max((tensor.numel() for tensor in state_tensors(policy.state).values()), default=0))
+    return float(batch_size * max((tensor.numel() for tensor in state_tensors(policy.state).values()), default=0))

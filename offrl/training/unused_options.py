@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from offrl.agents import AGENTS
-from offrl.config.recipe import OnlineConfig, Recipe
-from offrl.feeds.problem import learns_online
-
-REPLAY_OPTIONS = ("online.capacity", "online.updates_per_step", "data.n_step")
-"""Those that only a replay, or a dataset, reads."""
-SELECTION_OPTIONS = ("data.top_fraction", "data.episodes", "data.memory_budget")
-"""Those that only a dataset reads."""
+from offrl.config.recipe import Recipe
+from offrl.feeds import feed_of
 
 
 def warnings_of(recipe: Recipe) -> list[str]:
@@ -20,9 +12,9 @@ def warnings_of(recipe: Recipe) -> list[str]:
 
 
 def _warmup(recipe: Recipe) -> str:
-    warmup = recipe.online.warmup_steps
-    replay = learns_online(recipe) and AGENTS[recipe.algo].online_by(recipe.agent) == "replay"
-    if not replay or recipe.steps >= warmup:
+    warmup, kind = recipe.online.warmup_steps, feed_of(recipe)
+    fills = kind.online and "online.capacity" not in kind.unread(recipe)[0]
+    if not fills or recipe.steps >= warmup:
         return ""
     return (
         f"Nothing is learned: the first {warmup:,} steps only fill the replay, and there are {recipe.steps:,}. "
@@ -31,17 +23,10 @@ def _warmup(recipe: Recipe) -> str:
 
 
 def _unread(recipe: Recipe) -> str:
-    entry = AGENTS[recipe.algo]
-    if not learns_online(recipe):
-        names = tuple(f"online.{field.name}" for field in dataclasses.fields(OnlineConfig))
-        return _ignored(recipe, names, "it learns from the dataset alone")
-    if entry.online_by(recipe.agent) == "rollouts":
-        # Imitators draw demonstrations in batches of that size.
-        names = REPLAY_OPTIONS if entry.wraps else ("batch_size", *REPLAY_OPTIONS)
-        return _ignored(recipe, names, "each update takes the newest agent.rollout_steps steps of every environment")
-    if recipe.dataset is None:
-        return _ignored(recipe, SELECTION_OPTIONS, "it learns from its own steps alone")
-    return ""
+    """A warning of the options that nothing reads, where they aren't at their defaults."""
+    names, why = feed_of(recipe).unread(recipe)
+    changed = [name for name in names if _changed(recipe, name)]
+    return f"Without effect on {recipe.algo} here: {', '.join(changed)}; {why}." if changed else ""
 
 
 def _unread_end(recipe: Recipe) -> str:
@@ -53,13 +38,7 @@ def _unread_end(recipe: Recipe) -> str:
     )
 
 
-def _ignored(recipe: Recipe, names: tuple[str, ...], why: str) -> str:
-    """A warning of the options among these that aren't at their defaults."""
-    changed = [name for name in names if _changed(recipe, name)]
-    return f"Without effect on {recipe.algo} here: {', '.join(changed)}; {why}." if changed else ""
-
-
 def _changed(recipe: Recipe, name: str) -> bool:
     section, _, option = name.rpartition(".")
-    table = getattr(recipe, section) if section else recipe
-    return bool(getattr(table, option) != getattr(type(table), option))
+    table = vars(recipe)[section] if section else recipe
+    return bool(vars(table)[option] != vars(type(table))[option])

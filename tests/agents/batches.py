@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from offrl.types import Agent, Batch, Noise, Spec
 
@@ -93,7 +95,7 @@ def _actions(space: gym.Space[Any], rng: np.random.Generator, shape: tuple[int, 
     return torch.from_numpy(rng.integers(0, space.nvec, (*shape, len(space.nvec))))
 
 
-def random_noise(agent: Agent[Any], updates: int, seeds: int, batch_size: int = 8) -> list[Noise]:
+def random_noise(agent: Agent[Any, Any], updates: int, seeds: int, batch_size: int = 8) -> list[Noise]:
     """Draws for several updates."""
     generator = torch.Generator().manual_seed(13)
     shapes = agent.noise_shapes(batch_size)
@@ -113,7 +115,33 @@ def noise_of_seed(noise: Noise, seed: int) -> Noise:
     return {name: draws[seed : seed + 1] for name, draws in noise.items()}
 
 
-def run_updates(agent: Agent[Any], state: Any, batches: Sequence[Batch], noise: Sequence[Noise]) -> list[Any]:
+def run_updates(agent: Agent[Any, Any], state: Any, batches: Sequence[Batch], noise: Sequence[Noise]) -> list[Any]:
     """One update for each element of `noise`; returns the metrics of each."""
     size = agent.batches_per_update
     return [agent.update(state, batches[i * size : (i + 1) * size], draws) for i, draws in enumerate(noise)]
+
+
+@torch.no_grad()
+def act(
+    agent: Agent[Any, Any], state: Any, observation: Any, noise: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The actions with which episodes begin, for observations [S, N, …]."""
+    first = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
+    return agent.act(state, observation, agent.initial_carry(state, first.shape[1]), noise, mask)[0]
+
+
+READING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+"""What asks for a tensor's values, or has a result whose shape goes by them."""
+
+
+class _RefusingToRead(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in READING, f"{func} was called"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_values_read() -> Iterator[None]:
+    """Fail where anything within depends on tensors' values outside of tensors, by which it couldn't be traced."""
+    with _RefusingToRead():
+        yield

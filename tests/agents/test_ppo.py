@@ -25,6 +25,7 @@ from offrl.agents.bc import BC, BCConfig
 from offrl.agents.ppo import PPO, PPOConfig, PPOState
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn.policy_heads import GaussianActor
+from offrl.ops.minibatches import Rows, shuffled_minibatches
 from offrl.runs.checkpoint import restore_tensors, state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
@@ -39,6 +40,7 @@ from tests.agents.batches import (
     run_updates,
     unbounded,
 )
+from tests.agents.contract import Calls, actions_of
 from tests.nn.plain import assert_member_equals, copy_of_member
 
 UPDATES, ENVIRONMENTS, STEPS = 10, 2, 9
@@ -458,9 +460,11 @@ def test_observations_are_normalized_by_what_was_seen_before_the_rollout() -> No
     metrics = update(agent, state, rollout([5.0, 400.0], [0.0, 0.0], [0.0, 0.0]))
     assert metrics["value"] == pytest.approx(7.5)
     # Mean 202.5, standard deviation 197.5; greedy actions are clipped to the bounds.
-    torch.testing.assert_close(agent.act(state, seen), torch.tensor([[[-1.0], [1.0]]]))
-    torch.testing.assert_close(agent.act(state, torch.tensor([[[202.5 + 50.0]]])), torch.tensor([[[50.0 / 197.5]]]))
-    drawn = agent.act(state, torch.tensor([[[1e6]]]), torch.zeros(1, 1, 1))
+    torch.testing.assert_close(actions_of(agent, state, seen), torch.tensor([[[-1.0], [1.0]]]))
+    torch.testing.assert_close(
+        actions_of(agent, state, torch.tensor([[[202.5 + 50.0]]])), torch.tensor([[[50.0 / 197.5]]])
+    )
+    drawn = actions_of(agent, state, torch.tensor([[[1e6]]]), torch.zeros(1, 1, 1))
     torch.testing.assert_close(drawn, torch.tensor([[[10.0]]]))
     metrics = update(agent, state, rollout([400.0], [0.0], [0.0]))
     assert metrics["value"] == pytest.approx(1.0, rel=1e-5)
@@ -562,13 +566,13 @@ def test_every_pass_goes_over_every_row_in_an_order_of_its_own() -> None:
     (batch,), (noise,) = random_rollouts(agent.spec, 1, 1, environments=1, steps=5), random_noise(agent, 1, 1, 5)
     state = agent.init((0,), CPU)
     order: list[float] = []
-    step = agent._critic_step
+    step = agent.minibatch_step
 
-    def listening(state: PPOState, rows: Any, progress: Any) -> None:
+    def listening(state: PPOState, rows: Rows, *progress: Any) -> Any:
         order.append(rows.observation[0, 0, 0].item())
-        step(state, rows, progress)
+        return step(state, rows, *progress)
 
-    agent._critic_step = listening  # type: ignore[method-assign]
+    agent.minibatch_step = listening  # type: ignore[method-assign]
     agent.update(state, [batch], noise)
     first, second = order[:5], order[5:]
     assert sorted(first) == sorted(second) == sorted(batch.observation[0, 0, :, 0].tolist())
@@ -581,7 +585,7 @@ def test_dropout_acts_in_gradient_steps_only() -> None:
     assert agent.noise_shapes(ROWS)["actor_dropout"] == (3, ROWS, 20)
     state, other = agent.init((0,), CPU), plain.init((0,), CPU)
     observation = torch.randn(1, 5, 3)
-    assert torch.equal(agent.act(state, observation), plain.act(other, observation))
+    assert torch.equal(actions_of(agent, state, observation), actions_of(plain, other, observation))
     (batch,), (noise,) = random_rollouts(agent.spec, 1, 1), random_noise(agent, 1, 1, ROWS)
     agent.update(state, [batch], noise)
     plain.update(other, [batch], {"order": noise["order"]})
@@ -606,7 +610,7 @@ def test_networks_start_orthogonal_and_the_policy_almost_the_same_everywhere() -
             product = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
             torch.testing.assert_close(product, square * torch.eye(len(product)), rtol=0.0, atol=1e-5)
     assert state.actor.log_std.eq(-0.7).all()
-    assert agent.act(state, torch.randn(2, 9, 3)).abs().max() < 0.1
+    assert actions_of(agent, state, torch.randn(2, 9, 3)).abs().max() < 0.1
     assert not torch.equal(state.actor.network.flat[: len(state.critic.flat)], state.critic.flat)
 
 
@@ -617,10 +621,9 @@ def test_actions_are_greedy_without_draws_and_samples_with_them() -> None:
     observation, draws = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
     for seed in range(2):
         mean = copy_of_member(state.actor.network, seed, "tanh")(observation[seed])
-        torch.testing.assert_close(agent.act(state, observation)[seed], mean.clamp(-1.0, 1.0))
-        sampled = agent.act(state, observation, draws)[seed]
+        torch.testing.assert_close(actions_of(agent, state, observation)[seed], mean.clamp(-1.0, 1.0))
+        sampled = actions_of(agent, state, observation, draws)[seed]
         torch.testing.assert_close(sampled, mean + math.exp(0.5) * draws[seed])
-    assert not agent.act(state, observation).requires_grad
 
 
 @pytest.mark.parametrize(("spec", "shape"), [(discrete(start=5), (1, 400)), (multi_discrete(), (1, 400, 2))])
@@ -628,11 +631,11 @@ def test_discrete_actions_are_the_environments_numbers(spec: Spec, shape: tuple[
     agent = PPO(small(), spec)
     state = agent.init((0,), CPU)
     observation, draws = torch.randn(1, 400, 3), torch.randn(1, 400, spec.action_dim)
-    for action in (agent.act(state, observation), agent.act(state, observation, draws)):
+    for action in (actions_of(agent, state, observation), actions_of(agent, state, observation, draws)):
         assert action.shape == shape
         assert action.dtype == torch.int64
         assert all(spec.action_space.contains(one) for one in action[0].numpy())
-    sampled = agent.act(state, observation, draws)
+    sampled = actions_of(agent, state, observation, draws)
     assert len(sampled.flatten(0, 1).unique(dim=0)) == (4 if len(shape) == 2 else 6)
 
 
@@ -646,7 +649,7 @@ def test_nested_observations_are_flattened() -> None:
     batch = dataclasses.replace(flat, observation=nested, next_observation=nested)
     agent.update(state, [batch], random_noise(agent, 1, 1, ROWS)[0])
     assert state.observation_moments.shape == (1, 3, 4)
-    assert agent.act(state, {"a": torch.randn(1, 4, 2), "b": torch.ones(1, 4)}).shape == (1, 4, 2)
+    assert actions_of(agent, state, {"a": torch.randn(1, 4, 2), "b": torch.ones(1, 4)}).shape == (1, 4, 2)
 
 
 @pytest.mark.parametrize(
@@ -669,8 +672,8 @@ def test_a_cloned_policy_is_where_training_starts(kind: Any, policy: Any, spec: 
     state = agent.init((0, 1), CPU)
     agent.adopt_policy(state, cloned.policy, cloner.kind)
     observation = torch.randn(2, 50, 3)
-    expected = cloner.act(dataclasses.replace(cloned, average=cloned.policy), observation)
-    torch.testing.assert_close(agent.act(state, observation), expected)
+    expected = actions_of(cloner, dataclasses.replace(cloned, average=cloned.policy), observation)
+    torch.testing.assert_close(actions_of(agent, state, observation), expected)
     if spec.is_continuous:
         assert state.actor.log_std.eq(-2.0).all()
 
@@ -718,9 +721,11 @@ def test_log_prob_is_the_density_of_what_is_sampled(policy: Any, spec: Spec) -> 
     state = agent.init([0, 1], CPU)
     generator = torch.Generator().manual_seed(0)
     observation = torch.randn(2, 5, agent.flat_observation.width, generator=generator)
-    action = agent.act(state, observation, 0.5 * torch.randn(2, 5, *agent.exploration_shape, generator=generator))
+    action = actions_of(
+        agent, state, observation, 0.5 * torch.randn(2, 5, *agent.acting_noise_shape, generator=generator)
+    )
     assert agent.has_density
-    found = agent.log_prob(state, observation, action)
+    found = agent.log_prob(state, observation, action, ())
     output = state.actor.network(agent._observe(state, observation))
     if policy == "categorical":
         wanted = Categorical(logits=output).log_prob(action - int(spec.action_space.start))  # type: ignore[attr-defined]
@@ -734,3 +739,44 @@ def test_log_prob_is_the_density_of_what_is_sampled(policy: Any, spec: Spec) -> 
 
 def test_clipped_actions_have_no_density() -> None:
     assert not PPO(small(policy="gaussian"), continuous()).has_density
+
+
+@cases
+def test_no_value_is_read_where_calls_are_repeated(config: PPOConfig, spec: Spec) -> None:
+    agent = PPO(config, spec)
+    state = agent.init((0, 1), CPU)
+    (batch,), (noise,) = random_rollouts(spec, 1, 2, with_masks=spec == discrete()), random_noise(agent, 1, 2, ROWS)
+    rows = agent._rows(state, batch)
+    rate, moving = torch.tensor(0.5), torch.ones(2, dtype=torch.bool) if config.max_kl else None
+    before = state_tensors(state)
+    for minibatch in shuffled_minibatches(rows, noise, 7, standardized=True):
+        with Calls():
+            agent.minibatch_step(state, minibatch, rate, moving, True)
+            actions_of(agent, state, torch.randn(2, 4, 3))
+            actions_of(agent, state, torch.randn(2, 4, 3), torch.randn(2, 4, *agent.acting_noise_shape))
+    after = state_tensors(state)
+    assert all(after[name].data_ptr() == before[name].data_ptr() for name in before)
+
+
+def test_a_minibatch_step_is_few_operations() -> None:
+    """Each of them costs microseconds, hundreds of times in an update."""
+    agent = PPO(PPOConfig(), continuous())
+    state = agent.init((0,), CPU)
+    (batch,), (noise,) = random_rollouts(agent.spec, 1, 1), random_noise(agent, 1, 1, ROWS)
+    minibatch = next(shuffled_minibatches(agent._rows(state, batch), noise, 9, standardized=True))
+    with Calls() as calls:
+        agent.minibatch_step(state, minibatch, 1.0, None, True)
+    views = ("view", "detach", "expand", "transpose", "unsqueeze", "squeeze", "_unsafe_view")
+    assert sum(count for name, count in calls.names.items() if name not in views) <= 100
+
+
+def test_schedules_end_where_rates_have_fallen_to_nothing() -> None:
+    agent, state = linear_agent(decay_steps=4)
+    assert agent.ended_schedule(state) == 0
+    update(agent, state, TWO)
+    assert agent.ended_schedule(state) == 0
+    update(agent, state, TWO)
+    assert agent.ended_schedule(state) == 4
+    agent, state = linear_agent()
+    update(agent, state, TWO)
+    assert agent.ended_schedule(state) == 0

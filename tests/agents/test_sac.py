@@ -15,19 +15,21 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.distributions.transforms import TanhTransform
 
-from offrl.agents.bc import BC, BCConfig
-from offrl.agents.sac import SAC, SACConfig, SACState
+from offrl.agents.sac import ALGORITHM, SAC, SACConfig, SACState
 from offrl.errors import RecipeError, SpaceMismatchError
-from offrl.nn import MLP
+from offrl.nn import MLP, seed_generators
+from offrl.nn.distributions import split_gaussian, squashed_gaussian_log_prob
 from offrl.nn.sde import StateDependentGaussian
 from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
+    act,
     continuous,
     discrete,
     masked,
     multi_discrete,
+    no_values_read,
     noise_of_seed,
     of_seed,
     random_batches,
@@ -564,7 +566,7 @@ def test_warming_up_critics_leaves_policy_and_temperature_alone(config: SACConfi
     metrics = agent.update_critic(warmed, batch, noise)
     whole = agent.update(updated, batch, noise)
     assert {"critic_loss", "q", "target_q"} <= metrics.keys() < whole.keys()
-    still = ("actor", "temperature", "exploration", "acting_steps")
+    still = ("actor", "temperature")
     tensors = [state_tensors(state) for state in (warmed, updated, fresh)]
     for name, warm in tensors[0].items():
         assert torch.equal(warm, tensors[2 if name.startswith(still) else 1][name]), name
@@ -577,12 +579,11 @@ def test_actions_are_greedy_without_draws_and_samples_with_them() -> None:
     state = agent.init((0, 1), CPU)
     assert isinstance(state.actor, MLP)
     observation, noise = torch.randn(2, 5, 3), torch.randn(2, 5, 2)
-    greedy, sampled = agent.act(state, observation), agent.act(state, observation, noise)
+    greedy, sampled = act(agent, state, observation), act(agent, state, observation, noise)
     for seed in range(2):
         mean, log_std = copy_of_member(state.actor, seed)(observation[seed]).chunk(2, dim=1)
         torch.testing.assert_close(greedy[seed], mean.tanh())
         torch.testing.assert_close(sampled[seed], (mean + log_std.exp() * noise[seed]).tanh())
-    assert not sampled.requires_grad
 
 
 def test_discrete_actions_are_the_environments_numbers() -> None:
@@ -590,13 +591,13 @@ def test_discrete_actions_are_the_environments_numbers() -> None:
     state = agent.init((0,), CPU)
     linear(state.actor, ([[0.0]] * 3, [math.log(p) for p in (0.2, 0.3, 0.5)]))
     observation = torch.zeros(1, 20_000, 1)
-    assert agent.act(state, observation).eq(1).all()
+    assert act(agent, state, observation).eq(1).all()
     noise = torch.randn(1, 20_000, 3, generator=torch.Generator().manual_seed(0))
-    actions = agent.act(state, observation, noise)
+    actions = act(agent, state, observation, noise)
     shares = [(actions == number).float().mean().item() for number in (-1, 0, 1)]
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.015)
     numbers = torch.tensor([[-1, 0, 1]])
-    log_probs = agent.log_prob(state, torch.zeros(1, 3, 1), numbers)
+    log_probs = agent.log_prob(state, torch.zeros(1, 3, 1), numbers, ())
     torch.testing.assert_close(log_probs.exp(), torch.tensor([[0.2, 0.3, 0.5]]))
     assert agent.has_density
 
@@ -608,32 +609,60 @@ def test_the_density_is_that_of_the_samples(config: SACConfig) -> None:
     state = agent.init((0,), CPU)
     observation = torch.tensor([[[0.3, -2.0, 1.0]]])
     grid = torch.linspace(-0.9999, 0.9999, 4_001)
-    density = agent.log_prob(state, observation.expand(1, 4_001, 3), grid.view(1, -1, 1)).exp()[0]
+    density = agent.log_prob(
+        state, observation.expand(1, 4_001, 3), grid.view(1, -1, 1), agent.initial_carry(state, 4_001)
+    ).exp()[0]
     assert torch.trapezoid(density, grid).item() == pytest.approx(1.0, abs=0.01)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4_000, 1, 1, *agent.exploration_shape, generator=generator)
-    samples = torch.stack([agent.act(state, observation, each) for each in noise])
+    noise = torch.randn(4_000, 1, 1, *agent.acting_noise_shape, generator=generator)
+    samples = torch.stack([act(agent, state, observation, each) for each in noise])
     mean, square = torch.trapezoid(density * grid, grid), torch.trapezoid(density * grid.square(), grid)
     assert samples.mean().item() == pytest.approx(mean.item(), abs=0.05)
     assert samples.square().mean().item() == pytest.approx(square.item(), abs=0.03)
     assert agent.has_density
 
 
-def test_state_dependent_exploration_holds_its_function_and_redraws_it() -> None:
+def test_state_dependent_exploration_holds_each_episodes_function_and_redraws_it() -> None:
     agent = SAC(dataclasses.replace(SDE, sde_every=3), continuous())
     state = agent.init((0, 1), CPU)
-    assert agent.exploration_shape == (12, 2)
+    assert agent.acting_noise_shape == (12, 2)
     assert not agent.has_density
-    observation = torch.randn(2, 4, 3)
-    greedy = agent.act(state, observation)
-    actions = [agent.act(state, observation, torch.randn(2, 4, 12, 2)) for _ in range(7)]
+    observation = torch.randn(1, 1, 3).expand(2, 4, 3)
+    greedy = act(agent, state, observation)
+    carry, actions = agent.initial_carry(state, 4), []
+    with torch.no_grad():
+        for _ in range(7):
+            action, carry = agent.act(state, observation, carry, torch.randn(2, 4, 12, 2))
+            actions.append(action)
+            # Greedy steps explore nothing, and change nothing.
+            assert torch.equal(agent.act(state, observation, carry)[0], greedy)
+            assert agent.act(state, observation, carry)[1] is carry
     for held in ((0, 1, 2), (3, 4, 5)):
         assert all(torch.equal(actions[step], actions[held[0]]) for step in held)
-    assert not torch.equal(actions[2], actions[3])
-    assert not torch.equal(actions[5], actions[6])
-    assert state.acting_steps.item() == 7
-    assert torch.equal(agent.act(state, observation), greedy)
-    assert state.acting_steps.item() == 7
+    for drawn in (3, 6):
+        # Each row has a function of its own, so equal observations are acted upon differently.
+        assert (actions[drawn] != actions[drawn - 1]).any(dim=-1).all()
+        assert len(actions[drawn][0].unique(dim=0)) == 4
+
+
+def test_state_dependent_exploration_starts_anew_with_an_episode() -> None:
+    agent = SAC(dataclasses.replace(SDE, sde_every=4), continuous())
+    state = agent.init((0, 1), CPU)
+    observation = torch.randn(2, 2, 3)
+    draws, later = torch.randn(2, 2, 2, 12, 2)
+    with torch.no_grad():
+        first, carry = agent.act(state, observation, agent.initial_carry(state, 2), draws)
+        # The first row's episode ends, as whoever steps environments says it.
+        ended = torch.tensor([True, False])
+        mixed = tuple(
+            torch.where(ended.view(1, 2, *[1] * (old.dim() - 2)), new, old)
+            for old, new in zip(carry, agent.initial_carry(state, 2), strict=True)
+        )
+        action, after = agent.act(state, observation, mixed, later)
+        fresh = agent.act(state, observation, agent.initial_carry(state, 2), later)[0]
+    assert torch.equal(action[:, 0], fresh[:, 0])
+    assert torch.equal(action[:, 1], first[:, 1])
+    assert after[1].tolist() == [[1, 2], [1, 2]]
 
 
 def test_state_dependent_exploration_is_linear_in_the_features() -> None:
@@ -641,11 +670,11 @@ def test_state_dependent_exploration_is_linear_in_the_features() -> None:
     state = agent.init((7,), CPU)
     assert isinstance(state.actor, StateDependentGaussian)
     observation, noise = torch.randn(1, 4, 3), torch.randn(1, 4, 12, 2)
-    action = agent.act(state, observation, noise)[0]
+    action = act(agent, state, observation, noise)[0]
     plain = copy_of_member(state.actor.mean, 0)
     features = plain[:-1](observation[0])
-    expected = plain[-1](features) + features @ (math.exp(-1.0) * noise[0, 0])
-    torch.testing.assert_close(action, expected.tanh())
+    deviation = torch.stack([row @ (math.exp(-1.0) * draws) for row, draws in zip(features, noise[0], strict=True)])
+    torch.testing.assert_close(action, (plain[-1](features) + deviation).tanh())
 
 
 def test_targets_start_as_copies_and_critics_apart() -> None:
@@ -656,26 +685,25 @@ def test_targets_start_as_copies_and_critics_apart() -> None:
     assert not torch.equal(weight[0, 0], weight[0, 1])
 
 
-def clone(kind: str, spec: Spec, **options: Any) -> tuple[BC, Any]:
-    agent = BC(BCConfig(policy=kind, hidden=(16, 12), **options), spec)  # type: ignore[arg-type]
-    return agent, agent.init((21, 22), CPU)
+def clone(outputs: int, **options: Any) -> MLP:
+    return MLP(3, outputs, (16, 12), seed_generators((21, 22)), **options)
 
 
 @pytest.mark.parametrize("kind", ["deterministic", "squashed_gaussian"])
 @pytest.mark.parametrize("config", [SMALL, SDE], ids=["plain", "sde"])
 def test_a_cloned_policy_acts_as_before(kind: str, config: SACConfig) -> None:
-    cloner, cloned = clone(kind, continuous())
+    cloned = clone(2 if kind == "deterministic" else 4)
     agent = SAC(config, continuous())
     state = agent.init((0, 1), CPU)
-    agent.adopt_policy(state, cloned.policy, kind)
+    agent.adopt_policy(state, cloned, kind)
     observation = torch.randn(2, 6, 3)
-    torch.testing.assert_close(agent.act(state, observation), cloner.act(cloned, observation))
+    torch.testing.assert_close(act(agent, state, observation), cloned(observation)[..., :2].tanh())
     if config is SDE:
         return
     action = torch.rand(2, 6, 2) * 1.8 - 0.9
     if kind == "squashed_gaussian":
-        expected = cloner.log_prob(cloned, observation, action)
-        torch.testing.assert_close(agent.log_prob(state, observation, action), expected)
+        expected = squashed_gaussian_log_prob(*split_gaussian(cloned(observation)), action)
+        torch.testing.assert_close(agent.log_prob(state, observation, action, ()), expected)
     else:
         log_std = state.actor(observation)[..., 2:]
         entropy = Normal(0.0, log_std.exp()).entropy()
@@ -683,27 +711,28 @@ def test_a_cloned_policy_acts_as_before(kind: str, config: SACConfig) -> None:
 
 
 def test_a_cloned_discrete_policy_acts_as_before() -> None:
-    cloner, cloned = clone("categorical", discrete(start=5))
+    cloned = clone(4)
     agent = SAC(SMALL, discrete(start=5))
     state = agent.init((0, 1), CPU)
-    agent.adopt_policy(state, cloned.policy, "categorical")
-    observation, noise = torch.randn(2, 6, 3), torch.randn(2, 6, 4)
-    assert torch.equal(agent.act(state, observation), cloner.act(cloned, observation))
-    assert torch.equal(agent.act(state, observation, noise), cloner.act(cloned, observation, noise))
+    agent.adopt_policy(state, cloned, "categorical")
+    observation = torch.randn(2, 6, 3)
+    logits = cloned(observation)
+    assert torch.equal(act(agent, state, observation), logits.argmax(dim=-1) + 5)
+    numbers = torch.randint(5, 9, (2, 6))
+    expected = Categorical(logits=logits).log_prob(numbers - 5)
+    torch.testing.assert_close(agent.log_prob(state, observation, numbers, ()), expected)
 
 
 def test_policies_that_are_not_sacs_are_refused() -> None:
     agent = SAC(SMALL, continuous())
     state = agent.init((0, 1), CPU)
-    _, gaussian = clone("gaussian", continuous())
     with pytest.raises(RecipeError, match="policy=squashed_gaussian"):
-        agent.adopt_policy(state, gaussian.policy, "gaussian")
-    _, normalized = clone("deterministic", continuous(), layer_norm=True)
+        agent.adopt_policy(state, clone(4), "gaussian")
     with pytest.raises(RecipeError, match="layer_norm"):
-        agent.adopt_policy(state, normalized.policy, "deterministic")
+        agent.adopt_policy(state, clone(2, layer_norm=True), "deterministic")
     discrete_agent = SAC(SMALL, discrete())
     with pytest.raises(RecipeError, match="policy=categorical"):
-        discrete_agent.adopt_policy(discrete_agent.init((0, 1), CPU), gaussian.policy, "deterministic")
+        discrete_agent.adopt_policy(discrete_agent.init((0, 1), CPU), clone(4), "deterministic")
 
 
 def test_nested_observations_are_flattened() -> None:
@@ -711,7 +740,7 @@ def test_nested_observations_are_flattened() -> None:
     box = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     agent = SAC(SMALL, Spec(gym.spaces.Dict({"a": box, "b": gym.spaces.Discrete(2)}), spec.action_space))
     state = agent.init((0,), CPU)
-    action = agent.act(state, {"a": torch.randn(1, 4, 2), "b": torch.ones(1, 4)})
+    action = act(agent, state, {"a": torch.randn(1, 4, 2), "b": torch.ones(1, 4)})
     assert action.shape == (1, 4, 2)
 
 
@@ -733,3 +762,57 @@ def test_state_dependent_exploration_asks_for_features_and_continuous_actions(
 ) -> None:
     with pytest.raises(RecipeError, match=word):
         SAC(config, spec)
+
+
+@pytest.mark.parametrize(
+    ("config", "spec"),
+    [
+        (ANCHORED, continuous()),
+        (dataclasses.replace(OPTIONS, value_network=True, decay_steps=9), continuous()),
+        (SDE, continuous()),
+        (ANCHORED, discrete(start=5)),
+    ],
+    ids=["near the data", "options", "state-dependent exploration", "discrete"],
+)
+def test_updates_and_actions_read_no_values(config: SACConfig, spec: Spec) -> None:
+    agent = SAC(config, spec)
+    state = agent.init((0, 1), CPU)
+    batches, (noise,) = random_batches(spec, 1, 2), random_noise(agent, 1, 2)
+    if agent.discrete:
+        batches = [masked(batch, spec, torch.Generator().manual_seed(3)) for batch in batches]
+    places = {name: tensor.data_ptr() for name, tensor in state_tensors(state).items()}
+    with no_values_read():
+        metrics = agent.update(state, batches, noise)
+        agent.update_critic(state, batches, noise)
+        act(agent, state, batches[0].observation, torch.randn(2, 8, *agent.acting_noise_shape), batches[0].action_mask)
+    assert places == {name: tensor.data_ptr() for name, tensor in state_tensors(state).items()}
+    assert not any(values.requires_grad for values in metrics.values())
+
+
+def test_the_state_is_what_earlier_checkpoints_hold_of_networks_and_optimizers() -> None:
+    state = SAC(dataclasses.replace(SMALL, hidden=(4,)), continuous()).init((0, 1), CPU)
+    networks = {"actor", "critic", "target", "temperature"}
+    names = state_tensors(state)
+    assert {name.split(".")[0] for name in names} == {
+        *networks,
+        *(f"{name}_optimizer" for name in networks - {"target"}),
+        "bc_weight",
+    }
+    assert names["critic.layers.0.weight"].shape == (2, 2, 4, 5)
+    assert names["temperature.log_alpha"].shape == (2, 1)
+
+
+def test_a_schedule_that_has_ended_is_told() -> None:
+    agent = SAC(dataclasses.replace(SMALL, decay_steps=2), continuous())
+    state = agent.init((0,), CPU)
+    told = []
+    for draws in random_noise(agent, 3, 1):
+        agent.update(state, random_batches(agent.spec, 1, 1), draws)
+        told.append(agent.ended_schedule(state))
+    assert told == [0, 2, 3]
+
+
+def test_the_record_builds_the_agent_from_plain_options() -> None:
+    agent = ALGORITHM.build(ALGORITHM.options({"hidden": [8], "target_entropy": -3.0}), continuous())
+    assert isinstance(agent, SAC)
+    assert agent.config == SACConfig(hidden=(8,), target_entropy=-3.0)

@@ -13,16 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offrl.agents.bc import BC, BCConfig, PolicyKind
-from offrl.agents.td3 import TD3, TD3Config, TD3State, softmax_value
+from offrl.agents.td3 import ALGORITHM, TD3, TD3Config, TD3State, softmax_value
 from offrl.errors import RecipeError, SpaceMismatchError
-from offrl.nn import MLP
+from offrl.nn import MLP, seed_generators
 from offrl.runs.checkpoint import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
+    act,
     continuous,
     discrete,
+    no_values_read,
     noise_of_seed,
     of_seed,
     random_batches,
@@ -391,34 +392,32 @@ def test_critics_can_be_updated_alone(name: str) -> None:
     assert metrics.keys() == both.keys() - {"actor_loss", "bc_loss"}
 
 
-@pytest.mark.parametrize("kind", ["deterministic", "squashed_gaussian"])
-def test_a_cloned_policy_is_where_the_actor_starts(kind: PolicyKind) -> None:
-    spec = continuous()
-    clone = BC(BCConfig(policy=kind, hidden=SMALL.hidden), spec)
-    cloned = clone.init((4, 5), CPU)
-    agent = TD3(SMALL, spec)
+@pytest.mark.parametrize(("kind", "outputs"), [("deterministic", 2), ("squashed_gaussian", 4)])
+def test_a_cloned_policy_is_where_the_actor_starts(kind: str, outputs: int) -> None:
+    cloned = MLP(3, outputs, SMALL.hidden, seed_generators((4, 5)))
+    agent = TD3(SMALL, continuous())
     state = agent.init((0, 1), CPU)
     critics = state.critic.flat.clone()
-    agent.adopt_policy(state, cloned.policy, clone.kind)
+    agent.adopt_policy(state, cloned, kind)
     observation = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(agent.act(state, observation), clone.act(cloned, observation))
+    torch.testing.assert_close(act(agent, state, observation), cloned(observation)[..., :2].tanh())
     assert torch.equal(state.target_actor.flat, state.actor.flat)
     assert torch.equal(state.critic.flat, critics)
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("kind", "hidden", "words"),
     [
-        (BCConfig(policy="gaussian", hidden=SMALL.hidden), "can't start from a gaussian policy"),
-        (BCConfig(hidden=(16,)), r"hidden=\[16\], this one hidden=\[16, 12\]"),
+        ("gaussian", SMALL.hidden, "can't start from a gaussian policy"),
+        ("deterministic", (16,), r"hidden=\[16\], this one hidden=\[16, 12\]"),
     ],
 )
-def test_a_policy_that_the_actor_can_t_be_is_refused(config: BCConfig, words: str) -> None:
-    agent, clone = TD3(SMALL, continuous()), BC(config, continuous())
+def test_a_policy_that_the_actor_can_t_be_is_refused(kind: str, hidden: tuple[int, ...], words: str) -> None:
+    agent, clone = TD3(SMALL, continuous()), MLP(3, 2, hidden, seed_generators((0,)))
     state = agent.init((0,), CPU)
     before = state.actor.flat.clone()
     with pytest.raises(RecipeError, match=words):
-        agent.adopt_policy(state, clone.init((0,), CPU).policy, clone.kind)
+        agent.adopt_policy(state, clone, kind)
     assert torch.equal(state.actor.flat, before)
 
 
@@ -461,13 +460,13 @@ def test_actions_are_greedy_without_draws_and_noisy_with_them() -> None:
     agent = TD3(dataclasses.replace(SMALL, exploration_noise=0.3), continuous())
     state = agent.init((0, 1), CPU)
     observation = torch.randn(2, 5, 3)
-    greedy = agent.act(state, observation)
+    greedy = act(agent, state, observation)
     for seed in range(2):
         torch.testing.assert_close(greedy[seed], copy_of_member(state.actor, seed)(observation[seed]).tanh())
     draws = torch.randn(2, 5, 2)
-    torch.testing.assert_close(agent.act(state, observation, draws), (greedy + 0.3 * draws).clamp(-1.0, 1.0))
-    assert agent.act(state, observation, torch.full((2, 5, 2), 99.0)).eq(1.0).all()
-    assert not greedy.requires_grad
+    torch.testing.assert_close(act(agent, state, observation, draws), (greedy + 0.3 * draws).clamp(-1.0, 1.0))
+    assert act(agent, state, observation, torch.full((2, 5, 2), 99.0)).eq(1.0).all()
+    assert agent.acting_noise_shape == (2,)
 
 
 def test_targets_start_as_copies_and_critics_apart() -> None:
@@ -490,7 +489,7 @@ def test_nested_observations_are_flattened() -> None:
     box = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     agent = TD3(SMALL, Spec(gym.spaces.Dict({"a": box, "b": gym.spaces.Discrete(2)}), spec.action_space))
     state = agent.init((0,), CPU)
-    action = agent.act(state, {"a": torch.randn(1, 4, 2), "b": torch.ones(1, 4)})
+    action = act(agent, state, {"a": torch.randn(1, 4, 2), "b": torch.ones(1, 4)})
     assert action.shape == (1, 4, 2)
 
 
@@ -498,3 +497,37 @@ def test_nested_observations_are_flattened() -> None:
 def test_other_actions_than_bounded_vectors_are_refused(spec: Spec) -> None:
     with pytest.raises(SpaceMismatchError, match="TD3"):
         TD3(TD3Config(), spec)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_updates_and_actions_read_no_values(name: str) -> None:
+    agent = TD3(VARIANTS[name], continuous())
+    state = agent.init((0, 1), CPU)
+    batches, (noise,) = random_batches(agent.spec, agent.batches_per_update, 2), random_noise(agent, 1, 2)
+    places = {name: tensor.data_ptr() for name, tensor in state_tensors(state).items()}
+    with no_values_read():
+        metrics = agent.update(state, batches, noise)
+        agent.update_critic(state, batches, noise)
+        act(agent, state, batches[0].observation, torch.randn(2, 8, 2))
+    assert places == {name: tensor.data_ptr() for name, tensor in state_tensors(state).items()}
+    assert not any(values.requires_grad for values in metrics.values())
+
+
+def test_a_schedule_that_has_ended_is_told() -> None:
+    agent = TD3(dataclasses.replace(SMALL, constant_steps=2, decay_steps=4), continuous())
+    state = agent.init((0,), CPU)
+    told = []
+    for draws in random_noise(agent, 4, 1):
+        agent.update(state, random_batches(agent.spec, 2, 1), draws)
+        told.append(agent.ended_schedule(state))
+    # Critics stop at 6 steps, two an update; the actor at 3.
+    assert told == [0, 0, 6, 8]
+    assert TD3(SMALL, continuous()).ended_schedule(TD3(SMALL, continuous()).init((0,), CPU)) == 0
+
+
+def test_the_record_builds_the_agent_from_plain_options() -> None:
+    options = ALGORITHM.options({"hidden": [8], "bc_alpha": 2.5, "discount": 0.9})
+    agent = ALGORITHM.build(options, continuous())
+    assert isinstance(agent, TD3)
+    assert agent.config == TD3Config(hidden=(8,), bc_alpha=2.5, discount=0.9)
+    assert (agent.discount, agent.batches_per_update) == (0.9, 2)

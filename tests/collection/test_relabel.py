@@ -21,7 +21,7 @@ from offrl.data.store import StoreWriter, TrajectoryStore
 from offrl.data.validate import validate
 from offrl.envs.policy import Policy
 from offrl.errors import RequestError, SpaceMismatchError
-from offrl.feeds.tabular import TableReward
+from offrl.feeds.table import TableReward
 from offrl.replay.normalization import ActionMap, ObservationNormalizer
 from offrl.runs.run import Run
 from offrl.training.run_training import train

@@ -198,17 +198,17 @@ def test_a_pickle_is_not_opened_in_a_dry_run_either(tmp_path: Path) -> None:
 
 
 def convert_until_rename(source: Path, dest: Path, fatal: int) -> None:
-    """Overwrite a store, but stop for good at the n-th rename of a folder."""
-    rename, calls = os.rename, 0
+    """Overwrite a store, but stop for good at the n-th rename of the store's folder."""
+    replace, calls = os.replace, 0
 
     def counted(*names: Any) -> None:
         nonlocal calls
-        calls += 1
+        calls += dest.name in {Path(name).name for name in names}
         if calls == fatal:
             os._exit(9)
-        rename(*names)
+        replace(*names)
 
-    os.rename = counted  # type: ignore[assignment]
+    os.replace = counted  # type: ignore[assignment]
     convert(source, dest, overwrite=True)
 
 
@@ -235,16 +235,16 @@ def test_dying_while_a_store_is_replaced_loses_neither(tmp_path: Path, fatal: in
 def test_a_rename_that_fails_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int) -> None:
     dest = tmp_path / "store"
     old = make_store(dest, [3, 4])
-    rename, calls = os.rename, 0
+    replace, calls = os.replace, 0
 
     def failing(*names: Any) -> None:
         nonlocal calls
-        calls += 1
+        calls += dest.name in {Path(name).name for name in names}
         if calls == fatal:
             raise PermissionError(13, "Permission denied")
-        rename(*names)
+        replace(*names)
 
-    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(StoreError, match="Permission denied"):
         convert(write_rows(tmp_path / "log.hdf5"), dest, overwrite=True)
     assert TrajectoryStore.open(dest).fingerprint == old.fingerprint

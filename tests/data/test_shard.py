@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what is mapped is what was written."""
+"""What is mapped is what was written."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offrl.data.schema import ColumnSpec
-from offrl.data.shard import check_size, durable_write, file_sha256, map_episodes, map_rows, write_episodes, write_rows
-from offrl.errors import CorruptStoreError, StoreError
+from offrl.data.shard import check_size, map_episodes, map_rows, write_episodes, write_rows
+from offrl.errors import CorruptStoreError
+from offrl.files import file_sha256
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64"]
 
@@ -94,30 +95,6 @@ def test_a_file_that_is_not_what_the_metadata_says(tmp_path: Path) -> None:
         map_episodes(path, 3)
     with pytest.raises(CorruptStoreError, match="nowhere"):
         map_rows(tmp_path / "nowhere", [column], 3)
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"old")
-
-    def interrupted() -> None:
-        with durable_write(path) as file:
-            file.write(b"ne")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert path.read_bytes() == b"old"
-    with durable_write(path) as file:
-        file.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
-
-
-def test_writes_that_fail_otherwise_name_the_path(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"No such file(.|\n)*missing/x"), durable_write(tmp_path / "missing" / "x"):
-        pass
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     make_store(tmp_path / "s", [3])
     shards = tmp_path / "s" / "shards"
     shutil.copy(shards / "00000.arrow", shards / "00001.arrow")
-    (shards / "00002.arrow.tmp").write_bytes(b"half")
+    (shards / ".00002.arrow.partial-1-0000.arrow").write_bytes(b"half")
     with StoreWriter(tmp_path / "s", SPEC, append=True) as writer:
         assert os.listdir(shards) == ["00000.arrow"]
         writer.append(make_block([4]))
@@ -353,12 +353,12 @@ def test_a_full_disk_loses_nothing_committed(
         writer.append(make_block([4]))
         with monkeypatch.context() as patch:
             if failing == "write":
-                patch.setattr("offrl.data.shard.HashingFile.write", fail)
+                patch.setattr("offrl.files.HashingFile.write", fail)
             else:
                 patch.setattr(os, failing, fail)
             with pytest.raises(DiskFullError, match=r"shards/00001\.arrow"):
                 writer.commit()
-        assert not list(tmp_path.rglob("*.tmp"))
+        assert not list(tmp_path.rglob("*.partial-*"))
         assert TrajectoryStore.open(tmp_path / "s").episodes.length.tolist() == [3]
     # With room again, leaving the block has committed the buffer that was kept.
     assert TrajectoryStore.open(tmp_path / "s").episodes.length.tolist() == [3, 4]
@@ -380,7 +380,7 @@ def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.partial-*"))
     assert TrajectoryStore.open(tmp_path / "s").episodes.length.tolist() == [3]
 
 

@@ -21,7 +21,7 @@ from offrl.deploy import file_formats as exported_files
 from offrl.deploy.export import Export, export_policy
 from offrl.deploy.file_formats import FORMATS, METADATA
 from offrl.deploy.module import Columns, random_observations
-from offrl.errors import ExportError, RequestError, RunError, SpaceMismatchError
+from offrl.errors import ExportError, RequestError, RunError, SpaceMismatchError, StoreError
 from offrl.off_policy.target_policies import OnnxPolicy
 from offrl.replay.normalization import ObservationNormalizer, observation_key
 from offrl.runs.checkpoint import state_tensors
@@ -301,7 +301,7 @@ def test_a_file_is_not_replaced_unasked_and_never_by_half(tmp_path: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", lambda self, data: (self.touch(), fail()))
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(StoreError, match="no space left"):
             export_policy(run, path, "torchscript", overwrite=True)
     assert path.read_text() == "mine"
     export_policy(run, path, "torchscript", overwrite=True)

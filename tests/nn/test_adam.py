@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn.adam import ended_schedule
 
 STEPS = 20
 
@@ -184,3 +185,13 @@ def test_rows_by_seed_hold_each_seeds_elements(seeds: int) -> None:
     for seed in range(seeds):
         assert torch.equal(rows[seed], torch.cat([parameter[seed].flatten() for parameter in network.parameters()]))
     assert torch.equal(optimizer.by_parameter(rows), network.flat)
+
+
+def test_a_schedule_has_ended_where_any_step_size_is_0() -> None:
+    endless, short, long = (Adam(make_network(0), 0.1, decay_steps=steps) for steps in (0, 1, 3))
+    told = []
+    for _ in range(4):
+        told.append(ended_schedule((endless, short, long)))
+        for optimizer in (endless, short, long):
+            optimizer.descend(torch.ones_like(optimizer.flat))
+    assert told == [0, 1, 2, 3]

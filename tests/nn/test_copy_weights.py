@@ -9,7 +9,7 @@ import torch
 
 from offrl.errors import OffrlError, RecipeError, SpaceMismatchError
 from offrl.nn import MLP, seed_generators
-from offrl.nn.copy_weights import adopt_layers
+from offrl.nn.copy_weights import adopt_layers, require_kind, set_spread
 
 
 def network(outputs: int = 2, seeds: tuple[int, ...] = (0, 1), inputs: int = 3, **options: Any) -> MLP:
@@ -49,3 +49,18 @@ def test_what_differs_is_named_and_nothing_is_copied(source: MLP, kind: type[Off
     with pytest.raises(kind, match=words):
         adopt_layers(ours, source)
     assert torch.equal(ours.flat, before)
+
+
+def test_a_kind_that_fits_nothing_is_refused() -> None:
+    require_kind("SAC", "deterministic", ("squashed_gaussian", "deterministic"))
+    with pytest.raises(RecipeError, match=r"(?s)SAC can't start from a squashed gaussian policy.*policy=a or b"):
+        require_kind("SAC", "squashed_gaussian", ("a", "b"))
+
+
+def test_a_spread_is_set_for_all_states_and_the_means_stay() -> None:
+    ours = network(4)
+    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    before = ours(x)
+    set_spread(ours, -0.7)
+    assert torch.equal(ours(x)[..., :2], before[..., :2])
+    assert torch.equal(ours(x)[..., 2:], torch.full((2, 6, 2), -0.7))

@@ -150,16 +150,8 @@ def test_uniform_draws_fill_the_interval_evenly() -> None:
     assert abs(draws.square().mean().item() - bound**2 / 3) < 5 * (4 * bound**4 / 45 / count) ** 0.5
 
 
-def test_tensors_that_lie_back_to_back_are_joined_without_a_copy() -> None:
-    network = MLP(3, 2, (5, 4), seed_generators([0, 1]))
-    x = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0))
-    gradients = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
-    assert joined(gradients).data_ptr() == gradients[0].data_ptr()
-    torch.testing.assert_close(joined(gradients), torch.cat([g.reshape(-1) for g in gradients]), rtol=0.0, atol=0.0)
-
-
-def test_tensors_in_another_order_or_with_gaps_are_copied() -> None:
-    memory = torch.arange(12.0)
-    first, second, third = memory.split(4)
-    for parts in ((second, first), (first, third), (first, memory[4:12:2]), (first, second.clone())):
-        assert torch.equal(joined(parts), torch.cat(parts))
+def test_joined_tensors_are_in_the_order_of_the_flat_one() -> None:
+    network = make_network(0, 1)
+    assert torch.equal(joined([parameter.detach() for parameter in network.parameters()]), network.flat)
+    matrix = torch.arange(6.0).view(2, 3)
+    assert joined([matrix.mT, torch.tensor([7.0])]).tolist() == [0.0, 3.0, 1.0, 4.0, 2.0, 5.0, 7.0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from offrl.nn import MLP, Adam, seed_generators
-from offrl.nn.masked_adam import PausingAdam
+from offrl.nn.masked_adam import PausingAdam, minimize
 
 STEPS, SEEDS = 12, 3
 MOVING = torch.tensor([[step % 3 != 1, step > 4, step < 3] for step in range(STEPS)])
@@ -69,3 +69,21 @@ def test_its_state_is_named_like_adams_and_counts_per_seed() -> None:
     named = PausingAdam(network(0, 1), 1e-3).named_tensors()
     assert named.keys() == Adam(network(0, 1), 1e-3).named_tensors().keys()
     assert named["steps"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", [Adam, PausingAdam])
+def test_a_loss_is_minimized_at_a_share_of_the_rate(kind: type[Adam]) -> None:
+    ours, theirs, x = network(0, 1), network(0, 1), torch.ones(2, 4, 3)
+    optimizer, reference = kind(ours, 1e-2), Adam(theirs, 2.5e-3)
+    for rate in (0.25, torch.tensor(0.25)):
+        minimize(optimizer, ours(x).square().mean(dim=(1, 2)), rate, None)
+        reference.minimize(theirs(x).square().mean(dim=(1, 2)).sum())
+    torch.testing.assert_close(ours.flat, theirs.flat)
+
+
+def test_minimizing_leaves_paused_seeds_alone() -> None:
+    net = network(0, 1)
+    before = net.flat.clone()
+    optimizer = PausingAdam(net, 1e-2)
+    minimize(optimizer, net(torch.ones(2, 4, 3)).sum(dim=(1, 2)), 1.0, torch.tensor([False, True]))
+    assert optimizer.by_seed(net.flat == before).all(dim=1).tolist() == [True, False]

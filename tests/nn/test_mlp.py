@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from offrl.nn import MLP, seed_generators
-from offrl.nn.mlp import ACTIVATIONS, StackedLinear
+from offrl.nn.flat import joined
+from offrl.nn.linear import StackedLinear
+from offrl.nn.mlp import ACTIVATIONS
 from tests.nn.plain import copy_of_member
 
 HIDDEN = (7, 5)
@@ -176,28 +179,9 @@ def test_draws_do_nothing_where_there_is_no_dropout() -> None:
     assert torch.equal(network(x, dropout_noise=noise), network(x))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"activation": "tanh"}, {"activation": "relu"}, {"activation": "elu"}, {"layer_norm": True}, {"dropout": 0.4}],
-    ids=str,
-)
-def test_a_recorded_output_gives_autograds_gradient(options: dict[str, Any]) -> None:
-    network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), **options)
-    randomize(network)
-    x, by_output = inputs(2), inputs(2, width=2)
-    noise = inputs(2, width=sum(HIDDEN)) if "dropout" in options else None
-    expected = torch.autograd.grad(network(x, dropout_noise=noise), list(network.parameters()), by_output)
-    with torch.no_grad():
-        recorded = network.record(x, dropout_noise=noise)
-        torch.testing.assert_close(recorded.output.detach(), network(x, dropout_noise=noise))
-        gradient = recorded.gradient(by_output)
-    torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in expected]))
-
-
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize(("batch", "width"), [(5, 4), (160, 4), (160, 140), (5, 140)])
 def test_wide_layers_and_batches_have_autograds_gradients(members: int | None, batch: int, width: int) -> None:
-    """Products with few columns take another way there, from `MANY` rows on."""
     network = MLP(3, 2, (width,), seed_generators([0, 1]), ensemble=members)
     x = torch.randn(2, batch, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     first, second = network.layers
@@ -214,37 +198,62 @@ def test_wide_layers_and_batches_have_autograds_gradients(members: int | None, b
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("members", [None, 1, 2])
-@pytest.mark.parametrize("options", [{"activation": "tanh"}, {"activation": "elu"}, {"layer_norm": True}], ids=str)
-def test_ensembles_are_recorded_too_and_differentiate_by_their_input(
-    members: int | None, options: dict[str, Any]
-) -> None:
-    network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), ensemble=2, **options)
+@pytest.mark.parametrize("activation", ["tanh", "silu", "relu"])
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"ensemble": 2}], ids=str)
+def test_hessian_vector_products_are_those_of_plain_networks(activation: str, options: dict[str, Any]) -> None:
+    network = MLP(3, 2, HIDDEN, seed_generators([0, 1]), activation=activation, **options)
     randomize(network)
+    x, members = inputs(2), options.get("ensemble", 1)
+    vector = [torch.randn(part.shape, generator=torch.Generator().manual_seed(8)) for part in network.own_parameters]
+    products = hessian_vector_product(network(x).pow(3).mean(dim=(-2, -1)).sum(), network.own_parameters, vector)
+    for seed in range(2):
+        for member in range(members):
+            plain = copy_of_member(network, seed, activation, member)
+            parts = list(plain.parameters())
+            directions = copy_of_member(with_parameters(network, vector), seed, activation, member).parameters()
+            found = copy_of_member(with_parameters(network, products), seed, activation, member).parameters()
+            expected = hessian_vector_product(plain(x[seed]).pow(3).mean(), parts, list(directions))
+            for ours, theirs in zip(found, expected, strict=True):
+                torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=1e-4, atol=1e-6)
+
+
+def hessian_vector_product(loss: Tensor, parameters: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
+    """∇(gᵀ v), the gradient g of the loss being differentiated once more."""
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    product = sum((g * v.detach()).sum() for g, v in zip(gradients, vector, strict=True))
+    assert isinstance(product, Tensor)
+    return list(torch.autograd.grad(product, parameters))
+
+
+def with_parameters(network: MLP, values: Sequence[Tensor]) -> MLP:
+    """A network of the same form with these numbers as its parameters."""
+    twin = network.clone()
+    twin.flat.copy_(joined(values))
+    return twin
+
+
+def test_the_gradient_by_the_input_is_differentiated_too() -> None:
+    """What a gradient penalty takes: ∂/∂θ of ‖∂f/∂x‖²."""
+    network = MLP(3, 1, HIDDEN, seed_generators([0, 1]), activation="tanh")
     x = inputs(2).requires_grad_()
-    output = network(x, members=members)
-    by_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-    expected = torch.autograd.grad(output, x, by_output, retain_graph=True)[0]
-    torch.testing.assert_close(network.record(x.detach(), members=members).output, output.detach())
-    recorded = network.record(x.detach(), members=members)
-    torch.testing.assert_close(recorded.gradient_by_input(by_output), expected)
-    recorded = network.record(x.detach(), members=members)
-    torch.testing.assert_close(recorded.gradient_by_input(by_output, first=1), expected[..., 1:])
-    if members != 1:
-        parts = torch.autograd.grad(output, list(network.parameters()), by_output)
-        gradient = network.record(x.detach(), members=members).gradient(by_output)
-        torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in parts]))
+    (slope,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
+    found = torch.autograd.grad(slope.square().sum(), network.own_parameters, allow_unused=True)
+    plain, row = copy_of_member(network, 1, "tanh"), inputs(2)[1].requires_grad_()
+    (slope,) = torch.autograd.grad(plain(row).sum(), row, create_graph=True)
+    expected = torch.autograd.grad(slope.square().sum(), list(plain.parameters()), allow_unused=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        if theirs is None:
+            # The last bias moves no slope.
+            assert ours is None
+        else:
+            assert ours is not None
+            torch.testing.assert_close(ours[1].reshape(theirs.shape), theirs)
 
 
-def test_a_recorded_gradient_is_of_the_parameters_where_they_lie_now() -> None:
-    network = MLP(3, 2, HIDDEN, seed_generators([0]), activation="tanh")
-    x, by_output = inputs(1), inputs(1, width=2)
-    with torch.no_grad():
-        first = network.record(x).gradient(by_output).clone()
-        twin = network.clone()
-        twin.flat.mul_(2.0)
-        assert torch.equal(network.record(x).gradient(by_output), first)
-        doubled = twin.record(x).gradient(by_output)
-        assert not torch.allclose(doubled, first)
-        assert doubled.data_ptr() != network.record(x).gradient(by_output).data_ptr()
-        torch.testing.assert_close(twin.double().record(x.double()).gradient(by_output.double()).float(), doubled)
+def test_features_are_what_the_last_layer_is_given() -> None:
+    network = MLP(3, 2, HIDDEN, seed_generators([0, 1]))
+    x = inputs(2)
+    features = network.features(x)
+    assert features.shape == (2, 6, 5)
+    torch.testing.assert_close(network.layers[-1](features, 1), network(x))
+    assert torch.equal(MLP(3, 2, (), seed_generators([0, 1])).features(x), x)

@@ -1,18 +1,22 @@
-"""Stochastic actors: densities against `torch.distributions`, slopes against autograd, sampling against densities."""
+"""Stochastic actors: densities against `torch.distributions`, slopes by hand, sampling against densities."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
+from offrl.errors import RecipeError
 from offrl.nn import MLP, seed_generators
 from offrl.nn.distributions import categorical_sample
-from offrl.nn.policy_heads import CategoricalActor, GaussianActor, Slopes
-from offrl.ops.numpy_or_torch import handed_back
+from offrl.nn.policy_heads import CategoricalActor, GaussianActor, actor_of, check_adoptable, is_bounded
+from offrl.types import Spec
 
 SEEDS, ROWS, ACTIONS, CHOICES = 2, 7, 3, (3, 2)
 
@@ -50,45 +54,38 @@ def actors() -> list[Any]:
 Actor = GaussianActor | CategoricalActor
 
 
-def slopes_of(actor: Actor, output: Tensor, value: Tensor) -> Slopes:
-    """Autograd's."""
-    own = [actor.log_std] if isinstance(actor, GaussianActor) else []
-    return torch.autograd.grad(value, [output, *own], materialize_grads=True)
-
-
 @pytest.mark.parametrize(("actor", "action"), actors())
-@pytest.mark.parametrize("what", ["log_prob", "entropy", "estimated entropy", "divergence"])
-def test_slopes_are_autograds(actor: Actor, action: Tensor, what: str) -> None:
+def test_densities_are_of_actions_as_they_are_logged(actor: Actor, action: Tensor) -> None:
     outputs = sum(CHOICES) if isinstance(actor, CategoricalActor) else ACTIONS
-    output, weight = normal(SEEDS, ROWS, outputs, seed=2).requires_grad_(), normal(SEEDS, ROWS, seed=3)
-    mask = None
-    if isinstance(actor, CategoricalActor):
-        # The taken actions are allowed.
-        mask = normal(SEEDS, ROWS, outputs, seed=7) > 0.0
-        columns, offset = actor.encode(action), 0
-        for column, size in zip(columns.unbind(-1), actor.choices, strict=True):
-            mask.scatter_(-1, offset + column.unsqueeze(-1), True)
-            offset += size
-    new = actor.distribution(output, mask)
+    distribution = actor.distribution(normal(SEEDS, ROWS, outputs, seed=2))
+    found, unsquashed = actor.log_density(distribution, action), actor.log_prob(distribution, actor.encode(action))
+    squashed = isinstance(actor, GaussianActor) and actor.squashed
+    change = (1.0 - action.square()).log().sum(dim=-1) if squashed else torch.zeros(SEEDS, ROWS)
+    torch.testing.assert_close(found, unsquashed - change, check_dtype=False)
+
+
+@pytest.mark.parametrize("what", ["log_prob", "entropy", "estimated entropy", "divergence"])
+def test_gaussians_slopes_by_hand(what: str) -> None:
+    """Of one action component with mean 0.5 and standard deviation e^0.3, by mean and by log_std."""
+    actor = gaussian(squashed=what == "estimated entropy")
+    mean, log_std = torch.tensor([[[0.5]]]).requires_grad_(), torch.tensor([[[0.3]]]).requires_grad_()
+    old, variance, noise = (torch.tensor([[[1.0]]]), torch.tensor([[[0.1]]])), math.exp(0.6), 0.7
     if what == "log_prob":
-        encoded = actor.encode(action)
-        value, weighted = actor.log_prob_and_slopes(new, encoded)
-        torch.testing.assert_close(value, actor.log_prob(new, encoded))
-        slopes = weighted(weight)
+        value = actor.log_prob((mean, log_std), torch.tensor([[[2.0]]]))
+        expected = 1.5 / variance, 1.5**2 / variance - 1.0
     elif what == "divergence":
-        old_output = normal(SEEDS, ROWS, outputs, seed=4)
-        old = actor.distribution(old_output, mask)
-        if isinstance(actor, GaussianActor):
-            old = (old_output, normal(SEEDS, 1, ACTIONS, seed=5))
-        value, slopes = actor.divergence(old, new), actor.divergence_slopes(old, new, weight)
+        value = actor.divergence(old, (mean, log_std))
+        expected = -0.5 / variance, 1.0 - (math.exp(0.2) + 0.5**2) / variance
+    elif what == "entropy":
+        value, expected = actor.entropy((mean, log_std)), (0.0, 1.0)
     else:
-        noise = normal(SEEDS, ROWS, outputs, seed=6) if what == "estimated entropy" else None
-        value, slopes = actor.entropy(new, noise), actor.entropy_slopes(new, noise, weight)
-    expected = slopes_of(actor, output, (weight * value).sum())
-    assert len(slopes) == len(expected)
-    for ours, theirs in zip(slopes, expected, strict=True):
-        assert theirs.shape == ours.shape
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        # log(1 − tanh² u) has the derivative −2 tanh u.
+        deviation = math.exp(0.3) * noise
+        by_mean = -2.0 * math.tanh(0.5 + deviation)
+        value = actor.entropy((mean, log_std), torch.tensor([[[noise]]]))
+        expected = by_mean, 1.0 + by_mean * deviation
+    slopes = torch.autograd.grad(value.sum(), [mean, log_std], materialize_grads=True)
+    assert [slope.item() for slope in slopes] == pytest.approx(expected, rel=1e-5)
 
 
 def test_gaussians_are_torchs() -> None:
@@ -139,8 +136,8 @@ def test_a_squashed_policys_ratios_and_divergences_need_no_derivative_of_the_squ
 
 
 def act(actor: Actor, output: Tensor, noise: Tensor | None = None) -> Tensor:
-    action: Tensor = handed_back(actor.act(output, noise))
-    return action
+    with torch.no_grad():
+        return actor.act(output, noise)
 
 
 def test_actions_at_the_bounds_are_finite() -> None:
@@ -193,3 +190,52 @@ def test_the_networks_flat_tensor_is_part_of_the_actors() -> None:
             assert parameter.eq(7.0).all()
         actor.flat.fill_(5.0)
         assert all(parameter.eq(5.0).all() for parameter in actor.parameters())
+
+
+OBSERVATIONS = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "kind", "choices", "shape"),
+    [
+        (gym.spaces.Box(-1.0, 1.0, (2,), np.float32), "squashed_gaussian", ((), ()), (1, 5, 2)),
+        (gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), "gaussian", ((), ()), (1, 5, 2)),
+        (gym.spaces.Discrete(3, start=7), "categorical", ((3,), (7,)), (1, 5)),
+        (gym.spaces.MultiDiscrete([3, 2]), "categorical", ((3, 2), (0, 0)), (1, 5, 2)),
+    ],
+)
+def test_policies_fit_the_action_space(
+    space: gym.Space[Any], kind: str, choices: tuple[tuple[int, ...], tuple[int, ...]], shape: tuple[int, ...]
+) -> None:
+    spec = Spec(OBSERVATIONS, space)
+    actor = actor_of(kind, MLP(4, spec.action_dim, (6,), seed_generators((0,))), spec, choices, -0.5)
+    actions = actor.act(torch.randn(1, 5, spec.action_dim), torch.randn(1, 5, spec.action_dim))
+    assert actions.shape == shape
+    assert is_bounded(spec) == (kind == "squashed_gaussian")
+    if isinstance(actor, GaussianActor):
+        assert (actor.squashed, actor.bounded) == (is_bounded(spec), is_bounded(spec))
+        assert actor.log_std.eq(-0.5).all()
+    else:
+        assert all(space.contains(one) for one in actions[0].numpy())
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "bounded", "hint"),
+    [
+        ("gaussian", "gaussian", True, None),
+        ("gaussian", "deterministic", False, None),
+        ("gaussian", "deterministic", True, "squashed_gaussian"),
+        ("squashed_gaussian", "deterministic", True, None),
+        ("squashed_gaussian", "gaussian", True, "gaussian"),
+        ("categorical", "categorical", False, None),
+        ("categorical", "gaussian", False, "gaussian"),
+    ],
+)
+def test_networks_are_taken_over_where_greedy_actions_stay(
+    kind: str, other: str, bounded: bool, hint: str | None
+) -> None:
+    if hint is None:
+        check_adoptable(kind, other, bounded=bounded)
+        return
+    with pytest.raises(RecipeError, match=f"agent.policy={hint}"):
+        check_adoptable(kind, other, bounded=bounded)

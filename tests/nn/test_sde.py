@@ -31,12 +31,31 @@ def test_the_spread_follows_from_the_features() -> None:
 
 def test_exploration_has_that_mean_and_spread_over_many_draws() -> None:
     actor, observation = make("relu"), torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(3))
-    noise = torch.randn(20_000, 2, 5, 2, generator=torch.Generator().manual_seed(4))
+    count = 20_000
+    noise = torch.randn(2, count * 4, 5, 2, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        explored = torch.stack([actor.explore(observation, each) for each in noise])
+        repeated = observation.repeat(1, count, 1)
+        explored, _ = actor.explore(repeated, actor.initial_carry(count * 4), noise, 1)
         mean, log_std = actor(observation).chunk(2, dim=-1)
-    torch.testing.assert_close(explored.mean(dim=0), mean, rtol=0.0, atol=0.05)
-    torch.testing.assert_close(explored.std(dim=0), log_std.exp(), rtol=0.03, atol=0.0)
+    explored = explored.unflatten(1, (count, 4))
+    torch.testing.assert_close(explored.mean(dim=1), mean, rtol=0.0, atol=0.05)
+    torch.testing.assert_close(explored.std(dim=1), log_std.exp(), rtol=0.03, atol=0.0)
+
+
+def test_each_row_holds_its_matrix_until_its_own_turn() -> None:
+    actor, every = make(), 3
+    # The first row's episode has gone on for two steps, the second's begins.
+    held, steps = torch.randn(2, 2, 5, 2), torch.tensor([[2, 0], [2, 0]])
+    drawn = torch.randn(4, 2, 2, 5, 2)
+    carry, seen = (held, steps), []
+    for noise in drawn:
+        _, carry = actor.explore(torch.randn(2, 2, 3), carry, noise, every)
+        seen.append(carry[0])
+    assert carry[1].tolist() == [[6, 4], [6, 4]]
+    # Matrices are drawn at the steps 3, and 0 and 3.
+    for row, expected in ((0, [held, drawn[1], drawn[1], drawn[1]]), (1, [drawn[0], drawn[0], drawn[0], drawn[3]])):
+        for found, matrix in zip(seen, expected, strict=True):
+            assert torch.equal(found[:, row], matrix[:, row])
 
 
 def test_a_state_without_active_features_is_finite() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.ops.minibatches import Rows, by_part, merge_axes, take_rows, without_time
+from offrl.ops.minibatches import Rows, by_part, merge_axes, shuffled_minibatches, take_rows, without_time
 from tests.agents.batches import continuous, random_batches, random_rollouts
 
 NAMES = ("observation", "encoded", "log_prob", "advantage", "value", "target")
@@ -93,3 +93,21 @@ def test_a_rollout_loses_its_time_and_a_batch_has_none_to_lose() -> None:
         assert torch.equal(rows[:, 9 + 4], whole[:, 1, 4])
         assert rows.shape == (2, 18, *whole.shape[3:])
     assert without_time(batch) is batch
+
+
+def test_every_pass_is_over_all_rows_in_an_order_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(3)
+    noise = {"order": torch.randn(2, 3, 10, generator=generator), "entropy": torch.randn(2, 3, 10, 4)}
+    minibatches = list(shuffled_minibatches(numbered()._replace(draws={}), noise, 4, standardized=True))
+    assert [part.value.shape[1] for part in minibatches] == [3, 3, 4] * 3
+    for part in minibatches:
+        torch.testing.assert_close(part.advantage.mean(dim=1), torch.zeros(2), rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(part.advantage.std(dim=1, correction=0), torch.ones(2))
+    for epoch in range(3):
+        passed = minibatches[3 * epoch : 3 * epoch + 3]
+        values = torch.cat([part.value for part in passed], dim=1)
+        order = noise["order"][:, epoch].argsort(dim=-1)
+        assert torch.equal(values, (order + torch.tensor([[0], [10]])).float())
+        draws = torch.cat([part.draws["entropy"] for part in passed], dim=1)
+        for seed in range(2):
+            assert torch.equal(draws[seed], noise["entropy"][seed, epoch, order[seed]]), "each row has its draws"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from offrl.ops.running_moments import fresh_moments, merge_moments, normalize, standardize
+from offrl.ops.running_moments import fresh_moments, merge_moments, normalize, scale_rewards, standardize
 
 
 def test_merged_moments_are_those_of_all_the_data() -> None:
@@ -68,3 +68,16 @@ def test_standardizing_by_hand() -> None:
     values = torch.tensor([[1.0, 3.0, 5.0, 7.0], [2.0, 2.0, 2.0, 2.0]])
     expected = torch.tensor([[-3.0, -1.0, 1.0, 3.0], [0.0, 0.0, 0.0, 0.0]]) / 5.0**0.5
     torch.testing.assert_close(standardize(values), expected)
+
+
+def test_rewards_are_scaled_by_the_spread_of_all_returns_so_far() -> None:
+    carry, moments = torch.tensor([[2.0]]), fresh_moments(1, 1)
+    # Returns 1 + 2/2 and 4 + 2/2; there the episode ends, and 3.
+    scaled = scale_rewards(torch.tensor([[[1.0, 4.0, 3.0]]]), torch.tensor([[[0.0, 1.0, 0.0]]]), carry, moments, 0.5)
+    variance = torch.tensor([2.0, 5.0, 3.0]).var(correction=0)
+    torch.testing.assert_close(scaled, torch.tensor([[[1.0, 4.0, 3.0]]]) / variance.sqrt())
+    assert carry.tolist() == [[3.0]]
+    torch.testing.assert_close(moments.flatten(), torch.tensor([10.0 / 3.0, variance.item(), 3.0]))
+    scale_rewards(torch.tensor([[[1.0]]]), torch.tensor([[[1.0]]]), carry, moments, 0.5)
+    assert carry.tolist() == [[0.0]]
+    assert moments[0, 2].item() == 4.0

@@ -29,9 +29,14 @@ def log_evaluation(run: Run, step: int, returns: list[float], **more: Any) -> No
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would have been written, in place of files."""
+    """The figures that would have been written, in place of what is in the files."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+
+    def savefig(figure: Figure, path: Path, **_: Any) -> None:
+        drawn.append(figure)
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
     return drawn
 
 

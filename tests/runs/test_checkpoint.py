@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from offrl import files
 from offrl.errors import DiskFullError, RunError
 from offrl.nn import MLP, Adam, seed_generators
 from offrl.runs import checkpoint
@@ -24,7 +24,6 @@ from offrl.runs.checkpoint import (
     read_part,
     restore_tensors,
     state_tensors,
-    write_atomically,
     write_checkpoint,
 )
 
@@ -131,13 +130,13 @@ class Killed(BaseException):
     """Stands for a process that ends here."""
 
 
-@pytest.mark.parametrize("function", ["mkdir", "save_file", "_sync", "rmtree", "replace"])
+@pytest.mark.parametrize("function", ["mkdir", "save_file", "sync", "replace"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_kill_at_any_point_leaves_the_checkpoint_before(
     function: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path / "step-1", PARTS, FACTS)
-    owner = {"mkdir": Path, "save_file": checkpoint, "_sync": checkpoint, "rmtree": checkpoint.shutil, "replace": os}
+    owner = {"mkdir": Path, "save_file": checkpoint, "sync": files, "replace": os}
     calls = 0
     original = getattr(owner[function], function)
 
@@ -199,19 +198,3 @@ def test_a_failed_write_says_why(
     with pytest.raises(kind, match=os.strerror(number)):
         write_checkpoint(tmp_path / "step-2", PARTS, FACTS)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("step")]
-
-
-def test_small_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "index.json"
-    write_atomically(path, json.dumps({"last": "step-1"}))
-
-    def dying(*_: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dying)
-        with pytest.raises(Killed):
-            write_atomically(path, "x" * 1000)
-    assert json.loads(path.read_text()) == {"last": "step-1"}
-    write_atomically(path, "ü")
-    assert path.read_text(encoding="utf-8") == "ü"

@@ -229,13 +229,11 @@ class Killed(BaseException):
     ("module", "function", "call"),
     [
         (run_module, "write_checkpoint", 1),
-        (run_module, "write_atomically", 1),
-        # Renames put the checkpoint in place, then the index; removals clear the way for them, and what is left over.
+        (run_module, "write_whole", 1),
+        # Renames put the checkpoint in place, then the index; then the one before is removed.
         (os, "replace", 1),
         (os, "replace", 2),
         (shutil, "rmtree", 1),
-        (shutil, "rmtree", 2),
-        (shutil, "rmtree", 3),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )

@@ -1,0 +1,195 @@
+"""What an agent's state holds, by dotted name: all of it, or a refusal that names what can't be saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offrl.errors import RunError
+from offrl.nn.adam import Adam
+
+_RETRAIN = "use the recipe that the run was made with, or train anew"
+NUMBER_TYPES: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
+
+
+def state_tensors(state: Any) -> dict[str, Tensor]:
+    """All that a state holds as tensors: its own by reference, numbers as new ones without axes.
+
+    A state is a dataclass of tensors, modules, optimizers, numbers, other states, and mappings and sequences of these;
+    None holds nothing. Fields with the metadata `offrl.types.NOT_SAVED` are left out.
+
+    Raises:
+        RunError: something in it is of another kind; the message names it.
+
+    Example:
+        >>> state_tensors(BCState(...)).keys()
+        dict_keys(['policy.layers.0.weight', ..., 'optimizer.steps', ..., 'l2'])
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, part, _ in _parts(state, "the state"):
+        tensors |= _tensors_of(name, part)
+    return tensors
+
+
+def restore_state(state: Any, saved: Mapping[str, Tensor], where: str) -> None:
+    """Put saved values into a state of the same structure: tensors are copied into, so that views of them stay true.
+
+    Args:
+        state: changed in place.
+        saved: what `state_tensors` gave.
+        where: what to name in errors.
+
+    Raises:
+        RunError: names or shapes differ; nothing has been changed then.
+    """
+    parts = list(_parts(state, where))
+    optimizers = {name: part for name, part, _ in parts if isinstance(part, torch.optim.Optimizer)}
+    theirs = {key for key in saved for name in optimizers if key.startswith(f"{name}.")}
+    targets: dict[str, Tensor] = {}
+    for name, part, _ in parts:
+        if name not in optimizers:
+            targets |= _tensors_of(name, part)
+    _require_alike(targets, {key: tensor for key, tensor in saved.items() if key not in theirs}, where)
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(saved[name])
+    for name, part, put in parts:
+        if type(part) in NUMBER_TYPES:
+            assert put is not None
+            put(type(part)(saved[name].item()))
+    for name, optimizer in optimizers.items():
+        own = {key.removeprefix(f"{name}."): saved[key] for key in theirs if key.startswith(f"{name}.")}
+        _restore_optimizer(optimizer, own)
+
+
+def copy_state(target: Any, source: Any, where: str) -> None:
+    """Make one state's values those of another one of the same structure; see `restore_state`."""
+    restore_state(target, state_tensors(source), where)
+
+
+def modules_of(state: Any) -> Iterator[nn.Module]:
+    """The networks in a state, and in states within it."""
+    return (part for _, part, _ in _parts(state, "the state") if isinstance(part, nn.Module))
+
+
+Put = Callable[[Any], None]
+
+
+def _parts(state: Any, where: str) -> Iterator[tuple[str, Any, Put | None]]:
+    """Name, value, and what puts another value there, of everything in a state that isn't a container."""
+    if not dataclasses.is_dataclass(state) or isinstance(state, type):
+        raise _refused("the state itself", state, where)
+    return _walk(state, "", None, where)
+
+
+def _walk(part: Any, name: str, put: Put | None, where: str) -> Iterator[tuple[str, Any, Put | None]]:
+    if part is None:
+        return
+    if isinstance(part, Tensor | nn.Module | Adam | torch.optim.Optimizer):
+        yield name, part, put
+    elif type(part) in NUMBER_TYPES:
+        if put is None:
+            raise _refused(name, part, where, " in a tuple, where it can't be put back")
+        yield name, part, put
+    elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+        for field in dataclasses.fields(part):
+            if field.metadata.get("saved", True):
+                yield from _walk(vars(part)[field.name], _below(name, field.name), _into(vars(part), field.name), where)
+    elif isinstance(part, MutableMapping):
+        for key in part:
+            if not isinstance(key, str | int):
+                raise _refused(name, key, where, " as a key")
+            yield from _walk(part[key], _below(name, str(key)), _into(part, key), where)
+    elif isinstance(part, list):
+        for i, item in enumerate(part):
+            yield from _walk(item, _below(name, str(i)), _into(part, i), where)
+    elif isinstance(part, tuple):
+        for i, item in enumerate(part):
+            yield from _walk(item, _below(name, str(i)), None, where)
+    else:
+        raise _refused(name, part, where)
+
+
+def _into(container: Any, key: Any) -> Put:
+    def put(value: Any) -> None:
+        container[key] = value
+
+    return put
+
+
+def _below(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _tensors_of(name: str, part: Any) -> dict[str, Tensor]:
+    if isinstance(part, Tensor):
+        return {name: part}
+    if isinstance(part, nn.Module):
+        return {f"{name}.{key}": tensor for key, tensor in part.state_dict().items()}
+    if isinstance(part, Adam):
+        return {f"{name}.{key}": tensor for key, tensor in part.named_tensors().items()}
+    if isinstance(part, torch.optim.Optimizer):
+        return {f"{name}.{key}": tensor for key, tensor in _optimizer_tensors(part, name).items()}
+    return {name: torch.tensor(part, dtype=NUMBER_TYPES[type(part)])}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
+    """What it remembers of each parameter, and the numbers in its groups, which schedules change."""
+    tensors: dict[str, Tensor] = {}
+    whole = optimizer.state_dict()
+    sections = {f"state.{i}": values for i, values in whole["state"].items()}
+    sections |= {f"groups.{i}": _numbers(group) for i, group in enumerate(whole["param_groups"])}
+    for section, values in sections.items():
+        for key, value in values.items():
+            if value is None:
+                continue
+            if not isinstance(value, Tensor) and type(value) not in NUMBER_TYPES:
+                raise _refused(f"{name}.{section}.{key}", value, "the state")
+            tensors[f"{section}.{key}"] = (
+                value if isinstance(value, Tensor) else torch.tensor(value, dtype=NUMBER_TYPES[type(value)])
+            )
+    return tensors
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a group of parameters is a number or a tensor; pairs, as Adam's betas, are the constructor's."""
+    return {key: value for key, value in group.items() if isinstance(value, Tensor) or type(value) in NUMBER_TYPES}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in saved.items():
+        section, index, name = key.split(".", 2)
+        if section == "state":
+            state.setdefault(int(index), {})[name] = tensor
+        else:
+            group = whole["param_groups"][int(index)]
+            group[name] = tensor if isinstance(group[name], Tensor) else type(group[name])(tensor.item())
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def _require_alike(targets: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: str) -> None:
+    if targets.keys() != saved.keys():
+        difference = ", ".join(sorted(targets.keys() ^ saved.keys())[:5])
+        raise RunError("the checkpoint is of another agent or version", where=f"{where}: {difference}", hint=_RETRAIN)
+    for name, target in targets.items():
+        if target.shape != saved[name].shape:
+            raise RunError(
+                f"'{name}' has shape {tuple(saved[name].shape)} in the checkpoint, {tuple(target.shape)} here",
+                where=where,
+                hint=_RETRAIN,
+            )
+
+
+def _refused(name: str, part: Any, where: str, more: str = "") -> RunError:
+    return RunError(
+        f"'{name}' is a {type(part).__name__}{more}, which a checkpoint can't hold",
+        where=where,
+        hint="keep tensors, modules, optimizers, numbers, and mappings, lists and dataclasses of these in the state; "
+        "mark what need not be saved with offrl.types.NOT_SAVED",
+    )

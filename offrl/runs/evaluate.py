@@ -1,0 +1,79 @@
+"""Greedy returns of a run's policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offrl.envs.evaluator import evaluate
+from offrl.envs.policy import Policy
+from offrl.envs.video import film
+from offrl.errors import RequestError
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
+from offrl.runs.scores import summarize
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    episodes: int,
+    checkpoint: str | None = None,
+    seed: int = 0,
+    env: str | None = None,
+    video: Path | None = None,
+) -> dict[str, Any]:
+    """Greedy returns of a run's policies.
+
+    Args:
+        run: a run with a checkpoint.
+        episodes: complete episodes per seed.
+        checkpoint: "last" or "best"; None for the one that training reported.
+        seed: picks the initial states.
+        env: a Gymnasium id in place of the run's own.
+        video: a folder for one film per seed.
+
+    Returns:
+        what `offrl.runs.scores.summarize` returns, with the `checkpoint` it is of, and the files in `videos`.
+
+    Raises:
+        RunError: there is no such checkpoint.
+        RequestError: there is no environment to evaluate in.
+    """
+    checkpoint = checkpoint or run.reported_checkpoint
+    policy, facts = load_policy(run, checkpoint)
+    scores = scores_of(policy, run, facts, checkpoint=checkpoint, episodes=episodes, seed=seed, env=env)
+    if video is not None:
+        files = film(policy, scores["environment"], video, seeds=run.recipe.seeds, seed=seed)
+        scores["videos"] = [str(file) for file in files]
+    return scores
+
+
+def scores_of(
+    policy: Policy,
+    run: Run,
+    facts: Mapping[str, Any],
+    *,
+    checkpoint: str,
+    episodes: int,
+    seed: int = 0,
+    env: str | None = None,
+) -> dict[str, Any]:
+    """Greedy returns of policies that are in memory.
+
+    Args:
+        policy: of the run's seeds.
+        run: theirs.
+        facts: what the checkpoint that they are of says.
+        checkpoint: that one's kind.
+        episodes, seed, env: as `evaluate_run` takes them.
+    """
+    environment = env or facts["environment"]
+    if environment is None:
+        raise RequestError("this run names no environment to evaluate in", hint="name one with --env")
+    evaluation = evaluate(policy, environment, episodes, seed=seed)
+    return {
+        "checkpoint": checkpoint,
+        **summarize(evaluation, environment, run.recipe.seeds, facts["reference_scores"]),
+    }
