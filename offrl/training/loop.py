@@ -27,7 +27,7 @@ from offrl.runs.load import saved_state
 from offrl.runs.loggers import MetricWriter
 from offrl.runs.recorder import EpisodeRecorder
 from offrl.runs.run import Run
-from offrl.training.cuda_graph import Update, fast_update
+from offrl.training.fast_update import Update, fast_update
 from offrl.training.threads import threads_for
 from offrl.types import Metrics
 
