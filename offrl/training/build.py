@@ -32,7 +32,7 @@ from offrl.replay.row_layout import RowLayout
 from offrl.replay.sampler import ReplaySampler, split_by_episode
 from offrl.replay.sources import common_columns
 from offrl.runs.load import fresh_policy, load_normalizer, resolve_device
-from offrl.runs.loggers import make_writers
+from offrl.runs.loggers import make_loggers
 from offrl.runs.recorder import FOLDER, EpisodeRecorder
 from offrl.runs.run import Run
 from offrl.runs.scores import summarize
@@ -90,7 +90,7 @@ def build_loop(run: Run, task: Task, listener: Listener) -> Loop:
         fixed_parts={"normalizer": policy.normalizer.named_tensors()} if policy.normalizer else {},
         evaluate=_evaluation(recipe, policy, facts) if facts["environment"] else None,
         validate=validate,
-        writers=make_writers(run),
+        writers=make_loggers(run),
         listener=listener,
         recorder=recorder,
         finished=finished,

@@ -23,7 +23,7 @@ from offrl.feeds.feed import Feed
 from offrl.feeds.problem import learns_online
 from offrl.nn.malloc import keep_freed_memory
 from offrl.runs.checkpoint import read_facts, read_part, restore_tensors, state_tensors
-from offrl.runs.loggers import MetricWriter
+from offrl.runs.loggers import Logger
 from offrl.runs.recorder import EpisodeRecorder
 from offrl.runs.run import Run
 from offrl.training.cuda_graph import Update, fast_update
@@ -106,7 +106,7 @@ class Loop:
     fixed_parts: dict[str, dict[str, Tensor]]
     evaluate: Callable[[int], dict[str, Any]] | None
     validate: Callable[[], Tensor] | None
-    writers: list[MetricWriter]
+    writers: list[Logger]
     listener: Listener
     recorder: EpisodeRecorder | None = None
     finished: Callable[[], bool] | None = None

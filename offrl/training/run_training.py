@@ -20,7 +20,7 @@ from offrl.replay.normalization import ObservationNormalizer
 from offrl.reports.reward_map import draw_reward
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.load import fresh_policy, load_policy, resolve_device
-from offrl.runs.loggers import require_tensorboard
+from offrl.runs.loggers import require_loggers
 from offrl.runs.run import Run
 from offrl.runs.scores import summarize
 from offrl.training.build import build_loop, sampling_options
@@ -99,8 +99,7 @@ def check_buildable(task: Task) -> None:
         demonstrations_of(process_of(recipe), task.data, task.spec)
     if recipe.start is not None:
         take_over(fresh_policy(agent, recipe.seeds, device, None), recipe)
-    if "tensorboard" in recipe.writers:
-        require_tensorboard()
+    require_loggers(recipe.writers)
     kind = recipe.cross_validation.kind
     if kind != "none" and (task.data is None or not hasattr(recipe.agent, kind)):
         raise RecipeError(
@@ -228,6 +227,8 @@ def _finish(loop: Loop) -> Run:
         loop.feed.close()
         if loop.recorder is not None:
             loop.recorder.close()
+        for writer in loop.writers:
+            writer.close()
     run, recipe = loop.run, loop.run.recipe
     if isinstance(loop.feed, DemonstrationFeed):
         write_reward(run, loop.feed.demonstrations.mdp)
