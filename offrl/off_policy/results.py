@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from offrl.off_policy.behavior_policy import BehaviorEstimate
 from offrl.off_policy.diagnostics import Diagnostics
-from offrl.off_policy.estimates import Estimate, Interval
+from offrl.off_policy.estimator import Estimate
+from offrl.off_policy.intervals import Interval
 from offrl.off_policy.ranking import Agreement, Ranking
 
 

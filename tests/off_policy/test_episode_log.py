@@ -28,7 +28,7 @@ def log(**changes: Any) -> EpisodeLog:
 
 def test_what_it_derives() -> None:
     item = log()
-    assert (item.rows, item.episodes, item.is_one_step) == (5, 2, False)
+    assert (item.steps, item.episodes, item.is_one_step) == (5, 2, False)
     np.testing.assert_array_equal(item.lengths, [3, 2])
     np.testing.assert_array_equal(item.episode, [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(item.step, [0, 1, 2, 0, 1])
@@ -76,7 +76,7 @@ def test_densities_may_exceed_one() -> None:
 
 
 def test_a_float32_probability_of_one_may_come_out_slightly_above() -> None:
-    assert log(behavior_log_prob=np.full(5, 1e-7)).rows == 5
+    assert log(behavior_log_prob=np.full(5, 1e-7)).steps == 5
 
 
 def changed(row: int, value: float, length: int = 5) -> np.ndarray:
