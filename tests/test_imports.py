@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": BASE | {"config", "ops", "nn", "agents", "data", "replay", "envs", "runs", "feeds", "reports"},
     "collection": BASE
     | {"files", "config", "ops", "mdp", "data", "replay", "converters", "envs", "runs", "feeds", "training"},
-    "off_policy": BASE | {"config", "ops", "nn", "data", "replay", "envs", "runs", "converters", "collection"},
+    "off_policy": BASE
+    | {"plugins", "config", "ops", "nn", "data", "replay", "envs", "runs", "converters", "collection"},
     "reports": BASE | {"config", "off_policy", "runs", "feeds", "ops", "mdp", "data", "envs"},
 }
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}

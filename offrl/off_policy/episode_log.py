@@ -16,7 +16,7 @@ from torch import Tensor
 from offrl.errors import RequestError
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.features import Observations, fitted_action, flat_features, one_hot_each
-from offrl.off_policy.log_checks import BY_EPISODE, BY_STEP, check_shapes, check_values
+from offrl.off_policy.log_checks import BY_EPISODE, BY_STEP, check_final_values, check_shapes, check_values
 from offrl.replay.normalization import ActionMap
 from offrl.types import Spec
 
@@ -342,13 +342,7 @@ class EpisodeLog:
     def _settle_final_values(self) -> None:
         if self.v is None:
             return
-        if self.v_final is None and self.broken_off.any():
-            raise RequestError(
-                f"{int(self.broken_off.sum())} episodes were truncated before the horizon, and the value of the states "
-                "that they stopped in is not known",
-                where="v_final",
-                hint="give v_final; or, where the time limit is a part of the task, give it as the horizon",
-            )
+        check_final_values(self)
         final = np.zeros(self.episodes) if self.v_final is None else self.v_final
         self._set("v_final", np.where(self.broken_off, final, 0.0))
 

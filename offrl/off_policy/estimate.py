@@ -16,11 +16,17 @@ from offrl.off_policy.bandits import require_one_step
 from offrl.off_policy.bootstrap import resample, resample_means
 from offrl.off_policy.diagnostics import effective_sample_sizes, largest_weight_shares, over_steps
 from offrl.off_policy.episode_log import Array, EpisodeLog
-from offrl.off_policy.estimator import Clipping, Estimate, Estimator, Question, find_estimator
+from offrl.off_policy.estimator import (
+    MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+    Clipping,
+    Estimate,
+    Estimator,
+    Question,
+    find_estimator,
+)
 from offrl.off_policy.intervals import BOUNDED, INTERVALS, Bounds, Interval, IntervalKind
 from offrl.off_policy.weighted_sums import WeightedSum
 
-MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
 LEAST_RESAMPLES = 50
 WEIGHT_DEVIATIONS = 5.0
 """How many standard errors the mean weight may lie from 1."""

@@ -19,6 +19,8 @@ from offrl.off_policy.weights import StepWeights
 
 Need = Literal["density", "behavior", "policy", "values"]
 Anything = TypeVar("Anything")
+MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
+"""Estimates from logs that are worth fewer episodes than this are called unreliable."""
 
 
 @dataclass(frozen=True)

@@ -260,20 +260,9 @@ def _values(
         return None
     smoothed = [position for position, target in enumerate(targets) if target.unsmoothed is not None]
     before = [target.unsmoothed for target in targets if target.unsmoothed is not None]
-    everything = _same_draws([target.choices for target in targets] + before)
+    everything = [target.choices for target in targets] + before
     fitted = fit_q(log, everything, plan.fqe, plan.seed, discount=plan.discount, horizon=plan.horizon)
     return _AllValues(fitted, log.offsets[:-1], {position: len(targets) + i for i, position in enumerate(smoothed)})
-
-
-def _same_draws(choices: Sequence[Choices]) -> list[Choices]:
-    """As many drawn actions of each policy: those that draw none repeat theirs."""
-    most = max((len(each.actions) for each in choices if each.actions is not None), default=1)
-    return [
-        each
-        if each.actions is None or len(each.actions) == most
-        else dataclasses.replace(each, actions=np.broadcast_to(each.actions[:1], (most, *each.actions.shape[1:])))
-        for each in choices
-    ]
 
 
 def _result(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class _Fit:
         self.low, self.high = low / self.scale, high / self.scale
         self.reward = torch.from_numpy(log.reward / self.scale).float()
         self.discount = torch.from_numpy(discount * self.continues).float()
-        self.choices = _stacked(policies, self.discrete)
+        self.choices = _stacked(_same_draws(policies), self.discrete)
         width = self.features.shape[1]
         self.network = MLP(
             width if self.discrete else width + self.action.shape[1],
@@ -225,6 +225,17 @@ def _with_time(log: EpisodeLog, horizon: int | None) -> NDArray[np.float32]:
         return log.features
     over = np.minimum(log.time / horizon, 1.0).astype(np.float32)
     return np.concatenate([log.features, over[:, None]], axis=1)
+
+
+def _same_draws(choices: Sequence[Choices]) -> list[Choices]:
+    """As many drawn actions of each policy: those that draw none repeat theirs."""
+    most = max((len(each.actions) for each in choices if each.actions is not None), default=1)
+    return [
+        each
+        if each.actions is None or len(each.actions) == most
+        else replace(each, actions=np.broadcast_to(each.actions[:1], (most, *each.actions.shape[1:])))
+        for each in choices
+    ]
 
 
 def _stacked(policies: Sequence[Choices], discrete: bool) -> Tensor:

@@ -107,6 +107,21 @@ def check_values(log: EpisodeLog) -> None:
         )
 
 
+def check_final_values(log: EpisodeLog) -> None:
+    """Refuse values that say nothing of what truncated episodes would have gone on to earn.
+
+    Raises:
+        RequestError: there are such episodes and no values of the states that they stopped in.
+    """
+    if log.v_final is None and log.broken_off.any():
+        raise RequestError(
+            f"{int(log.broken_off.sum())} episodes were truncated before the horizon, and the value of the states that "
+            "they stopped in is not known",
+            where="v_final",
+            hint="give v_final; or, where the time limit is a part of the task, give it as the horizon",
+        )
+
+
 def _refuse(log: EpisodeLog, name: str, wrong: NDArray[np.bool_], what: str, hint: str) -> None:
     if not wrong.any():
         return

@@ -30,11 +30,10 @@ from offrl.off_policy import intervals
 from offrl.off_policy.bootstrap import resample_means
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.estimator import Estimate, Estimator, Question
+from offrl.off_policy.estimator import MINIMUM_EFFECTIVE_SAMPLE_SIZE, Estimate, Estimator, Question
 from offrl.off_policy.intervals import Interval
 
 Method = Literal["lstd", "mql", "mwl", "dice"]
-LEAST_EFFECTIVE_SAMPLE_SIZE = 20.0
 ROWS_AT_ONCE = 8_192
 MOST_FEATURES = 400
 """Squares and products are left out where there would be more features of a state than this."""
@@ -139,7 +138,7 @@ def marginal_estimate(ask: Question, name: Method) -> Estimate:
         interval=_interval(found.contributions, ask),
         effective_sample_size=size,
         largest_weight_share=share,
-        reliable=found.balanced and size >= LEAST_EFFECTIVE_SAMPLE_SIZE,
+        reliable=found.balanced and size >= MINIMUM_EFFECTIVE_SAMPLE_SIZE,
         warnings=tuple(warnings),
     )
 

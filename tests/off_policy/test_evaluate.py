@@ -84,6 +84,13 @@ def test_values_that_cannot_have_settled_are_warned_of(logged: EpisodeLog) -> No
     assert "steps ahead" not in warnings(discount=0.2, horizon=1)
 
 
+def test_the_direct_method_beside_fitted_q_evaluation_is_the_same(logged: EpisodeLog) -> None:
+    plan = dataclasses.replace(PLAN, estimators=["fqe", "dm"], fqe=FQEConfig(hidden=(4,), steps=60), interval="t")
+    one, other = evaluate(logged, [target(logged)], plan).policies[0].estimates
+    assert (one.name, other.name) == ("fqe", "dm")
+    assert (one.value, one.interval, one.warnings) == (other.value, other.interval, other.warnings)
+
+
 def test_policies_may_be_given_as_they_are(logged: EpisodeLog) -> None:
     plan = dataclasses.replace(PLAN, estimators=["wis"])
     one, other = evaluate(logged, [TablePolicy(TARGET), target(logged, name="same")], plan).policies

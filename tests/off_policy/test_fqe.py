@@ -29,8 +29,8 @@ def chain(*, terminated: bool) -> EpisodeLog:
         np.array([0, 2, 4]),
         ends,
         ~ends,
-        spaces=Spec(gym.spaces.Box(0, 2, (1,)), gym.spaces.Discrete(1)),
-        observations=np.ones((6, 1), np.float32),
+        spaces=Spec(gym.spaces.Discrete(1), gym.spaces.Discrete(1)),
+        observations=np.zeros(6, np.int64),
         taken=np.zeros(4, np.int64),
     )
 
@@ -91,8 +91,8 @@ def test_continuous_actions() -> None:
         np.arange(101) * 20,
         np.zeros(100, bool),
         np.ones(100, bool),
-        spaces=Spec(gym.spaces.Box(0, 2, (1,)), gym.spaces.Box(-1, 1, (1,))),
-        observations=np.ones((2_100, 1), np.float32),
+        spaces=Spec(gym.spaces.Discrete(1), gym.spaces.Box(-1, 1, (1,))),
+        observations=np.zeros(2_100, np.int64),
         taken=action,
     )
     choices = Choices(actions=np.full((1, 2_100, 1), 0.5, np.float32))
@@ -116,7 +116,12 @@ def test_policies_together_are_those_alone() -> None:
 
 
 def test_arrays_that_do_not_belong_together_are_refused() -> None:
+    log = chain(terminated=True)
     with pytest.raises(DataError, match="don't go with 5 observations"):
-        dataclasses.replace(chain(terminated=True), observations=np.ones((5, 1), np.float32))
+        dataclasses.replace(log, observations=np.zeros(5, np.int64))
+    nothing = np.full((6, 1), np.nan, np.float32)
+    seen = dataclasses.replace(
+        log, spaces=Spec(gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(1)), observations=nothing
+    )
     with pytest.raises(DataError, match="observations hold NaN"):
-        fit_q(dataclasses.replace(chain(terminated=True), observations=np.full((6, 1), np.nan)), [ALWAYS], discount=0.5)
+        fit_q(seen, [ALWAYS], discount=0.5)
