@@ -121,7 +121,7 @@ class Evaluation:
         """Plain values for JSON, none of them NaN or infinite."""
         plain = ("dataset", "episodes", "steps", "discount", "horizon", "confidence", "clip")
         return {
-            **{name: getattr(self, name) for name in plain},
+            **{name: vars(self)[name] for name in plain},
             "behavior": self.behavior.to_dict(),
             "policies": [each.to_dict() for each in self.policies],
             "ranking": None if self.ranking is None else self.ranking.to_dict(),
