@@ -1,5 +1,5 @@
-"""Stand-in."""
-from typing import Any, Callable, TypeVar
-F = TypeVar("F", bound=Callable[..., Any])
-def repeated(f: F) -> F:
-    return f
+"""Updates that are recorded once and replayed as straight-line code, outside of autograd."""
+
+from offrl.tracing.traced import Traced, repeated
+
+__all__ = ["Traced", "repeated"]
