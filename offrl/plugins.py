@@ -119,3 +119,31 @@ feeds = Table(
     },
 )
 """Ways of learning: classes that follow `offrl.feeds.feed.Feed`."""
+
+formats = Table(
+    "format",
+    "offrl.formats",
+    {
+        "csv": "offrl.converters.readers.csv_table:FORMAT",
+        "d4rl": "offrl.converters.readers.d4rl:FORMAT",
+        "imitation": "offrl.converters.readers.imitation:FORMAT",
+        "jsonl": "offrl.converters.readers.jsonl_table:FORMAT",
+        "minari": "offrl.converters.readers.minari:FORMAT",
+        "npz": "offrl.converters.readers.npz:FORMAT",
+        "ogbench": "offrl.converters.readers.ogbench:FORMAT",
+        "parquet": "offrl.converters.readers.parquet_table:FORMAT",
+        "paths": "offrl.converters.readers.path_dicts:FORMAT",
+    },
+)
+"""Source formats: `offrl.converters.formats.Format` records."""
+
+loggers = Table(
+    "logger",
+    "offrl.loggers",
+    {
+        "csv": "offrl.runs.loggers:CsvLogger",
+        "jsonl": "offrl.runs.loggers:JsonLinesLogger",
+        "tensorboard": "offrl.runs.loggers:TensorBoardLogger",
+    },
+)
+"""Where metrics go: subclasses of `offrl.runs.loggers.Logger`."""
