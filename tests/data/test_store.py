@@ -163,7 +163,7 @@ def test_nested_observations_images_and_every_dtype_survive(tmp_path: Path) -> N
     assert len(episode.extras["info.qpos"]) == 3
     assert (episode.seed, episode.source) == (-1, None)
     assert {key: len(values) for key, values in episode.info.items()} == {"qpos": 3, "count": 3}
-    assert "observation={camera: uint8 [3, 5, 4, 3], state: (int64 [3], float64 [3, 2, 2])" in repr(episode)
+    assert "camera: uint8 [3, 5, 4, 3], state: (int64 [3], float64 [3, 2, 2])" in repr(episode)
     assert repr(episode).endswith("truncated, info: count, qpos)")
 
 
