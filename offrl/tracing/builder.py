@@ -12,9 +12,8 @@ from torch import Tensor
 
 from offrl.tracing.graph import Call, Origin, Program, Value, values_in
 from offrl.tracing.recording import place_of
+from offrl.tracing.structure import LARGEST_COPY
 
-LARGEST_COPY = 2**18
-"""Elements of an input that is copied into a place of its own, where views of it are known beforehand."""
 ARRAYS = {torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
 """Types that NumPy computes with."""
 

@@ -180,6 +180,8 @@ class Recorder(TorchDispatchMode):
         if is_view and (function.overloadpacket.__name__ in BY_ADDRESS or _changes_type(made, arguments)):
             for value in made:
                 value.storage.rigid = True
+                if value.storage.origin is Origin.INPUT:
+                    self.refuse(f"{function} reads an input by its address")
         self.calls.append(Call(function, arguments, options, results, made, written, is_view))
 
 
