@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offrl.data.schema import OBSERVATION, flatten_space
-from offrl.envs.policy import Policy, changing, rows_of
+from offrl.envs.policy import Policy, rows_of
 from offrl.nn.state import modules_of, restore_state, state_tensors
 from offrl.ops.trees import tree_leaves, tree_map
 from offrl.replay.normalization import observation_key
@@ -38,8 +38,7 @@ class InferencePolicy(nn.Module):
         super().__init__()
         self.policy, self.log_prob = policy, log_prob
         self.template = policy.initial_carry(1)
-        _, following = policy.act(self._observe(as_observation(random_observations(policy, 1, seed=0))), self.template)
-        self.changing = changing(self.template, following)
+        self.changing = policy.changing(self._observe(as_observation(random_observations(policy, 1, seed=0))))
         self.initial_carry = {name: part.squeeze(0) for name, part in self._changing(self.template)}
         self.eval()
 
@@ -58,7 +57,7 @@ class InferencePolicy(nn.Module):
         policy, shape = self.policy, self.policy.agent.spec.action_space.shape or ()
         seen = self._observe(observation)
         remembered = self._remembered(carry, rows_of(seen))
-        action, following = policy.act(seen, remembered)
+        action, following = policy.agent.act(policy.state, seen, remembered)
         raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
         if policy.action_map is not None and len(shape) != 1:
             raw = raw.reshape(-1, *shape)

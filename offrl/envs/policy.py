@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from offrl.data.schema import OBSERVATION, flatten_value
 from offrl.ops.trees import reset_rows, tree_leaves
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, observation_key
+from offrl.tracing.traced import Traces
 from offrl.types import Agent, Observation
 
 Columns = Mapping[str, NDArray[Any]]
@@ -62,11 +63,22 @@ class Policy:
         return {observation_key(name): self._tensor(value) for name, value in columns.items()}
 
     @torch.no_grad()
+    def changing(self, observation: Observation) -> list[bool]:
+        """Of each part of the carry, whether greedy acting changes it; what only exploring does is handed on as it is.
+
+        Args:
+            observation: any, [S, N, …].
+        """
+        carry = self.initial_carry(rows_of(observation))
+        _, following = self.agent.act(self.state, observation, carry)
+        pairs = zip(tree_leaves(carry), tree_leaves(following), strict=True)
+        return [before is not after for (_, before), (_, after) in pairs]
+
+    @torch.no_grad()
     def initial_carry(self, count: int) -> Any:
         """What acting remembers where an episode begins, [S, count, …]."""
         return self.agent.initial_carry(self.state, count)
 
-    @torch.no_grad()
     def act(
         self,
         observation: Observation,
@@ -82,7 +94,21 @@ class Policy:
             noise: the agent's draws, to explore; greedy without.
             action_mask: bool [S·N, A], those that the vector environment allows; None allows all.
         """
-        return self.agent.act(self.state, observation, carry, noise, self._mask(action_mask))
+        acted: tuple[Tensor, Any] = self._acts(observation, carry, noise, self._mask(action_mask))
+        return acted
+
+    @cached_property
+    def _acts(self) -> Callable[..., Any]:
+        """The agent's `act` of this state; on the CPU, where few observations take less time than PyTorch, replayed."""
+        agent, state = self.agent, self.state
+
+        @torch.no_grad()
+        def act(observation: Observation, carry: Any, noise: Tensor | None, action_mask: Tensor | None) -> Any:
+            return agent.act(state, observation, carry, noise, action_mask)
+
+        if self.device.type != "cpu":
+            return act
+        return Traces(f"{type(agent).__name__}.act", act, state, {"state": state, "agent": agent})
 
     def log_prob(
         self, observation: Observation, action: Tensor, carry: Any, action_mask: NDArray[np.bool_] | None = None
@@ -166,17 +192,6 @@ class Actor:
     def restart(self) -> None:
         """Forget all episodes."""
         self.carry = self.policy.initial_carry(self.count)
-
-
-def changing(carry: Any, following: Any) -> list[bool]:
-    """Of each part of a carry, whether acting changed it; what only exploring changes is handed on as it is.
-
-    Args:
-        carry: what `Agent.act` was given.
-        following: what it gave for the next call.
-    """
-    pairs = zip(tree_leaves(carry), tree_leaves(following), strict=True)
-    return [before is not after for (_, before), (_, after) in pairs]
 
 
 def rows_of(observation: Observation) -> int:

@@ -15,6 +15,9 @@ class PausingAdam(Adam):
     """Adam that can leave seeds as they are: a paused one's parameters, moments and count of steps all stay.
 
     The fused kernel knows one count for all seeds, so the formulas are spelled out here.
+
+    Attributes:
+        owner: the seed, by position, that each element of the flat parameters belongs to.
     """
 
     def __init__(
@@ -22,6 +25,8 @@ class PausingAdam(Adam):
     ) -> None:
         super().__init__(module, learning_rate, weight_decay=weight_decay, max_gradient_norm=max_gradient_norm)
         self.steps = torch.zeros(self.seeds, device=module.flat.device)
+        seeds = torch.arange(self.seeds, device=module.flat.device).unsqueeze(1)
+        self.owner = self.by_parameter(seeds.expand(-1, sum(self.sizes) // self.seeds))
 
     def step(
         self,
@@ -41,20 +46,18 @@ class PausingAdam(Adam):
         self.steps += going
         # A seed that has never moved would divide by zero.
         first, second = (1.0 - beta ** self.steps.double().clamp(min=1.0) for beta in BETAS)
-        going, decay, size, scale = (
-            self._spread(part)
-            for part in (going, 1.0 - going * (rate * self.weight_decay), going * rate / first, second.rsqrt())
-        )
+        if self.weight_decay:
+            self.flat.mul_(self._spread(1.0 - going * (rate * self.weight_decay)))
+        going, size, scale = (self._spread(part) for part in (going, going * rate / first, second.rsqrt()))
         gradient = self.clipped(gradient)
         self.first_moment.lerp_(gradient, going * (1.0 - BETAS[0]))
         self.second_moment.lerp_(gradient.square(), going * (1.0 - BETAS[1]))
-        self.flat.mul_(decay)
         self.flat.addcmul_(self.first_moment / (self.second_moment.sqrt() * scale + EPSILON), size, value=-1.0)
 
     def _spread(self, values: Tensor) -> Tensor:
-        """[S] to every element of the flat parameters."""
-        rows = values.to(self.flat.dtype).unsqueeze(1).expand(-1, sum(self.sizes) // self.seeds)
-        return self.by_parameter(rows)
+        """[S] as factors of the flat parameters: each seed's for its own."""
+        each = values.to(self.flat.dtype)
+        return each if self.seeds == 1 else each.index_select(0, self.owner)
 
 
 def minimize(optimizer: Adam, loss: Tensor, rate: float | Tensor, moving: Tensor | None) -> None:
