@@ -10,11 +10,14 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl import types
+from offrl.agents.algorithm import Algorithm
 from offrl.agents.wrapper import (
     GeneratorWrapper,
     chosen_rows,
     draws_of_generator,
     draws_of_step,
+    draws_of_wrapper,
     mean_reward,
     with_rewards,
 )
@@ -24,6 +27,7 @@ from offrl.nn.discriminator import TransitionFeatures
 from offrl.ops.adversarial import expert_loss, generator_loss
 from offrl.ops.minibatches import without_time
 from offrl.ops.running_moments import fresh_moments, merge_moments
+from offrl.tracing import repeated
 from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
@@ -110,9 +114,9 @@ class AIRL(GeneratorWrapper):
         generator: an agent for these spaces whose `log_prob` tells its policy.
     """
 
-    def __init__(self, config: AIRLConfig, spec: Spec, generator: Agent[Any]) -> None:
-        super().__init__(spec, generator, demonstration_batches=config.updates)
-        self.config, self.discount = config, config.discount
+    def __init__(self, config: AIRLConfig, spec: Spec, generator: Agent[Any, Any]) -> None:
+        super().__init__(config, spec, generator, demonstration_batches=config.updates)
+        self.config = config
         self.features = TransitionFeatures(spec, config.inputs)
         self.states = TransitionFeatures(spec, "transition")
 
@@ -137,39 +141,45 @@ class AIRL(GeneratorWrapper):
 
     def update(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
-        metrics, rewarded = self._learn(state, batches, noise)
-        return metrics | self.generator.update(state.generator, rewarded, draws_of_generator(noise))
+        metrics, rewarded = self._rewarded(state, batches, noise)
+        return metrics | self.generator_update(state, rewarded, draws_of_generator(noise))
 
     def update_critic(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the generator's policy left as it is."""
-        metrics, rewarded = self._learn(state, batches, noise)
-        generator: Any = self.generator
-        own: Metrics = generator.update_critic(state.generator, rewarded, draws_of_generator(noise))
-        return metrics | own
+        metrics, rewarded = self._rewarded(state, batches, noise)
+        return metrics | self.generator_update_critic(state, rewarded, draws_of_generator(noise))
 
-    def _learn(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
-        """Train the discriminator; its metrics, and the generator's batches with the rewards it gives them."""
+    def _rewarded(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
+        """The generator's batches with learned rewards."""
         own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
-        flat = [without_time(batch) for batch in own]
+        transitions = [without_time(batch) for batch in own]
+        metrics, rewards = self.learn_reward(state, transitions, demonstrations, draws_of_wrapper(noise))
+        return metrics, with_rewards(own, rewards)
+
+    @repeated
+    def learn_reward(
+        self, state: AIRLState, generated: Sequence[Batch], demonstrations: Sequence[Batch], noise: Noise
+    ) -> tuple[Metrics, list[Tensor]]:
+        """A step of the discriminator for each batch of demonstrations; then the rewards of each generated batch."""
         if self.config.normalize_input:
-            seen = [self.features.flat_observation(batch.observation) for batch in (*flat, *demonstrations)]
+            seen = [self.features.flat_observation(batch.observation) for batch in (*generated, *demonstrations)]
             state.moments.copy_(merge_moments(state.moments, torch.cat(seen, dim=1)))
         metrics: Metrics = {}
         for step, expert in enumerate(demonstrations):
             draws = draws_of_step(noise, step)
-            generated = chosen_rows(flat[step % len(flat)], expert.reward.shape[1], draws["rows"])
-            metrics = self._discriminator_step(state, expert, generated)
+            own = chosen_rows(generated[step % len(generated)], expert.reward.shape[1], draws["rows"])
+            loss, metrics = self.discriminator_loss(state, expert, own)
+            state.optimizer.minimize(loss.sum())
         with torch.no_grad():
-            rewards = [self._logit(state, batch) for batch in flat]
-        metrics["learned_reward"] = mean_reward([self.reward(state, batch) for batch in flat])
-        return metrics, with_rewards(own, rewards)
+            rewards = [self._logit(state, batch) for batch in generated]
+        learned = mean_reward([self.reward(state, batch) for batch in generated])
+        return metrics | {"learned_reward": learned}, rewards
 
-    def _discriminator_step(self, state: AIRLState, expert: Batch, generated: Batch) -> Metrics:
-        """Down the slope of the cross-entropy."""
+    def discriminator_loss(self, state: AIRLState, expert: Batch, generated: Batch) -> tuple[Tensor, Metrics]:
+        """The cross-entropy, [S], and metrics."""
         theirs, mine = self._logit(state, expert), self._logit(state, generated)
         loss = expert_loss(theirs, 0.0).mean(dim=1) + generator_loss(mine).mean(dim=1)
-        state.optimizer.minimize(loss.sum())
-        return {
+        return loss, {
             "expert_accuracy": (theirs > 0.0).float().mean(dim=1),
             "generator_accuracy": (mine <= 0.0).float().mean(dim=1),
             "discriminator_loss": loss.detach(),
@@ -181,9 +191,15 @@ class AIRL(GeneratorWrapper):
         potential = state.shaped.potential(torch.cat(self.states.seen(batch, moments), dim=1)).squeeze(-1)
         here, there = potential.chunk(2, dim=1)
         reward = state.shaped.reward(self.features(batch, moments)).squeeze(-1)
-        log_prob = self.log_prob(state, batch.observation, batch.action)
+        carry = self.initial_carry(state, batch.reward.shape[1])
+        log_prob = self.log_prob(state, batch.observation, batch.action, carry)
         logit: Tensor = reward + self.discount * (1.0 - batch.terminated) * there - here - log_prob
         return logit
+
+    @property
+    def length_bias(self) -> str:
+        """Either length: log D − log(1 − D) has either sign."""
+        return "logit"
 
     @torch.no_grad()
     def reward(self, state: AIRLState, batch: Batch) -> Tensor:
@@ -193,3 +209,21 @@ class AIRL(GeneratorWrapper):
 
     def _moments(self, state: AIRLState) -> Tensor | None:
         return state.moments if self.config.normalize_input else None
+
+
+ALGORITHM = Algorithm(
+    AIRLConfig,
+    AIRL,
+    feeds=("demonstrations",),
+    provides=(
+        types.GivesReward,
+        types.Demonstrated,
+        types.Density,
+        types.CriticOnly,
+        types.StartsFromPolicy,
+        types.Scheduled,
+        types.EpisodesCut,
+    ),
+    summary="a state-only reward that carries over to other dynamics",
+    wraps=("ppo",),
+)

@@ -15,11 +15,14 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl import types
+from offrl.agents.algorithm import Algorithm
 from offrl.agents.wrapper import (
     GeneratorWrapper,
     chosen_rows,
     draws_of_generator,
     draws_of_step,
+    draws_of_wrapper,
     mean_reward,
     with_rewards,
 )
@@ -37,6 +40,7 @@ from offrl.ops.adversarial import (
 )
 from offrl.ops.minibatches import without_time
 from offrl.ops.running_moments import fresh_moments, merge_moments
+from offrl.tracing import repeated
 from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
@@ -130,13 +134,12 @@ class GAIL(GeneratorWrapper):
         RecipeError: absorbing states are asked for and the generator doesn't discount.
     """
 
-    def __init__(self, config: GAILConfig, spec: Spec, generator: Agent[Any]) -> None:
-        super().__init__(spec, generator, demonstration_batches=config.updates)
+    def __init__(self, config: GAILConfig, spec: Spec, generator: Agent[Any, Any]) -> None:
+        super().__init__(config, spec, generator, demonstration_batches=config.updates)
         self.config = config
         self.features = TransitionFeatures(
             spec, config.inputs, absorbing=config.absorbing, indicator=config.absorbing_indicator
         )
-        self.discount = config.discount
         if config.absorbing and self.discount == 1.0:
             raise RecipeError(
                 "an absorbing state that earns rewards for ever has no finite value without discounting",
@@ -170,43 +173,50 @@ class GAIL(GeneratorWrapper):
 
     def update(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
-        metrics, rewarded = self._learn(state, batches, noise)
-        return metrics | self.generator.update(state.generator, rewarded, draws_of_generator(noise))
+        metrics, rewarded = self._rewarded(state, batches, noise)
+        return metrics | self.generator_update(state, rewarded, draws_of_generator(noise))
 
     def update_critic(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the generator's policy left as it is."""
-        metrics, rewarded = self._learn(state, batches, noise)
-        generator: Any = self.generator
-        own: Metrics = generator.update_critic(state.generator, rewarded, draws_of_generator(noise))
-        return metrics | own
+        metrics, rewarded = self._rewarded(state, batches, noise)
+        return metrics | self.generator_update_critic(state, rewarded, draws_of_generator(noise))
 
-    def _learn(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
-        """Train the discriminator; its metrics, and the generator's batches with the rewards it gives them."""
+    def _rewarded(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
+        """The generator's batches with learned rewards."""
         own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
-        flat = [without_time(batch) for batch in own]
+        transitions = [without_time(batch) for batch in own]
+        metrics, rewards = self.learn_reward(state, transitions, demonstrations, draws_of_wrapper(noise))
+        return metrics, with_rewards(own, rewards)
+
+    @repeated
+    def learn_reward(
+        self, state: GAILState, generated: Sequence[Batch], demonstrations: Sequence[Batch], noise: Noise
+    ) -> tuple[Metrics, list[Tensor]]:
+        """A step of the discriminator for each batch of demonstrations; then the rewards of each generated batch."""
         if self.config.normalize_input:
-            self._see([*flat, *demonstrations], state)
+            self._see([*generated, *demonstrations], state)
         metrics: Metrics = {}
         for step, expert in enumerate(demonstrations):
             draws = draws_of_step(noise, step)
-            generated = chosen_rows(flat[step % len(flat)], expert.reward.shape[1], draws["rows"])
-            metrics = self._discriminator_step(state, expert, generated, draws)
-        rewards = [self.reward(state, batch) for batch in flat]
-        metrics["learned_reward"] = mean_reward(rewards)
-        return metrics, with_rewards(own, rewards)
+            own = chosen_rows(generated[step % len(generated)], expert.reward.shape[1], draws["rows"])
+            state.discriminator.iterate()
+            loss, metrics = self.discriminator_loss(state, expert, own, draws)
+            state.optimizer.minimize(loss.sum())
+        rewards = [self.reward(state, batch) for batch in generated]
+        return metrics | {"learned_reward": mean_reward(rewards)}, rewards
 
     def _see(self, batches: Sequence[Batch], state: GAILState) -> None:
         """Add observations to the running moments."""
         seen = torch.cat([part for batch in batches for part in self.features.seen(batch)], dim=1)
         state.moments.copy_(merge_moments(state.moments, seen))
 
-    def _discriminator_step(self, state: GAILState, expert: Batch, generated: Batch, draws: Noise) -> Metrics:
-        """Down the slope of the cross-entropy, the gradient penalty and the (negative) entropy of the decisions."""
-        c, discriminator = self.config, state.discriminator
-        x, count = self._inputs(state, expert), expert.reward.shape[1]
-        y = self._inputs(state, generated)
+    def discriminator_loss(
+        self, state: GAILState, expert: Batch, generated: Batch, draws: Noise
+    ) -> tuple[Tensor, Metrics]:
+        """The cross-entropy, the gradient penalty and the (negative) entropy of the decisions, [S]; and metrics."""
+        c, discriminator, count = self.config, state.discriminator, expert.reward.shape[1]
+        x, y = self._inputs(state, expert), self._inputs(state, generated)
         joint = torch.cat([x, y, *([self.features.absorbed(expert)] if c.absorbing else [])], dim=1)
-        discriminator.iterate()
         layers = discriminator.layers()
         logit = discriminator(joint, layers)
         mine, theirs = logit[:, count : count + y.shape[1]], logit[:, :count]
@@ -223,11 +233,9 @@ class GAIL(GeneratorWrapper):
         if c.entropy_bonus:
             loss = loss - c.entropy_bonus * decision_entropy(logit[:, : count + y.shape[1]]).mean(dim=1)
         if c.gradient_penalty:
-            loss = loss + c.gradient_penalty * gradient_penalty(
-                discriminator, layers, self._between(x, y, expert, generated, draws["mixture"])
-            )
-        state.optimizer.minimize(loss.sum())
-        return metrics
+            between = self._between(x, y, expert, generated, draws["mixture"])
+            loss = loss + c.gradient_penalty * gradient_penalty(discriminator, layers, between)
+        return loss, metrics
 
     def _with_absorbed(self, logit: Tensor, joint: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Logits and weights of a side: behind each terminal state one step of the absorbing one counts."""
@@ -251,6 +259,11 @@ class GAIL(GeneratorWrapper):
     def _inputs(self, state: GAILState, batch: Batch) -> Tensor:
         return self.features(batch, state.moments if self.config.normalize_input else None)
 
+    @property
+    def length_bias(self) -> str:
+        """Which episode lengths the form of the reward favors; none where they end in the absorbing state."""
+        return "" if self.config.absorbing else self.config.reward
+
     @torch.no_grad()
     def reward(self, state: GAILState, batch: Batch) -> Tensor:
         """The learned reward of transitions, [S, B].
@@ -259,9 +272,27 @@ class GAIL(GeneratorWrapper):
         absorbing state's reward. Terminal transitions aren't bootstrapped from, so the generator's targets are those of
         a replay that holds absorbing transitions and a critic that knows their value exactly.
         """
-        form = self.config.reward
-        reward = reward_of(state.discriminator(self._inputs(state, batch)), form)
+        x, form = self._inputs(state, batch), self.config.reward
         if not self.config.absorbing:
-            return reward
-        absorbing = reward_of(state.discriminator(self.features.absorbed(batch)), form)
-        return reward + batch.terminated * absorbing * (self.discount / (1.0 - self.discount))
+            return reward_of(state.discriminator(x), form)
+        reward = reward_of(state.discriminator(torch.cat([x, self.features.absorbed(batch)], dim=1)), form)
+        living, absorbed = reward[:, :-1], reward[:, -1:]
+        return living + batch.terminated * absorbed * (self.discount / (1.0 - self.discount))
+
+
+ALGORITHM = Algorithm(
+    GAILConfig,
+    GAIL,
+    feeds=("demonstrations",),
+    provides=(
+        types.GivesReward,
+        types.Demonstrated,
+        types.Density,
+        types.CriticOnly,
+        types.StartsFromPolicy,
+        types.Scheduled,
+        types.EpisodesCut,
+    ),
+    summary="three rewards, absorbing states, gradient penalty, spectral norm, start from a clone (`--from`)",
+    wraps=("ppo", "sac", "td3"),
+)

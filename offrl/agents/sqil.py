@@ -10,8 +10,9 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from offrl.agents.algorithm import Algorithm
 from offrl.agents.wrapper import GeneratorWrapper, draws_of_generator
-from offrl.types import Agent, Batch, Metrics, Noise, Observation, Spec
+from offrl.types import Agent, Batch, Demonstrated, Density, Metrics, Noise, Observation, Scheduled, Spec
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class SQIL(GeneratorWrapper):
         generator: an agent for these spaces that learns from replay.
     """
 
-    def __init__(self, config: SQILConfig, spec: Spec, generator: Agent[Any]) -> None:
-        super().__init__(spec, generator, demonstration_batches=generator.batches_per_update)
+    def __init__(self, config: SQILConfig, spec: Spec, generator: Agent[Any, Any]) -> None:
+        super().__init__(config, spec, generator, demonstration_batches=generator.batches_per_update)
         self.config = config
 
     def init(self, seeds: Sequence[int], device: torch.device) -> SQILState:
@@ -68,12 +69,13 @@ class SQIL(GeneratorWrapper):
 
     def update(self, state: SQILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """An update of the generator."""
-        return self.generator.update(state.generator, self._mixed(batches), draws_of_generator(noise))
+        metrics: Metrics = self.generator.update(state.generator, self._mixed(batches), draws_of_generator(noise))
+        return metrics
 
     def update_critic(self, state: SQILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the generator's policy left as it is."""
-        generator: Any = self.generator
-        metrics: Metrics = generator.update_critic(state.generator, self._mixed(batches), draws_of_generator(noise))
+        mixed, draws = self._mixed(batches), draws_of_generator(noise)
+        metrics: Metrics = self.generator.update_critic(state.generator, mixed, draws)
         return metrics
 
     def _mixed(self, batches: Sequence[Batch]) -> list[Batch]:
@@ -107,3 +109,13 @@ def half_and_half(own: Batch, expert: Batch) -> Batch:
         next_observation=observed(own.next_observation, expert.next_observation),
         terminated=joined(own.terminated, expert.terminated),
     )
+
+
+ALGORITHM = Algorithm(
+    SQILConfig,
+    SQIL,
+    feeds=("demonstrations",),
+    provides=(Demonstrated, Density, Scheduled),
+    summary="a reward of 1 for demonstrations, 0 for own steps",
+    wraps=("sac", "dqn"),
+)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from offrl import plugins
+from offrl.agents.algorithm import Algorithm
 from offrl.nn import MLP
 from offrl.ops.minibatches import take_rows
-from offrl.ops.numpy_or_torch import Array
-from offrl.types import Agent, Batch, Noise, Observation, Spec
+from offrl.tracing import repeated
+from offrl.types import Agent, Batch, Density, EpisodesCut, Metrics, Noise, Observation, Scheduled, Spec
 
 GENERATOR = "generator."
 """Prefix of the names of the generator's draws among those of an update."""
@@ -25,53 +26,102 @@ class HoldsGenerator(Protocol):
     generator: Any
 
 
+class GeneratorOptions(Protocol):
+    """Options of an agent that holds a generator: the generator's name, and γ, which is the generator's."""
+
+    @property
+    def generator(self) -> str:
+        """Name of its algorithm."""
+
+    @property
+    def discount(self) -> float:
+        """γ, per step."""
+
+
 class GeneratorWrapper:
-    """Acts as its generator does.
+    """Acts as its generator does, and passes on whatever the generator can do.
 
     Args:
+        config: the options.
         spec: the spaces.
-        generator: the agent that learns to act.
+        generator: the agent that learns to act, of the algorithm that the options name.
         demonstration_batches: batches of demonstrations that an update takes behind the generator's own.
     """
 
-    def __init__(self, spec: Spec, generator: Agent[Any], demonstration_batches: int) -> None:
-        self.spec, self.generator, self.demonstration_batches = spec, generator, demonstration_batches
+    adopted_options: ClassVar[tuple[str, ...]] = ()
+    """None but the generator's."""
+
+    def __init__(
+        self, config: GeneratorOptions, spec: Spec, generator: Agent[Any, Any], demonstration_batches: int
+    ) -> None:
+        self.spec, self.demonstration_batches, self.discount = spec, demonstration_batches, config.discount
+        # Its type is open: what it can do beyond the contract, its algorithm's record tells.
+        self.generator: Any = generator
+        self.learner: Algorithm = plugins.algorithms[config.generator]
         self.batches_per_update = generator.batches_per_update
-        self.exploration_shape = generator.exploration_shape
-        self.acts_on_arrays = getattr(generator, "acts_on_arrays", False)
-        self.honors_masks = getattr(generator, "honors_masks", False)
+        self.acting_noise_shape = generator.acting_noise_shape
 
     def generator_noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """The generator's draws, under names that are not the wrapper's."""
         return {GENERATOR + name: shape for name, shape in self.generator.noise_shapes(batch_size).items()}
 
+    @repeated
+    def generator_update(self, state: HoldsGenerator, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The generator's own update, as a part beside those of the wrapper: some generators have parts themselves."""
+        metrics: Metrics = self.generator.update(state.generator, batches, noise)
+        return metrics
+
+    @repeated
+    def generator_update_critic(self, state: HoldsGenerator, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the generator's policy left as it is."""
+        metrics: Metrics = self.generator.update_critic(state.generator, batches, noise)
+        return metrics
+
+    def initial_carry(self, state: HoldsGenerator, count: int) -> Any:
+        """What the generator remembers where an episode begins."""
+        return self.generator.initial_carry(state.generator, count)
+
     def act(
-        self, state: HoldsGenerator, observation: Observation | NDArray[Any], noise: Array = None, *masks: Array
-    ) -> Array:
+        self,
+        state: HoldsGenerator,
+        observation: Observation,
+        carry: Any,
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
         """The generator's actions."""
-        generator: Any = self.generator
-        return generator.act(state.generator, observation, noise, *masks)
+        action: tuple[Tensor, Any] = self.generator.act(state.generator, observation, carry, noise, action_mask)
+        return action
 
     @property
     def has_density(self) -> bool:
         """Whether the generator's sampled actions have the density `log_prob`."""
-        return getattr(self.generator, "has_density", False)
+        return self.learner.can(Density) and self.generator.has_density
 
-    def log_prob(self, state: HoldsGenerator, observation: Observation, action: Tensor, *masks: Tensor) -> Tensor:
+    def log_prob(
+        self,
+        state: HoldsGenerator,
+        observation: Observation,
+        action: Tensor,
+        carry: Any,
+        action_mask: Tensor | None = None,
+    ) -> Tensor:
         """The generator's log π(a | s), [S, N], in nats."""
-        generator: Any = self.generator
-        log_prob: Tensor = generator.log_prob(state.generator, observation, action, *masks)
+        log_prob: Tensor = self.generator.log_prob(state.generator, observation, action, carry, action_mask)
         return log_prob
 
     def episodes_cut(self, state: HoldsGenerator) -> None:
         """Tell the generator that the running episodes were cut, if it wants to know."""
-        if hasattr(self.generator, "episodes_cut"):
+        if self.learner.can(EpisodesCut):
             self.generator.episodes_cut(state.generator)
+
+    def ended_schedule(self, state: HoldsGenerator) -> int:
+        """The generator's steps, where its schedule has ended; else 0."""
+        return self.generator.ended_schedule(state.generator) if self.learner.can(Scheduled) else 0
 
     def adopt_policy(self, state: HoldsGenerator, policy: MLP, kind: str) -> None:
         """Start the generator's actor from a cloned policy; see the generator's own `adopt_policy`."""
-        generator: Any = self.generator
-        generator.adopt_policy(state.generator, policy, kind)
+        self.generator.adopt_policy(state.generator, policy, kind)
 
 
 def draws_of_generator(noise: Noise) -> Noise:
@@ -79,9 +129,14 @@ def draws_of_generator(noise: Noise) -> Noise:
     return {name.removeprefix(GENERATOR): draws for name, draws in noise.items() if name.startswith(GENERATOR)}
 
 
+def draws_of_wrapper(noise: Noise) -> Noise:
+    """The wrapper's own part of them."""
+    return {name: draws for name, draws in noise.items() if not name.startswith(GENERATOR)}
+
+
 def draws_of_step(noise: Mapping[str, Tensor], step: int) -> Noise:
-    """The wrapper's own part of them, of one of its steps."""
-    return {name: draws[:, step] for name, draws in noise.items() if not name.startswith(GENERATOR)}
+    """One step's part of the wrapper's own, [S, steps, …]."""
+    return {name: draws[:, step] for name, draws in noise.items()}
 
 
 def chosen_rows(generated: Batch, count: int, draws: Tensor) -> Batch:

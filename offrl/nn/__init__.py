@@ -4,5 +4,6 @@ from offrl.nn.adam import Adam
 from offrl.nn.flat import FlatModule, seed_generators
 from offrl.nn.flatten import FlatObservation
 from offrl.nn.mlp import MLP
+from offrl.nn.stacked import stacked
 
-__all__ = ["MLP", "Adam", "FlatModule", "FlatObservation", "seed_generators"]
+__all__ = ["MLP", "Adam", "FlatModule", "FlatObservation", "seed_generators", "stacked"]

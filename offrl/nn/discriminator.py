@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
-from torch.nn.functional import one_hot
 
 from offrl.nn.flat import FlatModule, uniform_per_seed
 from offrl.nn.flatten import FlatObservation
-from offrl.nn.mlp import MLP, Layer, Layers, PlainLayers, affine, plain_layers
+from offrl.nn.mlp import MLP
 from offrl.ops.running_moments import normalize
 from offrl.types import Batch, Spec
 
 Inputs = Literal["state_action", "state", "transition"]
 """What of a transition is looked at: (s, a), s, or (s, s')."""
-INPUT_LIMIT = 10.0
-"""Standard deviations that normalized observations are clipped to."""
 
 
 class TransitionFeatures:
@@ -49,7 +46,7 @@ class TransitionFeatures:
         """The flat observations, [S, B, D] each."""
         states = [batch.observation, batch.next_observation][: self.states]
         flat = [self.flat_observation(state) for state in states]
-        return flat if moments is None else [normalize(part, moments, INPUT_LIMIT) for part in flat]
+        return flat if moments is None else [normalize(part, moments) for part in flat]
 
     def absorbed(self, batch: Batch) -> Tensor:
         """The features [S, 1, width] of the step from the absorbing state to itself."""
@@ -69,15 +66,27 @@ class TransitionFeatures:
     def _action(self, action: Tensor) -> Tensor:
         space = self.spec.action_space
         if isinstance(space, gym.spaces.Discrete):
-            return one_hot(action - int(space.start), int(space.n)).float()
+            return _one_hot(action - int(space.start), int(space.n))
         if isinstance(space, gym.spaces.MultiDiscrete):
             columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
-            return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1).float()
+            return torch.cat([_one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
         return action
 
 
+def _one_hot(number: Tensor, count: int) -> Tensor:
+    """[…] to float32 […, count]. PyTorch's own looks at the values, which no trace can repeat."""
+    return (number.unsqueeze(-1) == torch.arange(count, device=number.device)).float()
+
+
+class Layer(NamedTuple):
+    """An affine layer's W [S, outputs, inputs] and b [S, 1, outputs]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 class Discriminator(FlatModule):
-    """S networks, each of a vector to one number, differentiable by its input too.
+    """S networks, each of a vector to one number, whose slope by the input can be differentiated as well.
 
     Args:
         inputs: width of the input.
@@ -110,41 +119,48 @@ class Discriminator(FlatModule):
         """Turn each layer's estimated first left singular vector by a power iteration."""
         if not self.spectral_norm:
             return
-        for depth, layer in enumerate(self.network.stacked(1)):
+        for depth, (weight, _) in enumerate(self._plain_layers()):
             direction = self.get_buffer(f"direction_{depth}")
-            direction.copy_(unit_length(torch.bmm(layer.weight, _right(layer.weight, direction)).squeeze(-1), dim=-1))
+            direction.copy_(unit_length(torch.bmm(weight, _right(weight, direction)).squeeze(-1), dim=-1))
 
-    def layers(self) -> Layers:
+    def layers(self) -> list[Layer]:
         """The layers as they are applied, differentiable by the parameters."""
-        parameters = [part.squeeze(1) for part in self.network.own_parameters]
-        weights, biases = parameters[::2], parameters[1::2]
-        if self.spectral_norm:
-            weights = [self._normalized(depth, weight) for depth, weight in enumerate(weights)]
-        return [Layer.of(*pair) for pair in zip(weights, biases, strict=True)]
+        layers = self._plain_layers()
+        if not self.spectral_norm:
+            return layers
+        return [Layer(self._normalized(depth, weight), bias) for depth, (weight, bias) in enumerate(layers)]
 
-    def forward(self, x: Tensor, layers: Layers | None = None) -> Tensor:
+    def forward(self, x: Tensor, layers: Sequence[Layer] | None = None) -> Tensor:
         """[S, B, inputs] to [S, B]; `layers` spares computing them once more."""
-        layers = self.layers() if layers is None else layers
-        if not torch.is_grad_enabled():
-            return plain_layers(x, self.activation, layers)[0].squeeze(-1)
-        parameters = [part.unsqueeze(1) for layer in layers for part in (layer.weight, layer.bias)]
-        detached = [Layer.of(layer.weight.detach(), layer.bias.detach()) for layer in layers]
-        output: Tensor = PlainLayers.apply(x, self.activation, detached, *parameters)  # type: ignore[no-untyped-call]
-        return output.squeeze(-1)
+        *hidden, last = self.layers() if layers is None else layers
+        for layer in hidden:
+            x = self._activated(x, layer)
+        return torch.baddbmm(last.bias, x, last.weight.mT).squeeze(-1)
 
-    def input_gradient(self, x: Tensor, layers: Layers) -> Tensor:
-        """The output's derivative by the input, [S, B, inputs]; differentiable by the layers, not by the input."""
-        slope = layers[-1].weight.expand(-1, x.shape[1], -1)
-        # The derivative of a ReLU is constant wherever it has one, so the way forward needs no record.
+    def input_gradient(self, x: Tensor, layers: Sequence[Layer]) -> Tensor:
+        """The output's derivative by the input, [S, B, inputs]; differentiable by the layers, not by the input.
+
+        The chain rule is written down, for autograd would go through the whole network once more: it can't know that a
+        ReLU's derivative has none itself.
+        """
+        *hidden, last = layers
+        slope = last.weight.expand(-1, x.shape[1], -1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.activation == "tanh"):
-            hidden, derivatives = x, []
-            for layer in layers[:-1]:
-                hidden = affine(hidden, layer)
-                hidden = hidden.tanh() if self.activation == "tanh" else hidden.relu()
-                derivatives.append(1.0 - hidden.square() if self.activation == "tanh" else (hidden > 0.0).float())
-        for layer, derivative in zip(reversed(layers[:-1]), reversed(derivatives), strict=True):
+            derivatives = []
+            for layer in hidden:
+                x = self._activated(x, layer)
+                derivatives.append(1.0 - x.square() if self.activation == "tanh" else (x > 0.0).float())
+        for layer, derivative in zip(reversed(hidden), reversed(derivatives), strict=True):
             slope = torch.bmm(slope * derivative, layer.weight)
         return slope
+
+    def _activated(self, x: Tensor, layer: Layer) -> Tensor:
+        output: Tensor = self.network.activation(torch.baddbmm(layer.bias, x, layer.weight.mT))
+        return output
+
+    def _plain_layers(self) -> list[Layer]:
+        parameters = [part.squeeze(1) for part in self.network.own_parameters]
+        return [Layer(*pair) for pair in zip(parameters[::2], parameters[1::2], strict=True)]
 
     def _normalized(self, depth: int, weight: Tensor) -> Tensor:
         """W / (uᵀ W v), whose derivative leaves out that of the singular vectors."""
@@ -158,7 +174,7 @@ def _right(weight: Tensor, left: Tensor) -> Tensor:
     return unit_length(torch.bmm(weight.mT, left.unsqueeze(-1)), dim=1)
 
 
-def gradient_penalty(discriminator: Discriminator, layers: Layers, x: Tensor) -> Tensor:
+def gradient_penalty(discriminator: Discriminator, layers: Sequence[Layer], x: Tensor) -> Tensor:
     """(‖∂ output / ∂x‖ − 1)², averaged over [S, B, inputs] to [S] (Gulrajani et al., 2017)."""
     slope = discriminator.input_gradient(x, layers)
     return ((slope.square().sum(dim=-1) + 1e-12).sqrt() - 1.0).square().mean(dim=1)

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from offrl.types import Agent, Batch, Noise, Spec
@@ -130,18 +131,30 @@ def act(
     return agent.act(state, observation, agent.initial_carry(state, first.shape[1]), noise, mask)[0]
 
 
-READING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+READING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+)
 """What asks for a tensor's values, or has a result whose shape goes by them."""
 
 
 class _RefusingToRead(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in READING, f"{func} was called"
+        by_masks = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
+        assert not (by_masks and any(index is not None and index.dtype == torch.bool for index in args[1])), func
+        return func(*args, **(kwargs or {}))
+
+
+class _RefusingToLeave(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (Tensor.tolist, Tensor.numpy, Tensor.__array__), f"{func} was called"
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def no_values_read() -> Iterator[None]:
     """Fail where anything within depends on tensors' values outside of tensors, by which it couldn't be traced."""
-    with _RefusingToRead():
+    with _RefusingToRead(), _RefusingToLeave():
         yield

@@ -24,6 +24,7 @@ from tests.agents.batches import (
     random_noise,
     random_rollouts,
 )
+from tests.agents.contract import Calls
 from tests.nn.plain import assert_member_equals, copy_of_member
 
 UPDATES, EXPERTS = 10, 6
@@ -121,7 +122,7 @@ def test_updates_equal_a_plain_implementation(config: AIRLConfig, spec: Spec) ->
 
             def log_prob(batch: Batch, position: int = position) -> Tensor:
                 both = [part.expand(2, *part.shape[1:]) for part in (batch.observation, batch.action)]
-                return generator.log_prob(alone, *both)[position]
+                return generator.log_prob(alone, *both, ())[position]
 
             for i, expert in enumerate(experts):
                 chosen = taken(own, noise["rows"][position, i].argsort()[:EXPERTS])
@@ -191,3 +192,18 @@ def test_critics_alone_leave_the_policy_as_it_is() -> None:
     changed = {name for name, tensor in state_tensors(state).items() if not torch.equal(tensor, before[name])}
     assert not [name for name in changed if name.startswith("generator.actor.")]
     assert {"shaped.reward.layers.0.weight", "generator.critic.layers.0.weight"} <= changed
+
+
+@variants
+def test_no_value_is_read_where_calls_are_repeated(config: AIRLConfig, spec: Spec) -> None:
+    agent = AIRL(config, spec, PPO(OPTIONS, spec))
+    state = agent.init((0, 1), CPU)
+    before = state_tensors(state)
+    (rollout, *experts), noise = cycles(agent, spec, 2)[0]
+    with Calls():
+        agent.learn_reward(state, [rows_of(rollout)], experts, {"rows": noise["rows"]})
+    assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in state_tensors(state).items())
+
+
+def test_the_reward_s_form_favors_either_length() -> None:
+    assert AIRL(SMALL, continuous(), PPO(OPTIONS, continuous())).length_bias == "logit"

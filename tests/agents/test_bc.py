@@ -19,13 +19,15 @@ from offrl.agents.bc import BC, BCConfig, BCState
 from offrl.agents.space_checks import policy_kind
 from offrl.errors import OffrlError, RecipeError, SpaceMismatchError
 from offrl.nn.distributions import SQUASH_MARGIN
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.types import Batch, Spec
 from tests.agents.batches import (
     CPU,
+    act,
     continuous,
     discrete,
     multi_discrete,
+    no_values_read,
     noise_of_seed,
     of_seed,
     random_batches,
@@ -33,7 +35,6 @@ from tests.agents.batches import (
     run_updates,
     unbounded,
 )
-from tests.agents.contract import Calls, actions_of
 from tests.nn.plain import assert_member_equals, copy_of_member
 
 UPDATES = 10
@@ -189,8 +190,8 @@ def test_training_seeds_together_equals_training_each_alone(
         for name, tensor in state_tensors(alone).items():
             expected = trained[name][position] if tensor.dim() else trained[name]
             torch.testing.assert_close(tensor[0] if tensor.dim() else tensor, expected, rtol=1e-4, atol=1e-6)
-        acted = actions_of(agent, alone, observation[position : position + 1])
-        torch.testing.assert_close(acted[0], actions_of(agent, together, observation)[position], rtol=1e-4, atol=1e-5)
+        acted = act(agent, alone, observation[position : position + 1])
+        torch.testing.assert_close(acted[0], act(agent, together, observation)[position], rtol=1e-4, atol=1e-5)
 
 
 @kinds
@@ -199,10 +200,10 @@ def test_no_tensors_value_is_read(config: BCConfig, spec: Spec, options: dict[st
     agent = BC(dataclasses.replace(config, hidden=HIDDEN, **options), spec)
     state = agent.init((0, 1), CPU)
     (batch,), (noise,) = random_batches(spec, 1, 2), random_noise(agent, 1, 2)
-    with Calls():
+    with no_values_read():
         agent.update(state, [batch], noise)
         for draws in (None, torch.randn(2, 8, spec.action_dim)):
-            actions_of(agent, state, batch.observation, draws)
+            act(agent, state, batch.observation, draws)
 
 
 def hand_set(policy: str, spec: Spec, weight: list[list[float]], bias: list[float], **options: Any) -> tuple[BC, Any]:
@@ -304,7 +305,7 @@ def test_choices_that_count_from_elsewhere_are_numbered_as_the_environment_does(
         state.policy.layers[0].weight.zero_()
         state.policy.layers[0].bias[0, 0, 0] = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0])
     observation = torch.zeros(1, 1, 1)
-    assert actions_of(agent, state, observation).tolist() == [[[6, 0]]]
+    assert act(agent, state, observation).tolist() == [[[6, 0]]]
     log_prob = agent.log_prob(state, observation, torch.tensor([[[5, 1]]]), ())
     expected = -math.log(1.0 + math.e) - math.log(2.0 + math.e**2)
     assert log_prob.item() == pytest.approx(expected, rel=1e-5)
@@ -320,7 +321,7 @@ def test_the_average_acts_where_there_is_one() -> None:
         acting = state.average if ema else state.policy
         torch.testing.assert_close(acting.flat, start.lerp(state.policy.flat, 1.0 - ema))
         plain = copy_of_member(acting, 0)
-        torch.testing.assert_close(actions_of(agent, state, observation)[0], plain(observation[0]).tanh())
+        torch.testing.assert_close(act(agent, state, observation)[0], plain(observation[0]).tanh())
 
 
 def test_validation_is_the_imitation_loss_alone() -> None:
@@ -339,36 +340,36 @@ def test_validation_is_the_imitation_loss_alone() -> None:
 def test_greedy_actions_are_modes() -> None:
     agent, state = hand_set("gaussian", continuous(1, 1), [[4.0, 0.0]], [0.0, 0.0])
     # A mean beyond the bound is clipped; the mean of a squashed policy goes through tanh.
-    assert actions_of(agent, state, torch.tensor([[[0.1], [1.0]]])).squeeze().tolist() == pytest.approx([0.4, 1.0])
+    assert act(agent, state, torch.tensor([[[0.1], [1.0]]])).squeeze().tolist() == pytest.approx([0.4, 1.0])
     agent, state = hand_set("squashed_gaussian", continuous(1, 1), [[4.0, 0.0]], [0.0, 0.0])
-    assert actions_of(agent, state, torch.tensor([[[0.1]]])).item() == pytest.approx(math.tanh(0.4))
+    assert act(agent, state, torch.tensor([[[0.1]]])).item() == pytest.approx(math.tanh(0.4))
     agent, state = hand_set("categorical", discrete(1, 3, start=2), [[0.0] * 3], [0.0, 2.0, 1.0])
-    action = actions_of(agent, state, torch.zeros(1, 4, 1))
+    action = act(agent, state, torch.zeros(1, 4, 1))
     assert action.dtype == torch.int64
     assert action.tolist() == [[3, 3, 3, 3]]
     agent, state = hand_set("categorical", multi_discrete(1, (2, 3)), [[0.0] * 5], [1.0, 0.0, 0.0, 0.0, 1.0])
-    assert actions_of(agent, state, torch.zeros(1, 2, 1)).tolist() == [[[0, 2], [0, 2]]]
+    assert act(agent, state, torch.zeros(1, 2, 1)).tolist() == [[[0, 2], [0, 2]]]
 
 
 def test_actions_sampled_with_draws_follow_the_policy() -> None:
     draws = torch.tensor([[[0.5], [-2.0]]])
     observation = torch.zeros(1, 2, 1)
     agent, state = hand_set("gaussian", unbounded(1, 1), [[0.0, 0.0]], [0.3, math.log(2.0)])
-    assert actions_of(agent, state, observation, draws).flatten().tolist() == pytest.approx([1.3, -3.7])
+    assert act(agent, state, observation, draws).flatten().tolist() == pytest.approx([1.3, -3.7])
     agent, state = hand_set("squashed_gaussian", continuous(1, 1), [[0.0, 0.0]], [0.3, math.log(2.0)])
     expected = [math.tanh(1.3), math.tanh(-3.7)]
-    assert actions_of(agent, state, observation, draws).flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    assert act(agent, state, observation, draws).flatten().tolist() == pytest.approx(expected, rel=1e-5)
     agent, state = hand_set("gaussian", continuous(1, 1), [[0.0, 0.0]], [0.3, math.log(2.0)])
-    assert actions_of(agent, state, observation, draws).flatten().tolist() == [1.0, -1.0]
+    assert act(agent, state, observation, draws).flatten().tolist() == [1.0, -1.0]
     agent, state = hand_set("deterministic", continuous(1, 1), [[0.0]], [0.3])
-    assert torch.equal(actions_of(agent, state, observation, draws), actions_of(agent, state, observation))
+    assert torch.equal(act(agent, state, observation, draws), act(agent, state, observation))
 
 
 def test_sampled_discrete_actions_come_as_often_as_they_are_likely() -> None:
     agent, state = hand_set("categorical", discrete(1, 3, start=4), [[0.0] * 3], [math.log(p) for p in (0.2, 0.3, 0.5)])
     count = 20_000
     noise = torch.randn(1, count, 3, generator=torch.Generator().manual_seed(0))
-    action = actions_of(agent, state, torch.zeros(1, count, 1), noise)[0]
+    action = act(agent, state, torch.zeros(1, count, 1), noise)[0]
     for choice, probability in zip((4, 5, 6), (0.2, 0.3, 0.5), strict=True):
         frequency = (action == choice).float().mean().item()
         assert abs(frequency - probability) < 4 * (probability * (1 - probability) / count) ** 0.5
@@ -381,7 +382,7 @@ def test_sampling_and_density_agree() -> None:
     count = 20_000
     noise = torch.randn(1, count, 1, generator=torch.Generator().manual_seed(0))
     observation = torch.zeros(1, count, 1)
-    log_prob = agent.log_prob(state, observation, actions_of(agent, state, observation, noise), ())[0]
+    log_prob = agent.log_prob(state, observation, act(agent, state, observation, noise), ())[0]
     u = torch.linspace(-6.0, 7.0, 100_001, dtype=torch.float64)
     gaussian = Normal(torch.tensor(0.3).double(), torch.tensor(math.exp(-0.5)).double()).log_prob(u)
     entropy = -torch.trapezoid(gaussian.exp() * (gaussian - torch.log(1.0 - u.tanh() ** 2)), u).item()

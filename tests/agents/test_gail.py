@@ -18,7 +18,6 @@ from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.errors import RecipeError
-from offrl.nn import MLP
 from offrl.runs.checkpoint import restore_tensors, state_tensors
 from offrl.types import Agent, Batch, Noise, Spec
 from tests.agents.batches import (
@@ -32,6 +31,7 @@ from tests.agents.batches import (
     random_noise,
     random_rollouts,
 )
+from tests.agents.contract import Calls, actions_of
 from tests.nn.plain import assert_member_equals, copy_of_member
 
 UPDATES, EXPERTS = 10, 6
@@ -67,7 +67,8 @@ class Nothing:
 class Recorder:
     """A generator that keeps what it is given."""
 
-    exploration_shape: tuple[int, ...] = (2,)
+    acting_noise_shape: tuple[int, ...] = (2,)
+    discount = 0.9
 
     def __init__(self, spec: Spec, batches_per_update: int = 1) -> None:
         self.spec, self.batches_per_update = spec, batches_per_update
@@ -85,8 +86,18 @@ class Recorder:
         self.draws.append(noise)
         return {"own_loss": state.count}
 
-    def act(self, state: Nothing, observation: Any, noise: Tensor | None = None) -> Tensor:
-        return torch.zeros(*observation.shape[:2], 2)
+    def initial_carry(self, state: Nothing, count: int) -> Tensor:
+        return state.count.unsqueeze(1).expand(-1, count)
+
+    def act(
+        self,
+        state: Nothing,
+        observation: Any,
+        carry: Tensor,
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return torch.zeros(*observation.shape[:2], 2) + carry.unsqueeze(-1), carry + 1.0
 
 
 class PlainDiscriminator:
@@ -278,7 +289,7 @@ def test_training_seeds_together_equals_training_each_alone(config: GAILConfig, 
 @pytest.mark.parametrize("kind", ["ppo", "sac", "td3"])
 def test_the_generator_learns_as_it_would_alone_from_the_learned_rewards(kind: str) -> None:
     spec = continuous()
-    generators: dict[str, Agent[Any]] = {
+    generators: dict[str, Agent[Any, Any]] = {
         "ppo": PPO(PPOConfig(hidden=(8,), epochs=2), spec),
         "sac": SAC(SACConfig(hidden=(8,)), spec),
         "td3": TD3(TD3Config(hidden=(8,)), spec),
@@ -297,9 +308,11 @@ def test_the_generator_learns_as_it_would_alone_from_the_learned_rewards(kind: s
         generator.update(alone, rewarded, draws)
     for name, tensor in state_tensors(alone).items():
         assert torch.equal(state_tensors(state)[f"generator.{name}"], tensor), name
-    observation, draws_ = torch.randn(2, 5, 3), torch.randn(2, 5, *agent.exploration_shape)
+    observation, draws_ = torch.randn(2, 5, 3), torch.randn(2, 5, *agent.acting_noise_shape)
     for given in (None, draws_):
-        assert torch.equal(agent.act(state, observation, given), generator.act(alone, observation, given))
+        assert torch.equal(
+            actions_of(agent, state, observation, given), actions_of(generator, alone, observation, given)
+        )
 
 
 def _rows(batch: Batch) -> Batch:
@@ -404,22 +417,67 @@ def test_a_cloned_policy_is_where_the_generator_starts() -> None:
     cloned = cloner.init((4,), CPU)
     agent = GAIL(SMALL, continuous(), TD3(TD3Config(hidden=(8,)), continuous()))
     state = agent.init((0,), CPU)
-    policy = cloner.acting_network(cloned)
-    assert isinstance(policy, MLP)
+    policy = cloner.policy_network(cloned)
     agent.adopt_policy(state, policy, cloner.kind)
     observation = torch.randn(1, 5, 3)
-    assert torch.equal(agent.act(state, observation), cloner.act(cloned, observation))
+    assert torch.equal(actions_of(agent, state, observation), actions_of(cloner, cloned, observation))
 
 
 def test_densities_are_the_generator_s() -> None:
     sac, td3 = SAC(SACConfig(hidden=(8,)), continuous()), TD3(TD3Config(hidden=(8,)), continuous())
-    agent = GAIL(SMALL, continuous(), sac)
+    agent = GAIL(small(generator="sac"), continuous(), sac)
     state = agent.init((0,), CPU)
     observation, action = torch.randn(1, 5, 3), torch.rand(1, 5, 2)
-    expected = sac.log_prob(state.generator, observation, action)
-    assert torch.equal(agent.log_prob(state, observation, action), expected)
+    carry = agent.initial_carry(state, 5)
+    expected = sac.log_prob(state.generator, observation, action, carry)
+    assert torch.equal(agent.log_prob(state, observation, action, carry), expected)
     assert agent.has_density
-    assert not GAIL(SMALL, continuous(), td3).has_density
+    assert not GAIL(small(generator="td3"), continuous(), td3).has_density
+    clipping = PPO(PPOConfig(hidden=(8,)), continuous())
+    assert not GAIL(small(generator="ppo"), continuous(), clipping).has_density
+
+
+def test_the_carry_is_the_generator_s() -> None:
+    agent = GAIL(SMALL, continuous(), Recorder(continuous()))
+    state = agent.init((0,), CPU)
+    observation, carry = torch.randn(1, 5, 3), agent.initial_carry(state, 5)
+    for step in range(3):
+        action, carry = agent.act(state, observation, carry)
+        assert action.eq(float(step)).all()
+
+
+def test_what_the_generator_wants_to_know_it_is_told() -> None:
+    options = PPOConfig(hidden=(8,), epochs=1, scale_reward=True, decay_steps=20)
+    agent = GAIL(small(generator="ppo", generator_options=options), continuous(), PPO(options, continuous()))
+    state = agent.init((0,), CPU)
+    for batches, noise in cycles(agent, continuous(), 1, rollouts=True)[:2]:
+        assert agent.ended_schedule(state) == 0
+        agent.update(state, batches, noise)
+    assert agent.ended_schedule(state) == 36
+    assert state.generator.return_carry.ne(0.0).any()
+    agent.episodes_cut(state)
+    assert state.generator.return_carry.eq(0.0).all()
+    other = GAIL(small(generator="td3"), continuous(), TD3(OPTIONS, continuous()))
+    other_state = other.init((0,), CPU)
+    other.episodes_cut(other_state)
+    assert other.ended_schedule(other_state) == 0
+
+
+def test_the_reward_s_form_favors_lengths_unless_episodes_end_in_the_absorbing_state() -> None:
+    spec = continuous()
+    assert GAIL(small(reward="positive"), spec, Recorder(spec)).length_bias == ""
+    assert GAIL(small(reward="positive", absorbing=False), spec, Recorder(spec)).length_bias == "positive"
+
+
+@variants
+def test_no_value_is_read_where_calls_are_repeated(config: GAILConfig, spec: Spec) -> None:
+    agent = GAIL(config, spec, Recorder(spec, 2))
+    state = agent.init((0, 1), CPU)
+    before = state_tensors(state)
+    batches, noise = cycles(agent, spec, 2, rollouts=False)[0]
+    with Calls():
+        agent.learn_reward(state, batches[:2], batches[2:], noise)
+    assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in state_tensors(state).items())
 
 
 def test_rewards_for_ever_need_a_discount() -> None:

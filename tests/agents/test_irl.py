@@ -24,10 +24,9 @@ from offrl.mdp import (
     soft_values,
     visits,
 )
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.types import Batch, Spec
-from tests.agents.batches import CPU, continuous, discrete
-from tests.agents.contract import actions_of
+from tests.agents.batches import CPU, act, continuous, discrete
 from tests.envs.grids import GRID, SLIPPERY, TIMELESS, grid
 from tests.mdp.processes import random_mdp
 from tests.mdp.test_planning import GOLDEN, two_states
@@ -312,7 +311,7 @@ def test_rewards_and_actions_are_looked_up(start: int) -> None:
         state.table.copy_(torch.from_numpy(rng.standard_normal(state.table.shape)))
         state.log_policy.copy_(torch.from_numpy(rng.standard_normal((2, 3, 2))).log_softmax(-1))
         assert torch.equal(agent.reward(state, batch), state.table[:, rows].float())
-        assert torch.equal(actions_of(agent, state, observation), state.log_policy.argmax(-1) - 1)
+        assert torch.equal(act(agent, state, observation), state.log_policy.argmax(-1) - 1)
         expected = state.log_policy.gather(-1, (batch.action + 1).unsqueeze(-1)).squeeze(-1)
         assert torch.equal(agent.log_prob(state, observation, batch.action, ()), expected.float())
 
@@ -322,7 +321,7 @@ def test_sampled_actions_are_as_frequent_as_they_are_probable() -> None:
     state = agent.init([0], CPU)
     state.log_policy.copy_(torch.tensor([0.2, 0.5, 0.3]).log())
     noise = torch.randn(1, 20_000, 3, generator=torch.Generator().manual_seed(0))
-    actions = actions_of(agent, state, torch.zeros(1, 20_000, dtype=torch.int64), noise)
+    actions = act(agent, state, torch.zeros(1, 20_000, dtype=torch.int64), noise)
     assert np.allclose(np.bincount(actions[0].numpy()) / 20_000, [0.2, 0.5, 0.3], atol=0.015)
 
 

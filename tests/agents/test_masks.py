@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from offrl import plugins
-from tests.agents.batches import CPU, discrete
-from tests.agents.contract import actions_of
+from tests.agents.batches import CPU, act, discrete
 
 SEEDS, ROWS, ACTIONS, FIRST = 2, 400, 4, 3
 SPEC = discrete(3, ACTIONS, start=FIRST)
@@ -50,21 +49,21 @@ def allowed(mask: Tensor, action: Tensor) -> Tensor:
 def test_the_greedy_action_is_the_best_allowed_one(algo: str) -> None:
     """Found out by other masks: beside the one that is taken where it is forbidden, it is taken."""
     (agent, state), (observation, mask) = made(algo), shown()
-    action = actions_of(agent, state, observation, None, mask)
+    action = act(agent, state, observation, None, mask)
     assert allowed(mask, action).all()
-    best = actions_of(agent, state, observation)
+    best = act(agent, state, observation)
     free = allowed(mask, best)
     assert 0.2 < free.float().mean() < 0.9
     torch.testing.assert_close(action[free], best[free])
     everything = torch.ones_like(mask)
-    torch.testing.assert_close(actions_of(agent, state, observation, None, everything), best)
+    torch.testing.assert_close(act(agent, state, observation, None, everything), best)
     # Without the action that was taken, another is; and that one loses against it.
     rest = mask & ~torch.nn.functional.one_hot(action - FIRST, ACTIONS).bool()
     several = rest.any(dim=-1)
     rest[~several] = mask[~several]
-    second = actions_of(agent, state, observation, None, rest)
+    second = act(agent, state, observation, None, rest)
     both = torch.nn.functional.one_hot(action - FIRST, ACTIONS) | torch.nn.functional.one_hot(second - FIRST, ACTIONS)
-    torch.testing.assert_close(actions_of(agent, state, observation, None, both.bool()), action)
+    torch.testing.assert_close(act(agent, state, observation, None, both.bool()), action)
     assert (second != action)[several].all()
 
 
@@ -72,9 +71,9 @@ def test_the_greedy_action_is_the_best_allowed_one(algo: str) -> None:
 def test_samples_are_allowed(algo: str) -> None:
     (agent, state), (observation, mask) = made(algo), shown()
     noise = torch.randn(SEEDS, ROWS, *agent.acting_noise_shape, generator=torch.Generator().manual_seed(4))
-    sampled = actions_of(agent, state, observation, noise, mask)
+    sampled = act(agent, state, observation, noise, mask)
     assert allowed(mask, sampled).all()
-    assert (sampled != actions_of(agent, state, observation, None, mask)).any()
+    assert (sampled != act(agent, state, observation, None, mask)).any()
 
 
 @with_density
@@ -94,7 +93,7 @@ def test_samples_have_these_probabilities(algo: str) -> None:
     observation = torch.tensor([0.5, -1.0, 2.0]).expand(SEEDS, 20_000, 3)
     mask = torch.tensor([True, False, True, True]).expand(SEEDS, 20_000, ACTIONS)
     noise = torch.randn(SEEDS, 20_000, *agent.acting_noise_shape, generator=torch.Generator().manual_seed(4))
-    sampled = actions_of(agent, state, observation, noise, mask)
+    sampled = act(agent, state, observation, noise, mask)
     carry = agent.initial_carry(state, ACTIONS)
     for seed in range(SEEDS):
         shares = (sampled[seed] - FIRST).bincount(minlength=ACTIONS) / 20_000
@@ -109,6 +108,6 @@ def test_random_actions_of_epsilon_greedy_are_allowed_ones_and_equally_likely() 
     observation = torch.zeros(1, 20_000, 3)
     mask = torch.tensor([False, True, True, True]).expand(1, 20_000, ACTIONS)
     noise = torch.randn(1, 20_000, ACTIONS, generator=torch.Generator().manual_seed(6))
-    action = actions_of(agent, agent.init((0,), CPU), observation, noise, mask)
+    action = act(agent, agent.init((0,), CPU), observation, noise, mask)
     shares = (action[0] - FIRST).bincount(minlength=ACTIONS) / 20_000
     torch.testing.assert_close(shares, torch.tensor([0.0, 1 / 3, 1 / 3, 1 / 3]), atol=0.02, rtol=0.0)

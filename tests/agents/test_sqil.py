@@ -14,6 +14,7 @@ from offrl.agents.sqil import SQIL, SQILConfig, half_and_half
 from offrl.runs.checkpoint import state_tensors
 from offrl.types import Agent, Spec
 from tests.agents.batches import CPU, continuous, discrete, noise_of_seed, of_seed, random_batches, random_noise
+from tests.agents.contract import Calls, actions_of
 
 UPDATES = 10
 CASES: dict[str, tuple[Any, Any, Spec]] = {
@@ -24,9 +25,23 @@ CASES: dict[str, tuple[Any, Any, Spec]] = {
 cases = pytest.mark.parametrize(("kind", "options", "spec"), CASES.values(), ids=CASES)
 
 
-def agent_of(kind: Any, options: Any, spec: Spec) -> tuple[SQIL, Agent[Any]]:
-    generator: Agent[Any] = kind(options, spec)
-    return SQIL(SQILConfig(generator_options=options), spec, generator), generator
+def agent_of(kind: Any, options: Any, spec: Spec) -> tuple[SQIL, Agent[Any, Any]]:
+    generator: Agent[Any, Any] = kind(options, spec)
+    name: Any = kind.__name__.lower()
+    return SQIL(SQILConfig(generator=name, generator_options=options), spec, generator), generator
+
+
+@cases
+def test_no_value_is_read_in_an_update(kind: Any, options: Any, spec: Spec) -> None:
+    agent, _ = agent_of(kind, options, spec)
+    state = agent.init((0, 1), CPU)
+    with Calls():
+        agent.update(state, random_batches(spec, 2 * agent.batches_per_update, 2), random_noise(agent, 1, 2)[0])
+
+
+def test_densities_are_the_generator_s_where_it_has_one() -> None:
+    assert agent_of(SAC, SACConfig(hidden=(8,)), continuous())[0].has_density
+    assert not agent_of(DQN, DQNConfig(hidden=(8,)), discrete())[0].has_density
 
 
 @pytest.mark.parametrize("size", [8, 5])
@@ -64,7 +79,7 @@ def test_the_generator_learns_as_it_would_alone(kind: Any, options: Any, spec: S
     for name, tensor in state_tensors(alone).items():
         assert torch.equal(state_tensors(state)[f"generator.{name}"], tensor), name
     observation = torch.randn(2, 5, 3)
-    assert torch.equal(agent.act(state, observation), generator.act(alone, observation))
+    assert torch.equal(actions_of(agent, state, observation), actions_of(generator, alone, observation))
 
 
 @cases

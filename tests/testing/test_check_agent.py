@@ -1,0 +1,89 @@
+"""The shared checks on every algorithm of offrl's, under options that make it small and turn much of it on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from offrl import plugins
+from offrl.testing import check_agent
+from offrl.types import Spec
+
+BOX = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+UNIT = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+ENDLESS = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+CHOICE = gym.spaces.Discrete(4, start=2)
+CHOICES = gym.spaces.MultiDiscrete([3, 2])
+NESTED = gym.spaces.Dict(
+    {"arm": gym.spaces.Dict({"joints": BOX, "mode": gym.spaces.Discrete(3)}), "bits": gym.spaces.MultiBinary(2)}
+)
+CAMERA = gym.spaces.Dict({"camera": gym.spaces.Box(0, 255, (9, 8, 2), np.uint8), "speed": BOX})
+TABLE = gym.spaces.Discrete(5)
+
+SMALL: dict[str, Any] = {"hidden": (8, 6)}
+REGULARIZED: dict[str, Any] = {**SMALL, "dropout": 0.2, "layer_norm": True, "activation": "tanh"}
+ROLLOUT: dict[str, Any] = {**SMALL, "epochs": 2, "minibatch_size": 4}
+
+CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
+    "bc": ("bc", BOX, UNIT, SMALL),
+    "bc, nested": ("bc", NESTED, UNIT, {**REGULARIZED, "l1": 0.01, "l2": 0.01, "ema": 0.5}),
+    "bc, gaussian": ("bc", BOX, ENDLESS, {**SMALL, "policy": "gaussian"}),
+    "bc, squashed": ("bc", BOX, UNIT, {**SMALL, "policy": "squashed_gaussian", "entropy_bonus": 0.1}),
+    "bc, choice": ("bc", BOX, CHOICE, SMALL),
+    "bc, choices": ("bc", BOX, CHOICES, {**SMALL, "entropy_bonus": 0.1}),
+    "dagger": ("dagger", BOX, CHOICE, SMALL),
+    "dqn": ("dqn", BOX, CHOICE, SMALL),
+    "dqn, nested": ("dqn", NESTED, CHOICE, {**SMALL, "double": True, "target_every": 3}),
+    "dqn, everything": (
+        "dqn",
+        CAMERA,
+        CHOICE,
+        {**REGULARIZED, "double": True, "dueling": True, "noisy": True, "conservative": 0.5, "decay_steps": 9},
+    ),
+    "irl": ("irl", TABLE, CHOICE, {}),
+    "irl, network": ("irl", TABLE, CHOICE, {"hidden": (5,), "features": "state_action", "l2": 0.01}),
+    "irl, paths": ("irl", TABLE, CHOICE, {"method": "maxent", "discount": 1.0}),
+    "irl, apprenticeship": ("irl", TABLE, CHOICE, {"method": "apprenticeship"}),
+    "ppo": ("ppo", BOX, UNIT, ROLLOUT),
+    "ppo, squashed": (
+        "ppo",
+        NESTED,
+        UNIT,
+        {**ROLLOUT, "policy": "squashed_gaussian", "entropy_bonus": 0.1, "objective": "penalty", "dropout": 0.1},
+    ),
+    "ppo, choice": ("ppo", BOX, CHOICE, {**ROLLOUT, "normalize_observation": True, "scale_reward": True}),
+    "ppo, choices": ("ppo", BOX, CHOICES, {**ROLLOUT, "max_kl": 0.01, "value_clip": 0.2}),
+    "sac": ("sac", BOX, UNIT, SMALL),
+    "sac, sde": ("sac", NESTED, UNIT, {**SMALL, "sde": True}),
+    "sac, choice": ("sac", BOX, CHOICE, SMALL),
+    "td3": ("td3", BOX, UNIT, SMALL),
+    "td3, everything": (
+        "td3",
+        NESTED,
+        UNIT,
+        {**SMALL, "layer_norm": True, "dropout": 0.1, "bc_alpha": 2.5, "bc_decay": 0.9, "softmax_samples": 3},
+    ),
+    "gail, ppo": ("gail", BOX, UNIT, {**SMALL, "generator": "ppo", "generator_options": ROLLOUT}),
+    "gail, sac": ("gail", BOX, CHOICE, {**SMALL, "generator": "sac", "generator_options": SMALL, "updates": 2}),
+    "gail, td3": ("gail", BOX, UNIT, {**SMALL, "generator": "td3", "generator_options": SMALL}),
+    "airl": ("airl", BOX, UNIT, {**SMALL, "generator_options": ROLLOUT}),
+    "sqil, dqn": ("sqil", BOX, CHOICE, {"generator": "dqn", "generator_options": SMALL}),
+    "sqil, sac": ("sqil", BOX, UNIT, {"generator": "sac", "generator_options": SMALL}),
+}
+
+
+@pytest.mark.parametrize(("name", "observed", "acted", "options"), CASES.values(), ids=CASES)
+def test_an_algorithm_keeps_the_contract(
+    name: str, observed: gym.Space[Any], acted: gym.Space[Any], options: dict[str, Any]
+) -> None:
+    started = time.process_time()
+    check_agent(plugins.algorithms[name], Spec(observed, acted), options)
+    assert time.process_time() - started < 10.0
+
+
+def test_every_algorithm_is_checked() -> None:
+    assert {name for name, *_ in CASES.values()} == set(plugins.algorithms.own)
