@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,19 +28,19 @@ class DatasetEntry:
 
     Attributes:
         name: as `open_dataset` takes it.
-        kind: "bundled" or "local".
-        path: the folder of Parquet files, or of the store.
+        kind: "bundled" or "local"; or "recipe", for one that isn't there yet.
+        path: the folder of Parquet files, or of the store; the recipe's file.
         environment: the Gymnasium id, if there is one.
-        episodes, steps: how many.
-        card: its `card.toml`; empty where there is none.
+        episodes, steps: how many; None where it isn't there yet.
+        card: its `card.toml`; empty where there is none. Of a recipe, what it is for, as `description`.
     """
 
     name: str
     kind: str
     path: Path
     environment: str | None
-    episodes: int
-    steps: int
+    episodes: int | None
+    steps: int | None
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -112,9 +112,11 @@ def name_anywhere(name: str) -> str:
     return str(found.path.resolve()) if found is not None and found.by_path else name
 
 
-def name_of(store: TrajectoryStore) -> str:
-    """What `open_dataset` opens that very store by: its name, where there is one, or else its path."""
-    name = store.metadata.name or ""
+def name_of(dataset: str | os.PathLike[str] | TrajectoryStore) -> str:
+    """What `open_dataset` opens a dataset by; of an open one its name, where that leads to it, or else its path."""
+    if not isinstance(dataset, TrajectoryStore):
+        return os.fspath(dataset)
+    store, name = dataset, dataset.metadata.name or ""
     found = None if name.startswith(REMOTE) else _find(name)
     if found is not None and not found.by_path:
         kept = found.path if found.kind == "store" else _cache_path(_content_identity(found.path))
@@ -166,6 +168,17 @@ def list_datasets() -> list[DatasetEntry]:
     return [
         *(_bundled_entry(folder) for folder in bundled),
         *(entry for folder in _folders(home() / "stores") if (entry := _local_entry(folder)) is not None),
+    ]
+
+
+def recipe_entries(known: Collection[str]) -> list[DatasetEntry]:
+    """The datasets that bundled recipes make, but for those that are known already."""
+    from offrl.config.library import bundled_dataset_recipes
+
+    recipes = [recipe for recipe in bundled_dataset_recipes() if recipe.name not in known]
+    return [
+        DatasetEntry(each.name, "recipe", each.path, None, None, None, {"description": each.purpose})
+        for each in recipes
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -130,10 +131,8 @@ class Notebook:
     """One line in a notebook's output that is written over, below those that stay."""
 
     def __init__(self) -> None:
-        from IPython.display import display
-
         self.clock = Clock()
-        self.handle = display(_Text(""), display_id=True)
+        self.handle: Any = vars(import_module("IPython.display"))["display"](_Text(""), display_id=True)
 
     def say(self, text: str) -> None:
         """One line that stays."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict, to_toml
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.files import naming, write_whole
-from offrl.runs.checkpoint import write_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -282,6 +281,9 @@ class Run:
         self, kind: str, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> Path:
         """Write a checkpoint as the new `last` or `best`, then remove what is not named any more."""
+        # Reading a run's recipe and figures needs no PyTorch.
+        from offrl.runs.checkpoint import write_checkpoint
+
         name = f"step-{step}" if kind == "last" else f"{kind}-step-{step}"
         index = self._index()
         if kind == "last" and index.get(kind) == name:
@@ -338,6 +340,11 @@ class Run:
                 hint='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
             ) from error
         return index
+
+
+def path_of(run: str | os.PathLike[str] | Run) -> Path:
+    """The directory of a run, or the one that was named."""
+    return run.path if isinstance(run, Run) else Path(run)
 
 
 def _make_directory(path: Path) -> bool:
