@@ -119,3 +119,56 @@ feeds = Table(
     },
 )
 """Ways of learning: classes that follow `offrl.feeds.feed.Feed`."""
+
+formats = Table(
+    "format",
+    "offrl.formats",
+    {
+        "csv": "offrl.converters.readers.csv_table:FORMAT",
+        "d4rl": "offrl.converters.readers.d4rl:FORMAT",
+        "imitation": "offrl.converters.readers.imitation:FORMAT",
+        "jsonl": "offrl.converters.readers.jsonl_table:FORMAT",
+        "minari": "offrl.converters.readers.minari:FORMAT",
+        "npz": "offrl.converters.readers.npz:FORMAT",
+        "ogbench": "offrl.converters.readers.ogbench:FORMAT",
+        "parquet": "offrl.converters.readers.parquet_table:FORMAT",
+        "paths": "offrl.converters.readers.path_dicts:FORMAT",
+    },
+)
+"""Source formats: `offrl.converters.formats.Format` records."""
+
+loggers = Table(
+    "logger",
+    "offrl.loggers",
+    {
+        "csv": "offrl.runs.loggers:CsvLogger",
+        "jsonl": "offrl.runs.loggers:JsonLinesLogger",
+        "tensorboard": "offrl.runs.loggers:TensorBoardLogger",
+    },
+)
+"""Where metrics go: subclasses of `offrl.runs.loggers.Logger`."""
+
+estimators = Table(
+    "estimator",
+    "offrl.estimators",
+    {
+        "is": "offrl.off_policy.importance:IS",
+        "wis": "offrl.off_policy.importance:WIS",
+        "pdis": "offrl.off_policy.importance:PDIS",
+        "wpdis": "offrl.off_policy.importance:WPDIS",
+        "dm": "offrl.off_policy.doubly_robust:DM",
+        "dr": "offrl.off_policy.doubly_robust:DR",
+        "wdr": "offrl.off_policy.doubly_robust:WDR",
+        "magic": "offrl.off_policy.doubly_robust:MAGIC",
+        "fqe": "offrl.off_policy.fqe:ESTIMATOR",
+        "lstd": "offrl.off_policy.marginalized:LSTD",
+        "mql": "offrl.off_policy.marginalized:MQL",
+        "mwl": "offrl.off_policy.marginalized:MWL",
+        "dice": "offrl.off_policy.marginalized:DICE",
+        "ips": "offrl.off_policy.bandits:IPS",
+        "snips": "offrl.off_policy.bandits:SNIPS",
+        "clipped": "offrl.off_policy.bandits:CLIPPED",
+        "switch-dr": "offrl.off_policy.bandits:SWITCH_DR",
+    },
+)
+"""Estimators of off-policy evaluation: `offrl.off_policy.estimator.Estimator` records."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import offrl
+from offrl import plugins
 from offrl.errors import RequestError
 from offrl_cli.errors import WORK_FAILED, command
 from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
@@ -32,6 +34,16 @@ class OutOfBounds(StrEnum):
     keep = "keep"
 
 
+class ConvertCommand(TyperCommand):
+    """Lists the formats, other packages' among them, in its help only: finding these takes a while."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the formats' names behind the options."""
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Formats"):
+            formatter.write_text(", ".join(plugins.formats))
+
+
 @command
 def convert(
     source: Annotated[
@@ -45,8 +57,7 @@ def convert(
         typer.Option(
             "--from",
             metavar="FORMAT",
-            help="Where the source's format isn't recognized: csv, d4rl, imitation, jsonl, minari, npz, ogbench, "
-            "parquet or paths.",
+            help="Where the source's format isn't recognized: one of those below.",
         ),
     ] = None,
     mapping: Annotated[

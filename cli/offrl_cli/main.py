@@ -11,7 +11,7 @@ import typer
 
 import offrl
 from offrl_cli import datasets, recipes
-from offrl_cli.convert import convert
+from offrl_cli.convert import ConvertCommand, convert
 from offrl_cli.errors import show_tracebacks
 from offrl_cli.export import export
 from offrl_cli.finetune import finetune
@@ -40,7 +40,7 @@ app.command()(evaluate)
 app.command()(collect)
 app.command()(ope)
 app.command()(export)
-app.command()(convert)
+app.command(cls=ConvertCommand)(convert)
 app.command()(plot)
 app.command()(relabel)
 app.add_typer(datasets.app, name="datasets")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import offrl
+from offrl import plugins
 from offrl.errors import RequestError
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
 from offrl_cli.runs import Checkpoint
 
 if TYPE_CHECKING:
-    from offrl.off_policy.estimates import Estimate, Interval
+    from offrl.off_policy.estimator import Estimate
+    from offrl.off_policy.intervals import Interval
     from offrl.off_policy.results import Evaluation, PolicyResult
 
 
@@ -46,8 +48,9 @@ def ope(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="is, wis, pdis, wpdis, dr, wdr, magic, fqe, lstd, mql, mwl, dice; of one-step logs ips, snips, "
-            "clipped, switch-dr too. Default: the usual ones that the log allows.",
+            # Other packages' are not looked for here: it would cost each start of a command 50 ms.
+            help=f"{', '.join(plugins.estimators.own)}, or one that a package adds. Default: the usual ones that the "
+            "log allows.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(metavar="C", help="Of the intervals.")] = 0.95,

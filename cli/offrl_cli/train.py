@@ -108,7 +108,8 @@ def train(
     eval_every: EvalEvery = None,
     eval_episodes: EvalEpisodes = None,
     writers: Annotated[
-        str | None, typer.Option(metavar="LIST", help="csv, tensorboard or both (with a comma), beside metrics.jsonl.")
+        str | None,
+        typer.Option(metavar="LIST", help="Loggers beside metrics.jsonl: csv, tensorboard or both (comma)."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Start from this recipe in place of the one that matches.")

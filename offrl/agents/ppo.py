@@ -46,13 +46,11 @@ class PPOConfig:
         max_gradient_norm: longer gradients are scaled to this norm, actor's and critic's each by itself; 0: none are.
         discount: γ, per step.
         trace_decay: λ of the generalized advantage estimates.
-        rollout_steps: steps of each environment that one update learns from.
-        epochs: passes over them.
+        rollout_steps, epochs: steps of each environment that one update learns from, and passes over them.
         minibatch_size: most transitions per seed and gradient step; a pass is split evenly.
         objective: "clip" bounds the probability ratios, "penalty" adds KL(old ‖ new) to the loss.
         clip: ε, how far a ratio may pay off to be from 1.
-        kl_target: mean divergence, in nats, that the penalty's coefficient is adapted to.
-        kl_coefficient: that coefficient, β, at the start.
+        kl_target, kl_coefficient: mean divergence, in nats, that the penalty's weight β is adapted to; β at the start.
         max_kl: a seed whose estimated divergence in a minibatch is larger takes no more steps in the update; 0: never.
         value_clip: how far values may pay off to be from those before the update, in scaled rewards; 0 doesn't clip.
         entropy_bonus: coefficient of the policy's entropy, in nats.
@@ -191,17 +189,15 @@ class PPO:
     @torch.no_grad()
     def _rows(self, state: PPOState, batch: Batch) -> Rows:
         """What the whole update learns from, computed with the networks that it starts from."""
-        observation, next_observation = (
-            self._observe(state, merge_axes(part)) for part in (batch.observation, batch.next_observation)
-        )
+        here, there = (self._observe(state, merge_axes(part)) for part in (batch.observation, batch.next_observation))
         mask = None if batch.action_mask is None else batch.action_mask.flatten(1, 2)
-        old, encoded = self._policy(state, observation, mask), state.actor.encode(batch.action.flatten(1, 2))
+        old, encoded = self._policy(state, here, mask), state.actor.encode(batch.action.flatten(1, 2))
         log_prob = state.actor.log_prob(old, encoded)
-        value, next_value = (state.critic(part).squeeze(-1) for part in (observation, next_observation))
+        value, next_value = (state.critic(part).squeeze(-1) for part in (here, there))
         advantage = self._advantages(state, batch, value, next_value)
         # Copies: a Gaussian's spread is a parameter, which the update changes.
         old = tuple(part.expand(*value.shape, -1).clone() for part in old)
-        return Rows(observation, encoded, log_prob, advantage, value, advantage + value, mask, old, draws={})
+        return Rows(here, encoded, log_prob, advantage, value, advantage + value, mask, old, draws={})
 
     def _advantages(self, state: PPOState, batch: Batch, value: Tensor, next_value: Tensor) -> Tensor:
         """Generalized advantage estimates, [S, N]."""
@@ -216,7 +212,7 @@ class PPO:
 
     def _observe(self, state: PPOState, observation: Observation) -> Tensor:
         """Flat observations, normalized by the statistics of the rollouts before this one."""
-        flat: Tensor = self.flat_observation(observation)
+        flat = self.flat_observation(observation)
         return normalize(flat, state.observation_moments) if self.config.normalize_observation else flat
 
     def _learn(self, state: PPOState, batch: Batch, noise: Noise, *, actor: bool) -> Rows:

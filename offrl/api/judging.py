@@ -139,10 +139,10 @@ def ope(
         >>> evaluation.ranking
     """
     from offrl.converters.catalog import name_of
-    from offrl.off_policy.bounds import Bounds
-    from offrl.off_policy.evaluate import Plan
+        from offrl.off_policy.evaluate import Plan
     from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
     from offrl.off_policy.fqe import FQEConfig
+    from offrl.off_policy.intervals import Bounds
 
     if (reward_bounds is None) is not (weight_bound is None):
         if weight_bound is None:

@@ -27,6 +27,13 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def _known_logger(name: str) -> str:
+    if name not in plugins.loggers:
+        raise ValueError(f"there is no such logger; {plugins.loggers.suggestion(name)}")
+    return name
+
+
+LoggerName = Annotated[str, AfterValidator(_known_logger)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1), AfterValidator(_distinct)]
 UpdateRatio = Annotated[float, Field(ge=1 / 64, le=1_000.0)]
 """Update rounds are whole numbers of environment steps and updates; 64 steps are the longest round."""
@@ -192,7 +199,7 @@ class Recipe:
         device: "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one.
         checkpoint_every: steps between checkpoints.
         log_every: steps between two lines of metrics.
-        writers: metric writers beside metrics.jsonl.
+        writers: names in `offrl.plugins.loggers`: where metrics go beside metrics.jsonl.
     """
 
     __pydantic_config__ = STRICT
@@ -210,7 +217,7 @@ class Recipe:
     device: str = "auto"
     checkpoint_every: Count = 5_000
     log_every: Count = 500
-    writers: tuple[Literal["csv", "tensorboard"], ...] = ()
+    writers: tuple[LoggerName, ...] = ()
     data: DataConfig = field(default_factory=DataConfig)
     priority: PriorityConfig = field(default_factory=PriorityConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)

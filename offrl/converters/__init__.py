@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from offrl.converters.conversion import convert, plan_conversion
-    from offrl.converters.formats import FORMATS, Format
+    from offrl.converters.formats import Format
     from offrl.converters.options import ConvertOptions, parse_mapping
     from offrl.converters.report import ConversionReport, Dropped, Problem
 
 __all__ = [
-    "FORMATS",
     "ConversionReport",
     "ConvertOptions",
     "Dropped",
@@ -23,7 +22,7 @@ __all__ = [
 
 _HOMES = {
     "conversion": ("convert", "plan_conversion"),
-    "formats": ("FORMATS", "Format"),
+    "formats": ("Format",),
     "options": ("ConvertOptions", "parse_mapping"),
     "report": ("ConversionReport", "Dropped", "Problem"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import offrl
 from offrl.converters.chunk_checks import Checker
-from offrl.converters.formats import FORMATS, detect
+from offrl.converters.formats import detect, format_of
 from offrl.converters.options import ConvertOptions, check_fields
 from offrl.converters.remote import Located, locate
 from offrl.converters.report import Chunk, ConversionReport, Log, Tally
@@ -31,7 +31,7 @@ def plan_conversion(
 
     Args:
         source: a path, or `minari:<id>` or `d4rl:<id>`.
-        format: one of `FORMATS`; found out from the source unless given.
+        format: a name in `offrl.plugins.formats`; found out from the source unless given.
         options: what the source leaves open.
 
     Raises:
@@ -60,7 +60,7 @@ def convert(
     Args:
         source: a path, or `minari:<id>` or `d4rl:<id>`.
         dest: the store's folder.
-        format: one of `FORMATS`; found out from the source unless given.
+        format: a name in `offrl.plugins.formats`; found out from the source unless given.
         dry_run: only plan: the report is that of `plan_conversion`.
         options: what the source leaves open.
         overwrite: replace a store at `dest`, once the new one is whole.
@@ -89,11 +89,12 @@ def _run(
         remove_leftovers(dest)
         _check_destination(dest, overwrite)
     located = locate(source)
-    chosen = _choose_format(format or located.format or detect(located.path))
+    chosen = format or located.format or detect(located.path)
+    reader = format_of(chosen)
     log, tally = Log(dry_run=dest is None), Tally()
     for note in located.notes:
         log.note(note)
-    opened = FORMATS[chosen].open(located.path, options, log)
+    opened = reader.open(located.path, options, log)
     opened = replace(opened, reference_scores=located.reference_scores or opened.reference_scores)
     chunks = _checked(opened, options, located.path.name, tally, log)
     if dest is None:
@@ -113,12 +114,6 @@ def _run(
         environment=opened.environment,
         reference_scores=opened.reference_scores,
     )
-
-
-def _choose_format(name: str) -> str:
-    if name not in FORMATS:
-        raise RequestError(f"there is no format '{name}'", hint=f"formats are {', '.join(FORMATS)}")
-    return name
 
 
 def _checked(source: Source, options: ConvertOptions, label: str, tally: Tally, log: Log) -> Iterator[Chunk]:

@@ -1,4 +1,4 @@
-"""The formats that can be converted, and which of them a path holds."""
+"""What a source format is, and which of `offrl.plugins.formats` a path holds."""
 
 from __future__ import annotations
 
@@ -8,49 +8,77 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from offrl import plugins
 from offrl.converters.options import ConvertOptions
 from offrl.converters.report import Log
 from offrl.converters.source import Source
-from offrl.errors import DatasetNotFoundError, RequestError, SourceError
+from offrl.errors import DatasetNotFoundError, PluginError, RequestError, SourceError
 
 Opener = Callable[[Path, ConvertOptions, Log], Source]
+Detector = Callable[[Path, bytes], bool]
+_START_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Format:
-    """One source format.
+    """One source format: an entry of `offrl.plugins.formats`.
+
+    Its module is imported whenever a format is to be told from a path, so it leaves heavy packages to its opener.
 
     Attributes:
         description: one line for people.
-        reader: `module:function` of its opener, imported when it is needed.
-        suffixes: endings of its files' names.
+        opener: understands a source of this format; or its `"module:function"`, imported when it is needed.
+        suffixes: endings of its files' names, in lower case: what counts where nothing in the file tells.
+        magic: what its files, whatever their names are, begin with.
+        detect: whether a path holds it for certain: gets the path, and the first 16 bytes (none of a folder). It goes
+            before the magic and suffixes of other formats.
+
+    Example:
+        >>> FORMAT = Format("lines of my simulator", "my_package.reader:open_log", suffixes=(".simlog",))
     """
 
     description: str
-    reader: str
+    opener: str | Opener
     suffixes: tuple[str, ...] = ()
+    magic: bytes | None = None
+    detect: Detector | None = None
 
     def open(self, path: Path, options: ConvertOptions, log: Log) -> Source:
-        """Understand a source of this format."""
-        module, function = self.reader.split(":")
-        opener: Opener = getattr(import_module(f"offrl.converters.readers.{module}"), function)
+        """Understand a source of this format.
+
+        Raises:
+            OffrlError: it can't be read, or leaves something open that must be said.
+        """
+        opener = self.opener
+        if isinstance(opener, str):
+            module, _, function = opener.partition(":")
+            opener = vars(import_module(module))[function]
         return opener(path, options, log)
 
+    def certainty(self, path: Path, start: bytes) -> int:
+        """How surely a path holds this format: 3 by a look into it, 2 by its magic, 1 by its suffix, or 0."""
+        if self.detect is not None and self.detect(path, start):
+            return 3
+        if self.magic is not None and start.startswith(self.magic):
+            return 2
+        return int(path.is_file() and path.suffix.lower() in self.suffixes)
 
-FORMATS: dict[str, Format] = {
-    "d4rl": Format("D4RL: HDF5, one row per transition", "d4rl:open_d4rl", (".hdf5", ".h5")),
-    "minari": Format("Minari: the folder of a dataset, HDF5 or Arrow", "minari:open_minari"),
-    "ogbench": Format("OGBench: npz, T + 1 rows per trajectory", "npz:open_ogbench"),
-    "imitation": Format(
-        "imitation: trajectories as npz, or as a Hugging Face folder",
-        "imitation:open_imitation",
-    ),
-    "npz": Format("NumPy archive, one row per transition", "npz:open_npz", (".npz",)),
-    "csv": Format("table, one row per step", "table:open_csv", (".csv", ".tsv")),
-    "parquet": Format("table, one row per step", "table:open_parquet", (".parquet", ".pq")),
-    "jsonl": Format("table, one JSON object per line and step", "table:open_jsonl", (".jsonl", ".ndjson")),
-    "paths": Format("pickled list of path dictionaries", "path_dicts:open_paths", (".pkl", ".pickle")),
-}
+
+def format_of(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        RequestError: there is none; the message names the nearest ones.
+        PluginError: another package's can't be imported, or isn't a `Format`.
+    """
+    found = plugins.formats[name]
+    if not isinstance(found, Format):
+        raise PluginError(
+            f"the format '{name}' is a {type(found).__name__}, not a Format of offrl.converters",
+            where=plugins.formats.origin(name),
+            hint="update or uninstall that package",
+        )
+    return found
 
 
 def detect(path: Path) -> str:
@@ -58,39 +86,38 @@ def detect(path: Path) -> str:
 
     Raises:
         DatasetNotFoundError: there is nothing at the path.
-        RequestError: it is a store already.
+        RequestError: it is a dataset of offrl's own already, or may be of several formats.
         SourceError: it is none of the formats.
+        PluginError: it is none of them, but another package's format can't be loaded.
     """
     if not path.exists():
         raise DatasetNotFoundError("there is no such file or folder", where=str(path), hint="check the path")
-    found = _detect_folder(path) if path.is_dir() else _detect_file(path)
-    if found is None:
-        raise SourceError(
-            "the format of the source is not known", where=str(path), hint=f"name it with --from: {', '.join(FORMATS)}"
-        )
-    return found
+    start = b"" if path.is_dir() else _start_of(path)
+    found: dict[str, int] = {}
+    broken: PluginError | None = None
+    for name in plugins.formats:
+        try:
+            found[name] = format_of(name).certainty(path, start)
+        except PluginError as error:
+            broken = error
+    most = max(found.values())
+    likely = [name for name, certainty in found.items() if certainty == most]
+    if most and len(likely) == 1:
+        return likely[0]
+    if most:
+        raise RequestError(f"this may be {' or '.join(likely)}", where=str(path), hint="say which with --from")
+    if broken is not None:
+        raise broken
+    _refuse_own(path)
+    raise SourceError(
+        "the format of the source is not known",
+        where=str(path),
+        hint=f"name it with --from: {', '.join(plugins.formats)}",
+    )
 
 
-def _detect_folder(path: Path) -> str | None:
-    for folder in (path, path / "data"):
-        metadata = folder / "metadata.json"
-        if metadata.is_file() and "data_format" in _json_keys(metadata):
-            return "minari"
-    if (path / "state.json").is_file():
-        from offrl.converters.readers.imitation import is_imitation_folder
-
-        if is_imitation_folder(path):
-            return "imitation"
-    if "schema_version" in _json_keys(path / "metadata.json"):
-        raise RequestError("this is a trajectory store already", where=str(path), hint="use it as it is")
-    if (path / "steps.parquet").is_file():
-        raise RequestError(
-            "this is a dataset that offrl exported", where=str(path), hint="open it by its path, as it is"
-        )
-    return None
-
-
-def _json_keys(path: Path) -> set[str]:
+def json_keys(path: Path) -> set[str]:
+    """The keys of the object in a JSON file; empty where there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -98,17 +125,18 @@ def _json_keys(path: Path) -> set[str]:
     return set(value) if isinstance(value, dict) else set()
 
 
-def _detect_file(path: Path) -> str | None:
+def _start_of(path: Path) -> bytes:
     with open(path, "rb") as file:
-        start = file.read(8)
+        start = file.read(_START_BYTES)
     if not start:
         raise SourceError("the file is empty", where=str(path), hint="copy or download it again")
-    if start == b"\x89HDF\r\n\x1a\n":
-        return "d4rl"
-    if path.suffix.lower() == ".npz":
-        from offrl.converters.readers.npz import detect_npz
+    return start
 
-        return detect_npz(path)
-    if start.startswith(b"PAR1"):
-        return "parquet"
-    return next((name for name, item in FORMATS.items() if path.suffix.lower() in item.suffixes), None)
+
+def _refuse_own(path: Path) -> None:
+    if "schema_version" in json_keys(path / "metadata.json"):
+        raise RequestError("this is a trajectory store already", where=str(path), hint="use it as it is")
+    if (path / "steps.parquet").is_file():
+        raise RequestError(
+            "this is a dataset that offrl exported", where=str(path), hint="open it by its path, as it is"
+        )

@@ -52,7 +52,7 @@ class InferencePolicy(nn.Module):
         """
         policy, shape = self.policy, self.policy.agent.spec.action_space.shape or ()
         seen, remembered = self._observe(observation), self._remembered(carry)
-        action, following = policy.act(seen, remembered)
+        action, following = policy.agent.act(policy.state, seen, remembered)
         raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
         if policy.action_map is not None and len(shape) != 1:
             raw = raw.reshape(-1, *shape)

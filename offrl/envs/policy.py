@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from offrl.data.schema import OBSERVATION, flatten_value
 from offrl.ops.trees import reset_rows
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, observation_key
+from offrl.tracing.traced import Traces
 from offrl.types import Agent, Observation
 
 Columns = Mapping[str, NDArray[Any]]
@@ -65,7 +66,6 @@ class Policy:
         """What acting remembers where an episode begins, [S, count, …]."""
         return self.agent.initial_carry(self.state, count)
 
-    @torch.no_grad()
     def act(
         self,
         observation: Observation,
@@ -81,7 +81,21 @@ class Policy:
             noise: the agent's draws, to explore; greedy without.
             action_mask: bool [S·N, A], those that the vector environment allows; None allows all.
         """
-        return self.agent.act(self.state, observation, carry, noise, self._mask(action_mask))
+        acted: tuple[Tensor, Any] = self._acts(observation, carry, noise, self._mask(action_mask))
+        return acted
+
+    @cached_property
+    def _acts(self) -> Callable[..., Any]:
+        """The agent's `act` of this state; on the CPU, where few observations take less time than PyTorch, replayed."""
+        agent, state = self.agent, self.state
+
+        @torch.no_grad()
+        def act(observation: Observation, carry: Any, noise: Tensor | None, action_mask: Tensor | None) -> Any:
+            return agent.act(state, observation, carry, noise, action_mask)
+
+        if self.device.type != "cpu":
+            return act
+        return Traces(f"{type(agent).__name__}.act", act, state, {"state": state, "agent": agent})
 
     def log_prob(
         self, observation: Observation, action: Tensor, carry: Any, action_mask: NDArray[np.bool_] | None = None

@@ -41,14 +41,12 @@ class PausingAdam(Adam):
         self.steps += going
         # A seed that has never moved would divide by zero.
         first, second = (1.0 - beta ** self.steps.double().clamp(min=1.0) for beta in BETAS)
-        going, decay, size, scale = (
-            self._spread(part)
-            for part in (going, 1.0 - going * (rate * self.weight_decay), going * rate / first, second.rsqrt())
-        )
+        if self.weight_decay:
+            self.flat.mul_(self._spread(1.0 - going * (rate * self.weight_decay)))
+        going, size, scale = (self._spread(part) for part in (going, going * rate / first, second.rsqrt()))
         gradient = self.clipped(gradient)
         self.first_moment.lerp_(gradient, going * (1.0 - BETAS[0]))
         self.second_moment.lerp_(gradient.square(), going * (1.0 - BETAS[1]))
-        self.flat.mul_(decay)
         self.flat.addcmul_(self.first_moment / (self.second_moment.sqrt() * scale + EPSILON), size, value=-1.0)
 
     def _spread(self, values: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import SpaceMismatchError
-from offrl.off_policy.dataset import Logged, one_hot_each
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.dataset import read_log
+from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.features import one_hot_each
 from offrl.off_policy.target_policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
-from offrl.off_policy.transitions import Choices
 from offrl.ops.noise import NoiseSource
 from offrl.ops.trees import tree_map
 from offrl.replay.frame_stack import StackedFrames
@@ -61,7 +63,7 @@ class AgentPolicies:
                 f"sampled actions of {self.names[0]} have no density: it samples none, or bounds clip what it samples",
                 hint="leave out --stochastic; --epsilon mixes random actions in where actions are discrete",
             )
-        logged = Logged.read(stacked)
+        logged = read_log(stacked)
         if isinstance(logged.spec.action_space, gym.spaces.MultiDiscrete):
             return self._joint(logged, draws, seed)
         if not self.stochastic:
@@ -73,7 +75,7 @@ class AgentPolicies:
             return [discrete_choices(logged, mixed(logged, part, self.epsilon)) for part in self._probabilities(logged)]
         return self._continuous(logged, draws, seed)
 
-    def _joint(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
+    def _joint(self, logged: EpisodeLog, draws: int, seed: int) -> list[Choices]:
         """Of several choices at once, drawn ones as vectors, as if continuous: all there could be are too many."""
         if self.epsilon:
             raise SpaceMismatchError(
@@ -92,7 +94,7 @@ class AgentPolicies:
             for action in self._greedy(logged)
         ]
 
-    def _greedy(self, logged: Logged) -> list[NDArray[Any]]:
+    def _greedy(self, logged: EpisodeLog) -> list[NDArray[Any]]:
         policy, seeds = self.policy, self.policy.seeds
         parts = [
             policy.to_environment(policy.act(self._observe(part), carry, action_mask=mask)[0])
@@ -100,37 +102,35 @@ class AgentPolicies:
         ]
         return list(np.concatenate([part.reshape(seeds, -1, *part.shape[1:]) for part in parts], axis=1))
 
-    def _chunks(self, logged: Logged) -> Iterator[tuple[Any, NDArray[np.bool_] | None, Any]]:
+    def _chunks(self, logged: EpisodeLog) -> Iterator[tuple[Any, NDArray[np.bool_] | None, Any]]:
         """Rows [n, …] of the log in parts; what was allowed there, for every seed, [S·n, A]; what is remembered."""
         masks = itertools.repeat(None) if logged.action_mask is None else chunks(logged.action_mask)
         carries = self._carries(logged)
         for part, mask in zip(chunks(logged.observation), masks, strict=False):
             yield part, None if mask is None else np.tile(mask, (self.policy.seeds, 1)), next(carries)
 
-    def _carries(self, logged: Logged) -> Iterator[Any]:
+    def _carries(self, logged: EpisodeLog) -> Iterator[Any]:
         """What the policies remember at the rows of the log in parts, [S, n, …]: () without a memory."""
         if not Actor(self.policy, 1).remembers:
             return itertools.repeat(())
         whole = self._remembered(logged)
         return (_part(whole, start, start + ROWS_AT_ONCE) for start in itertools.count(0, ROWS_AT_ONCE))
 
-    def _remembered(self, logged: Logged) -> Any:
+    def _remembered(self, logged: EpisodeLog) -> Any:
         """What they remember before each row, [S, R + N, …]: they go through every episode greedily, step by step."""
         lengths = logged.lengths
         starts = np.cumsum(lengths + 1) - (lengths + 1)
-        order = np.argsort(-lengths, kind="stable")
-        actor, rows, parts = Actor(self.policy, len(order)), [], []
+        actor, rows, parts = Actor(self.policy, len(lengths)), [], []
         for time in range(int(lengths.max()) + 1):
-            running = int((lengths >= time).sum())
-            here = starts[order[:running]] + time
-            actor.carry = _part(actor.carry, 0, running)
-            rows.append(here)
-            parts.append(actor.carry)
-            actor.act(self._observe(take(logged.observation, here)))
+            (running,) = np.nonzero(lengths >= time)
+            rows.append(starts[running] + time)
+            parts.append(_rows_of(actor.carry, torch.from_numpy(running)))
+            # Episodes that are over are shown their last observation, so that all steps are alike.
+            actor.act(self._observe(take(logged.observation, starts + np.minimum(lengths, time))))
         place = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return tree_map(lambda *each: torch.cat(each, dim=1)[:, place], parts[0], *parts[1:])
 
-    def _probabilities(self, logged: Logged) -> NDArray[np.float32]:
+    def _probabilities(self, logged: EpisodeLog) -> NDArray[np.float32]:
         """Of all discrete actions, [S, R + N, A]."""
         assert logged.actions is not None
         first = int(logged.spec.action_space.start)  # type: ignore[attr-defined]
@@ -143,14 +143,14 @@ class AgentPolicies:
         whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
         return whole
 
-    def _continuous(self, logged: Logged, draws: int, seed: int) -> list[Choices]:
+    def _continuous(self, logged: EpisodeLog, draws: int, seed: int) -> list[Choices]:
         log_prob = self._of_logged(logged, torch.from_numpy(np.ascontiguousarray(logged.agent_action)))
         return [
             Choices(actions=actions.numpy(), log_prob=each)
             for actions, each in zip(self._drawn(logged, draws, seed), log_prob, strict=True)
         ]
 
-    def _drawn(self, logged: Logged, draws: int, seed: int) -> Tensor:
+    def _drawn(self, logged: EpisodeLog, draws: int, seed: int) -> Tensor:
         """Actions sampled for every row, as the agents give them, [S, draws, R + N, …]."""
         noise, drawn = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM), []
         for part, _, carry in self._chunks(logged):
@@ -160,7 +160,7 @@ class AgentPolicies:
             drawn.append(torch.stack(actions, dim=1).cpu())
         return torch.cat(drawn, dim=2)
 
-    def _of_logged(self, logged: Logged, action: Tensor) -> NDArray[np.float64]:
+    def _of_logged(self, logged: EpisodeLog, action: Tensor) -> NDArray[np.float64]:
         """log π(a | s) of the logged actions [R, A], in the environment's units, [S, R]."""
         steps, parts = take(logged.observation, logged.row), []
         remembers = Actor(self.policy, 1).remembers
@@ -200,3 +200,8 @@ def _rows(observation: Observation) -> int:
 def _part(carry: Any, start: int, stop: int) -> Any:
     """Rows of what is remembered, [S, n, …]."""
     return tree_map(lambda part: part[:, start:stop], carry)
+
+
+def _rows_of(carry: Any, rows: Tensor) -> Any:
+    """Some rows of what is remembered, [S, n, …]."""
+    return tree_map(lambda part: part[:, rows], carry)

@@ -12,8 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from offrl.errors import RequestError
-from offrl.off_policy.doubly_robust import doubly_robust
+from offrl.off_policy.doubly_robust import MODEL_AND_WEIGHTS, doubly_robust
 from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.estimator import Estimator, Question
+from offrl.off_policy.importance import trajectory, weighted_trajectory
 from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
 from offrl.off_policy.weights import StepWeights
 
@@ -45,3 +47,41 @@ def switch_doubly_robust(log: EpisodeLog, weights: StepWeights, threshold: float
     assert full.weighted is not None
     terms = np.where(weights.log_weight <= math.log(threshold), full.weighted.terms, 0.0)
     return replace(full, weighted=WeightedTerms(weights, terms))
+
+
+def _clip_threshold(ask: Question) -> float:
+    return default_threshold(ask.log) if ask.clip is None else ask.clip
+
+
+def _clipped(ask: Question) -> WeightedSum:
+    weights = ask.whole if ask.clip is not None else ask.whole.at_end(clip=_clip_threshold(ask))
+    return trajectory(WeightedTerms(weights, ask.log.returns))
+
+
+def _switch_threshold(ask: Question) -> float:
+    return default_threshold(ask.log) if ask.switch is None else ask.switch
+
+
+def _switch_or_clip(ask: Question) -> float:
+    return min(ask.clip or math.inf, _switch_threshold(ask))
+
+
+IPS = Estimator(
+    "inverse propensity scores", lambda ask: trajectory(ask.returns), per_step=False, unbiased=True, one_step=True
+)
+SNIPS = Estimator(
+    "self-normalized inverse propensity scores",
+    lambda ask: weighted_trajectory(ask.returns),
+    per_step=False,
+    one_step=True,
+)
+CLIPPED = Estimator(
+    "inverse propensity scores, clipped", _clipped, per_step=False, one_step=True, threshold=_clip_threshold
+)
+SWITCH_DR = Estimator(
+    "switch doubly robust",
+    lambda ask: switch_doubly_robust(ask.log, ask.steps, _switch_threshold(ask)),
+    needs=MODEL_AND_WEIGHTS,
+    one_step=True,
+    threshold=_switch_or_clip,
+)

@@ -13,7 +13,7 @@ from torch import Tensor
 from offrl.errors import RequestError
 from offrl.nn import MLP, Adam, seed_generators
 from offrl.nn.distributions import categorical_log_prob, gaussian_log_prob, split_categoricals, split_gaussian
-from offrl.off_policy.dataset import Logged
+from offrl.off_policy.episode_log import EpisodeLog
 
 ROWS_AT_ONCE = 16_384
 CALIBRATION_BINS = 15
@@ -71,7 +71,7 @@ class BehaviorEstimate:
     warnings: tuple[str, ...]
 
 
-def estimate_behavior(logged: Logged, config: BehaviorConfig | None = None, seed: int = 0) -> BehaviorEstimate:
+def estimate_behavior(logged: EpisodeLog, config: BehaviorConfig | None = None, seed: int = 0) -> BehaviorEstimate:
     """Clone the policy that acted, by maximum likelihood, cross-fitted over episodes.
 
     Args:
@@ -97,7 +97,7 @@ def estimate_behavior(logged: Logged, config: BehaviorConfig | None = None, seed
 class _Fit:
     """One network for each fold, side by side on the seed axis."""
 
-    def __init__(self, logged: Logged, config: BehaviorConfig, folds: int, seed: int) -> None:
+    def __init__(self, logged: EpisodeLog, config: BehaviorConfig, folds: int, seed: int) -> None:
         self.logged, self.config, self.folds, self.seed = logged, config, folds, seed
         self.observation = torch.from_numpy(logged.features[logged.row])
         self.action = torch.from_numpy(np.ascontiguousarray(logged.agent_action))

@@ -2,6 +2,11 @@
 
 A resample is a row of counts: how often each episode was drawn. The sums that an estimator is made of are the counts
 times matrices with one row per episode, so 1,000 resamples cost a few products, and no loop over episodes.
+
+Counts are independent Poisson draws, filled up to the number of draws: of one mean they are multinomial once their sum
+is given, and uniform draws added to them leave them so. A mean of a little less than 1 keeps the sum below the number
+of draws nearly always; rows in which it is above are drawn again, which takes nothing from the others, as it depends on
+the sum alone.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.off_policy.draws import draw_counts
 from offrl.off_policy.episode_log import Array, tensor
-from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
+from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms, single_will_do
 from offrl.off_policy.weights import StepWeights, TimeBlock
 
 COUNTS_AT_ONCE = 1 << 24
@@ -33,10 +38,13 @@ NARROW = 64
 DRAWS_AT_ONCE = 1 << 19
 _HEADROOM = 600.0
 """In float64, weights are scaled so that the largest of a step is exp(600): small ones have more room to vanish in."""
-_SINGLE_LEAST = math.exp(-40.0)
-_SINGLE_RANGE = 1e-6, 1e12
-_SINGLE_CANCELLATION = 50.0
-"""What float32 is good for: see `single_will_do`."""
+DEVIATIONS = 3.0
+"""How many standard deviations the mean sum of a row is below the number of draws."""
+AT_ONCE = 1 << 17
+"""Counts for which all that it takes stays in a core's cache."""
+_COMMON = 6
+"""Smaller counts are told by comparisons; the others are too rare for that."""
+_LARGEST = 60
 
 
 def counts(episodes: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint8]]:
@@ -250,30 +258,69 @@ def _ended(block: TimeBlock, dtype: torch.dtype) -> Tensor:
     return tensor(np.append(np.zeros(len(block.log_weight)), scaled)).to(dtype).unsqueeze(1)
 
 
-def single_will_do(item: WeightedSum) -> bool:
-    """Whether float32 loses far less of a resampled estimate than such estimates differ by.
+def draw_counts(counts: NDArray[np.uint8], seed: tuple[int, ...]) -> None:
+    """Fill each row with how often each of N things comes up in N uniform draws.
 
-    What is resampled is Σ_t Σ_i c_i w_{i,t} (y_{i,t} - ȳ_t) / Σ_i c_i w_{i,t}, weights over the largest of their step.
-    It is so where
+    No count is above 255: the chance of one is below 10⁻⁴⁹⁹ in a row of 10⁵.
 
-    * no weight other than 0 is below exp(-40): whatever is drawn, the sum of weights is then far above what underflows;
-    * the products in the numerator are of sizes of which those that underflow are too small to count;
-    * the steps' standard errors, and that of the base, add up to no more than 50 times the estimate's. Rounding leaves
-      some 10⁻⁶ of each step's, and 10⁻⁴ where terms rise all along the log: sums are over some thousands of episodes at
-      a time, and of terms around 0. What it leaves of them doesn't cancel, even where they do.
+    Args:
+        counts: uint8 [B, N], contiguous; written to.
+        seed: of SFC64.
     """
-    if not item.is_ratio or item.weighted is None:
-        return True
-    weighted = item.weighted
-    if any(block.least < _SINGLE_LEAST for block in weighted.weights.blocks):
-        return False
-    sizes = [np.sqrt(np.einsum("nt,nt->t", centered, centered)) for centered in weighted.centered]
-    largest = max(size.max() for size in sizes)
-    if not _SINGLE_RANGE[0] <= largest <= _SINGLE_RANGE[1]:
-        return False
-    spreads = sum(
-        float(np.sum(size / block.scaled_sum)) for size, block in zip(sizes, weighted.weights.blocks, strict=True)
-    )
-    whole = float(np.linalg.norm(item.contributions - np.mean(item.contributions))) / len(item.base)
-    base = float(np.linalg.norm(item.base - np.mean(item.base))) / len(item.base)
-    return spreads + base <= _SINGLE_CANCELLATION * whole
+    rows, things = counts.shape
+    generator = np.random.Generator(np.random.SFC64(seed))
+    poisson = _poisson(1.0 - DEVIATIONS / math.sqrt(things + DEVIATIONS**2))
+    missing = _fill(counts, poisson, generator)
+    for row in np.flatnonzero(missing < 0):
+        while missing[row] < 0:
+            missing[row : row + 1] = _fill(counts[row : row + 1], poisson, generator)
+    picks = generator.integers(things, size=int(missing.sum()))
+    picks += np.repeat(np.arange(rows) * things, missing)
+    np.add.at(counts.reshape(-1), picks, np.uint8(1))
+
+
+def _fill(counts: NDArray[np.uint8], poisson: _Poisson, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Independent counts [B, N]; returns how many draws each row lacks, int64 [B]."""
+    poisson.fill(counts.reshape(-1), generator)
+    return np.asarray(counts.shape[1] - counts.sum(axis=1, dtype=np.uint32).astype(np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class _Poisson:
+    """A Poisson distribution, split so that a draw takes 16 random bits, and a few of 10,000 draws more.
+
+    With p_k the chances, a 16-bit number below `thresholds[-1]` tells k by how many thresholds it reaches: the k-th is
+    reached by the sum of ⌊2¹⁶ p_j⌋ over j < k. Any other number stands for the chances that this rounding and the
+    counts above leave, and k is drawn from those by itself.
+
+    Attributes:
+        thresholds: uint16 [K].
+        rest: float64 [60]; the cumulative distribution of what is left.
+    """
+
+    thresholds: NDArray[np.uint16]
+    rest: Array
+
+    def fill(self, counts: NDArray[np.uint8], generator: np.random.Generator) -> None:
+        """Draw independent counts, [n]."""
+        reaches = np.empty(AT_ONCE, np.bool_)
+        for first in range(0, len(counts), AT_ONCE):
+            part = counts[first : first + AT_ONCE]
+            reached = reaches[: len(part)]
+            number = generator.bit_generator.random_raw(-(-len(part) // 4)).view(np.uint16)[: len(part)]
+            np.greater_equal(number, self.thresholds[0], out=part.view(np.bool_))
+            for threshold in self.thresholds[1:]:
+                np.greater_equal(number, threshold, out=reached)
+                np.add(part, reached.view(np.uint8), out=part)
+            last = np.flatnonzero(number >= self.thresholds[-1])
+            part[last] = np.searchsorted(self.rest, generator.random(len(last)), side="right")
+
+
+@cache
+def _poisson(mean: float) -> _Poisson:
+    chances = np.array([math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(_LARGEST)])
+    exact = chances * 2.0**16
+    whole = np.floor(exact[:_COMMON])
+    whole = whole[whole > 0.0]
+    exact[: len(whole)] -= whole
+    return _Poisson(np.cumsum(whole).astype(np.uint16), np.cumsum(exact)[:-1] / exact.sum())

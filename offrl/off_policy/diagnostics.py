@@ -1,4 +1,4 @@
-"""What the weights say about the log: how many episodes it is worth, and what it can't tell."""
+"""What speaks for and against an evaluation: what the weights say about the log, and what it can't tell."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offrl.errors import DataError, RequestError
+from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import Array, EpisodeLog
+from offrl.off_policy.fqe import FQEConfig
 from offrl.off_policy.weights import StepWeights
 
 _MASS_SLACK = 1e-4
+NEVER_LOGGED_LIMIT = 0.01
+"""Probability of actions that occur nowhere in the log from which on it is warned of."""
+SPREAD_LIMIT = 0.1
+"""Fitted values whose networks differ by more than this share of the value are warned of."""
+BACKUPS = 2.0
+"""How often, for each step that values look ahead, the target networks should have moved all the way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +84,17 @@ def diagnose(log: EpisodeLog, *, bins: int = 40) -> Diagnostics:
     """What the log's weights, unclipped, are like."""
     weights = StepWeights.of(log)
     final = weights.at_end()
-    mean, error = mean_weight(weights)
+    mean, error = weights.mean_final
     return Diagnostics(
         episodes=log.episodes,
-        steps=log.rows,
+        steps=log.steps,
         effective_sample_size=float(effective_sample_sizes(final)[0]),
         effective_sample_size_by_step=effective_sample_sizes(weights),
         running_by_step=np.bincount(log.step),
         largest_weight_share=float(largest_weight_shares(final)[0]),
         mean_weight=mean,
         mean_weight_error=error,
-        unsupported_share=float(np.mean(np.isneginf(log.target_log_prob))),
+        unsupported_share=float(np.mean(np.isneginf(log.log_ratio))),
         histogram=weight_histogram(weights.log_final, bins=bins),
     )
 
@@ -175,10 +183,39 @@ def support(behavior: ArrayLike, target: ArrayLike) -> Support:
     return Support(float(uncovered.mean()), float(np.mean(uncovered > 0.0)))
 
 
-def mean_weight(weights: StepWeights) -> tuple[float | None, float | None]:
-    """Mean weight at the episodes' ends and its standard error; None where they are no numbers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = np.exp(weights.log_final)
-        mean = float(np.mean(values))
-        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else np.nan
-    return (mean if np.isfinite(mean) else None), (error if np.isfinite(error) else None)
+def never_logged(log: EpisodeLog, choices: Choices, name: str) -> list[str]:
+    """Whether a policy takes discrete actions that occur nowhere in the log."""
+    if choices.probabilities is None or log.actions is None:
+        return []
+    never = np.bincount(log.agent_action, minlength=log.actions) == 0
+    share = float(choices.probabilities[log.row][:, never].sum(axis=1).mean())
+    if share <= NEVER_LOGGED_LIMIT:
+        return []
+    return [
+        f"{share:.0%} of what {name} does are actions that occur nowhere in the log: nothing is known of what they "
+        "earn."
+    ]
+
+
+def divided(value: float, spread: float, name: str) -> list[str]:
+    """Whether the networks of fitted Q evaluation disagree about the value."""
+    if spread <= SPREAD_LIMIT * abs(value):
+        return []
+    return [
+        f"The fitted values of {name} differ by {spread:.3g} from one network to the other: the log doesn't settle "
+        "them."
+    ]
+
+
+def unsettled(log: EpisodeLog, discount: float, horizon: int | None, config: FQEConfig) -> list[str]:
+    """Whether the target networks of fitted Q evaluation move often enough to carry rewards as far as they count."""
+    ahead = np.inf if discount == 1.0 else 1.0 / (1.0 - discount)
+    if horizon is not None or log.terminated.all() or discount == 1.0:
+        ahead = min(ahead, horizon or int(log.lengths.max()))
+    if config.steps * config.target_rate >= BACKUPS * ahead:
+        return []
+    needed = math.ceil(BACKUPS * ahead / config.target_rate)
+    return [
+        f"Fitted values look about {ahead:.0f} steps ahead, too far for {config.steps:,} gradient steps: they may not "
+        f"have settled (at least {needed:,} are wanted, --fqe-steps)."
+    ]

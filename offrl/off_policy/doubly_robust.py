@@ -7,11 +7,14 @@ fitted to the episodes that they are used on, or the correction comes out too sm
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from offrl.errors import RequestError
 from offrl.off_policy.episode_log import Array, EpisodeLog
+from offrl.off_policy.estimator import Estimate, Estimator, Need, Question
 from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
 from offrl.off_policy.weights import StepWeights
 
@@ -19,6 +22,8 @@ STRETCHES = 24
 """How many stretches of steps MAGIC tells apart: it blends estimates of one more return length."""
 BLEND_CONFIDENCE = 0.9
 _RIDGE = 1e-10
+MODEL_AND_WEIGHTS: tuple[Need, ...] = ("density", "behavior", "values")
+FIRST_STATES = "The interval is over the episodes' first states; it knows nothing of errors in the values."
 
 
 def state_values(log: EpisodeLog, name: str) -> Array:
@@ -143,3 +148,35 @@ def _with_free(matrix: Array, solution: Array, free: NDArray[np.bool_]) -> Array
         solution = solution + reach.min() * (aim - solution)
         free &= reach > reach.min()
         solution[~free] = 0.0
+
+
+def _weighted(ask: Question) -> WeightedSum:
+    return weighted_doubly_robust(ask.log, ask.steps)
+
+
+def _blended(answer: Estimate, weighted: WeightedSum, drawn: Array, ask: Question) -> Estimate:
+    """MAGIC, from WDR's estimate: its value, and what WDR says of how sure that is.
+
+    The blend takes whatever model error hides within WDR's interval for none, so its own spread would be too small.
+    """
+    partial = partial_corrections(weighted)
+    blend = magic_blend(partial, drawn)
+    value, interval, clipping = float(partial.mean(axis=0) @ blend), answer.interval, answer.clipping
+    if interval is not None:
+        interval = replace(interval, low=min(interval.low, value), high=max(interval.high, value))
+    if clipping is not None and clipping.bias is not None:
+        uncut = partial_corrections(_weighted(ask.uncut)).mean(axis=0) @ blend
+        clipping = replace(clipping, bias=value - float(uncut))
+    contributions = answer.contributions + (value - float(np.mean(answer.contributions)))
+    return replace(answer, value=value, contributions=contributions, interval=interval, clipping=clipping)
+
+
+DM = Estimator("direct method", lambda ask: direct_method(ask.log), needs=("values",), caveat=FIRST_STATES)
+DR = Estimator("doubly robust", lambda ask: doubly_robust(ask.log, ask.steps), needs=MODEL_AND_WEIGHTS, unbiased=True)
+WDR = Estimator("weighted doubly robust", lambda ask: ask.once(_weighted), needs=MODEL_AND_WEIGHTS)
+MAGIC = Estimator(
+    "model and guided importance sampling combined",
+    lambda ask: ask.once(_weighted),
+    needs=MODEL_AND_WEIGHTS,
+    blend=_blended,
+)

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
+from offrl import plugins
 from offrl.errors import RequestError
 from offrl.nn.malloc import keep_freed_memory
 from offrl.off_policy import intervals
 from offrl.off_policy.bandits import require_one_step
 from offrl.off_policy.bootstrap import resample, resample_means
-from offrl.off_policy.bounds import Bounds
 from offrl.off_policy.diagnostics import effective_sample_sizes, largest_weight_shares, over_steps
-from offrl.off_policy.doubly_robust import magic_blend, partial_corrections
 from offrl.off_policy.episode_log import Array, EpisodeLog
-from offrl.off_policy.estimates import Clipping, Estimate, Interval
-from offrl.off_policy.estimators import ESTIMATORS, Question
-from offrl.off_policy.intervals import Ends
+from offrl.off_policy.estimator import (
+    MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+    Clipping,
+    Estimate,
+    Estimator,
+    Question,
+    find_estimator,
+)
+from offrl.off_policy.intervals import BOUNDED, INTERVALS, Bounds, Interval, IntervalKind
 from offrl.off_policy.weighted_sums import WeightedSum
 
-IntervalKind = Literal["bootstrap-percentile", "bootstrap-bca", "bootstrap-studentized", "t", "hoeffding", "bernstein"]
-INTERVALS: tuple[IntervalKind, ...] = get_args(IntervalKind)
-BOUNDED: dict[str, Callable[[Array, float, float, float], Ends]] = {
-    "hoeffding": intervals.hoeffding,
-    "bernstein": intervals.empirical_bernstein,
-}
-
-MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
 LEAST_RESAMPLES = 50
 WEIGHT_DEVIATIONS = 5.0
 """How many standard errors the mean weight may lie from 1."""
@@ -57,7 +53,7 @@ def estimate(
 
     Args:
         log: the episodes.
-        names: keys of ESTIMATORS.
+        names: of estimators; `offrl.plugins.estimators` has them.
         confidence: nominal coverage.
         interval: how it is made, or None for none. The bootstrap computes self-normalized estimates anew for each
             resample, all of them on the same resamples; its intervals and "t" are right for many episodes. "hoeffding"
@@ -72,27 +68,37 @@ def estimate(
     Raises:
         RequestError: an unknown name or option; what an estimator needs isn't there; an interval doesn't suit one.
         DataError: the log breaks the bounds.
+        PluginError: another package's estimator can't be had.
     """
     _check_options(confidence, resamples, {"clip": clip, "switch": switch})
-    _check_names(log, names)
-    _check_interval(interval, names, clip, bounds)
+    records = {name: find_estimator(name) for name in names}
+    for name, record in records.items():
+        if record.one_step:
+            require_one_step(log, name)
+    _check_interval(interval, records, clip, bounds)
     keep_freed_memory()
-    ask = Question(log, clip, switch)
-    sums = {name: ESTIMATORS[name].build(ask) for name in names}
+    ask = Question(log, clip, switch, confidence, interval, resamples, seed)
+    found = {name: record.answer(ask) for name, record in records.items()}
+    sums = {name: item for name, item in found.items() if isinstance(item, WeightedSum)}
     bootstrap = _Bootstrap(log, resamples, seed)
-    draws = bootstrap.draws(sums, everything=interval is not None and interval.startswith("bootstrap"))
+    all_of_them = interval is not None and interval.startswith("bootstrap")
+    draws = bootstrap.draws({name: item for name, item in sums.items() if all_of_them or records[name].blend})
     answers = []
-    for name, item in sums.items():
-        answer = _without_interval(name, item, ask, minimum_effective_sample_size)
+    for name, item in found.items():
+        if isinstance(item, Estimate):
+            answers.append(replace(item, name=name))
+            continue
+        record = records[name]
+        answer = _without_interval(name, record, item, ask, minimum_effective_sample_size)
         if len(answer.contributions) > 1:
             if interval in BOUNDED and bounds is not None:
-                answer = _bounded(answer, interval, confidence, log, bounds)
+                answer = _bounded(answer, record, interval, confidence, log, bounds)
             elif interval == "t":
                 answer = _by_t(answer, confidence)
             elif interval is not None:
                 answer = _bootstrapped(answer, interval, confidence, draws[name], bootstrap)
-            if name == "magic":
-                answer = _blended(answer, item, draws[name], ask)
+            if record.blend is not None:
+                answer = record.blend(answer, item, draws[name], ask)
         answers.append(answer)
     return answers
 
@@ -105,13 +111,9 @@ class _Bootstrap:
     resamples: int
     seed: int
 
-    def draws(self, sums: dict[str, WeightedSum], *, everything: bool) -> dict[str, Array]:
-        """Values [B] of each estimator that has one: of all, or of MAGIC only, whose blend depends on them."""
-        wanted = {
-            name: item
-            for name, item in sums.items()
-            if (everything or name == "magic") and item.value is not None and self.log.episodes > 1
-        }
+    def draws(self, sums: Mapping[str, WeightedSum]) -> dict[str, Array]:
+        """Resampled values [B] of each sum that has one."""
+        wanted = {name: item for name, item in sums.items() if item.value is not None and self.log.episodes > 1}
         distinct = {id(item): item for item in wanted.values()}
         if not distinct:
             return {}
@@ -127,11 +129,11 @@ class _Bootstrap:
         return np.asarray(np.sqrt(np.maximum(second - first**2, 0.0) / (len(contributions) - 1)))
 
 
-def _without_interval(name: str, item: WeightedSum, ask: Question, least: float) -> Estimate:
-    answer = Estimate(name, item.value, item.contributions, clipping=_clipping(name, item, ask))
-    warnings, reliable = _warnings(name, ask), True
+def _without_interval(name: str, record: Estimator, item: WeightedSum, ask: Question, least: float) -> Estimate:
+    answer = Estimate(name, item.value, item.contributions, clipping=_clipping(record, item, ask))
+    warnings, reliable = _warnings(record, ask), True
     if item.weights is not None:
-        if ESTIMATORS[name].per_step:
+        if record.per_step:
             size, share = over_steps(item.weights, ask.log.discount)
         else:
             size, share = float(effective_sample_sizes(item.weights)[0]), float(largest_weight_shares(item.weights)[0])
@@ -164,54 +166,36 @@ def _doubts(ask: Question, size: float, least: float) -> list[str]:
     return doubts
 
 
-def _warnings(name: str, ask: Question) -> list[str]:
-    log, estimator = ask.log, ESTIMATORS[name]
-    warnings = []
-    if log.broken_off.any() and not estimator.values:
+def _warnings(record: Estimator, ask: Question) -> list[str]:
+    log, warnings = ask.log, []
+    if log.broken_off.any() and "values" not in record.needs:
         warnings.append(
             f"{int(log.broken_off.sum())} of {log.episodes} episodes were truncated before the horizon; what they "
             "would have earned later is missing."
         )
     if log.episodes == 1:
-        blend = ", and no blend: this is WDR" if name == "magic" else ""
+        blend = "" if record.blend is None else ", and nothing is blended"
         warnings.append(f"One episode gives no interval{blend}.")
-    if name == "dm":
-        warnings.append("The interval is over the episodes' first states; it knows nothing of errors in the values.")
-    return warnings
+    return [*warnings, record.caveat] if record.caveat else warnings
 
 
-def _blended(answer: Estimate, weighted: WeightedSum, drawn: Array, ask: Question) -> Estimate:
-    """MAGIC, from WDR's estimate: its value, and what WDR says of how sure that is.
-
-    The blend takes whatever model error hides within WDR's interval for none, so its own spread would be too small.
-    """
-    partial = partial_corrections(weighted)
-    blend = magic_blend(partial, drawn)
-    value, interval, clipping = float(partial.mean(axis=0) @ blend), answer.interval, answer.clipping
-    if interval is not None:
-        interval = replace(interval, low=min(interval.low, value), high=max(interval.high, value))
-    if clipping is not None and clipping.bias is not None:
-        uncut = partial_corrections(ask.uncut.weighted).mean(axis=0) @ blend
-        clipping = replace(clipping, bias=value - float(uncut))
-    contributions = answer.contributions + (value - float(np.mean(answer.contributions)))
-    return replace(answer, value=value, contributions=contributions, interval=interval, clipping=clipping)
-
-
-def _clipping(name: str, item: WeightedSum, ask: Question) -> Clipping | None:
+def _clipping(record: Estimator, item: WeightedSum, ask: Question) -> Clipping | None:
     """What was cut, and the estimate less the one without."""
-    threshold = ask.threshold(name)
+    threshold = record.threshold(ask)
     if threshold is None or item.weights is None:
         return None
-    share = item.weights.clipped_share
-    if name == "switch-dr" and threshold != ask.clip:
-        share = float(np.mean(item.weights.log_weight > math.log(threshold)))
-    uncut = ESTIMATORS[name].build(ask.uncut).value
-    return Clipping(threshold, share, None if item.value is None or uncut is None else item.value - uncut)
+    uncut = record.answer(ask.uncut)
+    assert isinstance(uncut, WeightedSum)
+    assert uncut.weights is not None
+    share = float(np.mean(uncut.weights.log_weight > np.log(threshold)))
+    return Clipping(threshold, share, None if item.value is None or uncut.value is None else item.value - uncut.value)
 
 
-def _bounded(answer: Estimate, kind: str, confidence: float, log: EpisodeLog, bounds: Bounds) -> Estimate:
+def _bounded(
+    answer: Estimate, record: Estimator, kind: str, confidence: float, log: EpisodeLog, bounds: Bounds
+) -> Estimate:
     """With an interval that holds for every number of episodes, cut to the range of the return."""
-    ends = bounds.of_contribution(log, with_values=ESTIMATORS[answer.name].values)
+    ends = bounds.of_contribution(log, with_values="values" in record.needs)
     bounds.check(log, answer.contributions, ends)
     low, high = np.clip(BOUNDED[kind](answer.contributions, *ends, confidence), *bounds.of_return(log))
     return replace(answer, interval=Interval(float(low), float(high), confidence, kind))
@@ -256,22 +240,16 @@ def _check_options(confidence: float, resamples: int, thresholds: dict[str, floa
             raise RequestError(f"{name} is {value}", hint="give the largest weight to keep: a number above 0")
 
 
-def _check_names(log: EpisodeLog, names: Sequence[str]) -> None:
-    if unknown := [name for name in names if name not in ESTIMATORS]:
-        raise RequestError(f"there is no estimator {unknown[0]!r}", hint=f"one of {', '.join(ESTIMATORS)}")
-    for name in names:
-        if ESTIMATORS[name].one_step:
-            require_one_step(log, name)
-
-
-def _check_interval(kind: str | None, names: Sequence[str], clip: float | None, bounds: Bounds | None) -> None:
+def _check_interval(
+    kind: str | None, records: Mapping[str, Estimator], clip: float | None, bounds: Bounds | None
+) -> None:
     if kind is not None and kind not in INTERVALS:
         raise RequestError(f"there is no interval {kind!r}", hint=f"one of {', '.join(INTERVALS)}")
     if kind not in BOUNDED:
         return
-    if biased := [name for name in names if clip is not None or not ESTIMATORS[name].unbiased]:
+    if biased := [name for name, record in records.items() if clip is not None or not record.unbiased]:
         why = "cut weights are" if clip is not None else f"{', '.join(biased)} {'is' if len(biased) == 1 else 'are'}"
-        fit = [name for name, estimator in ESTIMATORS.items() if estimator.unbiased]
+        fit = [name for name in plugins.estimators.own if find_estimator(name).unbiased]
         raise RequestError(
             f"the interval {kind!r} bounds the mean of unbiased estimators, and {why} biased",
             hint=f"ask for {', '.join(fit)} without clipping, or for a bootstrap",

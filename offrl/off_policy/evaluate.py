@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +14,22 @@ from numpy.typing import NDArray
 from offrl.errors import DataError, RequestError, SpaceMismatchError
 from offrl.off_policy import intervals
 from offrl.off_policy.behavior_policy import BehaviorConfig, BehaviorEstimate, estimate_behavior
-from offrl.off_policy.bounds import Bounds
-from offrl.off_policy.dataset import Logged
-from offrl.off_policy.diagnostics import diagnose
-from offrl.off_policy.doubts import divided, never_logged, unsettled
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.diagnostics import diagnose, divided, never_logged, unsettled
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.estimate import BOUNDED, IntervalKind, estimate
-from offrl.off_policy.estimates import Estimate, Interval
-from offrl.off_policy.estimators import ESTIMATORS
+from offrl.off_policy.estimate import estimate
+from offrl.off_policy.estimator import Estimator, Need, find_estimator
 from offrl.off_policy.fqe import FittedValues, FQEConfig, fit_q
-from offrl.off_policy.marginalized import MARGINALISED, marginal_estimate
+from offrl.off_policy.intervals import BOUNDED, Bounds, Interval, IntervalKind
 from offrl.off_policy.ranking import Ranking, agreement, rank
 from offrl.off_policy.results import BehaviorResult, Evaluation, PolicyResult, Truth
 from offrl.off_policy.target_policies import DRAWS, TargetPolicy
-from offrl.off_policy.transitions import Choices, Steps
 
-FQE, DIRECT = "fqe", "dm"
-"""Fitted Q evaluation is the direct method with its values."""
-SEQUENTIAL_DEFAULTS = ("is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", FQE)
-ONE_STEP_DEFAULTS = ("ips", "snips", "dr", "switch-dr", FQE)
+SEQUENTIAL_DEFAULTS = ("is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", "fqe")
+ONE_STEP_DEFAULTS = ("ips", "snips", "dr", "switch-dr", "fqe")
 RANKING_PREFERENCE = (
-    *("wdr", FQE, DIRECT, "magic", "dr", "snips", "wpdis", "wis", "switch-dr"),
-    *(*MARGINALISED, "pdis", "ips", "is", "clipped"),
+    *("wdr", "fqe", "dm", "magic", "dr", "snips", "wpdis", "wis", "switch-dr"),
+    *("lstd", "mql", "mwl", "dice", "pdis", "ips", "is", "clipped"),
 )
 
 
@@ -61,10 +55,8 @@ class Plan:
     """What is asked for.
 
     Attributes:
-        estimators: keys of `ESTIMATORS`, "fqe", or some of `MARGINALISED`; None takes all usual ones that the log and
-            the policies allow.
-        discount: γ, per step.
-        horizon: steps of an episode that count; None for all.
+        estimators: names in `offrl.plugins.estimators`; None takes all usual ones that the log and the policies allow.
+        discount, horizon: see `EpisodeLog`; they hold in place of the log's.
         confidence, interval, resamples, seed, clip, bounds: see `offrl.off_policy.estimate.estimate`.
         may_estimate_behavior: whether the probabilities of logged actions may be estimated where the log has none.
         rank_by: the estimator that several policies are ranked by; None takes the first usual one there is.
@@ -87,11 +79,11 @@ class Plan:
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
 
 
-def evaluate(logged: Logged, policies: Sequence[Target | TargetPolicy], plan: Plan | None = None) -> Evaluation:
+def evaluate(log: EpisodeLog, policies: Sequence[Target | TargetPolicy], plan: Plan | None = None) -> Evaluation:
     """Estimate what each policy would earn in an episode, and rank several.
 
     Args:
-        logged: the log.
+        log: a dataset's, not cut to a horizon.
         policies: themselves, or what they do at the log's rows.
         plan: what is asked for; None for the defaults.
 
@@ -99,33 +91,33 @@ def evaluate(logged: Logged, policies: Sequence[Target | TargetPolicy], plan: Pl
         RequestError: an estimator that is named needs what isn't there: probabilities of the logged actions, a density
             of the policy's, or what it does at each state.
     """
-    if len(logged.lengths) == 1:
+    if log.episodes == 1:
         raise DataError(
             "the log is a single episode: nothing tells how far off an estimate from it is",
-            where=logged.name,
+            where=log.name,
             hint="name a log of more episodes",
         )
     plan = plan or Plan()
-    targets = [_target(logged, policy, plan) for policy in policies]
-    names, notes = _names(logged, targets, plan)
-    behavior = _behavior(logged, names, plan)
-    values = _values(logged, targets, names, plan)
+    targets = [_target(log, policy, plan) for policy in policies]
+    records, notes = _estimators(log, targets, plan)
+    behavior = _behavior(log, records, plan)
+    values = _values(log, targets, records, plan)
     results = tuple(
-        _result(logged, target, names, plan, behavior, None if values is None else values.of(position))
+        _result(log, target, records, plan, behavior, None if values is None else values.of(position))
         for position, target in enumerate(targets)
     )
-    ranking = _ranking(results, plan, notes)
+    ranking = _ranking(results, records, plan, notes)
     truths = [result.truth for result in results]
     known = [truth.value for truth in truths if truth is not None]
     return Evaluation(
-        dataset=logged.name,
-        episodes=len(logged.lengths),
-        steps=len(logged.reward),
+        dataset=log.name,
+        episodes=log.episodes,
+        steps=log.steps,
         discount=plan.discount,
         horizon=plan.horizon,
         confidence=plan.confidence,
         clip=plan.clip,
-        behavior=_behavior_result(logged, names, plan, behavior),
+        behavior=_behavior_result(log, plan, behavior),
         policies=results,
         ranking=ranking,
         agreement=None if ranking is None or len(known) < len(results) else agreement(ranking, known),
@@ -133,72 +125,68 @@ def evaluate(logged: Logged, policies: Sequence[Target | TargetPolicy], plan: Pl
     )
 
 
-def _target(logged: Logged, policy: Target | TargetPolicy, plan: Plan) -> Target:
+def _target(log: EpisodeLog, policy: Target | TargetPolicy, plan: Plan) -> Target:
     if isinstance(policy, Target):
         return policy
-    return Target(policy.name, policy.choices(logged, draws=DRAWS, seed=plan.seed))
+    return Target(policy.name, policy.choices(log, draws=DRAWS, seed=plan.seed))
 
 
-def needs_weights(name: str) -> bool:
-    """Whether an estimator divides by the probabilities of the logged actions."""
-    return name not in (FQE, DIRECT, *MARGINALISED)
+def _any_needs(records: Mapping[str, Estimator], need: Need) -> bool:
+    return any(need in record.needs for record in records.values())
 
 
-def needs_choices(name: str) -> bool:
-    """Whether an estimator needs what a policy does at each state, besides the logged actions' probabilities."""
-    return name in MARGINALISED or needs_values(name)
-
-
-def needs_values(name: str) -> bool:
-    """Whether an estimator needs fitted values."""
-    return name == FQE or (name in ESTIMATORS and ESTIMATORS[name].values)
-
-
-def _names(logged: Logged, targets: Sequence[Target], plan: Plan) -> tuple[tuple[str, ...], list[str]]:
-    """The estimators to use, and what is left out for want of something."""
-    one_step = bool((logged.lengths == 1).all())
-    known = (*ESTIMATORS, FQE, *MARGINALISED)
-    unknown = [name for name in plan.estimators or () if name not in known]
-    if unknown:
-        raise RequestError(f"there is no estimator '{unknown[0]}'", hint=f"choose among {', '.join(known)}")
-    wanted = tuple(plan.estimators or (ONE_STEP_DEFAULTS if one_step else SEQUENTIAL_DEFAULTS))
+def _estimators(log: EpisodeLog, targets: Sequence[Target], plan: Plan) -> tuple[dict[str, Estimator], list[str]]:
+    """Those to use, by name, and what is left out for want of something."""
+    usual = ONE_STEP_DEFAULTS if log.is_one_step else SEQUENTIAL_DEFAULTS
+    records = {name: find_estimator(name) for name in plan.estimators or usual}
     if plan.estimators is None and plan.interval in BOUNDED:
-        wanted = tuple(name for name in wanted if name != FQE and ESTIMATORS[name].unbiased)
-    kept, notes = wanted, []
-    for needs, lack in ((needs_weights, _no_weights(logged, targets, plan)), (needs_choices, _no_values(targets))):
-        left_out = [name for name in kept if needs(name)]
+        records = {name: record for name, record in records.items() if record.unbiased}
+    no_density, no_behavior, no_policy = _no_density(targets), _no_behavior(log, plan), _no_policy(targets)
+    lacks: list[tuple[set[Need], RequestError | None]] = [
+        ({"density"}, no_density),
+        ({"behavior"}, no_behavior),
+        ({"policy", "values"}, no_policy),
+    ]
+    notes: list[str] = []
+    for needs, lack in lacks:
+        left_out = [name for name, record in records.items() if needs & set(record.needs)]
         if lack is None or not left_out:
             continue
         if plan.estimators is not None:
             raise lack
         notes.append(f"Left out {', '.join(left_out)}: {lack.what}. To have them, {lack.hint}.")
-        kept = tuple(name for name in kept if not needs(name))
-    if not kept:
-        raise _no_weights(logged, targets, plan) or RequestError("no estimator is left", hint="name one: --estimators")
-    return kept, notes
+        records = {name: record for name, record in records.items() if name not in left_out}
+    if not records:
+        raise no_density or no_behavior or RequestError("no estimator is left", hint="name one: --estimators")
+    return records, notes
 
 
-def _no_weights(logged: Logged, targets: Sequence[Target], plan: Plan) -> RequestError | None:
-    """Why there are no weights."""
+def _no_density(targets: Sequence[Target]) -> RequestError | None:
+    """Why the policies give logged actions no probability."""
     without = [target.name for target in targets if target.choices.log_prob is None]
-    if without:
-        return SpaceMismatchError(
-            f"{without[0]} is deterministic, and its continuous actions have no density to weigh the log by",
-            hint="choose --estimators fqe, smooth its actions with --kernel-bandwidth 0.2, or value the policy that "
-            "samples with --stochastic",
-        )
-    if logged.behavior_log_prob is None and not plan.may_estimate_behavior:
-        return RequestError(
-            "the log doesn't say how probable its actions were (no column behavior_log_prob)",
-            where=logged.name,
-            hint="allow to estimate it with --estimate-behavior, or convert the log with --map behavior_prob=COLUMN",
-        )
-    return None
+    if not without:
+        return None
+    return SpaceMismatchError(
+        f"{without[0]} is deterministic, and its continuous actions have no density to weigh the log by",
+        hint="choose --estimators fqe, smooth its actions with --kernel-bandwidth 0.2, or value the policy that "
+        "samples with --stochastic",
+    )
 
 
-def _no_values(targets: Sequence[Target]) -> RequestError | None:
+def _no_behavior(log: EpisodeLog, plan: Plan) -> RequestError | None:
+    """Why it isn't known how probable the logged actions were."""
+    if log.behavior_log_prob is not None or plan.may_estimate_behavior:
+        return None
+    return RequestError(
+        "the log doesn't say how probable its actions were (no column behavior_log_prob)",
+        where=log.name,
+        hint="allow to estimate it with --estimate-behavior, or convert the log with --map behavior_prob=COLUMN",
+    )
+
+
+def _no_policy(targets: Sequence[Target]) -> RequestError | None:
     """Why no values can be fitted."""
-    without = [t.name for t in targets if t.choices.probabilities is None and t.choices.actions is None]
+    without = [target.name for target in targets if not target.choices.known_at_states]
     if not without:
         return None
     return RequestError(
@@ -207,20 +195,21 @@ def _no_values(targets: Sequence[Target]) -> RequestError | None:
     )
 
 
-def _behavior(logged: Logged, names: Sequence[str], plan: Plan) -> BehaviorEstimate | NDArray[np.float64] | None:
+def _behavior(
+    log: EpisodeLog, records: Mapping[str, Estimator], plan: Plan
+) -> BehaviorEstimate | NDArray[np.float64] | None:
     """Log-probabilities of the logged actions: the log's own, or an estimate; None where nobody needs them."""
-    if not any(map(needs_weights, names)):
+    if not _any_needs(records, "behavior"):
         return None
-    if logged.behavior_log_prob is not None:
-        return logged.behavior_log_prob
-    return estimate_behavior(logged, plan.behavior, plan.seed)
+    if log.behavior_log_prob is not None:
+        return log.behavior_log_prob
+    return estimate_behavior(log, plan.behavior, plan.seed)
 
 
 def _behavior_result(
-    logged: Logged, names: Sequence[str], plan: Plan, behavior: BehaviorEstimate | NDArray[np.float64] | None
+    log: EpisodeLog, plan: Plan, behavior: BehaviorEstimate | NDArray[np.float64] | None
 ) -> BehaviorResult:
-    unweighted = np.zeros(len(logged.reward))
-    returns = _episode_log(logged, unweighted, unweighted, plan, None).returns
+    returns = dataclasses.replace(log, discount=plan.discount, horizon=plan.horizon).returns
     source: Literal["logged", "estimated", "none"] = "none"
     if behavior is not None:
         source = "estimated" if isinstance(behavior, BehaviorEstimate) else "logged"
@@ -263,64 +252,39 @@ class _AllValues:
         )
 
 
-def _values(logged: Logged, targets: Sequence[Target], names: Sequence[str], plan: Plan) -> _AllValues | None:
+def _values(
+    log: EpisodeLog, targets: Sequence[Target], records: Mapping[str, Estimator], plan: Plan
+) -> _AllValues | None:
     """Fitted for all policies at once; None where nobody needs them."""
-    if not any(map(needs_values, names)):
+    if not _any_needs(records, "values"):
         return None
     smoothed = [position for position, target in enumerate(targets) if target.unsmoothed is not None]
     before = [target.unsmoothed for target in targets if target.unsmoothed is not None]
     everything = [target.choices for target in targets] + before
-    fitted = fit_q(logged.steps(plan.discount, plan.horizon), _same_draws(everything), plan.fqe, plan.seed)
-    first = np.cumsum(logged.lengths) - logged.lengths
-    return _AllValues(fitted, first, {position: len(targets) + i for i, position in enumerate(smoothed)})
-
-
-def _same_draws(choices: Sequence[Choices]) -> list[Choices]:
-    """As many drawn actions of each policy: those that draw none repeat theirs."""
-    most = max((len(each.actions) for each in choices if each.actions is not None), default=1)
-    return [
-        each
-        if each.actions is None or len(each.actions) == most
-        else dataclasses.replace(each, actions=np.broadcast_to(each.actions[:1], (most, *each.actions.shape[1:])))
-        for each in choices
-    ]
+    fitted = fit_q(log, everything, plan.fqe, plan.seed, discount=plan.discount, horizon=plan.horizon)
+    return _AllValues(fitted, log.offsets[:-1], {position: len(targets) + i for i, position in enumerate(smoothed)})
 
 
 def _result(
-    logged: Logged,
+    log: EpisodeLog,
     target: Target,
-    names: Sequence[str],
+    records: Mapping[str, Estimator],
     plan: Plan,
     behavior: BehaviorEstimate | NDArray[np.float64] | None,
     values: _Values | None,
 ) -> PolicyResult:
-    unweighted = np.zeros(len(logged.reward))
-    weighted = behavior is not None
-    acted = behavior.log_prob if isinstance(behavior, BehaviorEstimate) else behavior
-    taken = target.choices.log_prob if weighted else unweighted
-    assert taken is not None
-    log = _episode_log(logged, unweighted if acted is None else acted, taken, plan, values)
-    steps = logged.steps(plan.discount, plan.horizon) if set(names) & set(MARGINALISED) else None
-    named = {} if steps is None else _solved(steps, target.choices, names, plan)
-    others = [name for name in dict.fromkeys(names) if name not in MARGINALISED]
-    if others:
-        named |= zip(others, _estimates(log, others, plan), strict=True)
-    return PolicyResult(
-        name=target.name,
-        estimates=tuple(named[name] for name in dict.fromkeys(names)),
-        diagnostics=diagnose(log) if weighted else None,
-        truth=None if target.true_returns is None else _truth(target.true_returns),
-        spread=None if values is None else values.spread,
-        smoothing_bias=None if values is None else values.smoothing_bias,
-        warnings=tuple(_warnings(logged, target, plan, values)),
+    valued = log.towards(
+        target.choices,
+        behavior_log_prob=behavior.log_prob if isinstance(behavior, BehaviorEstimate) else behavior,
+        discount=plan.discount,
+        horizon=plan.horizon,
+        q=None if values is None else values.q,
+        v=None if values is None else values.v,
+        v_final=None if values is None else values.v_final,
     )
-
-
-def _estimates(log: EpisodeLog, names: Sequence[str], plan: Plan) -> list[Estimate]:
-    """By those of `ESTIMATORS`, and "fqe"."""
     found = estimate(
-        log,
-        [DIRECT if name == FQE else name for name in names],
+        valued,
+        list(records),
         confidence=plan.confidence,
         interval=plan.interval,
         resamples=plan.resamples,
@@ -328,43 +292,14 @@ def _estimates(log: EpisodeLog, names: Sequence[str], plan: Plan) -> list[Estima
         clip=plan.clip,
         bounds=plan.bounds,
     )
-    return [dataclasses.replace(each, name=name) for name, each in zip(names, found, strict=True)]
-
-
-def _solved(steps: Steps, choices: Choices, names: Sequence[str], plan: Plan) -> dict[str, Estimate]:
-    """By those of `MARGINALISED`."""
-    return {
-        name: marginal_estimate(
-            steps,
-            choices,
-            name,
-            confidence=plan.confidence,
-            interval=plan.interval,
-            resamples=plan.resamples,
-            seed=plan.seed,
-        )
-        for name in names
-        if name in MARGINALISED
-    }
-
-
-def _episode_log(
-    logged: Logged, behavior: NDArray[Any], target: NDArray[Any], plan: Plan, values: _Values | None
-) -> EpisodeLog:
-    ends = np.cumsum(logged.lengths)
-    return EpisodeLog(
-        reward=logged.reward,
-        behavior_log_prob=behavior,
-        target_log_prob=target,
-        offsets=np.concatenate([[0], ends]),
-        terminated=logged.terminated[ends - 1],
-        truncated=logged.truncated[ends - 1],
-        discount=plan.discount,
-        horizon=plan.horizon,
-        q=None if values is None else values.q,
-        v=None if values is None else values.v,
-        v_final=None if values is None else values.v_final,
-        density=logged.actions is None,
+    return PolicyResult(
+        name=target.name,
+        estimates=tuple(found),
+        diagnostics=None if behavior is None else diagnose(valued),
+        truth=None if target.true_returns is None else _truth(target.true_returns),
+        spread=None if values is None else values.spread,
+        smoothing_bias=None if values is None else values.smoothing_bias,
+        warnings=tuple(_warnings(log, target, plan, values)),
     )
 
 
@@ -374,34 +309,32 @@ def _truth(returns: NDArray[np.float64]) -> Truth:
     return Truth(float(returns.mean()), error, count)
 
 
-def _warnings(logged: Logged, target: Target, plan: Plan, values: _Values | None) -> list[str]:
-    warnings = never_logged(logged, target.choices, target.name)
+def _warnings(log: EpisodeLog, target: Target, plan: Plan, values: _Values | None) -> list[str]:
+    warnings = never_logged(log, target.choices, target.name)
     if values is not None:
-        first = np.cumsum(logged.lengths) - logged.lengths
-        warnings += divided(float(values.v[first].mean()), values.spread, target.name)
-        warnings += unsettled(logged, plan.discount, plan.horizon, plan.fqe)
+        warnings += divided(float(values.v[log.offsets[:-1]].mean()), values.spread, target.name)
+        warnings += unsettled(log, plan.discount, plan.horizon, plan.fqe)
     return warnings
 
 
-def _ranking(results: Sequence[PolicyResult], plan: Plan, notes: list[str]) -> Ranking | None:
+def _ranking(
+    results: Sequence[PolicyResult], records: Mapping[str, Estimator], plan: Plan, notes: list[str]
+) -> Ranking | None:
     if len(results) < 2:
         return None
-    there = [each.name for each in results[0].estimates]
-    if plan.rank_by is not None and plan.rank_by not in there:
+    if plan.rank_by is not None and plan.rank_by not in records:
         raise RequestError(
             f"the policies can't be ranked by {plan.rank_by}: it isn't among the estimators", hint="add it to them"
         )
-    for name in [plan.rank_by] if plan.rank_by else RANKING_PREFERENCE:
+    preferred = [name for name in dict.fromkeys([*RANKING_PREFERENCE, *records]) if name in records]
+    for name in [plan.rank_by] if plan.rank_by else preferred:
         estimates = [result.estimate(name) for result in results]
         whole = [each for each in estimates if each is not None and each.value is not None]
         # By default an estimator that is reliable for all policies; where there is none, fitted values need no weights.
         if len(whole) == len(results) and (plan.rank_by or all(each.reliable for each in whole)):
-            sure = name not in (FQE, DIRECT)
-            if not sure:
-                notes.append(
-                    "The ranking's intervals are over first states; they know nothing of errors in the values."
-                )
-            return rank(whole, confidence=plan.confidence, resamples=plan.resamples, seed=plan.seed, sure=sure)
+            if caveat := records[name].caveat:
+                notes.append(f"The ranking is by {name}. {caveat}")
+            return rank(whole, confidence=plan.confidence, resamples=plan.resamples, seed=plan.seed, sure=not caveat)
     if plan.rank_by:
         raise RequestError(f"not all policies have a value by {plan.rank_by}", hint="rank by another estimator")
     notes.append("The policies aren't ranked: no estimator is reliable for all of them.")

@@ -22,7 +22,9 @@ from offrl.envs.make import make_environments
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.agent_policies import AgentPolicies
-from offrl.off_policy.dataset import Logged
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.dataset import read_log
+from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.evaluate import Plan, Target, evaluate
 from offrl.off_policy.results import Evaluation
 from offrl.off_policy.target_policies import (
@@ -33,7 +35,6 @@ from offrl.off_policy.target_policies import (
     TargetPolicy,
     smoothed_choices,
 )
-from offrl.off_policy.transitions import Choices
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.types import Density, Spec
@@ -101,7 +102,7 @@ def evaluate_policies(
     if not paths and column is None:
         raise RequestError("no policy is named", hint="name a run, an ONNX file, or a column with --target-column")
     name = Path(dataset).name if Path(dataset).exists() else dataset
-    logged = dataclasses.replace(Logged.read(store, (column,) if column else ()), name=name)
+    logged = dataclasses.replace(read_log(store, (column,) if column else ()), name=name)
     targets: list[Target] = []
     for path in paths:
         if path.suffix == ".onnx":
@@ -116,7 +117,7 @@ def evaluate_policies(
     return evaluate(logged, _told_apart(targets), plan)
 
 
-def _alone(policy: TargetPolicy, logged: Logged, acting: Acting, plan: Plan, trial: Trial | None) -> Target:
+def _alone(policy: TargetPolicy, logged: EpisodeLog, acting: Acting, plan: Plan, trial: Trial | None) -> Target:
     if trial is not None:
         raise RequestError(
             f"only runs can be tried out, and {policy.name} isn't one", hint="leave out --truth, or name a run"
@@ -126,7 +127,7 @@ def _alone(policy: TargetPolicy, logged: Logged, acting: Acting, plan: Plan, tri
 
 
 def _target(
-    name: str, choices: Choices, logged: Logged, acting: Acting, plan: Plan, returns: NDArray[np.float64] | None
+    name: str, choices: Choices, logged: EpisodeLog, acting: Acting, plan: Plan, returns: NDArray[np.float64] | None
 ) -> Target:
     if not acting.kernel_bandwidth:
         return Target(name, choices, true_returns=returns)
@@ -135,7 +136,7 @@ def _target(
 
 
 def _of_run(
-    run: Run, store: Trajectories, logged: Logged, plan: Plan, acting: Acting, trial: Trial | None
+    run: Run, store: Trajectories, logged: EpisodeLog, plan: Plan, acting: Acting, trial: Trial | None
 ) -> list[Target]:
     """The policies of its seeds."""
     policy, _ = load_policy(run, acting.checkpoint or run.reported_checkpoint)

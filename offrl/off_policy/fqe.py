@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.nn import MLP, Adam, seed_generators
-from offrl.off_policy.transitions import Choices, Steps
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.doubly_robust import FIRST_STATES, direct_method
+from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.estimator import Estimator
 
 ROWS_AT_ONCE = 16_384
 """Rows whose values are computed together, once the networks are fitted."""
@@ -58,7 +61,15 @@ class FittedValues:
     error: NDArray[np.float64]
 
 
-def fit_q(steps: Steps, policies: Sequence[Choices], config: FQEConfig | None = None, seed: int = 0) -> FittedValues:
+def fit_q(
+    log: EpisodeLog,
+    policies: Sequence[Choices],
+    config: FQEConfig | None = None,
+    seed: int = 0,
+    *,
+    discount: float,
+    horizon: int | None = None,
+) -> FittedValues:
     """Fit Q ← r + γ E_π Q'(s', ·), for all policies at once.
 
     A termination or the horizon ends the sum; a truncation doesn't: the value of what would have followed is taken
@@ -66,12 +77,14 @@ def fit_q(steps: Steps, policies: Sequence[Choices], config: FQEConfig | None = 
     the networks see how much of it is over.
 
     Args:
-        steps: the log.
+        log: a dataset's, not cut: what lies behind the horizon is fitted too.
         policies: what each does at the log's rows.
         config: how; None for the defaults.
         seed: of weights and batches.
+        discount: γ, per step.
+        horizon: values are of the first so many steps of an episode; None counts all that follow.
     """
-    fit = _Fit(steps, policies, config or FQEConfig(), seed)
+    fit = _Fit(log, policies, config or FQEConfig(), seed, discount, horizon)
     for batch in fit.batches():
         fit.descend(*batch)
     return fit.values()
@@ -80,24 +93,33 @@ def fit_q(steps: Steps, policies: Sequence[Choices], config: FQEConfig | None = 
 class _Fit:
     """Networks of P policies, E members each, and the log as tensors."""
 
-    def __init__(self, steps: Steps, policies: Sequence[Choices], config: FQEConfig, seed: int) -> None:
-        self.steps, self.config, self.seed, self.count = steps, config, seed, len(policies)
-        self.features = torch.from_numpy(_with_time(steps))
-        self.row = torch.from_numpy(steps.row)
-        self.discrete = steps.actions is not None
-        action = torch.from_numpy(np.ascontiguousarray(steps.action))
+    def __init__(
+        self,
+        log: EpisodeLog,
+        policies: Sequence[Choices],
+        config: FQEConfig,
+        seed: int,
+        discount: float,
+        horizon: int | None,
+    ) -> None:
+        self.log, self.config, self.seed, self.count = log, config, seed, len(policies)
+        self.features = torch.from_numpy(_with_time(log, horizon))
+        self.row = torch.from_numpy(log.row)
+        self.discrete = log.valued_actions is not None
+        self.continues = log.continues if horizon is None else log.continues & (log.step + 1 < horizon)
+        action = torch.from_numpy(np.ascontiguousarray(log.valued_action))
         self.action = action.long() if self.discrete else action.float()
-        (low, high), to_go = steps.value_bounds(), _returns_to_go(steps)
+        (low, high), to_go = value_bounds(log, discount, horizon), _returns_to_go(log, discount)
         # Networks learn values that differ by about 1 best.
-        self.scale = max(float(to_go.std()), float(np.abs(steps.reward).mean()), 1e-6)
+        self.scale = max(float(to_go.std()), float(np.abs(log.reward).mean()), 1e-6)
         self.low, self.high = low / self.scale, high / self.scale
-        self.reward = torch.from_numpy(steps.reward / self.scale).float()
-        self.discount = torch.from_numpy(steps.discount * steps.continues).float()
-        self.choices = _stacked(policies, self.discrete)
+        self.reward = torch.from_numpy(log.reward / self.scale).float()
+        self.discount = torch.from_numpy(discount * self.continues).float()
+        self.choices = _stacked(_same_draws(policies), self.discrete)
         width = self.features.shape[1]
         self.network = MLP(
             width if self.discrete else width + self.action.shape[1],
-            steps.actions or 1,
+            log.valued_actions or 1,
             config.hidden,
             # Policies start from the same weights and see the same batches: they differ by what they do alone.
             [generator for _ in policies for generator in seed_generators([seed])],
@@ -152,7 +174,7 @@ class _Fit:
     @torch.no_grad()
     def values(self) -> FittedValues:
         """Of the target network: it moves less than the other."""
-        steps, index = self.steps, torch.arange(len(self.reward))
+        log, index = self.log, torch.arange(len(self.reward))
         rows = torch.arange(len(self.features))
         draws = 1 if self.discrete else self.choices.shape[1]
         v = torch.cat(
@@ -164,10 +186,9 @@ class _Fit:
         )
         q = torch.cat([self._q(self.target, self.row[part], part) for part in index.split(ROWS_AT_ONCE)], dim=-1)
         v, q = (values.clamp(self.low, self.high).double() * self.scale for values in (v, q))
-        ending = np.cumsum(steps.lengths) - 1
-        final = v.mean(dim=1).numpy()[:, steps.final_row] * steps.continues[ending]
+        final = v.mean(dim=1).numpy()[:, log.final_row] * self.continues[log.offsets[1:] - 1]
         error = self.reward * self.scale + self.discount * v.mean(dim=1)[:, self.row + 1] - q.mean(dim=1)
-        starts = v[:, :, torch.from_numpy(steps.first_row)].mean(dim=-1)
+        starts = v[:, :, torch.from_numpy(log.first_row)].mean(dim=-1)
         return FittedValues(
             q=q.mean(dim=1).numpy(),
             v=v.mean(dim=1)[:, self.row].numpy(),
@@ -177,12 +198,36 @@ class _Fit:
         )
 
 
-def _with_time(steps: Steps) -> NDArray[np.float32]:
+def value_bounds(log: EpisodeLog, discount: float, horizon: int | None = None) -> tuple[float, float]:
+    """The least and greatest value that rewards within the logged range allow."""
+    low, high = float(log.reward.min()), float(log.reward.max())
+    geometric = float(horizon or log.lengths.max())
+    if discount < 1.0:
+        geometric = (1.0 - discount ** (horizon or np.inf)) / (1.0 - discount)
+    # Where no episode ever ends, all rewards count; else some sums are of one reward only.
+    ends = bool(log.terminated.any()) or horizon is not None
+    least = min(low, low * geometric) if ends else low * geometric
+    greatest = max(high, high * geometric) if ends else high * geometric
+    return least, greatest
+
+
+def _with_time(log: EpisodeLog, horizon: int | None) -> NDArray[np.float32]:
     """The features, with the share of the horizon that is over behind them if there is one."""
-    if steps.horizon is None:
-        return steps.features
-    over = np.minimum(steps.time / steps.horizon, 1.0).astype(np.float32)
-    return np.concatenate([steps.features, over[:, None]], axis=1)
+    if horizon is None:
+        return log.features
+    over = np.minimum(log.time / horizon, 1.0).astype(np.float32)
+    return np.concatenate([log.features, over[:, None]], axis=1)
+
+
+def _same_draws(choices: Sequence[Choices]) -> list[Choices]:
+    """As many drawn actions of each policy: those that draw none repeat theirs."""
+    most = max((len(each.actions) for each in choices if each.actions is not None), default=1)
+    return [
+        each
+        if each.actions is None or len(each.actions) == most
+        else replace(each, actions=np.broadcast_to(each.actions[:1], (most, *each.actions.shape[1:])))
+        for each in choices
+    ]
 
 
 def _stacked(policies: Sequence[Choices], discrete: bool) -> Tensor:
@@ -191,14 +236,19 @@ def _stacked(policies: Sequence[Choices], discrete: bool) -> Tensor:
     return torch.from_numpy(np.stack([part for part in parts if part is not None])).float()
 
 
-def _returns_to_go(steps: Steps) -> NDArray[np.float64]:
+def _returns_to_go(log: EpisodeLog, discount: float) -> NDArray[np.float64]:
     """Discounted sums of the rewards from each step to the end of its episode, [R]."""
-    to_go = np.array(steps.reward, np.float64)
-    if not len(to_go):
-        return to_go
+    to_go = np.array(log.reward, np.float64)
     # Episodes side by side, from their last steps to their first.
-    ends = np.cumsum(steps.lengths)
-    for back in range(1, int(steps.lengths.max())):
-        here = (ends - 1 - back)[steps.lengths > back]
-        to_go[here] += steps.discount * to_go[here + 1]
+    for back in range(1, int(log.lengths.max())):
+        here = (log.offsets[1:] - 1 - back)[log.lengths > back]
+        to_go[here] += discount * to_go[here + 1]
     return to_go
+
+
+ESTIMATOR = Estimator(
+    "fitted Q evaluation: the direct method by its values",
+    lambda ask: direct_method(ask.log, "fqe"),
+    needs=("values",),
+    caveat=FIRST_STATES,
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from offrl.off_policy.estimator import Estimator
 from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
 
 
@@ -52,3 +53,9 @@ def weighted_per_decision(rewards: WeightedTerms) -> WeightedSum:
 
 def _without_base(weighted: WeightedTerms, *, self_normalized: bool) -> WeightedSum:
     return WeightedSum(np.zeros(weighted.weights.episodes), weighted, self_normalized)
+
+
+IS = Estimator("importance sampling", lambda ask: trajectory(ask.returns), per_step=False, unbiased=True)
+WIS = Estimator("weighted importance sampling", lambda ask: weighted_trajectory(ask.returns), per_step=False)
+PDIS = Estimator("per-decision importance sampling", lambda ask: per_decision(ask.rewards), unbiased=True)
+WPDIS = Estimator("weighted per-decision importance sampling", lambda ask: weighted_per_decision(ask.rewards))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,12 @@ from numpy.typing import NDArray
 from offrl.errors import RequestError
 from offrl.off_policy import intervals
 from offrl.off_policy.bootstrap import resample_means
-from offrl.off_policy.estimate import BOUNDED, MINIMUM_EFFECTIVE_SAMPLE_SIZE, IntervalKind
-from offrl.off_policy.estimates import Estimate, Interval
-from offrl.off_policy.transitions import Choices, Steps
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.estimator import MINIMUM_EFFECTIVE_SAMPLE_SIZE, Estimate, Estimator, Question
+from offrl.off_policy.intervals import Interval
 
-MARGINALISED = ("lstd", "mql", "mwl", "dice")
-"""The names of these estimators."""
+Method = Literal["lstd", "mql", "mwl", "dice"]
 ROWS_AT_ONCE = 8_192
 MOST_FEATURES = 400
 """Squares and products are left out where there would be more features of a state than this."""
@@ -46,8 +47,8 @@ Basis = Callable[[NDArray[np.float32]], Matrix]
 
 
 @dataclass(frozen=True)
-class MarginalValue:
-    """One estimator's answer.
+class MarginalFit:
+    """Values and weights that were solved for.
 
     Attributes:
         value: of the policy.
@@ -63,25 +64,28 @@ class MarginalValue:
     balanced: bool
 
 
-def marginalized(steps: Steps, choices: Choices, name: str, seed: int = 0) -> MarginalValue:
-    """Value a policy by one of `MARGINALISED`.
+def marginalized(log: EpisodeLog, name: Method, seed: int = 0) -> MarginalFit:
+    """Value a policy by one of these estimators.
 
     Args:
-        steps: the log.
-        choices: what the policy does at its rows.
+        log: a dataset's, with what the policy does at its rows.
         name: of the estimator.
         seed: of the kernel's random features.
 
     Raises:
-        RequestError: there is a horizon: what is fitted doesn't depend on time.
+        RequestError: there is a horizon: what is fitted doesn't depend on time. Or it isn't known what the policy does.
     """
-    if steps.horizon is not None:
+    if log.horizon is not None:
         raise RequestError(
             f"{name} fits values and weights that don't depend on time, and a horizon is given",
             hint="leave out --horizon, or choose fqe",
         )
-    plain = _Features(steps, choices, _polynomial(steps))
-    tests = _Features(steps, choices, _fourier(steps, seed))
+    if log.choices is None or not log.choices.known_at_states:
+        raise RequestError(
+            f"{name} needs to know what the policy does at each state", where="choices", hint="give the policy itself"
+        )
+    plain = _Features(log, log.choices, _polynomial(log))
+    tests = _Features(log, log.choices, _fourier(log, seed))
     moments = _moments(plain, plain)
     theta = _solve(moments.difference, moments.reward)
     weigher, coefficients = plain, _solve(moments.difference.T, plain.start)
@@ -93,19 +97,17 @@ def marginalized(steps: Steps, choices: Choices, name: str, seed: int = 0) -> Ma
     elif name == "dice":
         whitened = _solve(crossed.square, crossed.difference)
         coefficients = whitened @ _solve(crossed.difference.T @ whitened, plain.start)
-    error, weights = np.empty(len(steps.reward)), np.empty(len(steps.reward))
-    for part in _parts(steps):
+    error, weights = np.empty(log.steps), np.empty(log.steps)
+    for part in _parts(log):
         here, there = plain.taken(part), plain.following(part)
-        error[part] = steps.reward[part] + (steps.discount * there - here) @ theta
+        error[part] = log.reward[part] + (log.discount * there - here) @ theta
         weights[part] = weigher.taken(part) @ coefficients
-    starts = plain.expected(steps.first_row) @ theta
-    episodes, count = len(steps.lengths), len(steps.reward)
-    offsets = np.cumsum(steps.lengths) - steps.lengths
-    influence = starts + np.add.reduceat(weights * error, offsets) * (episodes / count)
+    starts = plain.expected(log.first_row) @ theta
+    influence = starts + np.add.reduceat(weights * error, log.offsets[:-1]) * (log.episodes / log.steps)
     by_values = name in ("lstd", "mql")
-    value = float(starts.mean() if by_values else (weights * steps.reward).mean())
-    balance = float((weights * (1.0 - steps.discount * steps.continues)).mean())
-    return MarginalValue(
+    value = float(starts.mean() if by_values else (weights * log.reward).mean())
+    balance = float((weights * (1.0 - log.discount * log.continues)).mean())
+    return MarginalFit(
         value=value,
         contributions=value + influence - influence.mean(),
         weights=weights,
@@ -113,30 +115,15 @@ def marginalized(steps: Steps, choices: Choices, name: str, seed: int = 0) -> Ma
     )
 
 
-def marginal_estimate(
-    steps: Steps,
-    choices: Choices,
-    name: str,
-    *,
-    confidence: float = 0.95,
-    interval: IntervalKind | None = "bootstrap-bca",
-    resamples: int = 1_000,
-    seed: int = 0,
-) -> Estimate:
-    """`marginalized` as an estimate, with its interval.
+def marginal_estimate(ask: Question, name: Method) -> Estimate:
+    """`marginalized` as an estimate, with its interval; all bootstraps but BCa are by percentiles here.
 
-    Args:
-        steps, choices, name: see `marginalized`.
-        confidence, interval, resamples, seed: see `offrl.off_policy.estimate.estimate`; all bootstraps but BCa are by
-            percentiles here, of the linearized contributions.
-
-    Raises:
-        RequestError: there is a horizon, or the interval is for unbiased estimators.
+    Resampled are the linearized contributions: nothing is solved for anew.
     """
-    found = marginalized(steps, choices, name, seed)
+    found = marginalized(ask.log, name, ask.seed)
     weights, share = np.abs(found.weights), 0.0
     square = float(np.square(found.weights).sum())
-    size = float(found.weights.sum()) ** 2 / square * len(steps.lengths) / len(weights) if square > 0.0 else 0.0
+    size = float(found.weights.sum()) ** 2 / square * ask.log.episodes / len(weights) if square > 0.0 else 0.0
     if square > 0.0:
         share = float(weights.max() / weights.sum())
     warnings = [
@@ -148,7 +135,7 @@ def marginal_estimate(
         name=name,
         value=found.value,
         contributions=found.contributions,
-        interval=None if interval is None else _interval(found, name, confidence, interval, resamples, seed),
+        interval=_interval(found.contributions, ask),
         effective_sample_size=size,
         largest_weight_share=share,
         reliable=found.balanced and size >= MINIMUM_EFFECTIVE_SAMPLE_SIZE,
@@ -156,20 +143,15 @@ def marginal_estimate(
     )
 
 
-def _interval(
-    found: MarginalValue, name: str, confidence: float, kind: IntervalKind, resamples: int, seed: int
-) -> Interval:
-    contributions = found.contributions
-    if kind in BOUNDED:
-        raise RequestError(
-            f"the interval '{kind}' is for unbiased estimators, and {name} isn't one", hint="choose a bootstrap, or t"
-        )
-    if kind == "t":
-        return Interval(*intervals.student_t(contributions, confidence), confidence, kind)
-    drawn = resample_means(contributions[:, None], resamples=resamples, seed=seed)[:, 0]
-    if kind == "bootstrap-bca":
-        return Interval(*intervals.bca(contributions, drawn, confidence), confidence, kind)
-    return Interval(*intervals.percentile(drawn, confidence), confidence, "bootstrap-percentile")
+def _interval(contributions: Matrix, ask: Question) -> Interval | None:
+    if ask.interval is None:
+        return None
+    if ask.interval == "t":
+        return Interval(*intervals.student_t(contributions, ask.confidence), ask.confidence, ask.interval)
+    drawn = resample_means(contributions[:, None], resamples=ask.resamples, seed=ask.seed)[:, 0]
+    if ask.interval == "bootstrap-bca":
+        return Interval(*intervals.bca(contributions, drawn, ask.confidence), ask.confidence, ask.interval)
+    return Interval(*intervals.percentile(drawn, ask.confidence), ask.confidence, "bootstrap-percentile")
 
 
 @dataclass(frozen=True)
@@ -184,25 +166,26 @@ class _Moments:
 class _Features:
     """φ(s, a): a basis of the state in a block for each discrete action, or a basis of state and continuous action."""
 
-    def __init__(self, steps: Steps, choices: Choices, basis: Basis) -> None:
-        self.steps, self.choices, self.basis = steps, choices, basis
-        self.start: Matrix = self.expected(steps.first_row).mean(axis=0)
+    def __init__(self, log: EpisodeLog, choices: Choices, basis: Basis) -> None:
+        self.log, self.choices, self.basis = log, choices, basis
+        self.continues = log.continues
+        self.start: Matrix = self.expected(log.first_row).mean(axis=0)
 
     def taken(self, part: slice) -> Matrix:
         """At the steps of a part of the log, of what was done, [n, D]."""
-        steps = self.steps
-        features = steps.features[steps.row[part]]
-        if steps.actions is None:
-            return self.basis(np.concatenate([features, steps.action[part]], axis=1))
-        return _blocks(self.basis(features), np.eye(steps.actions)[steps.action[part]])
+        log = self.log
+        features = log.features[log.row[part]]
+        if log.valued_actions is None:
+            return self.basis(np.concatenate([features, log.valued_action[part]], axis=1))
+        return _blocks(self.basis(features), np.eye(log.valued_actions)[log.valued_action[part]])
 
     def following(self, part: slice) -> Matrix:
         """Behind these steps, of what the policy does there, [n, D]; 0 where nothing follows."""
-        return self.expected(self.steps.row[part] + 1) * self.steps.continues[part, None]
+        return self.expected(self.log.row[part] + 1) * self.continues[part, None]
 
     def expected(self, rows: NDArray[np.int64]) -> Matrix:
         """At some rows, of what the policy does, [n, D]."""
-        features = self.steps.features[rows]
+        features = self.log.features[rows]
         if self.choices.probabilities is not None:
             return _blocks(self.basis(features), self.choices.probabilities[rows].astype(np.float64))
         assert self.choices.actions is not None
@@ -214,23 +197,23 @@ def _blocks(basis: Matrix, shares: Matrix) -> Matrix:
     return (shares[:, :, None] * basis[:, None, :]).reshape(len(basis), -1)
 
 
-def _parts(steps: Steps) -> Iterator[slice]:
-    for start in range(0, len(steps.reward), ROWS_AT_ONCE):
+def _parts(log: EpisodeLog) -> Iterator[slice]:
+    for start in range(0, log.steps, ROWS_AT_ONCE):
         yield slice(start, start + ROWS_AT_ONCE)
 
 
 def _moments(tested: _Features, fitted: _Features) -> _Moments:
-    steps, count = tested.steps, len(tested.steps.reward)
+    log = tested.log
     square: Matrix | float = 0.0
     difference: Matrix | float = 0.0
     reward: Matrix | float = 0.0
-    for part in _parts(steps):
+    for part in _parts(log):
         f = tested.taken(part)
         g = f if fitted is tested else fitted.taken(part)
         square = square + f.T @ f
-        difference = difference + f.T @ (g - steps.discount * fitted.following(part))
-        reward = reward + f.T @ steps.reward[part]
-    return _Moments(*(np.asarray(total) / count for total in (square, difference, reward)))
+        difference = difference + f.T @ (g - log.discount * fitted.following(part))
+        reward = reward + f.T @ log.reward[part]
+    return _Moments(*(np.asarray(total) / log.steps for total in (square, difference, reward)))
 
 
 def _solve(matrix: Matrix, right: Matrix) -> Matrix:
@@ -238,23 +221,23 @@ def _solve(matrix: Matrix, right: Matrix) -> Matrix:
     return np.asarray(np.linalg.lstsq(matrix, right, rcond=RIDGE)[0])
 
 
-def _inputs(steps: Steps) -> int:
-    return int(steps.features.shape[1]) + (0 if steps.actions is not None else int(steps.action.shape[1]))
+def _inputs(log: EpisodeLog) -> int:
+    return int(log.features.shape[1]) + (0 if log.valued_actions is not None else int(log.valued_action.shape[1]))
 
 
-def _one_hot(steps: Steps) -> bool:
+def _one_hot(log: EpisodeLog) -> bool:
     """Whether observations are states' numbers: they need no further features."""
-    features = steps.features
-    return steps.actions is not None and bool(
+    features = log.features
+    return log.valued_actions is not None and bool(
         ((features == 0) | (features == 1)).all() and (features.sum(axis=1) == 1).all()
     )
 
 
-def _polynomial(steps: Steps) -> Basis:
+def _polynomial(log: EpisodeLog) -> Basis:
     """1, the inputs, their squares and products."""
-    if _one_hot(steps):
+    if _one_hot(log):
         return lambda inputs: inputs.astype(np.float64)
-    width = _inputs(steps)
+    width = _inputs(log)
     first, second = np.triu_indices(width)
     with_products = len(first) + width + 1 <= MOST_FEATURES
 
@@ -268,11 +251,11 @@ def _polynomial(steps: Steps) -> Basis:
     return basis
 
 
-def _fourier(steps: Steps, seed: int) -> Basis:
+def _fourier(log: EpisodeLog, seed: int) -> Basis:
     """1, and random features of a Gaussian kernel (Rahimi & Recht, 2007), as wide as inputs of deviation 1 lie."""
-    if _one_hot(steps):
+    if _one_hot(log):
         return lambda inputs: inputs.astype(np.float64)
-    width = _inputs(steps)
+    width = _inputs(log)
     generator = np.random.default_rng(seed)
     frequencies = generator.standard_normal((width, KERNEL_FEATURES)) / np.sqrt(2.0 * width)
     phases = generator.uniform(0.0, 2.0 * np.pi, KERNEL_FEATURES)
@@ -282,3 +265,9 @@ def _fourier(steps: Steps, seed: int) -> Basis:
         return np.concatenate([np.ones((len(values), 1)), values], axis=1)
 
     return basis
+
+
+LSTD = Estimator("least-squares temporal differences", lambda ask: marginal_estimate(ask, "lstd"), needs=("policy",))
+MQL = Estimator("minimax Q-learning", lambda ask: marginal_estimate(ask, "mql"), needs=("policy",))
+MWL = Estimator("minimax weight learning", lambda ask: marginal_estimate(ask, "mwl"), needs=("policy",))
+DICE = Estimator("dual distribution correction", lambda ask: marginal_estimate(ask, "dice"), needs=("policy",))

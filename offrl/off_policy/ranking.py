@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from offrl.errors import RequestError
 from offrl.off_policy.bootstrap import resample_means
 from offrl.off_policy.episode_log import Array
-from offrl.off_policy.estimates import Estimate
+from offrl.off_policy.estimator import Estimate
 
 
 @dataclass(frozen=True)

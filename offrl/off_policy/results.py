@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from offrl.off_policy.behavior_policy import BehaviorEstimate
 from offrl.off_policy.diagnostics import Diagnostics
-from offrl.off_policy.estimates import Estimate, Interval
+from offrl.off_policy.estimator import Estimate
+from offrl.off_policy.intervals import Interval
 from offrl.off_policy.ranking import Agreement, Ranking
 
 
@@ -120,7 +121,7 @@ class Evaluation:
         """Plain values for JSON, none of them NaN or infinite."""
         plain = ("dataset", "episodes", "steps", "discount", "horizon", "confidence", "clip")
         return {
-            **{name: getattr(self, name) for name in plain},
+            **{name: vars(self)[name] for name in plain},
             "behavior": self.behavior.to_dict(),
             "policies": [each.to_dict() for each in self.policies],
             "ranking": None if self.ranking is None else self.ranking.to_dict(),

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from offrl.errors import DataError, RequestError, SpaceMismatchError
-from offrl.off_policy.dataset import Logged, Observations
-from offrl.off_policy.transitions import Choices
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.features import Observations
 
 ROWS_AT_ONCE = 16_384
 DRAWS = 4
@@ -29,7 +30,7 @@ class TargetPolicy(Protocol):
     def name(self) -> str:
         """What results call it."""
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
         """What it does at the log's rows.
 
         Args:
@@ -50,8 +51,8 @@ class ProbabilityPolicy:
     probabilities: Callable[[Any], NDArray[Any]]
     name: str = "policy"
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
-        actions = _require_discrete(logged, self.name)
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
+        actions = int(_require_discrete(logged, self.name).n)
         table = np.concatenate([np.asarray(self.probabilities(part)) for part in chunks(logged.observation)])
         return discrete_choices(logged, check_probabilities(table, (logged.rows, actions), self.name))
 
@@ -63,8 +64,8 @@ class TablePolicy:
     table: NDArray[Any]
     name: str = "table"
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
-        actions, table = _require_discrete(logged, self.name), np.asarray(self.table, np.float64)
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
+        actions, table = int(_require_discrete(logged, self.name).n), np.asarray(self.table, np.float64)
         if table.ndim == 1:
             check_probabilities(table[None], (1, actions), self.name)
             return discrete_choices(logged, np.broadcast_to(table, (logged.rows, actions)))
@@ -89,7 +90,7 @@ class ActionPolicy:
     name: str = "policy"
     epsilon: float = 0.0
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
         action = np.concatenate([np.asarray(self.act(part)) for part in chunks(logged.observation)])
         return deterministic_choices(logged, action, self.name, self.epsilon)
 
@@ -107,9 +108,9 @@ class DensityPolicy:
     sample: Callable[[Any, np.random.Generator], NDArray[Any]] | None = None
     name: str = "policy"
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
         steps = take(logged.observation, logged.row)
-        log_prob = check_log_prob(self.log_prob(steps, logged.action), len(logged.reward), self.name)
+        log_prob = check_log_prob(self.log_prob(steps, logged.action), logged.steps, self.name)
         if self.sample is None:
             return Choices(log_prob=log_prob)
         generator = np.random.default_rng(seed)
@@ -132,7 +133,7 @@ class ColumnPolicy:
     def name(self) -> str:
         return self.column
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
         values = np.asarray((logged.columns or {})[self.column], np.float64)
         if self.column.endswith(LOG_PROB_SUFFIX):
             values = np.exp(values) if values.ndim > 1 else values
@@ -141,12 +142,11 @@ class ColumnPolicy:
                 values = np.log(values)
         if values.ndim == 1:
             steps = values[logged.row] if len(values) == logged.rows else values
-            return Choices(log_prob=check_log_prob(steps, len(logged.reward), f"column {self.column}"))
-        actions = _require_discrete(logged, self.column)
-        check_probabilities(values[logged.row], (len(logged.reward), actions), f"column {self.column}")
+            return Choices(log_prob=check_log_prob(steps, logged.steps, f"column {self.column}"))
+        actions = int(_require_discrete(logged, self.column).n)
+        check_probabilities(values[logged.row], (logged.steps, actions), f"column {self.column}")
         # What a policy does behind a termination doesn't matter; behind a truncation, values depend on it.
-        ends = np.cumsum(logged.lengths) - 1
-        needed = (logged.row[ends] + 1)[~logged.terminated[ends]]
+        needed = logged.final_row[~logged.terminated]
         choices = discrete_choices(logged, values)
         whole = np.allclose(values[needed].sum(axis=-1), 1.0, atol=1e-3)
         return choices if whole else replace(choices, probabilities=None)
@@ -187,7 +187,7 @@ class OnnxPolicy:
             )
         self.name, self.output, self.epsilon = path.stem, output or names[0], epsilon
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
         values = np.concatenate([self._run(part) for part in chunks(logged.observation)])
         if self.output.endswith(LOG_PROB_SUFFIX):
             values = np.exp(values)
@@ -233,12 +233,14 @@ class Smoothed:
     def name(self) -> str:
         return self.policy.name
 
-    def choices(self, logged: Logged, *, draws: int, seed: int) -> Choices:
+    def choices(self, logged: EpisodeLog, *, draws: int, seed: int) -> Choices:
         plain = self.policy.choices(logged, draws=1, seed=seed)
         return smoothed_choices(logged, plain, self.bandwidth, draws=draws, seed=seed, name=self.name)
 
 
-def smoothed_choices(logged: Logged, plain: Choices, bandwidth: float, *, draws: int, seed: int, name: str) -> Choices:
+def smoothed_choices(
+    logged: EpisodeLog, plain: Choices, bandwidth: float, *, draws: int, seed: int, name: str
+) -> Choices:
     """Of continuous actions with Gaussian noise; see `Smoothed`.
 
     Raises:
@@ -262,13 +264,14 @@ def smoothed_choices(logged: Logged, plain: Choices, bandwidth: float, *, draws:
     )
 
 
-def deterministic_choices(logged: Logged, action: NDArray[Any], name: str, epsilon: float = 0.0) -> Choices:
+def deterministic_choices(logged: EpisodeLog, action: NDArray[Any], name: str, epsilon: float = 0.0) -> Choices:
     """Of actions as the environment takes them, for every row; `epsilon` mixes uniformly random discrete ones in."""
     if logged.actions is None:
         if epsilon:
             raise SpaceMismatchError("only discrete actions are mixed with random ones", hint="leave out --epsilon")
         return Choices(actions=unit_actions(logged, action, name)[None])
-    actions, first = _require_discrete(logged, name), int(getattr(logged.spec.action_space, "start", 0))
+    space = _require_discrete(logged, name)
+    actions, first = int(space.n), int(space.start)
     if np.size(action) != logged.rows:
         raise SpaceMismatchError(
             f"{name} gives actions of shape {np.shape(action)[1:]}, and the log's are {logged.spec.action_space}",
@@ -284,7 +287,7 @@ def deterministic_choices(logged: Logged, action: NDArray[Any], name: str, epsil
     return discrete_choices(logged, mixed(logged, np.eye(actions)[chosen], epsilon))
 
 
-def mixed(logged: Logged, probabilities: NDArray[Any], epsilon: float) -> NDArray[Any]:
+def mixed(logged: EpisodeLog, probabilities: NDArray[Any], epsilon: float) -> NDArray[Any]:
     """(1 − ε) π + ε / A of the A actions that are allowed, at every row of the log."""
     if not epsilon:
         return probabilities
@@ -293,14 +296,14 @@ def mixed(logged: Logged, probabilities: NDArray[Any], epsilon: float) -> NDArra
     return (1.0 - epsilon) * probabilities + epsilon * uniform
 
 
-def discrete_choices(logged: Logged, probabilities: NDArray[Any]) -> Choices:
+def discrete_choices(logged: EpisodeLog, probabilities: NDArray[Any]) -> Choices:
     """Of the probabilities of all actions, [R + N, A]."""
     taken = np.asarray(probabilities, np.float64)[logged.row, logged.agent_action]
     with np.errstate(divide="ignore"):
         return Choices(probabilities=np.asarray(probabilities, np.float32), log_prob=np.log(taken))
 
 
-def unit_actions(logged: Logged, action: NDArray[Any], name: str) -> NDArray[np.float32]:
+def unit_actions(logged: EpisodeLog, action: NDArray[Any], name: str) -> NDArray[np.float32]:
     """Actions in the environment's units as float32 [n, A], within [-1, 1] where they are bounded."""
     width, values = logged.spec.action_dim, np.asarray(action, np.float32)
     if values.size != logged.rows * width:
@@ -360,17 +363,17 @@ def take(observation: Observations, rows: Any) -> Any:
     return observation[rows]
 
 
-def _require_discrete(logged: Logged, name: str) -> int:
+def _require_discrete(logged: EpisodeLog, name: str) -> gym.spaces.Discrete:
     space = logged.spec.action_space
     if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
+        return space
     raise SpaceMismatchError(
         f"{name} gives probabilities of discrete actions, and those of '{logged.name}' are {space}",
         hint="give a density and samples of it (DensityPolicy), or actions (ActionPolicy)",
     )
 
 
-def unit_bounds(logged: Logged) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def unit_bounds(logged: EpisodeLog) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bounds of the actions as values are fitted to, [A] each: ±1, or ±∞ in components without bounds."""
     mapped = logged.action_map
     bounded = np.isfinite(mapped.low) & np.isfinite(mapped.high)

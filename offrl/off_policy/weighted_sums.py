@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,11 @@ import torch
 
 from offrl.off_policy.episode_log import Array, tensor
 from offrl.off_policy.weights import StepWeights, TimeBlock, finite
+
+_SINGLE_LEAST = math.exp(-40.0)
+_SINGLE_RANGE = 1e-6, 1e12
+_SINGLE_CANCELLATION = 50.0
+"""What float32 is good for: see `single_will_do`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +98,35 @@ class WeightedSum:
         with np.errstate(over="ignore", invalid="ignore"):
             terms = (_linearized if self.self_normalized else _plain)(self.base, self.weighted)
         return terms if np.isfinite(terms).all() else np.empty(0)
+
+
+def single_will_do(item: WeightedSum) -> bool:
+    """Whether float32 loses far less of a resampled estimate than such estimates differ by.
+
+    What is resampled is Σ_t Σ_i c_i w_{i,t} (y_{i,t} - ȳ_t) / Σ_i c_i w_{i,t}, weights over the largest of their step.
+    It is so where
+
+    * no weight other than 0 is below exp(-40): whatever is drawn, the sum of weights is then far above what underflows;
+    * the products in the numerator are of sizes of which those that underflow are too small to count;
+    * the steps' standard errors, and that of the base, add up to no more than 50 times the estimate's. Rounding leaves
+      some 10⁻⁶ of each step's, and 10⁻⁴ where terms rise all along the log: sums are over some thousands of episodes at
+      a time, and of terms around 0. What it leaves of them doesn't cancel, even where they do.
+    """
+    if not item.is_ratio or item.weighted is None:
+        return True
+    weighted = item.weighted
+    if any(block.least < _SINGLE_LEAST for block in weighted.weights.blocks):
+        return False
+    sizes = [np.sqrt(np.einsum("nt,nt->t", centered, centered)) for centered in weighted.centered]
+    largest = max(size.max() for size in sizes)
+    if not _SINGLE_RANGE[0] <= largest <= _SINGLE_RANGE[1]:
+        return False
+    spreads = sum(
+        float(np.sum(size / block.scaled_sum)) for size, block in zip(sizes, weighted.weights.blocks, strict=True)
+    )
+    whole = float(np.linalg.norm(item.contributions - np.mean(item.contributions))) / len(item.base)
+    base = float(np.linalg.norm(item.base - np.mean(item.base))) / len(item.base)
+    return spreads + base <= _SINGLE_CANCELLATION * whole
 
 
 def _plain(base: Array, weighted: WeightedTerms) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,12 +45,9 @@ class TimeBlock:
             steps = ... if self.running is None else self.running
             rows[self.rows[steps]] = self.log_weight[steps]
 
-    def clipped(self, bound: float) -> tuple[TimeBlock, int]:
-        """The same with no log-weight above the bound, and how many of the steps' were."""
-        above = self.log_weight > bound
-        count = int(np.sum(above if self.running is None else above & self.running))
-        cut = replace(self, log_weight=np.minimum(self.log_weight, bound), ended=np.minimum(self.ended, bound))
-        return cut, count
+    def clipped(self, bound: float) -> TimeBlock:
+        """The same with no log-weight above the bound."""
+        return replace(self, log_weight=np.minimum(self.log_weight, bound), ended=np.minimum(self.ended, bound))
 
     @cached_property
     def log_max(self) -> Array:
@@ -119,19 +117,20 @@ class StepWeights:
         offsets: int64 [N + 1]; where each episode's rows begin.
         order: int64 [N]; the episodes, longest first.
         blocks: all steps, in blocks of which at least half is no padding: as many as log₂ N at most.
-        clipped_share: of the weights, how many were above the threshold.
     """
 
     offsets: NDArray[np.int64]
     order: NDArray[np.int64]
     blocks: tuple[TimeBlock, ...]
-    clipped_share: float = 0.0
 
     @classmethod
     def of(cls, log: EpisodeLog, *, clip: float | None = None) -> StepWeights:
-        """Cumulative weights of a log; none above `clip`."""
-        log_ratio = (tensor(log.target_log_prob) - tensor(log.behavior_log_prob)).numpy()
-        blocks = _whole_block(log_ratio, log) if log.equal_lengths else _cumulative_blocks(log_ratio, log)
+        """Cumulative weights of a log; none above `clip`.
+
+        Raises:
+            RequestError: the log doesn't say how probable its actions are under both policies.
+        """
+        blocks = _whole_block(log.log_ratio, log) if log.equal_lengths else _cumulative_blocks(log.log_ratio, log)
         return cls(log.offsets, log.longest_first, tuple(blocks))._clipped(clip)
 
     def at_end(self, *, clip: float | None = None) -> StepWeights:
@@ -144,9 +143,7 @@ class StepWeights:
     def _clipped(self, clip: float | None) -> StepWeights:
         if clip is None or clip == np.inf:
             return self
-        cut = [block.clipped(np.log(clip)) for block in self.blocks]
-        share = sum(count for _, count in cut) / int(self.offsets[-1])
-        return StepWeights(self.offsets, self.order, tuple(block for block, _ in cut), share)
+        return StepWeights(self.offsets, self.order, tuple(block.clipped(np.log(clip)) for block in self.blocks))
 
     @property
     def episodes(self) -> int:
@@ -214,6 +211,15 @@ class StepWeights:
         mean = self.log_sum - np.log(self.episodes)
         with np.errstate(invalid="ignore"):
             return np.asarray(np.exp(self.log_weight - mean[self.step]))
+
+    @cached_property
+    def mean_final(self) -> tuple[float | None, float | None]:
+        """Mean weight at the episodes' ends and its standard error; None where they are no numbers."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.exp(self.log_final)
+            mean = float(np.mean(values))
+            error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else np.nan
+        return (mean if np.isfinite(mean) else None), (error if np.isfinite(error) else None)
 
     @property
     def vanish(self) -> bool:

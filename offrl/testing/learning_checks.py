@@ -11,6 +11,7 @@ from offrl.nn.state import restore_state, state_tensors
 from offrl.ops.trees import tree_leaves, tree_map
 from offrl.testing.comparing import copy_of, require, require_close, require_same, values_of
 from offrl.testing.trial import Trial, act
+from offrl.tracing import Traced
 from offrl.types import Metrics
 
 TD_ERROR = "td_error"
@@ -101,10 +102,6 @@ def check_resume(trial: Trial) -> None:
 
 def check_tracing(trial: Trial) -> None:
     """Updates that are traced and replayed come to what plain ones do."""
-    try:
-        from offrl.tracing import Traced
-    except ImportError:
-        return
     agent = trial.agent()
     states = [trial.start(agent) for _ in range(2)]
     traced = Traced(agent, states[0])

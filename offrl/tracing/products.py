@@ -6,13 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offrl.nn.host import LARGEST_PRODUCT
-from offrl.nn.mlp import MANY, NARROW
 from offrl.tracing.builder import Builder, Place
 from offrl.tracing.graph import Call, Value
 from offrl.tracing.operations import arguments_of
 
 aten = torch.ops.aten
+LARGEST_PRODUCT = 2**18
+"""Multiplications of a matrix product that NumPy's BLAS still does in one thread: others take long to wake."""
+NARROW, MANY = 16, 128
+"""Products with up to so many columns, and from so many rows on, are computed through their transposes: the plain way
+takes two to four times as long."""
 
 
 def product(b: Builder, call: Call, out: Place | None) -> bool:

@@ -172,7 +172,7 @@ class Traced:
         state: on the CPU; its tensors are changed in place.
     """
 
-    def __init__(self, agent: Agent[Any], state: Any) -> None:
+    def __init__(self, agent: Agent[Any, Any], state: Any) -> None:
         self.agent, self.state = agent, state
         self.roots = {"state": state, "agent": agent}
         self.parts: dict[tuple[Any, ...], Traces] = {}

@@ -21,7 +21,7 @@ from offrl.replay.normalization import ObservationNormalizer
 from offrl.replay.sampler import ReplaySampler, split_by_episode
 from offrl.runs.listener import Listener
 from offrl.runs.load import fresh_policy, load_normalizer, resolve_device
-from offrl.runs.loggers import make_writers
+from offrl.runs.loggers import make_loggers
 from offrl.runs.recorder import FOLDER, EpisodeRecorder
 from offrl.runs.run import Run
 from offrl.runs.scores import summarize
@@ -58,7 +58,7 @@ def build_loop(run: Run, problem: Problem, listener: Listener) -> Loop:
         fixed_parts={"normalizer": policy.normalizer.named_tensors()} if policy.normalizer else {},
         evaluate=_evaluation(recipe, policy, facts) if facts["environment"] else None,
         validate=None if held_out is None else _validation(recipe, policy, held_out),
-        writers=make_writers(run),
+        writers=make_loggers(run),
         listener=listener,
         recorder=recorder,
     )

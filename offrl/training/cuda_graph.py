@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,15 +13,6 @@ from offrl.types import Agent, Batch, Metrics, Noise
 
 WARMUP_UPDATES = 3
 """Updates taken eagerly before the capture: the first ones allocate workspaces, which a capture must not."""
-
-Update = Callable[[list[Batch], Noise], Metrics]
-
-
-def fast_update(agent: Agent[Any, Any], state: Any, device: torch.device) -> Update:
-    """`agent.update` of this state: captured in a graph on CUDA, as it is elsewhere."""
-    if device.type == "cuda":
-        return GraphedUpdate(agent, state)
-    return lambda batches, noise: agent.update(state, batches, noise)
 
 
 class GraphedUpdate:

@@ -24,10 +24,10 @@ from offrl.nn.state import restore_state, state_tensors
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.listener import Listener
 from offrl.runs.load import saved_state
-from offrl.runs.loggers import MetricWriter
+from offrl.runs.loggers import Logger
 from offrl.runs.recorder import EpisodeRecorder
 from offrl.runs.run import Run
-from offrl.training.cuda_graph import Update, fast_update
+from offrl.training.fast_update import Update, fast_update
 from offrl.training.threads import threads_for
 from offrl.types import Metrics
 
@@ -90,7 +90,7 @@ class Loop:
     fixed_parts: dict[str, dict[str, Tensor]]
     evaluate: Callable[[int], dict[str, Any]] | None
     validate: Callable[[], Tensor] | None
-    writers: list[MetricWriter]
+    writers: list[Logger]
     listener: Listener
     recorder: EpisodeRecorder | None = None
     step: int = 0

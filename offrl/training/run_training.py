@@ -19,7 +19,7 @@ from offrl.runs.checkpoint import read_facts
 from offrl.runs.evaluate import evaluate_run, scores_of
 from offrl.runs.listener import Listener, SilentListener
 from offrl.runs.load import fresh_policy, resolve_device
-from offrl.runs.loggers import require_tensorboard
+from offrl.runs.loggers import require_loggers
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.cross_validation import cross_validate, fold_episodes, with_coefficient
@@ -78,8 +78,7 @@ def check_buildable(problem: Problem) -> None:
         )
     if recipe.start is not None:
         take_over(fresh_policy(algorithm, agent, recipe, device, None), problem)
-    if "tensorboard" in recipe.writers:
-        require_tensorboard()
+    require_loggers(recipe.writers)
     kind = recipe.cross_validation.kind
     if kind != "none" and (problem.data is None or not learner.can(Penalized)):
         raise RecipeError(
@@ -166,6 +165,8 @@ def _finish(loop: Loop) -> Run:
         loop.feed.close()
         if loop.recorder is not None:
             loop.recorder.close()
+        for writer in loop.writers:
+            writer.close()
     run, episodes = loop.run, loop.run.recipe.evaluation.final_episodes
     loop.feed.conclude(run)
     if loop.evaluate:

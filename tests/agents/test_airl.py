@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from offrl.agents.airl import AIRL, AIRLConfig, AIRLState
 from offrl.agents.ppo import PPO, PPOConfig
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,

@@ -18,7 +18,7 @@ from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.errors import RecipeError
-from offrl.runs.checkpoint import restore_tensors, state_tensors
+from offrl.nn.state import restore_state, state_tensors
 from offrl.types import Agent, Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -393,7 +393,7 @@ def test_the_state_of_both_survives_a_checkpoint() -> None:
     given = cycles(agent, continuous(), 2, rollouts=False)
     for batches, noise in given[:4]:
         agent.update(one, batches, noise)
-    restore_tensors(state_tensors(other), {k: v.clone() for k, v in state_tensors(one).items()}, "a test")
+    restore_state(other, {k: v.clone() for k, v in state_tensors(one).items()}, "a test")
     for batches, noise in given[4:]:
         agent.update(one, batches, noise)
         agent.update(other, batches, noise)

@@ -25,8 +25,8 @@ from offrl.agents.bc import BC, BCConfig
 from offrl.agents.ppo import PPO, PPOConfig, PPOState
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn.policy_heads import GaussianActor
+from offrl.nn.state import restore_state, state_tensors
 from offrl.ops.minibatches import Rows, shuffled_minibatches
-from offrl.runs.checkpoint import restore_tensors, state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
@@ -305,7 +305,7 @@ def test_a_restored_state_goes_on_bit_for_bit(config: PPOConfig, spec: Spec) -> 
     state, resumed = agent.init((0, 1), CPU), agent.init((7, 8), CPU)
     run_updates(agent, state, rollouts[:2], noise[:2])
     saved = {name: tensor.detach().clone() for name, tensor in state_tensors(state).items()}
-    restore_tensors(state_tensors(resumed), saved, "")
+    restore_state(resumed, saved, "")
     # As training does behind each checkpoint, whether it goes on from there now or later.
     agent.episodes_cut(state)
     for one in (state, resumed):

@@ -20,7 +20,7 @@ from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, seed_generators
 from offrl.nn.distributions import split_gaussian, squashed_gaussian_log_prob
 from offrl.nn.sde import StateDependentGaussian
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,

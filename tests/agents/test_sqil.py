@@ -11,7 +11,7 @@ import torch
 from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.sqil import SQIL, SQILConfig, half_and_half
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.types import Agent, Spec
 from tests.agents.batches import CPU, continuous, discrete, noise_of_seed, of_seed, random_batches, random_noise
 from tests.agents.contract import Calls, actions_of

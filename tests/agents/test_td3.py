@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from offrl.agents.td3 import ALGORITHM, TD3, TD3Config, TD3State, softmax_value
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, seed_generators
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from offrl.converters.formats import FORMATS
+from offrl import plugins
 from offrl.data.store import TrajectoryStore
 from tests.cli.conftest import Offrl
 
@@ -191,4 +191,4 @@ def test_pickles_are_read_with_permission(offrl: Offrl, tmp_path: Path) -> None:
 
 def test_help_names_every_format(offrl: Offrl) -> None:
     text = offrl("convert", "--help").stdout
-    assert [name for name in FORMATS if name not in text] == []
+    assert [name for name in plugins.formats if name not in text] == []

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from offrl.off_policy.dataset import Logged
+from offrl.off_policy.episode_log import EpisodeLog
 from offrl.types import Spec
 
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ class TabularMDP:
                 q = self.reward + follow @ (policy * q).sum(axis=1)
         return q, (policy * q).sum(axis=1)
 
-    def log(self, behavior: Array, episodes: int, seed: int = 0) -> Logged:
+    def log(self, behavior: Array, episodes: int, seed: int = 0) -> EpisodeLog:
         """Episodes of a policy [S, A]."""
         generator = np.random.default_rng(seed)
         columns: dict[str, list[Any]] = {name: [] for name in ("observation", "action", "reward", "terminated")}
@@ -78,17 +78,17 @@ class TabularMDP:
         actions, terminated = np.array(columns["action"]), np.array(columns["terminated"])
         observation = np.array(columns["observation"])
         row = np.arange(len(actions)) + np.repeat(np.arange(episodes), lengths)
-        last = np.zeros(len(actions), bool)
-        last[np.cumsum(lengths) - 1] = True
-        return Logged(
-            spec=Spec(gym.spaces.Discrete(behavior.shape[0]), gym.spaces.Discrete(behavior.shape[1])),
-            observation=observation,
-            action=actions,
+        offsets = np.append(0, np.cumsum(lengths))
+        return EpisodeLog(
             reward=np.array(columns["reward"]),
-            terminated=terminated,
-            truncated=last & ~terminated,
-            lengths=np.array(lengths),
             behavior_log_prob=np.log(behavior[observation[row], actions]),
+            target_log_prob=None,
+            offsets=offsets,
+            terminated=terminated[offsets[1:] - 1],
+            truncated=~terminated[offsets[1:] - 1],
+            spaces=Spec(gym.spaces.Discrete(behavior.shape[0]), gym.spaces.Discrete(behavior.shape[1])),
+            observations=observation,
+            taken=actions,
             name="tabular",
         )
 

@@ -10,27 +10,29 @@ import pytest
 
 from offrl.errors import RequestError
 from offrl.off_policy.behavior_policy import BehaviorConfig, estimate_behavior
-from offrl.off_policy.dataset import Logged
+from offrl.off_policy.episode_log import EpisodeLog
 from offrl.types import Spec
 from tests.off_policy.tabular import BEHAVIOR, TabularMDP
 
 QUICK = BehaviorConfig(folds=2, hidden=(32,), steps=600, batch_size=256, check_every=100, learning_rate=3e-3)
 
 
-def gaussian_log(episodes: int = 200, scale: float = 2.0) -> Logged:
+def gaussian_log(episodes: int = 200, scale: float = 2.0) -> EpisodeLog:
     """a ~ N(s / 2, 0.1²) in [-1, 1], in the environment's units stretched by `scale`."""
     generator = np.random.default_rng(0)
     length, observation = 10, generator.uniform(-1, 1, (episodes * 11, 1)).astype(np.float32)
     row = np.arange(episodes * length) + np.repeat(np.arange(episodes), length)
     unit = observation[row] / 2 + 0.1 * generator.standard_normal((len(row), 1))
-    return Logged(
-        spec=Spec(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-scale, scale, (1,))),
-        observation=observation,
-        action=(scale * unit).astype(np.float32),
+    return EpisodeLog(
+        spaces=Spec(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-scale, scale, (1,))),
+        observations=observation,
+        taken=(scale * unit).astype(np.float32),
         reward=np.zeros(len(row)),
-        terminated=np.zeros(len(row), bool),
-        truncated=np.zeros(len(row), bool),
-        lengths=np.full(episodes, length),
+        behavior_log_prob=None,
+        target_log_prob=None,
+        offsets=np.arange(episodes + 1) * length,
+        terminated=np.zeros(episodes, bool),
+        truncated=np.zeros(episodes, bool),
     )
 
 
@@ -57,14 +59,16 @@ def test_no_episode_is_judged_by_a_network_that_has_seen_it() -> None:
     generator = np.random.default_rng(1)
     episodes, length = 40, 30
     action = np.repeat(generator.integers(0, 2, episodes), length)
-    logged = Logged(
-        spec=Spec(gym.spaces.Discrete(episodes), gym.spaces.Discrete(2)),
-        observation=np.repeat(np.arange(episodes), length + 1),
-        action=action,
+    logged = EpisodeLog(
+        spaces=Spec(gym.spaces.Discrete(episodes), gym.spaces.Discrete(2)),
+        observations=np.repeat(np.arange(episodes), length + 1),
+        taken=action,
         reward=np.zeros(len(action)),
-        terminated=np.zeros(len(action), bool),
-        truncated=np.zeros(len(action), bool),
-        lengths=np.full(episodes, length),
+        behavior_log_prob=None,
+        target_log_prob=None,
+        offsets=np.arange(episodes + 1) * length,
+        terminated=np.zeros(episodes, bool),
+        truncated=np.zeros(episodes, bool),
     )
     found = estimate_behavior(logged, dataclasses.replace(QUICK, steps=100, check_every=100))
     assert found.held_out_log_likelihood < np.log(0.6)

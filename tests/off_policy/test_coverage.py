@@ -10,10 +10,10 @@ import pytest
 
 from offrl.off_policy import intervals
 from offrl.off_policy.bootstrap import resample, resample_means
-from offrl.off_policy.bounds import Bounds
 from offrl.off_policy.episode_log import Array
 from offrl.off_policy.estimate import estimate
-from offrl.off_policy.estimators import ESTIMATORS, Question
+from offrl.off_policy.estimator import Question, find_estimator
+from offrl.off_policy.intervals import Bounds
 from tests.off_policy.finite_mdps import MDPS, FiniteMDP, select
 
 UNBIASED = ("is", "pdis", "dr")
@@ -82,7 +82,7 @@ def test_asymptotic_intervals_cover_as_they_say(mdp: FiniteMDP) -> None:
     for repetition in range(repetitions):
         part = select(log, repetition * EPISODES, (repetition + 1) * EPISODES)
         question = Question(part)
-        sums = [ESTIMATORS[name].build(question) for name in ALL]
+        sums = [find_estimator(name).answer(question) for name in ALL]
         resampled = resample(sums, part.longest_first, resamples=RESAMPLES, seed=repetition)
         influence = np.column_stack([item.contributions - item.contributions.mean() for item in sums])
         moments = resample_means(
@@ -106,7 +106,7 @@ def test_asymptotic_intervals_cover_as_they_say(mdp: FiniteMDP) -> None:
 def test_estimate_gives_these_very_intervals(kind: str) -> None:
     log = MDPS["time limit"].simulate(EPISODES, seed=1, error=ERROR)
     (answer,) = estimate(log, ["wpdis"], interval=kind, seed=5)  # type: ignore[arg-type]
-    item = ESTIMATORS["wpdis"].build(Question(log))
+    item = find_estimator("wpdis").answer(Question(log))
     resampled = resample([item], log.longest_first, resamples=1_000, seed=5)[:, 0]
     influence = (item.contributions - item.contributions.mean())[log.longest_first]
     first, second = resample_means(np.column_stack([influence, influence**2]), resamples=1_000, seed=5).T
@@ -142,7 +142,7 @@ def test_intervals_for_every_number_of_episodes_cover_at_least_as_often(mdp: Fin
     ratio = float((mdp.target / mdp.behavior).max())
     bounds = Bounds((float(mdp.reward.min()), float(mdp.reward.max())), ratio**mdp.horizon)
     for answer in estimate(log, UNBIASED, interval=None):
-        ends = bounds.of_contribution(log, with_values=ESTIMATORS[answer.name].values)
+        ends = bounds.of_contribution(log, with_values="values" in find_estimator(answer.name).needs)
         bounds.check(log, answer.contributions, ends)
         parts = answer.contributions.reshape(repetitions, EPISODES)
         for bounded in (intervals.hoeffding, intervals.empirical_bernstein):

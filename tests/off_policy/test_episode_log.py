@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from offrl.errors import DataError, OffrlError, RequestError
+from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog, tensor
+from offrl.types import Spec
 
 
 def log(**changes: Any) -> EpisodeLog:
@@ -28,7 +31,7 @@ def log(**changes: Any) -> EpisodeLog:
 
 def test_what_it_derives() -> None:
     item = log()
-    assert (item.rows, item.episodes, item.is_one_step) == (5, 2, False)
+    assert (item.steps, item.episodes, item.is_one_step) == (5, 2, False)
     np.testing.assert_array_equal(item.lengths, [3, 2])
     np.testing.assert_array_equal(item.episode, [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(item.step, [0, 1, 2, 0, 1])
@@ -61,6 +64,54 @@ def test_the_horizon_cuts_and_nothing_lies_behind_it(horizon: int) -> None:
     np.testing.assert_array_equal(replace(item, horizon=horizon).reward, item.reward)
 
 
+def test_the_horizon_cuts_what_was_seen_and_done_too() -> None:
+    """A row more than steps is kept of each episode: where the cut left it."""
+    rows, seen = np.arange(7), {"a": np.arange(7.0), "b": np.zeros((7, 2))}
+    choices = Choices(np.eye(7, dtype=np.float32), log_prob=np.full(5, -1.0))
+    item = log(
+        horizon=2,
+        spaces=Spec(gym.spaces.Discrete(7), gym.spaces.Discrete(7)),
+        observations=rows,
+        taken=np.arange(5),
+        action_mask=np.eye(7, dtype=bool),
+        columns={"step": np.arange(5), "row": rows},
+        choices=choices,
+    )
+    kept, steps = [0, 1, 2, 4, 5, 6], [0, 1, 3, 4]
+    np.testing.assert_array_equal(item.observation, kept)
+    np.testing.assert_array_equal(item.action, steps)
+    assert item.action_mask is not None
+    assert item.columns is not None
+    assert item.choices is not None
+    np.testing.assert_array_equal(item.action_mask, np.eye(7, dtype=bool)[kept])
+    np.testing.assert_array_equal(item.columns["step"], steps)
+    np.testing.assert_array_equal(item.columns["row"], kept)
+    np.testing.assert_array_equal(item.choices.probabilities, np.eye(7)[kept])
+    np.testing.assert_array_equal(item.row, [0, 1, 3, 4])
+    np.testing.assert_array_equal(item.final_row, [2, 5])
+    nested = replace(log(), horizon=2, observations=seen, taken=np.arange(5)).observation
+    assert isinstance(nested, dict)
+    np.testing.assert_array_equal(nested["a"], kept)
+    assert nested["b"].shape == (6, 2)
+
+
+def test_what_a_log_lacks_is_told_when_it_is_asked_for() -> None:
+    for lacking in ("behavior", "target"):
+        with pytest.raises(RequestError, match=f"under the {lacking} policy"):
+            _ = log(**{f"{lacking}_log_prob": None}).log_ratio
+    for name in ("spec", "observation", "action", "features", "agent_action"):
+        with pytest.raises(RequestError, match="the log holds no"):
+            getattr(log(), name)
+
+
+def test_probabilities_are_looked_at_where_weights_are_to_be_made_of_them() -> None:
+    wrong = np.full(5, 0.2)
+    unvalued = log(behavior_log_prob=wrong, target_log_prob=None)
+    with pytest.raises(DataError, match="above 1"):
+        unvalued.towards(Choices(log_prob=np.full(5, -1.0)))
+    assert unvalued.towards(Choices()).target_log_prob is None
+
+
 def test_one_step_logs() -> None:
     item = EpisodeLog.one_step([1, 2, 3], [-1.0, -2.0, -3.0], [-1.0, -1.0, -np.inf], q=[1, 1, 1], v=[2, 2, 2])
     assert item.is_one_step
@@ -76,7 +127,7 @@ def test_densities_may_exceed_one() -> None:
 
 
 def test_a_float32_probability_of_one_may_come_out_slightly_above() -> None:
-    assert log(behavior_log_prob=np.full(5, 1e-7)).rows == 5
+    assert log(behavior_log_prob=np.full(5, 1e-7)).steps == 5
 
 
 def changed(row: int, value: float, length: int = 5) -> np.ndarray:

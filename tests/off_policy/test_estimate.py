@@ -12,12 +12,11 @@ import torch
 
 from offrl.errors import DataError, RequestError
 from offrl.off_policy.bootstrap import Resampler, counts, resample
-from offrl.off_policy.bounds import Bounds
 from offrl.off_policy.doubly_robust import magic_blend, partial_corrections, simplex_minimum
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.estimate import INTERVALS, estimate
-from offrl.off_policy.estimates import Estimate
-from offrl.off_policy.estimators import ESTIMATORS, Question
+from offrl.off_policy.estimate import estimate
+from offrl.off_policy.estimator import Estimate, Question, find_estimator
+from offrl.off_policy.intervals import INTERVALS, Bounds
 from offrl.off_policy.weighted_sums import WeightedSum
 from tests.off_policy.logs import random_log, take
 from tests.off_policy.plain import cumulative, plain, plain_episodes, plain_magic
@@ -69,7 +68,7 @@ def test_equals_straight_line_code_where_all_episodes_are_equally_long(name: str
 def test_clipped_equals_straight_line_code(name: str) -> None:
     log = random_log(4)
     if name == "wdr":  # The published form moves V̂ by a step, which a clipped weight does not allow.
-        log = replace(log, q=np.zeros(log.rows), v=np.zeros(log.rows), v_final=np.zeros(log.episodes))
+        log = replace(log, q=np.zeros(log.steps), v=np.zeros(log.steps), v_final=np.zeros(log.episodes))
     answer = ask(log, name, interval=None, clip=1.3)
     episodes = plain_episodes(log)
     clipped, full = plain(name, episodes, 0.9, clip=1.3), plain(name, episodes, 0.9)
@@ -86,7 +85,7 @@ def test_clipped_equals_straight_line_code(name: str) -> None:
 def test_magic_equals_straight_line_code() -> None:
     for seed in range(4):
         log = random_log(seed, episodes=30, longest=6, cut=True)
-        weighted = Question(log).weighted
+        weighted = find_estimator("wdr").answer(Question(log))
         resampled = resample([weighted], log.longest_first, resamples=1_000, seed=0)[:, 0]
         low, high = np.quantile(resampled, [0.05, 0.95])
         expected = plain_magic(plain_episodes(log), 0.9, float(low), float(high))
@@ -101,7 +100,7 @@ def test_magic_equals_straight_line_code() -> None:
 
 def test_magic_tells_at_most_25_lengths_apart() -> None:
     log = random_log(longest=200)
-    assert partial_corrections(Question(log).weighted).shape == (log.episodes, 25)
+    assert partial_corrections(find_estimator("wdr").answer(Question(log))).shape == (log.episodes, 25)
 
 
 def test_three_steps_by_hand() -> None:
@@ -150,7 +149,7 @@ def test_influence_is_the_derivative_by_an_episode_s_weight(name: str) -> None:
     copies = 200
     for episode in (0, 5, 11):
         # 200 copies of each episode and one more of this: moves the estimate by its influence over their number.
-        item = ESTIMATORS[name].build(Question(log))
+        item = find_estimator(name).answer(Question(log))
         moved = _with_one_more(item, log, episode, copies) - _with_one_more(item, log, episode, copies, more=-1)
         influence = moved / 2.0 * copies * log.episodes
         assert influence == pytest.approx(answer.contributions[episode] - answer.value, rel=0.01, abs=1e-4)
@@ -172,7 +171,7 @@ def test_resampled_estimates_are_those_of_the_resampled_log(cut: bool, dtype: to
     log = random_log(5, episodes=25, longest=7, cut=cut)
     question = Question(log)
     names = SEQUENTIAL
-    resampler = Resampler([ESTIMATORS[name].build(question) for name in names], log.longest_first, dtype)
+    resampler = Resampler([find_estimator(name).answer(question) for name in names], log.longest_first, dtype)
     assert resampler.dtype == (dtype or torch.float32)
     rows = np.concatenate(list(counts(log.episodes, 6, 3)))
     assert (rows.sum(axis=1) == log.episodes).all()
@@ -249,7 +248,7 @@ def test_long_episodes_do_not_overflow() -> None:
 
 def test_where_the_target_does_nothing_that_was_logged_there_is_no_value() -> None:
     log = random_log(values=True)
-    log = replace(log, target_log_prob=np.full(log.rows, -np.inf))
+    log = replace(log, target_log_prob=np.full(log.steps, -np.inf))
     for answer in estimate(log, [*SEQUENTIAL, "magic"]):
         json.dumps(answer.to_dict(), allow_nan=False)
         if answer.name != "dm":

@@ -19,11 +19,13 @@ from offrl.envs.policy import Policy
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.agent_policies import AgentPolicies
 from offrl.off_policy.behavior_policy import BehaviorConfig
-from offrl.off_policy.dataset import Logged, one_hot_each
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.dataset import read_log
+from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.evaluate import Plan, Target, evaluate
 from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies, true_returns
+from offrl.off_policy.features import one_hot_each
 from offrl.off_policy.fqe import FQEConfig, fit_q
-from offrl.off_policy.transitions import Choices, Steps
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.run_training import train
@@ -118,7 +120,7 @@ def test_several_choices_at_once(tmp_path: Path) -> None:
     agent = BC(BCConfig(hidden=(8,)), spec)
     policy = Policy(agent, agent.init([0], torch.device("cpu")), 1, torch.device("cpu"), None, None)
     store = TrajectoryStore.open(tmp_path / "log")
-    logged = Logged.read(store)
+    logged = read_log(store)
     (sampled,) = AgentPolicies(policy, ["bc"], stochastic=True).choices(store, draws=1, seed=0)
     (greedy,) = AgentPolicies(policy, ["bc"]).choices(store, draws=1, seed=0)
     assert sampled.log_prob is not None
@@ -145,21 +147,23 @@ def test_values_of_several_choices_at_once() -> None:
     count = 600
     generator = np.random.default_rng(0)
     action = np.stack([generator.integers(0, 2, count), generator.integers(1, 4, count)], axis=1)
-    taken = one_hot_each(space, action)
     assert one_hot_each(space, np.array([[1, 1], [0, 3]])).tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
-    steps = Steps(
-        features=np.zeros((2 * count, 1), np.float32),
-        action=taken,
-        reward=1.0 * (action == [1, 2]).all(axis=1),
-        terminated=np.ones(count, bool),
-        lengths=np.ones(count, np.int64),
-        discount=1.0,
+    log = EpisodeLog(
+        1.0 * (action == [1, 2]).all(axis=1),
+        None,
+        None,
+        np.arange(count + 1),
+        np.ones(count, bool),
+        np.zeros(count, bool),
+        spaces=Spec(gym.spaces.Box(-1, 1, (1,)), space),
+        observations=np.zeros((2 * count, 1), np.float32),
+        taken=action,
     )
     choices = [
         Choices(actions=np.broadcast_to(one_hot_each(space, np.array(pair)), (1, 2 * count, 5)))
         for pair in ([1, 2], [0, 2])
     ]
-    values = fit_q(steps, choices, FQEConfig(hidden=(32,), steps=1_500))
+    values = fit_q(log, choices, FQEConfig(hidden=(32,), steps=1_500), discount=1.0)
     np.testing.assert_allclose(values.v.mean(axis=1), [1.0, 0.0], atol=0.1)
 
 

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from offrl.errors import DataError
-from offrl.off_policy.fqe import FQEConfig, fit_q
+from offrl.off_policy.choices import Choices
+from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.fqe import FQEConfig, fit_q, value_bounds
 from offrl.off_policy.target_policies import TablePolicy
-from offrl.off_policy.transitions import Choices, Steps
+from offrl.types import Spec
 from tests.off_policy.tabular import BEHAVIOR, TARGET, TabularMDP
 
 QUICK = FQEConfig(hidden=(32,), members=1, steps=800, batch_size=128, learning_rate=3e-3, target_rate=0.05)
 
 
-def chain(*, terminated: bool, discount: float = 0.5, horizon: int | None = None) -> Steps:
+def chain(*, terminated: bool) -> EpisodeLog:
     """One state, one action, a reward of 1 at every step of two episodes of two steps."""
-    ends = np.array([False, terminated, False, terminated])
-    return Steps(
-        features=np.ones((6, 1), np.float32),
-        action=np.zeros(4, np.int64),
-        reward=np.ones(4),
-        terminated=ends,
-        lengths=np.array([2, 2]),
-        discount=discount,
-        horizon=horizon,
-        actions=1,
+    ends = np.full(2, terminated)
+    return EpisodeLog(
+        np.ones(4),
+        None,
+        None,
+        np.array([0, 2, 4]),
+        ends,
+        ~ends,
+        spaces=Spec(gym.spaces.Discrete(1), gym.spaces.Discrete(1)),
+        observations=np.zeros(6, np.int64),
+        taken=np.zeros(4, np.int64),
     )
 
 
@@ -35,28 +39,28 @@ ALWAYS = Choices(probabilities=np.ones((6, 1), np.float32))
 
 
 def test_a_truncation_is_bootstrapped_from() -> None:
-    values = fit_q(chain(terminated=False), [ALWAYS], QUICK)
+    values = fit_q(chain(terminated=False), [ALWAYS], QUICK, discount=0.5)
     np.testing.assert_allclose(values.q, 2.0, atol=0.02)
     np.testing.assert_allclose(values.v_final, 2.0, atol=0.02)
 
 
 def test_nothing_follows_a_termination() -> None:
-    values = fit_q(chain(terminated=True), [ALWAYS], QUICK)
+    values = fit_q(chain(terminated=True), [ALWAYS], QUICK, discount=0.5)
     # The state looks the same before both steps: Q = 1 + γ/2 · Q.
     np.testing.assert_allclose(values.q, 4.0 / 3.0, atol=0.03)
     np.testing.assert_array_equal(values.v_final, 0.0)
 
 
 def test_nothing_follows_the_horizon_and_networks_see_the_time() -> None:
-    values = fit_q(chain(terminated=False, horizon=2), [ALWAYS], QUICK)
+    values = fit_q(chain(terminated=False), [ALWAYS], QUICK, discount=0.5, horizon=2)
     np.testing.assert_allclose(values.q, [[1.5, 1.0, 1.5, 1.0]], atol=0.03)
     np.testing.assert_array_equal(values.v_final, 0.0)
 
 
 def test_bounds_of_values() -> None:
-    assert chain(terminated=False).value_bounds() == (2.0, 2.0)
-    assert chain(terminated=True).value_bounds() == (1.0, 2.0)
-    assert chain(terminated=False, discount=1.0, horizon=2).value_bounds() == (1.0, 2.0)
+    assert value_bounds(chain(terminated=False), 0.5) == (2.0, 2.0)
+    assert value_bounds(chain(terminated=True), 0.5) == (1.0, 2.0)
+    assert value_bounds(chain(terminated=False), 1.0, 2) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("horizon", [None, 5])
@@ -64,7 +68,8 @@ def test_values_of_a_table_are_those_solved_for(horizon: int | None) -> None:
     mdp = TabularMDP.random(seed=1)
     logged = mdp.log(BEHAVIOR, 1_000)
     choices = [TablePolicy(table).choices(logged, draws=1, seed=0) for table in (TARGET, BEHAVIOR)]
-    values = fit_q(logged.steps(0.9, horizon), choices, dataclasses.replace(QUICK, steps=1_500, batch_size=256))
+    config = dataclasses.replace(QUICK, steps=1_500, batch_size=256)
+    values = fit_q(logged, choices, config, discount=0.9, horizon=horizon)
     state = np.asarray(logged.observation)[logged.row]
     first = np.cumsum(logged.lengths) - logged.lengths
     for position, table in enumerate((TARGET, BEHAVIOR)):
@@ -79,16 +84,19 @@ def test_continuous_actions() -> None:
     """r = −a²; the policy repeats 0.5 for ever, the log holds all actions."""
     generator = np.random.default_rng(0)
     action = generator.uniform(-1, 1, (2_000, 1)).astype(np.float32)
-    steps = Steps(
-        features=np.ones((2_100, 1), np.float32),
-        action=action,
-        reward=-(action[:, 0].astype(np.float64) ** 2),
-        terminated=np.zeros(2_000, bool),
-        lengths=np.full(100, 20),
-        discount=0.5,
+    log = EpisodeLog(
+        -(action[:, 0].astype(np.float64) ** 2),
+        None,
+        None,
+        np.arange(101) * 20,
+        np.zeros(100, bool),
+        np.ones(100, bool),
+        spaces=Spec(gym.spaces.Discrete(1), gym.spaces.Box(-1, 1, (1,))),
+        observations=np.zeros(2_100, np.int64),
+        taken=action,
     )
     choices = Choices(actions=np.full((1, 2_100, 1), 0.5, np.float32))
-    values = fit_q(steps, [choices], QUICK)
+    values = fit_q(log, [choices], QUICK, discount=0.5)
     np.testing.assert_allclose(values.v.mean(), -0.5, atol=0.05)
     near_zero = np.abs(action[:, 0]) < 0.05
     np.testing.assert_allclose(values.q[0, near_zero].mean(), -0.25, atol=0.05)
@@ -99,16 +107,21 @@ def test_policies_together_are_those_alone() -> None:
     logged = mdp.log(BEHAVIOR, 50)
     choices = [TablePolicy(table).choices(logged, draws=1, seed=0) for table in (TARGET, BEHAVIOR)]
     config = FQEConfig(hidden=(16,), members=2, steps=40, batch_size=32)
-    together = fit_q(logged.steps(0.9), choices, config, seed=3)
+    together = fit_q(logged, choices, config, seed=3, discount=0.9)
     for position, each in enumerate(choices):
-        alone = fit_q(logged.steps(0.9), [each], config, seed=3)
+        alone = fit_q(logged, [each], config, seed=3, discount=0.9)
         np.testing.assert_allclose(together.q[position], alone.q[0], rtol=1e-4, atol=1e-4)
-    again = fit_q(logged.steps(0.9), choices, config, seed=3)
+    again = fit_q(logged, choices, config, seed=3, discount=0.9)
     np.testing.assert_array_equal(together.v, again.v)
 
 
 def test_arrays_that_do_not_belong_together_are_refused() -> None:
+    log = chain(terminated=True)
     with pytest.raises(DataError, match="don't go with 5 observations"):
-        dataclasses.replace(chain(terminated=True), features=np.ones((5, 1), np.float32))
-    with pytest.raises(DataError, match="reward hold NaN"):
-        dataclasses.replace(chain(terminated=True), reward=np.array([0.0, np.nan, 0.0, 0.0]))
+        dataclasses.replace(log, observations=np.zeros(5, np.int64))
+    nothing = np.full((6, 1), np.nan, np.float32)
+    seen = dataclasses.replace(
+        log, spaces=Spec(gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(1)), observations=nothing
+    )
+    with pytest.raises(DataError, match="observations hold NaN"):
+        fit_q(seen, [ALWAYS], discount=0.5)

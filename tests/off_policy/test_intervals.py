@@ -10,9 +10,9 @@ from scipy import stats
 
 from offrl.off_policy import intervals
 from offrl.off_policy.bootstrap import counts, resample_means
-from offrl.off_policy.bounds import Bounds
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimate import estimate
+from offrl.off_policy.intervals import Bounds
 
 SKEWED = np.random.default_rng(0).exponential(size=60)
 

@@ -72,7 +72,7 @@ def test_wis_lies_within_the_returns(log: EpisodeLog) -> None:
 @settings(max_examples=40, deadline=None)
 @given(logs)
 def test_values_of_zero_turn_dr_into_pdis(log: EpisodeLog) -> None:
-    zero = np.zeros(log.rows)
+    zero = np.zeros(log.steps)
     blind = replace(log, q=zero, v=zero, v_final=np.zeros(log.episodes))
     found = values(blind, ("pdis", "dr", "wpdis", "wdr"))
     assert found["dr"] == pytest.approx(found["pdis"], abs=1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offrl.errors import RequestError
-from offrl.off_policy.estimates import Estimate
+from offrl.off_policy.estimator import Estimate
 from offrl.off_policy.ranking import agreement, rank, rank_correlation
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from offrl.errors import DataError, RequestError, SpaceMismatchError
-from offrl.off_policy.dataset import Logged
+from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.target_policies import (
     ActionPolicy,
     ColumnPolicy,
@@ -28,32 +28,36 @@ from offrl.types import Spec
 TABLE = np.array([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5]])
 
 
-def discrete_log() -> Logged:
+def discrete_log() -> EpisodeLog:
     """Episodes of two and one steps, of states 0, 1, 2, 1, 0 (the last of each only seen), actions numbered from 5."""
-    return Logged(
-        spec=Spec(gym.spaces.Discrete(3), gym.spaces.Discrete(2, start=5)),
-        observation=np.array([0, 1, 2, 1, 0]),
-        action=np.array([6, 6, 5]),
+    return EpisodeLog(
+        spaces=Spec(gym.spaces.Discrete(3), gym.spaces.Discrete(2, start=5)),
+        observations=np.array([0, 1, 2, 1, 0]),
+        taken=np.array([6, 6, 5]),
         reward=np.zeros(3),
-        terminated=np.zeros(3, bool),
-        truncated=np.zeros(3, bool),
-        lengths=np.array([2, 1]),
+        behavior_log_prob=None,
+        target_log_prob=None,
+        offsets=np.array([0, 2, 3]),
+        terminated=np.zeros(2, bool),
+        truncated=np.zeros(2, bool),
         name="three",
     )
 
 
-def continuous_log(steps: int = 3) -> Logged:
-    return Logged(
-        spec=Spec(
+def continuous_log(steps: int = 3) -> EpisodeLog:
+    return EpisodeLog(
+        spaces=Spec(
             gym.spaces.Box(-1, 1, (2,)),
             gym.spaces.Box(np.array([0.0, -2.0], np.float32), np.array([4.0, 2.0], np.float32)),
         ),
-        observation=np.linspace(-1, 1, 2 * (steps + 1)).reshape(-1, 2).astype(np.float32),
-        action=np.tile(np.array([[3.0, 1.0]], np.float32), (steps, 1)),
+        observations=np.linspace(-1, 1, 2 * (steps + 1)).reshape(-1, 2).astype(np.float32),
+        taken=np.tile(np.array([[3.0, 1.0]], np.float32), (steps, 1)),
         reward=np.zeros(steps),
-        terminated=np.zeros(steps, bool),
-        truncated=np.zeros(steps, bool),
-        lengths=np.array([steps]),
+        behavior_log_prob=None,
+        target_log_prob=None,
+        offsets=np.array([0, steps]),
+        terminated=np.zeros(1, bool),
+        truncated=np.zeros(1, bool),
         name="box",
     )
 
@@ -104,7 +108,7 @@ def test_policies_for_other_spaces_are_refused() -> None:
         TablePolicy(TABLE).choices(continuous_log(), draws=1, seed=0)
     with pytest.raises(SpaceMismatchError, match="shape"):
         ActionPolicy(lambda seen: np.zeros((len(seen), 3))).choices(continuous_log(), draws=1, seed=0)
-    log = dataclasses.replace(discrete_log(), spec=Spec(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2, start=5)))
+    log = dataclasses.replace(discrete_log(), spaces=Spec(gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2, start=5)))
     with pytest.raises(SpaceMismatchError, match="Discrete observations"):
         TablePolicy(TABLE).choices(log, draws=1, seed=0)
 
@@ -137,7 +141,7 @@ def test_a_kernel_is_a_density_in_the_environments_units() -> None:
 
     def density(first: float, second: float) -> float:
         log = continuous_log(1)
-        log = dataclasses.replace(log, action=np.array([[first, second]], np.float32))
+        log = dataclasses.replace(log, taken=np.array([[first, second]], np.float32))
         choices = Smoothed(base, 0.3).choices(log, draws=1, seed=0)
         assert choices.log_prob is not None
         return float(np.exp(choices.log_prob[0]))
@@ -157,7 +161,7 @@ def test_a_kernel_is_a_density_in_the_environments_units() -> None:
 
 
 def test_a_column_of_the_log() -> None:
-    def with_column(name: str, values: list[Any]) -> Logged:
+    def with_column(name: str, values: list[Any]) -> EpisodeLog:
         return dataclasses.replace(discrete_log(), columns={name: np.array(values)})
 
     by_step = ColumnPolicy("info.p").choices(with_column("info.p", [0.8, 0.0, 1.0]), draws=1, seed=0)
@@ -172,7 +176,7 @@ def test_a_column_of_the_log() -> None:
     assert whole.probabilities is not None
     without_final = with_column("info.p", [[0.2, 0.8], [0.2, 0.8], [0.0, 0.0], [0.2, 0.8], [0.0, 0.0]])
     assert ColumnPolicy("info.p").choices(without_final, draws=1, seed=0).probabilities is None
-    ended = dataclasses.replace(without_final, terminated=np.array([False, True, True]))
+    ended = dataclasses.replace(without_final, terminated=np.array([True, True]))
     assert ColumnPolicy("info.p").choices(ended, draws=1, seed=0).probabilities is not None
     with pytest.raises(DataError, match="negative, NaN or infinite, first at step 1"):
         ColumnPolicy("info.p").choices(with_column("info.p", [0.8, -0.1, 1.0]), draws=1, seed=0)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +17,7 @@ from offrl.agents.bc import BC, BCConfig
 from offrl.agents.dqn import DQN, DQNConfig
 from offrl.agents.irl import IRL, IRLConfig
 from offrl.errors import RecipeError
-from offrl.testing import check_agent
+from offrl.testing import check_agent, learning_checks
 from offrl.testing.random_data import RandomData
 from offrl.types import (
     CriticOnly,
@@ -177,9 +175,9 @@ class Misses(Replays):
 
 
 def test_traces_are_compared_with_plain_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "offrl.tracing", SimpleNamespace(Traced=Replays))
+    monkeypatch.setattr(learning_checks, "Traced", Replays)
     check(Honest)
-    monkeypatch.setitem(sys.modules, "offrl.tracing", SimpleNamespace(Traced=Misses))
+    monkeypatch.setattr(learning_checks, "Traced", Misses)
     with pytest.raises(AssertionError, match="traced, update 1 comes to another state: 'weight' is off by up to"):
         check(Honest)
 
@@ -457,13 +455,6 @@ class AdoptsTheUnknown(Honest):
         return
 
 
-class AdoptsNone(AdoptsTheUnknown):
-    adopted_options = ()
-
-    def adopt_policy(self, state: Any, policy: Any, kind: str) -> None:
-        raise RecipeError("it starts from nobody")
-
-
 @pytest.mark.parametrize(
     ("agent", "provides", "words"),
     [
@@ -473,7 +464,6 @@ class AdoptsNone(AdoptsTheUnknown):
         (ForgetsItself, EpisodesCut, "the state|changes what is saved"),
         (IgnoresDemonstrations, Demonstrated, "the same whatever the demonstrations show"),
         (AdoptsTheUnknown, StartsFromPolicy, "adopted_options names widths"),
-        (AdoptsNone, StartsFromPolicy, "adopt_policy takes no kind of policy: deterministic: it starts from nobody"),
     ],
 )
 def test_broken_promises_of_learners_are_found(agent: type[Any], provides: type[Any], words: str) -> None:

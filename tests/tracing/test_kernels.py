@@ -189,7 +189,7 @@ REARRANGING: dict[str, Callable[[Tensor], Any]] = {
     "flat": lambda x: torch.cat([(x * 2.0).flatten(), x.mT.reshape(-1), (x.mT * 3.0).reshape(-1), x.sum((0, 1))]),
     "sorted": lambda x: (
         x.argsort(dim=-1, stable=True),
-        x.sort(-1, stable=True).values,
+        x.sort(dim=-1, stable=True).values,
         x.argmax(-1),
         x.max(-1),
         x.min(1),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import h5py
+from typing import TYPE_CHECKING, Any
 
 from offrl.converters.field_mapping import assign_fields
+from offrl.converters.formats import Format
 from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.flagged_arrays import flagged_source
-from offrl.converters.readers.hdf5 import Hdf5Rows, list_arrays, open_hdf5
 from offrl.converters.report import Log
 from offrl.converters.source import Source
 from offrl.errors import SourceError
+
+if TYPE_CHECKING:
+    import h5py
 
 _METADATA = "metadata"
 _LONGEST_TEXT = 1000
@@ -27,6 +28,8 @@ def open_d4rl(path: Path, options: ConvertOptions, log: Log) -> Source:
         DataError: its arrays have different lengths.
         RequestError: it has no timeouts and no time limit was given.
     """
+    from offrl.converters.readers.hdf5 import Hdf5Rows, list_arrays, open_hdf5
+
     with open_hdf5(path) as file:
         if "episode_0" in file:
             raise SourceError(
@@ -45,6 +48,8 @@ def open_d4rl(path: Path, options: ConvertOptions, log: Log) -> Source:
 
 def _provenance(file: h5py.File, log: Log) -> dict[str, Any]:
     """What stands under `metadata`: texts and numbers as they are, arrays (the policy's weights) by name only."""
+    import h5py
+
     if not isinstance(file.get(_METADATA), h5py.Group):
         return {}
     said: dict[str, Any] = {}
@@ -74,3 +79,6 @@ def _plain(value: Any) -> str | int | float | bool | None:
         return value[:_LONGEST_TEXT]
     number = getattr(value, "item", lambda: None)()
     return number if isinstance(number, (bool, int, float)) else None
+
+
+FORMAT = Format("D4RL: HDF5, one row per transition", open_d4rl, suffixes=(".hdf5", ".h5"), magic=b"\x89HDF\r\n\x1a\n")

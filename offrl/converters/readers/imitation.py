@@ -14,19 +14,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
+from offrl.converters.readers.npz import archive_keys
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import Bools, Ints, episodes_from, settle, stream
 from offrl.converters.source import ColumnInfo, Source, are_set
 from offrl.data import schema
 from offrl.errors import DataError, RequestError, SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NPZ_KEYS = {"obs", "acts", "terminal", "indices"}
 HUGGING_FACE_KEYS = {"obs", "acts", "terminal"}
@@ -103,13 +107,10 @@ def open_imitation(path: Path, options: ConvertOptions, log: Log) -> Source:
     )
 
 
-def is_imitation_npz(keys: set[str]) -> bool:
-    """Whether an archive with these keys is one of imitation's."""
-    return keys >= NPZ_KEYS
-
-
-def is_imitation_folder(path: Path) -> bool:
-    """Whether a folder is a Hugging Face dataset of trajectories."""
+def is_imitation(path: Path, start: bytes) -> bool:
+    """Whether an archive has imitation's arrays, or a folder is a Hugging Face dataset of trajectories."""
+    if archive_keys(path, start) >= NPZ_KEYS:
+        return True
     try:
         about = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
         return (path / "state.json").is_file() and set(about["features"]) >= HUGGING_FACE_KEYS
@@ -256,6 +257,8 @@ def _read_npz(path: Path) -> Part:
 
 def _read_hugging_face(path: Path) -> list[Part]:
     """Map the files of a folder into memory; arrays are views of them."""
+    import pyarrow as pa
+
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         files = [path / item["filename"] for item in state["_data_files"]]
@@ -306,6 +309,8 @@ def _part_of(batch: pa.RecordBatch, file: Path) -> Part:
 
 def _flattened(column: pa.Array, name: str, file: Path) -> tuple[NDArray[Any], Ints]:
     """A column of nested lists as an array of rows, and how many of them each trajectory has."""
+    import pyarrow as pa
+
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
         raise SourceError(f"'{name}' holds {column.type}, no arrays", where=str(file), hint=_HINT)
     lengths = np.diff(column.offsets.to_numpy()).astype(np.int64)
@@ -339,3 +344,6 @@ def _limits(batch: pa.RecordBatch) -> NDArray[np.int8]:
         if isinstance(flag, bool):
             said[index] = int(flag)
     return said
+
+
+FORMAT = Format("imitation: trajectories as npz, or as a Hugging Face folder", open_imitation, detect=is_imitation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from offrl.converters.formats import Format, json_keys
 from offrl.converters.infer_spaces import check_columns, environment_spec
 from offrl.converters.options import ConvertOptions
-from offrl.converters.readers import minari_arrow, minari_hdf5
 from offrl.converters.readers.minari_layout import parts_of
 from offrl.converters.report import Log
 from offrl.converters.source import Source
@@ -20,7 +21,7 @@ from offrl.data import schema
 from offrl.errors import SourceError
 from offrl.types import Spec
 
-_READERS = {"hdf5": minari_hdf5, "arrow": minari_arrow, "parquet": minari_arrow}
+_READERS = {"hdf5": "minari_hdf5", "arrow": "minari_arrow", "parquet": "minari_arrow"}
 _HINT = "fetch the dataset again, or write it again with minari"
 
 
@@ -36,7 +37,7 @@ def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
     form = metadata.get("data_format", "hdf5")
     if form not in _READERS:
         raise SourceError(f"the data format '{form}' is not known", where=str(folder), hint=_HINT)
-    reader = _READERS[form]
+    reader = import_module(f"offrl.converters.readers.{_READERS[form]}")
     spec, jpeg = _spaces(folder, options, log)
     layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options.mapping, log)
     environment = _environment_id(metadata)
@@ -136,3 +137,11 @@ def _reference_scores(metadata: dict[str, Any], environment: str | None) -> dict
         "expert": float(expert),
         "measured_on": f"{environment or 'an environment not named'}, as the Minari dataset says",
     }
+
+
+def is_minari(path: Path, start: bytes) -> bool:
+    """Whether a folder is a Minari dataset, or the `data` of one."""
+    return any("data_format" in json_keys(folder / "metadata.json") for folder in (path, path / "data"))
+
+
+FORMAT = Format("Minari: the folder of a dataset, HDF5 or Arrow", open_minari, detect=is_minari)

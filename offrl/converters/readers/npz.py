@@ -1,4 +1,4 @@
-"""NumPy archives: rows of transitions, or OGBench's trajectories of states (Park et al., 2025)."""
+"""NumPy archives with one row per transition, and the rows of any archive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,17 +15,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from offrl.converters.field_mapping import assign_fields
-from offrl.converters.infer_spaces import spec_of
+from offrl.converters.formats import Format
 from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.flagged_arrays import flagged_source
-from offrl.converters.readers.imitation import is_imitation_npz
 from offrl.converters.report import Log
-from offrl.converters.rows_to_episodes import episodes_from, settle, stream
-from offrl.converters.source import ColumnInfo, Source, are_set, read_whole
-from offrl.data import schema
+from offrl.converters.source import ColumnInfo, Source
 from offrl.errors import SourceError
-
-_OGBENCH_KEYS = {"observations", "actions", "terminals"}
 
 
 def open_npz(path: Path, options: ConvertOptions, log: Log) -> Source:
@@ -36,7 +31,7 @@ def open_npz(path: Path, options: ConvertOptions, log: Log) -> Source:
         DataError: its arrays have different lengths.
         RequestError: it has no truncation flags and no time limit was given.
     """
-    headers = _headers(path)
+    headers = read_headers(path)
     available = {key: header.info for key, header in headers.items()}
     lengths = {key: header.rows for key, header in headers.items()}
     keys, count = assign_fields(available, lengths, options.mapping, where=str(path), log=log)
@@ -45,58 +40,16 @@ def open_npz(path: Path, options: ConvertOptions, log: Log) -> Source:
     return flagged_source(rows, path, options, log, terminal_may_be_limit=True, provenance={})
 
 
-def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
-    """Understand an OGBench file: T + 1 rows per trajectory, `terminals` at the last one, whose action is invalid.
+def archive_keys(path: Path, start: bytes) -> set[str]:
+    """The names of an archive's arrays; empty unless a file is one, by its suffix and its first bytes.
 
     Raises:
-        SourceError: it can't be read, or a required key is missing.
-        DataError: its arrays have different lengths.
+        SourceError: it is cut short or damaged.
     """
-    headers = _headers(path)
-    available = {key: header.info for key, header in headers.items()}
-    lengths = {key: header.rows for key, header in headers.items()}
-    required = (schema.OBSERVATION, schema.ACTION, schema.TERMINATED)
-    keys, count = assign_fields(
-        available, lengths, options.mapping, where=str(path), log=log, required=required, keep_others=True
-    )
-    columns = {name: info for name, key in keys.items() if (info := available[key])}
-    rows = NpzRows(path, keys, columns, count)
-    ends = are_set(read_whole(rows, schema.TERMINATED))
-    last = np.union1d(np.flatnonzero(ends), count - 1)
-    if not ends[-1]:
-        log.warn("the last trajectory has no end mark; the file may have been cut")
-    log.note("OGBench marks the end of a trajectory, which is no terminal state: every episode counts as truncated")
-    log.note("the last row of each trajectory gives its final observation; its action is invalid and not used")
-    _mention_companion(path, log)
-    episodes = episodes_from(last, np.zeros(len(last), np.bool_), ends[last])
-    episodes = replace(episodes, shortened=np.ones(len(last), np.bool_))
-    episodes = settle(episodes, has_next=True, timeouts="keep", log=log)
-    spec = spec_of(rows, options, where=str(path), log=log, without_action=last if len(episodes) else None)
-    return Source(
-        spec=spec,
-        rows=count,
-        chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log),
-        environment=options.environment,
-    )
-
-
-def detect_npz(path: Path) -> str:
-    """The name of an archive's format, by its keys."""
+    if path.suffix.lower() != ".npz" or not start.startswith(b"PK"):
+        return set()
     with _open_archive(path) as archive:
-        keys = {name.removesuffix(".npy") for name in archive.namelist()}
-    if is_imitation_npz(keys):
-        return "imitation"
-    # Logs of transitions have rewards or truncation flags, OGBench has neither.
-    plain = keys & {"rewards", "timeouts", "truncations", "next_observations"}
-    return "ogbench" if keys >= _OGBENCH_KEYS and not plain else "npz"
-
-
-def _mention_companion(path: Path, log: Log) -> None:
-    companion = path.with_name(f"{path.stem}-val{path.suffix}")
-    if companion.is_file():
-        log.note(
-            f"the validation trajectories lie beside it, in {companion.name}: convert them to a store of their own"
-        )
+        return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 @contextmanager
@@ -116,22 +69,24 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What an array's header says: rows, what one holds (None where it is no numbers), and the order in memory."""
+
     rows: int
     info: ColumnInfo | None
     fortran: bool
 
 
-def _headers(path: Path) -> dict[str, _Header]:
+def read_headers(path: Path) -> dict[str, Header]:
     """Key to what the array's header says; arrays of no dimension are left aside."""
-    headers: dict[str, _Header] = {}
+    headers: dict[str, Header] = {}
     with _open_archive(path) as archive:
         for name in archive.namelist():
             with archive.open(name) as member:
                 shape, fortran, dtype = _read_header(member)
             info = ColumnInfo(dtype, shape[1:]) if dtype.kind in "biuf" else None
             if shape:
-                headers[name.removesuffix(".npy")] = _Header(shape[0], info, fortran)
+                headers[name.removesuffix(".npy")] = Header(shape[0], info, fortran)
     return headers
 
 
@@ -192,3 +147,6 @@ class _Reader:
         if len(data) != count:
             raise EOFError(f"{len(data)} of {count} bytes are there")
         return data
+
+
+FORMAT = Format("NumPy archive, one row per transition", open_npz, suffixes=(".npz",))

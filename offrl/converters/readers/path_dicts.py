@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offrl.converters.field_mapping import NEXT_OBSERVATION, assign_fields
+from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.flagged_arrays import has_next
@@ -193,3 +194,6 @@ def _flags_at(rows: MemoryRows, name: str, last: Ints, path: Path) -> NDArray[np
             hint="cut the path there, or correct the flag",
         )
     return np.asarray(flags[last])
+
+
+FORMAT = Format("pickled list of path dictionaries", open_paths, suffixes=(".pkl", ".pickle"))

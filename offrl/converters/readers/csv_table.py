@@ -1,0 +1,5 @@
+"""Tables as comma- or tab-separated text."""
+
+from offrl.converters.formats import Format
+
+FORMAT = Format("table, one row per step", "offrl.converters.readers.table:open_csv", (".csv", ".tsv"))

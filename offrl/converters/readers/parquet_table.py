@@ -1,0 +1,7 @@
+"""Tables as Parquet."""
+
+from offrl.converters.formats import Format
+
+FORMAT = Format(
+    "table, one row per step", "offrl.converters.readers.table:open_parquet", (".parquet", ".pq"), magic=b"PAR1"
+)

@@ -1,0 +1,215 @@
+"""What an estimator is, what it is asked, and what it answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from offrl import plugins
+from offrl.errors import PluginError
+from offrl.off_policy.episode_log import Array, EpisodeLog
+from offrl.off_policy.intervals import Interval, IntervalKind
+from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
+from offrl.off_policy.weights import StepWeights
+
+Need = Literal["density", "behavior", "policy", "values"]
+Anything = TypeVar("Anything")
+MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
+"""Estimates from logs that are worth fewer episodes than this are called unreliable."""
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """What cutting the weights did.
+
+    Attributes:
+        threshold: no weight is above it.
+        share: of the weights, how many were.
+        bias: the clipped estimate less the one without clipping: an estimate of the bias that clipping brings, as
+            noisy as the weights that it cuts. None where the estimate without clipping isn't a number.
+    """
+
+    threshold: float
+    share: float
+    bias: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """One estimator's answer.
+
+    Attributes:
+        name: the estimator, as "wdr".
+        value: the target policy's value; None where the log can't tell, and then `warnings` says why.
+        contributions: [N], one term for each episode, whose mean is the value; of self-normalized estimators the value
+            plus the linearized influence of the episode; of MAGIC, WDR's moved to its value. Empty where there is no
+            value.
+        interval: None where none can be given.
+        effective_sample_size: how many episodes of the target policy the weighted log is worth; None without weights.
+        largest_weight_share: the share of all weight on the heaviest episode; None without weights.
+        clipping: None where weights were not cut.
+        reliable: False where the answer shouldn't be used; `warnings` says why.
+        warnings: what the reader must know, one sentence each.
+    """
+
+    name: str
+    value: float | None
+    contributions: Array = field(repr=False)
+    interval: Interval | None = None
+    effective_sample_size: float | None = None
+    largest_weight_share: float | None = None
+    clipping: Clipping | None = None
+    reliable: bool = True
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the value, from the spread of the contributions; None with fewer than two."""
+        count = len(self.contributions)
+        return float(np.std(self.contributions, ddof=1)) / math.sqrt(count) if count > 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, none of them NaN or infinite; without the contributions."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "standard_error": self.standard_error,
+            "interval": None if self.interval is None else vars(self.interval).copy(),
+            "effective_sample_size": self.effective_sample_size,
+            "largest_weight_share": self.largest_weight_share,
+            "clipping": None if self.clipping is None else vars(self.clipping).copy(),
+            "reliable": self.reliable,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A log with the policy to be valued, and how; what several estimators need is computed once for all of them.
+
+    Attributes:
+        log: the episodes; longer ones than its horizon are cut.
+        clip: no weight counts as more; None cuts none.
+        switch: above it, switch-dr believes the model.
+        confidence, interval, resamples, seed: see `offrl.off_policy.estimate.estimate`, which sees to them for an
+            estimator that answers with a sum.
+    """
+
+    log: EpisodeLog
+    clip: float | None = None
+    switch: float | None = None
+    confidence: float = 0.95
+    interval: IntervalKind | None = "bootstrap-bca"
+    resamples: int = 1_000
+    seed: int = 0
+    _known: dict[Callable[[Question], Any], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, function: Callable[[Question], Anything]) -> Anything:
+        """What a function says to this question, computed once."""
+        if function not in self._known:
+            self._known[function] = function(self)
+        known: Anything = self._known[function]
+        return known
+
+    @cached_property
+    def steps(self) -> StepWeights:
+        """Weights up to each step."""
+        return StepWeights.of(self.log, clip=self.clip)
+
+    @cached_property
+    def whole(self) -> StepWeights:
+        """Weights of whole episodes."""
+        unclipped = self.steps if self.clip is None else StepWeights.of(self.log)
+        return unclipped.at_end(clip=self.clip)
+
+    @cached_property
+    def rewards(self) -> WeightedTerms:
+        """Discounted rewards by the weights up to their steps."""
+        return WeightedTerms(self.steps, self.log.discounted_reward)
+
+    @cached_property
+    def returns(self) -> WeightedTerms:
+        """Returns by the weights of whole episodes."""
+        return WeightedTerms(self.whole, self.log.returns)
+
+    @cached_property
+    def uncut(self) -> Question:
+        """The same with no weight cut and the model never believed instead."""
+        return replace(self, clip=math.inf, switch=math.inf)
+
+    @property
+    def mean_weight(self) -> tuple[float | None, float | None]:
+        """Of whole episodes, nothing cut, and its standard error; None where they are no numbers."""
+        return (self.whole if self.clip is None else self.uncut.whole).mean_final
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """One way to value a policy from a log: an entry of the table `offrl.plugins.estimators`, which gives it its name.
+
+    Attributes:
+        summary: its name in full; one line, for lists.
+        answer: from the question to a sum over episodes, which the library gives its interval, by resampling episodes,
+            and its warnings; or to a whole `Estimate`.
+        needs: what must be there: "density", how probable the policy makes the logged actions; "behavior", how
+            probable the one that acted made them; "policy", what the policy does at each row (`log.choices`); "values",
+            what is fitted to the log: `log.q`, `log.v` and `log.v_final`.
+        per_step: whether each step has a weight of its own; else one holds for the whole episode.
+        unbiased: whether its expectation is the policy's value where the behavior's probabilities are right.
+        one_step: whether it is for logs of single decisions only.
+        caveat: an error that its interval knows nothing of, as a sentence; rankings by it then say of no policy that it
+            is worse than the first.
+        threshold: where it cuts weights for a question; None where it doesn't.
+        blend: makes the answer of the sum's estimate, the sum, and its resampled values, [B].
+
+    Example:
+        An estimator is a function of the log's arrays. One that weighs each reward by its own step's ratio alone, which
+        is cut at 1:
+
+        >>> import numpy as np
+        >>> from offrl.off_policy.estimator import Estimator, Question
+        >>> from offrl.off_policy.weighted_sums import WeightedSum
+        >>> def cut_ratios(question: Question) -> WeightedSum:
+        ...     log = question.log  # R steps in N episodes
+        ...     ratio = np.exp(np.minimum(log.log_ratio, 0.0))  # [R], π(a | s) / μ(a | s)
+        ...     terms = np.add.reduceat(ratio * log.discounted_reward, log.offsets[:-1])
+        ...     return WeightedSum(terms)  # [N]; their mean is the value
+        >>> ESTIMATOR = Estimator("rewards by their own steps' ratios, cut at 1", cut_ratios)
+
+        A package that names it in its pyproject.toml adds it, as `--estimators cut-ratios`:
+
+            [project.entry-points."offrl.estimators"]
+            cut-ratios = "the_package.the_module:ESTIMATOR"
+    """
+
+    summary: str
+    answer: Callable[[Question], WeightedSum | Estimate]
+    needs: tuple[Need, ...] = ("density", "behavior")
+    per_step: bool = True
+    unbiased: bool = False
+    one_step: bool = False
+    caveat: str = ""
+    threshold: Callable[[Question], float | None] = lambda ask: ask.clip
+    blend: Callable[[Estimate, WeightedSum, Array, Question], Estimate] | None = None
+
+
+def find_estimator(name: str) -> Estimator:
+    """The estimator of a name, offrl's own or another package's.
+
+    Raises:
+        RequestError: there is none; the message names the nearest.
+        PluginError: another package's is none, or can't be imported.
+    """
+    found = plugins.estimators[name]
+    if not isinstance(found, Estimator):
+        raise PluginError(
+            f"the estimator {name!r} is a {type(found).__name__}, and not an Estimator",
+            where=plugins.estimators.origin(name),
+            hint="update or uninstall that package",
+        )
+    return found
