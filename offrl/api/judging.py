@@ -139,7 +139,7 @@ def ope(
         >>> evaluation.ranking
     """
     from offrl.converters.catalog import name_of
-        from offrl.off_policy.evaluate import Plan
+    from offrl.off_policy.evaluate import Plan
     from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
     from offrl.off_policy.fqe import FQEConfig
     from offrl.off_policy.intervals import Bounds

@@ -212,10 +212,10 @@ def recipe(name: str | os.PathLike[str]) -> Recipe:
 @contextmanager
 def shown_progress(progress: bool) -> Iterator[TrainingProgress]:
     """What shows a training, or doesn't; Ctrl-C within becomes an error that says how to go on."""
-    from offrl.runs.progress import Silence, TrainingProgress
+    from offrl.runs.progress import training_progress
     from offrl.training.loop import Interrupted
 
-    with TrainingProgress(None if progress else Silence()) as shown:
+    with training_progress(progress) as shown:
         try:
             yield shown
         except Interrupted as stopped:

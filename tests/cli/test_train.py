@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from offrl.config.recipe import Recipe
-from offrl.runs.run import Run
 from offrl.runs.progress import TrainingProgress
+from offrl.runs.run import Run
 from offrl.training import run_training
 from tests.cli.conftest import Offrl
 from tests.training.runs import make_demonstrations

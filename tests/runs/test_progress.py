@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from offrl_cli.progress import TrainingProgress
+from offrl.runs.progress import TrainingProgress
+from offrl.runs.terminal_bar import ProgressBar
 
 SCORES: dict[str, Any] = {"mean_return": 1234.56, "standard_error": 7.04, "normalized_score": 98.76}
 
@@ -19,7 +20,7 @@ SCORES: dict[str, Any] = {"mean_return": 1234.56, "standard_error": 7.04, "norma
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set the clock, in seconds."""
     now = [0.0]
-    monkeypatch.setattr("offrl_cli.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("offrl.runs.progress.time.monotonic", lambda: now[0])
 
     def set_clock(seconds: float) -> None:
         now[0] = seconds
@@ -58,11 +59,10 @@ def test_the_run_and_evaluations_are_always_shown(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_a_terminal_gets_a_bar_with_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_bar_with_metrics() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, highlight=False)
-    monkeypatch.setattr("offrl_cli.progress.stderr_console", lambda: console)
-    with TrainingProgress() as progress:
+    with ProgressBar(console) as progress:
         progress.progress(120, 200, {"loss": [0.25, 0.75]})
         progress.evaluated(120, SCORES)
         progress.progress(200, 200, {"loss": [0.125]})
