@@ -24,7 +24,7 @@ WRONG_REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_message_says_what_and_where_and_how_to_mend_it(kind: type[OffrlError]) -> None:
+def test_a_message_says_what_and_where_and_gives_a_hint(kind: type[OffrlError]) -> None:
     error = kind("row 3 has no reward", where="log.csv, row 3", hint="fill it in")
     assert str(error) == "row 3 has no reward\n  where: log.csv, row 3\n  hint:  fill it in"
     assert (error.what, error.where, error.hint) == ("row 3 has no reward", "log.csv, row 3", "fill it in")

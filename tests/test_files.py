@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import hashlib
 import multiprocessing
@@ -24,6 +25,7 @@ from offrl.files import (
     whole_path,
     write_whole,
 )
+from tests.source import syntax_trees
 
 DEAD = 2**22 + 1
 """No process has this number: Linux counts to 2²²."""
@@ -231,3 +233,39 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="can't be written"):
         write(tmp_path / "file" / "dest", "new")
+
+
+WRITES = {"write_text", "write_bytes", "rename", "replace", "savefig", "mimwrite", "move", "copy", "copytree"}
+WITHIN_THE_KIT = {
+    "offrl.files": "the kit itself",
+    "offrl.collection.make_dataset": "moves a store into a whole folder",
+    "offrl.converters.export_minari": "sorts what Minari wrote in a whole folder",
+    "offrl.converters.remote": "fetches to a whole path",
+    "offrl.deploy.file_formats": "is given a whole path",
+    "offrl.envs.video": "films to a whole path",
+    "offrl.reports.figures": "draws to a whole path",
+    "offrl.reports.ope_page": "draws in memory",
+    "offrl.runs.checkpoint": "writes in a whole folder",
+    "offrl.runs.loggers": "appends",
+    "offrl.runs.run": "appends, and locks",
+}
+"""Modules that write by other means, and why what they write is whole or absent all the same."""
+
+
+def writes_by_itself(node: ast.AST) -> bool:
+    """Whether a syntax tree's node opens a file for writing, or moves one."""
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Name) and node.func.id == "open":
+        modes = [each.value for each in node.args[1:2] if isinstance(each, ast.Constant)]
+        return any(set(str(mode)) & set("wax+") for mode in modes)
+    if not isinstance(node.func, ast.Attribute) or node.func.attr not in WRITES:
+        return False
+    owner = node.func.value
+    return node.func.attr not in ("replace", "copy") or (isinstance(owner, ast.Name) and owner.id in ("os", "shutil"))
+
+
+def test_everything_that_is_written_goes_through_the_kit() -> None:
+    library = {module: tree for module, tree in syntax_trees().items() if module.startswith("offrl.")}
+    found = {module for module, tree in library.items() if any(map(writes_by_itself, ast.walk(tree)))}
+    assert found == set(WITHIN_THE_KIT)

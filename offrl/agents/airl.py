@@ -12,20 +12,11 @@ from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
-from offrl.agents.wrapper import (
-    GeneratorWrapper,
-    chosen_rows,
-    draws_of_generator,
-    draws_of_step,
-    draws_of_wrapper,
-    mean_reward,
-    with_rewards,
-)
+from offrl.agents.wrapper import RewardLearner, chosen_rows, draws_of_step, mean_reward
 from offrl.config.fields import Activation, Count, NonNegative, Positive, Widths
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.discriminator import TransitionFeatures
 from offrl.ops.adversarial import expert_loss, generator_loss
-from offrl.ops.minibatches import without_time
 from offrl.ops.running_moments import fresh_moments, merge_moments
 from offrl.tracing import repeated
 from offrl.types import Agent, Batch, Metrics, Noise, Spec
@@ -99,7 +90,7 @@ class AIRLState:
     generator: Any
 
 
-class AIRL(GeneratorWrapper):
+class AIRL(RewardLearner):
     """A reward that explains the expert, found with a discriminator that knows the generator's policy.
 
     D = e^f / (e^f + π(a|s)) with f(s, a, s') = g(s[, a]) + γ h(s') − h(s). The shaping potential h takes up what
@@ -138,23 +129,6 @@ class AIRL(GeneratorWrapper):
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         """The generator's draws, and those that choose the transitions a discriminator step sees."""
         return self.generator_noise_shapes(batch_size) | {"rows": (self.config.updates, batch_size)}
-
-    def update(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
-        metrics, rewarded = self._rewarded(state, batches, noise)
-        return metrics | self.generator_update(state, rewarded, draws_of_generator(noise))
-
-    def update_critic(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """The same with the generator's policy left as it is."""
-        metrics, rewarded = self._rewarded(state, batches, noise)
-        return metrics | self.generator_update_critic(state, rewarded, draws_of_generator(noise))
-
-    def _rewarded(self, state: AIRLState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
-        """The generator's batches with learned rewards."""
-        own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
-        transitions = [without_time(batch) for batch in own]
-        metrics, rewards = self.learn_reward(state, transitions, demonstrations, draws_of_wrapper(noise))
-        return metrics, with_rewards(own, rewards)
 
     @repeated
     def learn_reward(

@@ -17,15 +17,7 @@ from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
-from offrl.agents.wrapper import (
-    GeneratorWrapper,
-    chosen_rows,
-    draws_of_generator,
-    draws_of_step,
-    draws_of_wrapper,
-    mean_reward,
-    with_rewards,
-)
+from offrl.agents.wrapper import RewardLearner, chosen_rows, draws_of_step, mean_reward
 from offrl.config.fields import Count, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
 from offrl.nn import Adam, seed_generators
@@ -38,7 +30,6 @@ from offrl.ops.adversarial import (
     reward_of,
     weighted_mean,
 )
-from offrl.ops.minibatches import without_time
 from offrl.ops.running_moments import fresh_moments, merge_moments
 from offrl.tracing import repeated
 from offrl.types import Agent, Batch, Metrics, Noise, Spec
@@ -120,7 +111,7 @@ class GAILState:
     generator: Any
 
 
-class GAIL(GeneratorWrapper):
+class GAIL(RewardLearner):
     """A discriminator between the expert's transitions and a generator's, and that generator, whose reward it is.
 
     An update takes the generator's own batches and, behind them, a batch of demonstrations for each discriminator step.
@@ -170,23 +161,6 @@ class GAIL(GeneratorWrapper):
         if c.gradient_penalty:
             shapes["mixture"] = (c.updates, batch_size)
         return shapes
-
-    def update(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """`updates` steps of the discriminator, then an update of the generator with the rewards it now gives."""
-        metrics, rewarded = self._rewarded(state, batches, noise)
-        return metrics | self.generator_update(state, rewarded, draws_of_generator(noise))
-
-    def update_critic(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """The same with the generator's policy left as it is."""
-        metrics, rewarded = self._rewarded(state, batches, noise)
-        return metrics | self.generator_update_critic(state, rewarded, draws_of_generator(noise))
-
-    def _rewarded(self, state: GAILState, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
-        """The generator's batches with learned rewards."""
-        own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
-        transitions = [without_time(batch) for batch in own]
-        metrics, rewards = self.learn_reward(state, transitions, demonstrations, draws_of_wrapper(noise))
-        return metrics, with_rewards(own, rewards)
 
     @repeated
     def learn_reward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from offrl import plugins
 from offrl.agents.algorithm import Algorithm
 from offrl.nn import MLP
-from offrl.ops.minibatches import take_rows
+from offrl.ops.minibatches import take_rows, without_time
 from offrl.tracing import repeated
 from offrl.types import Agent, Batch, Density, EpisodesCut, Metrics, Noise, Observation, Scheduled, Spec
 
@@ -65,18 +66,6 @@ class GeneratorWrapper:
         """The generator's draws, under names that are not the wrapper's."""
         return {GENERATOR + name: shape for name, shape in self.generator.noise_shapes(batch_size).items()}
 
-    @repeated
-    def generator_update(self, state: HoldsGenerator, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """The generator's own update, as a part beside those of the wrapper: some generators have parts themselves."""
-        metrics: Metrics = self.generator.update(state.generator, batches, noise)
-        return metrics
-
-    @repeated
-    def generator_update_critic(self, state: HoldsGenerator, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """The same with the generator's policy left as it is."""
-        metrics: Metrics = self.generator.update_critic(state.generator, batches, noise)
-        return metrics
-
     def initial_carry(self, state: HoldsGenerator, count: int) -> Any:
         """What the generator remembers where an episode begins."""
         return self.generator.initial_carry(state.generator, count)
@@ -124,14 +113,62 @@ class GeneratorWrapper:
         self.generator.adopt_policy(state.generator, policy, kind)
 
 
+class RewardLearner(GeneratorWrapper, ABC):
+    """Learns a reward from demonstrations, and has its generator learn from that reward.
+
+    Learning the reward and the generator's update are two parts: some generators' updates have parts themselves.
+    """
+
+    def update(self, state: Any, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """`learn_reward`, then an update of the generator with the rewards that are given now."""
+        metrics, rewarded = self._rewarded(state, batches, noise)
+        return metrics | self.generator_update(state, rewarded, draws_of_generator(noise))
+
+    def update_critic(self, state: Any, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the generator's policy left as it is."""
+        metrics, rewarded = self._rewarded(state, batches, noise)
+        return metrics | self.generator_update_critic(state, rewarded, draws_of_generator(noise))
+
+    def _rewarded(self, state: Any, batches: Sequence[Batch], noise: Noise) -> tuple[Metrics, list[Batch]]:
+        """The generator's batches with learned rewards, and the metrics of learning these."""
+        own, demonstrations = batches[: self.batches_per_update], batches[self.batches_per_update :]
+        transitions = [without_time(batch) for batch in own]
+        draws = {name: part for name, part in noise.items() if not name.startswith(GENERATOR)}
+        metrics, rewards = self.learn_reward(state, transitions, demonstrations, draws)
+        return metrics, with_rewards(own, rewards)
+
+    @abstractmethod
+    def learn_reward(
+        self, state: Any, generated: Sequence[Batch], demonstrations: Sequence[Batch], noise: Noise
+    ) -> tuple[Metrics, list[Tensor]]:
+        """Learn from each batch of demonstrations.
+
+        Args:
+            state: changed in place.
+            generated: the generator's transitions, [S, N, …].
+            demonstrations: [S, B, …].
+            noise: the update's draws but for the generator's.
+
+        Returns:
+            Metrics, and the rewards [S, N] of each generated batch.
+        """
+
+    @repeated
+    def generator_update(self, state: HoldsGenerator, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The generator's own update."""
+        metrics: Metrics = self.generator.update(state.generator, batches, noise)
+        return metrics
+
+    @repeated
+    def generator_update_critic(self, state: HoldsGenerator, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the generator's policy left as it is."""
+        metrics: Metrics = self.generator.update_critic(state.generator, batches, noise)
+        return metrics
+
+
 def draws_of_generator(noise: Noise) -> Noise:
     """The generator's part of an update's draws."""
     return {name.removeprefix(GENERATOR): draws for name, draws in noise.items() if name.startswith(GENERATOR)}
-
-
-def draws_of_wrapper(noise: Noise) -> Noise:
-    """The wrapper's own part of them."""
-    return {name: draws for name, draws in noise.items() if not name.startswith(GENERATOR)}
 
 
 def draws_of_step(noise: Mapping[str, Tensor], step: int) -> Noise:

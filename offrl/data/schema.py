@@ -310,6 +310,11 @@ def unflatten_value(space: gym.Space[Any], columns: Mapping[str, Any], prefix: s
     return tuple(parts.values()) if isinstance(space, spaces.Tuple) else parts
 
 
+def has_final_row(column: str) -> bool:
+    """Whether a column says something of an episode's final observation too, in the last of its T + 1 rows."""
+    return column.split(".")[0] in (OBSERVATION, ACTION_MASK, INFO)
+
+
 def required_columns(spec: Spec) -> dict[str, gym.Space[Any] | None]:
     """The columns that every store of these spaces has, in order, with the leaf space where one describes them."""
     return {

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.block import EpisodeBlock
-from offrl.data.schema import StoreMetadata, unflatten_value
+from offrl.data.pandas_table import to_pandas
+from offrl.data.schema import ColumnSpec, StoreMetadata, has_final_row, unflatten_value
 from offrl.data.statistics import ColumnStatistics
 from offrl.errors import RequestError
 from offrl.types import Spec
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of T transitions, nested as the spaces are.
+    """One episode of T transitions, nested as the spaces are; arrays are views of the store's, where they can be.
 
     Attributes:
         observation: [T + 1, ...], or a nested mapping or tuple of such arrays.
@@ -34,6 +38,13 @@ class Episode:
         extras: the other columns: T + 1 rows for `info.*` and `action_mask`, T for the rest.
         seed: the seed it was started with; -1 where it is not known.
         source: where it came from; None where it is not known.
+        return_: undiscounted sum of its rewards.
+
+    Example:
+        >>> store[-1]
+        Episode(length=310, return=1050.21, observation=float32 [311, 11], action=float32 [310, 3], terminated)
+        >>> store[-1].reward.shape, store[-1].source
+        ((310,), 'policy of seed 0')
     """
 
     observation: Any
@@ -44,6 +55,38 @@ class Episode:
     extras: dict[str, NDArray[Any]] = field(default_factory=dict)
     seed: int = -1
     source: str | None = None
+    return_: float = 0.0
+
+    @property
+    def length(self) -> int:
+        """Transitions: T."""
+        return len(self.reward)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def info(self) -> dict[str, NDArray[Any]]:
+        """What the environment told beside its observations, by key: [T + 1, ...] each."""
+        prefix = f"{schema.INFO}."
+        return {name.removeprefix(prefix): array for name, array in self.extras.items() if name.startswith(prefix)}
+
+    def __repr__(self) -> str:
+        nested = {schema.OBSERVATION: self.observation, schema.ACTION: self.action}
+        parts = [f"length={self.length}", f"return={self.return_:g}"]
+        parts += [f"{name}={_described(value)}" for name, value in nested.items()]
+        parts.append(schema.TERMINATED if self.terminated[-1:].any() else schema.TRUNCATED)
+        parts += [f"info: {', '.join(self.info)}"] if self.info else []
+        return f"Episode({', '.join(parts)})"
+
+
+def _described(value: Any) -> str:
+    """The types and shapes of arrays, nested as they are."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_described(item)}' for key, item in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_described, value))})"
+    return f"{value.dtype} {list(value.shape)}"
 
 
 @dataclass(frozen=True)
@@ -77,9 +120,78 @@ class Trajectories(ABC):
     """The reading interface of a store and of a selection of its episodes.
 
     Rows are numbered from 0 over all episodes, T + 1 rows each, without gaps.
+
+    Example:
+        >>> store = open_dataset("hopper-medium")
+        >>> len(store), [episode.length for episode in store[-3:]]
+        (250, [281, 289, 310])
+        >>> best = store[store.episodes.return_ > 1200]
     """
 
     metadata: StoreMetadata
+
+    def __len__(self) -> int:
+        """Episodes."""
+        return self.num_episodes
+
+    def __iter__(self) -> Iterator[Episode]:
+        return map(self.episode, range(self.num_episodes))
+
+    @overload
+    def __getitem__(self, key: int | np.integer[Any]) -> Episode: ...
+    @overload
+    def __getitem__(self, key: slice | Sequence[int] | NDArray[Any]) -> StoreView: ...
+
+    def __getitem__(self, key: int | np.integer[Any] | slice | Sequence[int] | NDArray[Any]) -> Episode | StoreView:
+        """One episode by its position, or a selection: by a slice, positions, or a mask; -1 is the last.
+
+        Raises:
+            RequestError: there is no such episode.
+
+        Example:
+            >>> store[3].length, len(store[:100]), len(store[[5, 2]])
+            (285, 100, 2)
+        """
+        if isinstance(key, slice):
+            return self.select(np.arange(self.num_episodes)[key])
+        if isinstance(key, int | np.integer):
+            return self.episode(int(key) + (self.num_episodes if -self.num_episodes <= key < 0 else 0))
+        chosen = np.asarray(key)
+        if chosen.dtype != np.bool_:
+            from_the_end = (chosen < 0) & (chosen >= -self.num_episodes)
+            chosen = np.where(from_the_end, chosen + self.num_episodes, chosen)
+        return self.select(chosen)
+
+    def __repr__(self) -> str:
+        spec, name = self.spec, self.metadata.name
+        facts = {
+            "environment": self.metadata.environment or "not named",
+            "observation": spec.observation_space,
+            "action": spec.action_space,
+            "columns": ", ".join(
+                f"{column.name} {column.dtype}{list(column.shape) or ''}" for column in self.metadata.columns
+            ),
+        }
+        lines = [
+            f"{type(self).__name__} '{name}': {self.num_episodes:,} episodes, {self.num_steps:,} steps, "
+            f"{self.num_bytes / 1e6:,.1f} MB",
+            *(f"  {key:<13}{value}" for key, value in facts.items()),
+        ]
+        return "\n".join(lines)
+
+    def to_pandas(self, *, final: bool = False) -> pd.DataFrame:
+        """A table in memory with one row per time step, behind its `episode` and `step`, both counted from 0.
+
+        A vector has a column for each component, `observation.0` and so on. An image, like all that has more
+        dimensions, is one array in each cell.
+
+        Args:
+            final: have a row for each episode's final observation too, in which actions, rewards and flags are missing.
+
+        Example:
+            >>> store[3:5].to_pandas().groupby("episode").reward.sum()
+        """
+        return to_pandas(self, final=final)
 
     @property
     @abstractmethod
@@ -137,6 +249,21 @@ class Trajectories(ABC):
         return self.num_rows - self.num_episodes
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes that all rows take."""
+        return self.num_rows * sum(column.row_bytes for column in self.metadata.columns)
+
+    @property
+    def columns(self) -> dict[str, ColumnSpec]:
+        """The columns by name, in the order they have on disk: dtypes, and shapes of one row.
+
+        Example:
+            >>> store.columns["observation"].shape
+            (11,)
+        """
+        return {column.name: column for column in self.metadata.columns}
+
+    @property
     def column_names(self) -> list[str]:
         """The columns in the order they have on disk."""
         return [column.name for column in self.metadata.columns]
@@ -163,7 +290,7 @@ class Trajectories(ABC):
         check_rows(np.array([index]), len(table), "episode")
         first, length = int(table.first_row[index]), int(table.length[index])
         columns = {name: self.read(name, first, first + length + 1) for name in self.column_names}
-        steps = {name: array if _has_final_row(name) else array[:length] for name, array in columns.items()}
+        steps = {name: array if has_final_row(name) else array[:length] for name, array in columns.items()}
         described = (schema.OBSERVATION, schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED)
         return Episode(
             observation=unflatten_value(self.spec.observation_space, steps, schema.OBSERVATION),
@@ -174,6 +301,7 @@ class Trajectories(ABC):
             extras={name: array for name, array in steps.items() if name.split(".")[0] not in described},
             seed=int(table.seed[index]),
             source=table.source(index),
+            return_=float(table.return_[index]),
         )
 
     def iterate_blocks(self, max_rows: int) -> Iterator[EpisodeBlock]:
@@ -295,7 +423,3 @@ def check_rows(positions: NDArray[np.int64], count: int, what: str) -> NDArray[n
 
 def _first_outside(positions: NDArray[np.int64], count: int) -> int:
     return int(positions[(positions < 0) | (positions >= count)][0])
-
-
-def _has_final_row(column: str) -> bool:
-    return column.split(".")[0] in (schema.OBSERVATION, schema.ACTION_MASK, schema.INFO)

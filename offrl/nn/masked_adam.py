@@ -15,6 +15,9 @@ class PausingAdam(Adam):
     """Adam that can leave seeds as they are: a paused one's parameters, moments and count of steps all stay.
 
     The fused kernel knows one count for all seeds, so the formulas are spelled out here.
+
+    Attributes:
+        owner: the seed, by position, that each element of the flat parameters belongs to.
     """
 
     def __init__(
@@ -22,6 +25,8 @@ class PausingAdam(Adam):
     ) -> None:
         super().__init__(module, learning_rate, weight_decay=weight_decay, max_gradient_norm=max_gradient_norm)
         self.steps = torch.zeros(self.seeds, device=module.flat.device)
+        seeds = torch.arange(self.seeds, device=module.flat.device).unsqueeze(1)
+        self.owner = self.by_parameter(seeds.expand(-1, sum(self.sizes) // self.seeds))
 
     def step(
         self,
@@ -50,9 +55,9 @@ class PausingAdam(Adam):
         self.flat.addcmul_(self.first_moment / (self.second_moment.sqrt() * scale + EPSILON), size, value=-1.0)
 
     def _spread(self, values: Tensor) -> Tensor:
-        """[S] to every element of the flat parameters."""
-        rows = values.to(self.flat.dtype).unsqueeze(1).expand(-1, sum(self.sizes) // self.seeds)
-        return self.by_parameter(rows)
+        """[S] as factors of the flat parameters: each seed's for its own."""
+        each = values.to(self.flat.dtype)
+        return each if self.seeds == 1 else each.index_select(0, self.owner)
 
 
 def minimize(optimizer: Adam, loss: Tensor, rate: float | Tensor, moving: Tensor | None) -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from offrl.tracing.graph import Call, Origin, Program, Value, values_in
 from offrl.tracing.recording import place_of
+from offrl.tracing.structure import LARGEST_COPY
 
-LARGEST_COPY = 2**18
-"""Elements of an input that is copied into a place of its own, where views of it are known beforehand."""
 ARRAYS = {torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
 """Types that NumPy computes with."""
 
@@ -178,8 +177,10 @@ class Builder:
         memory = to.tensor if isinstance(to, Place) else to
         assert memory is not None
         if memory.dtype in ARRAYS:
+            known = source.tensor if isinstance(source, Place) else source
+            casting = "" if known is not None and known.dtype == memory.dtype else ", 'unsafe'"
             copy = self.global_name(np.copyto)
-            self.emit(f"{copy}({{0}}, {{1}}, 'unsafe')", self.array_at(to), self.array_at(source))
+            self.emit(f"{copy}({{0}}, {{1}}{casting})", self.array_at(to), self.array_at(source))
         else:
             self.emit("{0}.copy_({1})", self.tensor_at(to), self.tensor_at(source))
 

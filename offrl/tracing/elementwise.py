@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,8 @@ def threshold_backward(b: Builder, call: Call, out: Place | None) -> bool:
 
 def clamped(b: Builder, call: Call, out: Place | None) -> bool:
     """Values within two bounds."""
-    x, low, high = arguments_of(call)
+    x, *given = arguments_of(call)
+    low, high = BOUNDS[call.function](*given)
     result = call.made[0] if out is None else call.written[0]
     bounds = (low, high)
     if result.dtype != torch.float32 or result.size > LARGEST or any(isinstance(bound, Value) for bound in bounds):
@@ -198,8 +200,13 @@ def clamped(b: Builder, call: Call, out: Place | None) -> bool:
     return True
 
 
+BOUNDS: dict[Any, Callable[..., tuple[Any, Any]]] = {
+    aten.clamp.default: lambda low, high: (low, high),
+    aten.clamp_min.default: lambda low: (low, None),
+    aten.clamp_max.default: lambda high: (None, high),
+}
 ELEMENTWISE = dict.fromkeys(FORMULAS, elementwise) | {
     aten.relu.default: rectified,
     aten.threshold_backward.default: threshold_backward,
-    aten.clamp.default: clamped,
+    **dict.fromkeys(BOUNDS, clamped),
 }

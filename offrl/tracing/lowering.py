@@ -108,15 +108,17 @@ def _by_kernel(b: Builder, call: Call) -> bool:
 
 
 def _joined(b: Builder, call: Call) -> bool:
-    """Concatenate: each part is copied to its place, unless it was computed there."""
-    if call.function is not aten.cat.default or call.written or any(not value.size for value in call.read()):
+    """Concatenate or stack: each part is copied to its place, unless it was computed there."""
+    joins = call.function in (aten.cat.default, aten.stack.default)
+    if not joins or call.written or any(not value.size for value in call.read()):
         return False
     parts, axis = call.arguments[0], (call.arguments[1:] or (0,))[0]
     (value,) = call.made
     out = b.out(value).tensor
     assert out is not None
-    sizes = [part.shape[axis] for part in parts]
-    for part, target in zip(parts, out.split(sizes, axis), strict=True):
+    stacks = call.function is aten.stack.default
+    places = out.unbind(axis) if stacks else out.split([part.shape[axis] for part in parts], axis)
+    for part, target in zip(parts, places, strict=True):
         source = b.place(part)
         if source.tensor is None or _lies(source.tensor) != _lies(target):
             b.copy(target, source)

@@ -110,6 +110,8 @@ class Recorder(TorchDispatchMode):
 
     def _check(self, function: Any, arguments: Any) -> None:
         masked = any(isinstance(leaf, Tensor) and leaf.dtype in MASKS for leaf in leaves(arguments[1:]))
+        if _drops_nothing(function, arguments):
+            return
         for tag, reason in UNTRACEABLE:
             # Only masks make the shape of what is taken by index depend on values.
             if tag in function.tags and (masked or function is not aten.index.Tensor):
@@ -180,6 +182,8 @@ class Recorder(TorchDispatchMode):
         if is_view and (function.overloadpacket.__name__ in BY_ADDRESS or _changes_type(made, arguments)):
             for value in made:
                 value.storage.rigid = True
+                if value.storage.origin is Origin.INPUT:
+                    self.refuse(f"{function} reads an input by its address")
         self.calls.append(Call(function, arguments, options, results, made, written, is_view))
 
 
@@ -202,6 +206,15 @@ def place_of(tensor: Tensor) -> Any:
         return "nowhere", id(tensor)
     storage = tensor.untyped_storage()
     return storage.data_ptr() or ("empty", storage._cdata)
+
+
+def _drops_nothing(function: Any, arguments: Any) -> bool:
+    """Whether a function draws at random only for a dropout that is off, as attention has it."""
+    names = [argument.name for argument in function._schema.arguments]
+    if "dropout_p" not in names:
+        return False
+    position = names.index("dropout_p")
+    return position >= len(arguments) or arguments[position] == 0
 
 
 def _is_plain(tensor: Tensor) -> bool:

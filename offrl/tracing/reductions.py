@@ -58,6 +58,22 @@ def _reduced(b: Builder, call: Call, out: Place | None, *, mean: bool) -> bool:
     return True
 
 
+def norm(b: Builder, call: Call, out: Place | None) -> bool:
+    """The Euclidean norm of all elements: the root of their product with themselves."""
+    x, order, _, _, dtype = arguments_of(call)
+    memory, result = b.memory(x), call.made[0] if out is None else call.written[0]
+    whole = result.size == 1 and order == 2 and dtype is None and x.dtype == torch.float32
+    if memory is None or not whole or not 0 < x.size <= LARGEST or not memory.is_contiguous():
+        return False
+    out = out or b.out(result)
+    if out.tensor is None:
+        return False
+    flat, target = b.array_at(memory.view(-1)), b.array_at(out.tensor.view(()))
+    b.emit(f"{b.global_name(np.dot)}({{0}}, {{0}}, {{1}})", flat, target)
+    b.emit(f"{b.global_name(np.sqrt)}({{0}}, {{0}})", target)
+    return True
+
+
 def _axes(given: Any, count: int) -> list[int]:
     if given is None or given == []:
         return list(range(count))
@@ -80,4 +96,5 @@ REDUCTIONS = {
     aten.sum.dim_IntList: summed,
     aten.mean.default: averaged,
     aten.mean.dim: averaged,
+    aten.linalg_vector_norm.default: norm,
 }

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from offrl.tracing.recording import place_of
 
 LEAVES = (bool, int, float, complex, str, bytes, type(None))
-OPAQUE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, np.ndarray, torch.Generator, torch.dtype)
+OPAQUE = (
+    type,
+    FunctionType,
+    BuiltinFunctionType,
+    MethodType,
+    ModuleType,
+    np.ndarray,
+    torch.Generator,
+    torch.dtype,
+    torch.device,
+)
 OPAQUE_PACKAGES = ("gymnasium", "random", "threading", "logging", "weakref")
 
 

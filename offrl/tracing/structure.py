@@ -16,6 +16,9 @@ from offrl.tracing.graph import leaves
 PLAIN = (bool, int, float, str, Enum, torch.dtype, torch.device)
 """Kinds of inputs that are compared by value, each value being traced by itself."""
 
+LARGEST_COPY = 2**18
+"""Elements of an input that a replay copies to a place of its own: however it lies, its views are known beforehand."""
+
 Match = Callable[[tuple[Any, ...]], tuple[Tensor, ...] | None]
 
 
@@ -36,6 +39,16 @@ def tensors_of(inputs: Any) -> list[Tensor]:
         elif leaf is not None and not isinstance(leaf, PLAIN):
             raise UnknownInputError(f"an input is a {type(leaf).__qualname__}")
     return found
+
+
+def stand_in(tensor: Tensor) -> Tensor:
+    """A tensor for an input while it is recorded: it lies as it will in a replay, and is no other input's.
+
+    What is recorded then doesn't depend on how the inputs lay at that time, nor on whether two of them were one.
+    """
+    if tensor.requires_grad or tensor.numel() > LARGEST_COPY:
+        return tensor.view(tensor.shape)
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 class Matcher:
@@ -65,8 +78,10 @@ class Matcher:
             name = f"t{len(self.tensors)}"
             self.tensors.append(name)
             self.lines.append(f"{name} = {place}")
-            shape, stride, dtype = map(self.constant, (example.shape, example.stride(), example.dtype))
-            self.require(f"{name}.shape == {shape} and {name}.stride() == {stride} and {name}.dtype is {dtype}")
+            shape, dtype = map(self.constant, (example.shape, example.dtype))
+            self.require(f"{name}.shape == {shape} and {name}.dtype is {dtype}")
+            if example.numel() > LARGEST_COPY:
+                self.require(f"{name}.stride() == {self.constant(example.stride())}")
         elif example is None:
             self.require(f"{place} is None")
         elif isinstance(example, PLAIN):

@@ -11,21 +11,23 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from offrl.tracing.graph import Origin, Program, replaced, values_in
 from offrl.tracing.lowering import lowered
 from offrl.tracing.passes import tidied
-from offrl.tracing.recording import Recorder
+from offrl.tracing.recording import Recorder, place_of
 from offrl.tracing.source import written
-from offrl.tracing.state import Contents, Snapshot, facts_of
-from offrl.tracing.structure import Match, UnknownInputError, matching, tensors_of
+from offrl.tracing.state import OPAQUE, Contents, Snapshot, facts_of
+from offrl.tracing.structure import Match, UnknownInputError, matching, stand_in, tensors_of
 from offrl.types import Agent, Batch, Metrics, Noise
 
 MOST_TRACES = 8
 """Kinds of inputs whose traces are kept, those used last."""
 MOST_TRIES = 3
 """Runs that may make new parts of the state, as lazy optimizers do, before their kind of inputs is given up."""
+MOST_PARTS = 64
+"""Repeated parts whose traces are kept: agents, methods and states, of which an update has few that live on."""
 log = logging.getLogger(__name__)
 Part = TypeVar("Part", bound=Callable[..., Any])
 
@@ -94,14 +96,14 @@ class Traces:
         facts = facts_of("state", self.state)
         kept = before.kept()
         snapshot = Snapshot(kept)
-        # Other objects for the same memory: where two inputs are one object now, they needn't be at the next call.
-        aliases = [tensor.detach() if not tensor.requires_grad else tensor for tensor in tensors]
-        places = iter(aliases)
-        recorder = Recorder(aliases, kept)
+        ours = {place_of(tensor) for tensor in kept.values()}
+        given = [tensor if place_of(tensor) in ours else stand_in(tensor) for tensor in tensors]
+        ahead = iter(given)
+        recorder = Recorder(given, kept)
         session = _session.set(None)
         try:
             with recorder:
-                result = self.function(*replaced(inputs, Tensor, lambda _: next(places)))
+                result = self.function(*replaced(inputs, Tensor, lambda _: next(ahead)))
         except BaseException:
             snapshot.restore()
             raise
@@ -115,6 +117,7 @@ class Traces:
             tries = MOST_TRIES if recorder.reason else known.tries + 1 if known else 1
             self._keep(Trace(matching(inputs, (), {}), None, reason, tries), known)
             log.debug("%s runs as it is: %s", self.name, reason)
+            _hand_back(given, tensors)
             return result
         trace = compiled(program, matching(inputs, facts, {"state": self.state}))
         self._keep(trace, known)
@@ -147,6 +150,13 @@ def compiled(program: Program, match: Match) -> Trace:
         builder = lowered(short)
         replay, source = written(builder, short, made)
     return Trace(match, replay, source=source)
+
+
+def _hand_back(given: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    """Change the inputs as a function changed those that stood in for them."""
+    for one, other in zip(given, tensors, strict=True):
+        if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
+            other.copy_(one)
 
 
 def _written_behind(snapshot: Snapshot, recorder: Recorder) -> str:
@@ -203,6 +213,8 @@ class Traced:
             roots = self.roots | {"part": state, "owner": owner}
             traces = Traces(name, lambda *rest: function(owner, state, *rest), state, roots)
             self.parts[key] = traces
+            if len(self.parts) > MOST_PARTS:
+                del self.parts[next(iter(self.parts))]
         return traces(*inputs)
 
     def explain(self) -> str:
@@ -234,9 +246,15 @@ def repeated(method: Part) -> Part:
 
 def _has_repeated_parts(agent: Any) -> bool:
     """Whether an agent, or one that it holds, marks parts of its update."""
-    holders = [agent, *vars(agent).values()]
-    return any(
-        getattr(getattr(type(holder), name, None), "is_repeated", False)
-        for holder in holders
-        for name in dir(type(holder))
-    )
+    seen: set[int] = set()
+    ahead = [agent]
+    while ahead:
+        holder = ahead.pop()
+        if id(holder) in seen or not hasattr(holder, "__dict__") or isinstance(holder, (*OPAQUE, nn.Module, Tensor)):
+            continue
+        seen.add(id(holder))
+        kind = type(holder)
+        if any(getattr(getattr(kind, name, None), "is_repeated", False) for name in dir(kind)):
+            return True
+        ahead += vars(holder).values()
+    return False

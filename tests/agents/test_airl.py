@@ -18,13 +18,13 @@ from tests.agents.batches import (
     CPU,
     continuous,
     discrete,
+    no_values_read,
     noise_of_seed,
     of_seed,
     random_batches,
     random_noise,
     random_rollouts,
 )
-from tests.agents.contract import Calls
 from tests.nn.plain import assert_member_equals, copy_of_member
 
 UPDATES, EXPERTS = 10, 6
@@ -200,7 +200,7 @@ def test_no_value_is_read_where_calls_are_repeated(config: AIRLConfig, spec: Spe
     state = agent.init((0, 1), CPU)
     before = state_tensors(state)
     (rollout, *experts), noise = cycles(agent, spec, 2)[0]
-    with Calls():
+    with no_values_read():
         agent.learn_reward(state, [rows_of(rollout)], experts, {"rows": noise["rows"]})
     assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in state_tensors(state).items())
 

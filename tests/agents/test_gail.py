@@ -22,16 +22,17 @@ from offrl.nn.state import restore_state, state_tensors
 from offrl.types import Agent, Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
+    act,
     continuous,
     discrete,
     multi_discrete,
+    no_values_read,
     noise_of_seed,
     of_seed,
     random_batches,
     random_noise,
     random_rollouts,
 )
-from tests.agents.contract import Calls, actions_of
 from tests.nn.plain import assert_member_equals, copy_of_member
 
 UPDATES, EXPERTS = 10, 6
@@ -310,9 +311,7 @@ def test_the_generator_learns_as_it_would_alone_from_the_learned_rewards(kind: s
         assert torch.equal(state_tensors(state)[f"generator.{name}"], tensor), name
     observation, draws_ = torch.randn(2, 5, 3), torch.randn(2, 5, *agent.acting_noise_shape)
     for given in (None, draws_):
-        assert torch.equal(
-            actions_of(agent, state, observation, given), actions_of(generator, alone, observation, given)
-        )
+        assert torch.equal(act(agent, state, observation, given), act(generator, alone, observation, given))
 
 
 def _rows(batch: Batch) -> Batch:
@@ -420,7 +419,7 @@ def test_a_cloned_policy_is_where_the_generator_starts() -> None:
     policy = cloner.policy_network(cloned)
     agent.adopt_policy(state, policy, cloner.kind)
     observation = torch.randn(1, 5, 3)
-    assert torch.equal(actions_of(agent, state, observation), actions_of(cloner, cloned, observation))
+    assert torch.equal(act(agent, state, observation), act(cloner, cloned, observation))
 
 
 def test_densities_are_the_generator_s() -> None:
@@ -475,7 +474,7 @@ def test_no_value_is_read_where_calls_are_repeated(config: GAILConfig, spec: Spe
     state = agent.init((0, 1), CPU)
     before = state_tensors(state)
     batches, noise = cycles(agent, spec, 2, rollouts=False)[0]
-    with Calls():
+    with no_values_read():
         agent.learn_reward(state, batches[:2], batches[2:], noise)
     assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in state_tensors(state).items())
 

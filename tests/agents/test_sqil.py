@@ -13,8 +13,17 @@ from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.sqil import SQIL, SQILConfig, half_and_half
 from offrl.nn.state import state_tensors
 from offrl.types import Agent, Spec
-from tests.agents.batches import CPU, continuous, discrete, noise_of_seed, of_seed, random_batches, random_noise
-from tests.agents.contract import Calls, actions_of
+from tests.agents.batches import (
+    CPU,
+    act,
+    continuous,
+    discrete,
+    no_values_read,
+    noise_of_seed,
+    of_seed,
+    random_batches,
+    random_noise,
+)
 
 UPDATES = 10
 CASES: dict[str, tuple[Any, Any, Spec]] = {
@@ -35,7 +44,7 @@ def agent_of(kind: Any, options: Any, spec: Spec) -> tuple[SQIL, Agent[Any, Any]
 def test_no_value_is_read_in_an_update(kind: Any, options: Any, spec: Spec) -> None:
     agent, _ = agent_of(kind, options, spec)
     state = agent.init((0, 1), CPU)
-    with Calls():
+    with no_values_read():
         agent.update(state, random_batches(spec, 2 * agent.batches_per_update, 2), random_noise(agent, 1, 2)[0])
 
 
@@ -79,7 +88,7 @@ def test_the_generator_learns_as_it_would_alone(kind: Any, options: Any, spec: S
     for name, tensor in state_tensors(alone).items():
         assert torch.equal(state_tensors(state)[f"generator.{name}"], tensor), name
     observation = torch.randn(2, 5, 3)
-    assert torch.equal(actions_of(agent, state, observation), actions_of(generator, alone, observation))
+    assert torch.equal(act(agent, state, observation), act(generator, alone, observation))
 
 
 @cases

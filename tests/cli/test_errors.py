@@ -54,7 +54,7 @@ def test_each_error_is_one_message_and_an_exit_code(
     assert (result.code, result.stdout, result.stderr) == (code, "", message)
 
 
-def test_a_full_disk_is_named_with_its_mend(offrl: Offrl, fail_with: FailWith) -> None:
+def test_a_full_disk_is_named_with_its_hint(offrl: Offrl, fail_with: FailWith) -> None:
     fail_with(OSError(errno.ENOSPC, "No space left on device", "runs/x"))
     result = offrl("recipes", "list")
     assert result.code == 1

@@ -62,7 +62,7 @@ def test_padding_is_no_action(out_of_bounds: OutOfBounds) -> None:
     assert log.warnings == []
 
 
-def test_an_action_outside_is_refused_with_its_row_and_the_mends() -> None:
+def test_an_action_outside_is_refused_with_its_row_and_hints() -> None:
     with pytest.raises(DataError, match=r"the action \[2\.5\] lies outside Box.*2 such rows") as raised:
         check(AWAY, boxed(1.0, 2.0, 1.5, 2.5, 0.5))
     assert raised.value.where == "log.csv, row 104, column 'action'"

@@ -33,7 +33,7 @@ def test_impossible_choices_are_refused(choice: dict[str, Any], says: str) -> No
     assert raised.value.hint
 
 
-def test_each_choice_of_words_is_named_in_the_mend() -> None:
+def test_each_choice_of_words_is_named_in_the_hint() -> None:
     with pytest.raises(RequestError) as raised:
         ConvertOptions(timeouts="forget")  # type: ignore[arg-type]
     assert all(word in raised.value.hint for word in ("keep", "drop", "terminal"))

@@ -144,7 +144,7 @@ def test_metadata_comes_back() -> None:
     assert again.shards == metadata.shards
 
 
-def test_another_schema_version_names_both_and_the_mend() -> None:
+def test_another_schema_version_names_both_and_gives_a_hint() -> None:
     value = make_metadata().to_json() | {"schema_version": SCHEMA_VERSION + 1}
     with pytest.raises(SchemaVersionError) as caught:
         StoreMetadata.from_json(value, "dir/metadata.json")

@@ -162,6 +162,9 @@ def test_nested_observations_images_and_every_dtype_survive(tmp_path: Path) -> N
     assert len(episode.extras["behavior_log_prob"]) == 2
     assert len(episode.extras["info.qpos"]) == 3
     assert (episode.seed, episode.source) == (-1, None)
+    assert {key: len(values) for key, values in episode.info.items()} == {"qpos": 3, "count": 3}
+    assert "camera: uint8 [3, 5, 4, 3], state: (int64 [3], float64 [3, 2, 2])" in repr(episode)
+    assert repr(episode).endswith("truncated, info: count, qpos)")
 
 
 def test_reading_one_shard_shares_its_memory_map(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,3 +121,66 @@ def test_a_selection_checks_what_is_read(store: TrajectoryStore, tmp_path: Path)
         view.read("reward", 0, 5)
     with pytest.raises(RequestError, match="row 4"):
         view.gather("reward", np.array([4]))
+
+
+def test_a_store_is_a_sequence_of_episodes(store: TrajectoryStore) -> None:
+    assert len(store) == len(LENGTHS)
+    assert [episode.length for episode in store] == LENGTHS
+    assert [episode.length for episode in reversed(store)] == LENGTHS[::-1]  # type: ignore[call-overload]
+    for index in range(len(store)):
+        for key in (index, index - len(store), np.int64(index)):
+            np.testing.assert_array_equal(store[key].observation, store.episode(index).observation)
+    for outside in (6, -7):
+        with pytest.raises(RequestError, match=f"episode {outside} is out of range: there are 6"):
+            store[outside]
+
+
+@pytest.mark.parametrize(
+    ("key", "chosen"),
+    [
+        (slice(2), [0, 1]),
+        (slice(-2, None), [4, 5]),
+        (slice(None, None, -2), [5, 3, 1]),
+        (slice(4, 2), []),
+        ([3, -1, 3], [3, 5, 3]),
+        ([], []),
+        (np.array(LENGTHS) > 3, [2, 3, 5]),
+    ],
+)
+def test_a_selection_by_indexing(store: TrajectoryStore, key: Any, chosen: list[int]) -> None:
+    view = store[key]
+    assert_is_selection(view, store, chosen)
+    assert [episode.length for episode in view] == [LENGTHS[index] for index in chosen]
+    assert len(view) == len(chosen)
+    for outside in ([6], [-7]):
+        with pytest.raises(RequestError, match=f"episode {outside[0]} is out of range"):
+            store[outside]
+
+
+def test_an_episode_says_what_is_known_of_it(store: TrajectoryStore) -> None:
+    episode = store[2]
+    assert (episode.length, len(episode), len(episode.observation), len(episode.action)) == (5, 5, 6, 5)
+    assert episode.return_ == pytest.approx(episode.reward.sum())
+    assert (episode.seed, episode.source) == (2, "f#2")
+    assert np.shares_memory(episode.observation, store[2].observation), "episodes are views of the memory map"
+    assert repr(episode) == (
+        f"Episode(length=5, return={episode.return_:g}, observation=float32 [6, 2], action=float32 [5, 1], terminated)"
+    )
+    assert repr(store[1]).endswith(", truncated)")
+
+
+def test_columns_tell_dtypes_and_shapes(store: TrajectoryStore) -> None:
+    assert list(store.columns) == store.column_names
+    assert (store.columns["observation"].dtype, store.columns["observation"].shape) == (np.float32, (2,))
+    assert store.num_bytes == store.num_rows * (2 * 4 + 4 + 8 + 1 + 1)
+
+
+def test_a_store_and_a_selection_show_what_they_hold(store: TrajectoryStore) -> None:
+    assert repr(store).splitlines() == [
+        "TrajectoryStore 's': 6 episodes, 23 steps, 0.0 MB",
+        "  environment  not named",
+        "  observation  Box(-inf, inf, (2,), float32)",
+        "  action       Box(-1.0, 3.0, (1,), float32)",
+        "  columns      observation float32[2], action float32[1], reward float64, terminated bool, truncated bool",
+    ]
+    assert repr(store[:2]).startswith("StoreView 's': 2 episodes, 4 steps, ")

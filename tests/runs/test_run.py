@@ -177,7 +177,7 @@ def test_steps_that_will_be_repeated_are_forgotten(run: Run) -> None:
     assert (run.path / "metrics.csv").read_text() == "step,seed,metric,value\n10,0,loss,1.5\n20,0,loss,1\n"
 
 
-def test_forgetting_mends_a_line_cut_short(run: Run) -> None:
+def test_forgetting_drops_a_line_cut_short(run: Run) -> None:
     run.log("metrics.jsonl", {"step": 10})
     with open(run.path / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 1')
