@@ -152,7 +152,7 @@ def finetune(
         >>> online = offrl.finetune("runs/pretrained", env="Hopper-v5", steps=50_000)
     """
     from offrl.config.library import matching_recipe
-    from offrl.feeds.warm_start import starting_point
+    from offrl.feeds.warm_start import check_fine_tuning, starting_point
     from offrl.training.finetune import fine_tuning_recipe
     from offrl.training.run_training import train as train_recipe
 
@@ -172,6 +172,7 @@ def finetune(
             base=base.values if base else None,
             settings={**{key: value for key, value in keys.items() if value is not None}, **_values(settings)},
         )
+        check_fine_tuning(recipe, source)
         return train_recipe(recipe, None if out is None else Path(out), shown)
 
 
