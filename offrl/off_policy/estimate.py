@@ -10,7 +10,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from offrl.errors import RequestError
-from offrl.nn.malloc import keep_freed_memory
 from offrl.off_policy import intervals
 from offrl.off_policy.bandits import require_one_step
 from offrl.off_policy.bootstrap import resample, resample_means
@@ -76,7 +75,6 @@ def estimate(
     _check_options(confidence, resamples, {"clip": clip, "switch": switch})
     _check_names(log, names)
     _check_interval(interval, names, clip, bounds)
-    keep_freed_memory()
     ask = Question(log, clip, switch)
     sums = {name: ESTIMATORS[name].build(ask) for name in names}
     bootstrap = _Bootstrap(log, resamples, seed)
