@@ -377,15 +377,11 @@ class StoreView(Trajectories):
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
         check_range(start, stop, self.num_rows)
         here, there = self._runs
-        low = max(0, int(np.searchsorted(here, start, side="right")) - 1)
-        pieces = []
-        for run in range(low, len(here)):
-            end = int(here[run + 1]) if run + 1 < len(here) else self.num_rows
-            shift = int(there[run] - here[run])
-            pieces.append(self.parent.read(column, max(start, int(here[run])) + shift, min(stop, end) + shift))
-            if end >= stop:
-                break
-        return pieces[0] if len(pieces) == 1 else np.concatenate([self.parent.read(column, 0, 0), *pieces])
+        first, last = np.searchsorted(here, [start, stop - 1], side="right") - 1
+        if first == last:
+            shift = int(there[first] - here[first]) if len(here) else 0
+            return self.parent.read(column, start + shift, stop + shift)
+        return self.parent.gather(column, self.parent_rows(np.arange(start, stop)))
 
     def gather_columns(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         return self.parent.gather_columns(columns, self.parent_rows(check_rows(rows, self.num_rows, "row")))

@@ -9,7 +9,7 @@ import torch
 
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.td3 import TD3, TD3Config
-from offrl.runs.checkpoint import state_tensors
+from offrl.nn.state import state_tensors
 from offrl.training.cuda_graph import GraphedUpdate, cloned, fast_update, tensors_of
 from tests.agents.batches import CPU, continuous, random_batches, random_noise
 
