@@ -27,12 +27,12 @@ from offrl.deploy.file_formats import (
     carried,
     output_names,
 )
-from offrl.deploy.module import Columns, InferencePolicy, as_observation, policy_of_seed, random_observations
+from offrl.deploy.module import Columns, InferencePolicy, as_observation, random_observations
 from offrl.envs.policy import Policy
 from offrl.errors import ExportError, RequestError, SpaceMismatchError
 from offrl.files import naming, whole_path
 from offrl.ops.trees import tree_leaves
-from offrl.runs.load import load_policy
+from offrl.runs.load import load_policy, policy_of_seed
 from offrl.runs.run import Run
 from offrl.types import Density, Observation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from offrl.data.schema import OBSERVATION, flatten_space
 from offrl.envs.policy import Policy, rows_of
-from offrl.nn.state import modules_of, restore_state, state_tensors
 from offrl.ops.trees import tree_leaves, tree_map
 from offrl.replay.normalization import observation_key
 from offrl.types import Observation
@@ -100,26 +98,6 @@ class InferencePolicy(nn.Module):
 def _repeat(part: Tensor, count: int) -> Tensor:
     """[1, N, …] to [1, N · count, …], each row `count` times in turn."""
     return part.unsqueeze(2).expand(-1, -1, count, *part.shape[2:]).flatten(1, 2)
-
-
-def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
-    """The policy of one of S seeds alone, with parameters of its own that have no gradient.
-
-    Args:
-        policy: of S seeds.
-        position: which of them, counted from 0.
-        seed: its number.
-    """
-    state = policy.agent.init((seed,), policy.device)
-    parts = state_tensors(policy.state).items()
-    restore_state(
-        state,
-        {name: whole if whole.dim() == 0 else whole[position : position + 1] for name, whole in parts},
-        "the run's state",
-    )
-    for network in modules_of(state):
-        network.requires_grad_(False)
-    return dataclasses.replace(policy, state=state, seeds=1)
 
 
 def random_observations(policy: Policy, count: int, seed: int) -> Columns:
