@@ -185,7 +185,8 @@ class SAC:
 
     def update_critic(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the policy and its temperature left as they are."""
-        (batch,), metrics = batches, Metrics()
+        (batch,) = batches
+        metrics: Metrics = {}
         if state.value is not None and state.value_optimizer is not None:
             loss = self.value_loss(state, state.value, batch, noise)
             state.value_optimizer.minimize(loss.sum())
