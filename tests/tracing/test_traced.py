@@ -33,7 +33,7 @@ def step(state: Learner, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         goal = forward(state.target, x).tanh() + y
     value = forward(state.network, x)
     loss = (value - goal).square().mean((1, 2))
-    state.optimizer.minimise(loss.sum())
+    state.optimizer.minimize(loss.sum())
     state.target.move_towards(state.network, 0.1)
     return {"loss": loss.detach(), "value": value.detach()}
 
