@@ -156,9 +156,8 @@ class Recorder(TorchDispatchMode):
         """The same of what `torch.tensor(number)` made."""
         if id(tensor) not in self._values and place_of(tensor) not in self._storages:
             self._storages[place_of(tensor)] = Storage(Origin.MADE)
-            self._remember(tensor.detach())
-            self._values[id(tensor)] = self._values[id(self._held[-1])]
-            self._held.append(tensor)
+            # A copy, for the function may go on to write to it.
+            self._remember(tensor).tensor = tensor.clone()
         return self._value(tensor)
 
     def _remember(self, tensor: Tensor) -> Value:
