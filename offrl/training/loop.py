@@ -107,14 +107,14 @@ class Loop:
         """Go back to the last checkpoint, and forget what was logged after it."""
         directory = self.run.checkpoint("last")
         facts = read_facts(directory)
-        restore_state(self.policy.state, saved_state(directory), str(directory))
+        restore_state(self.policy.state, saved_state(directory, self.policy.state), str(directory))
         self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
         if self.recorder is not None:
             self.recorder.restore(read_part(directory, "recording"))
         progress = read_part(directory, "progress")
         self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
         if self.run.has_checkpoint("best"):
-            best = saved_state(self.run.checkpoint("best"))
+            best = saved_state(self.run.checkpoint("best"), self.policy.state)
             self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
         self.step = facts["step"]
         self.run.forget_after(self.step)
