@@ -298,8 +298,7 @@ class SAC:
             choice = dist.categorical_mode(log_probs) if noise is None else dist.categorical_sample(log_probs, noise)
             return choice.squeeze(-1) + self.first_action, carry
         mean, log_std = dist.split_gaussian(output)
-        sample = mean if noise is None else mean + log_std.exp() * noise
-        return sample.tanh(), carry
+        return (mean if noise is None else mean + log_std.exp() * noise).tanh(), carry
 
     @property
     def has_density(self) -> bool:
@@ -330,12 +329,10 @@ class SAC:
             SpaceMismatchError: the networks read observations of different widths.
         """
         require_kind("SAC", kind, ("categorical",) if self.discrete else ("squashed_gaussian", "deterministic"))
-        if isinstance(state.actor, StateDependentGaussian):
-            adopt_layers(state.actor.mean, policy)
-            return
-        adopt_layers(state.actor, policy)
-        if kind == "deterministic":
-            set_spread(state.actor, dist.log_std_of_entropy(self.target_entropy / self.spec.action_dim))
+        network = state.actor.mean if isinstance(state.actor, StateDependentGaussian) else state.actor
+        adopt_layers(network, policy)
+        if kind == "deterministic" and network is state.actor:
+            set_spread(network, dist.log_std_of_entropy(self.target_entropy / self.spec.action_dim))
 
 
 ALGORITHM = Algorithm(

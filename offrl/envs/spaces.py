@@ -35,7 +35,7 @@ def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
         SpaceMismatchError: their kinds or shapes differ, or the bounds of their actions, which scale a policy's output.
     """
     for name in ("observation_space", "action_space"):
-        want, have = getattr(wanted, name), getattr(found, name)
+        want, have = vars(wanted)[name], vars(found)[name]
         if not same_kind(want, have) or (name == "action_space" and not _same_bounds(want, have)):
             raise SpaceMismatchError(
                 f"the {name.replace('_', ' ')} of {environment} is {have}, but the data and policy have {want}",
@@ -48,7 +48,7 @@ def same_kind(one: object, other: object) -> bool:
     """Whether two spaces hold values of the same shape and kind; floating-point width and bounds may differ."""
     if type(one) is not type(other):
         return False
-    if hasattr(one, "spaces"):
+    if isinstance(one, gym.spaces.Dict | gym.spaces.Tuple | gym.spaces.OneOf):
         a, b = _children(one), _children(other)
         return a.keys() == b.keys() and all(same_kind(a[key], b[key]) for key in a)
     if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
@@ -62,9 +62,10 @@ def _same_bounds(one: object, other: object) -> bool:
     return True
 
 
-def _children(space: object) -> dict[object, object]:
-    children = getattr(space, "spaces", {})
-    return dict(children) if hasattr(children, "keys") else dict(enumerate(children))
+def _children(space: object) -> dict[Any, Any]:
+    if isinstance(space, gym.spaces.Dict):
+        return dict(space.spaces)
+    return dict(enumerate(space.spaces)) if isinstance(space, gym.spaces.Tuple | gym.spaces.OneOf) else {}
 
 
 def _single(space: gym.Space[Any]) -> gym.Space[Any]:

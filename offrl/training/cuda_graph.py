@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from offrl.ops.trees import tree_map
 from offrl.types import Agent, Batch, Metrics, Noise
 
 WARMUP_UPDATES = 3
@@ -65,27 +65,17 @@ class GraphedUpdate:
 
 def cloned(batches: Sequence[Batch], noise: Noise) -> tuple[list[Batch], Noise]:
     """Copies with memory of their own."""
-    copies = [
-        replace(batch, **{field.name: _clone(getattr(batch, field.name)) for field in fields(batch)})
-        for batch in batches
-    ]
-    return copies, {name: draws.clone() for name, draws in noise.items()}
+    copies: tuple[list[Batch], Noise] = tree_map(torch.clone, (list(batches), noise))
+    return copies
 
 
 def tensors_of(batches: Sequence[Batch], noise: Noise) -> list[Tensor]:
     """Every tensor, in an order that depends only on which there are."""
     tensors: list[Tensor] = []
     for batch in batches:
-        for field in fields(batch):
-            value = getattr(batch, field.name)
+        for value in vars(batch).values():
             if isinstance(value, dict):
                 tensors += [value[key] for key in sorted(value)]
             elif value is not None:
                 tensors.append(value)
     return tensors + [noise[name] for name in sorted(noise)]
-
-
-def _clone(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: tensor.clone() for key, tensor in value.items()}
-    return None if value is None else value.clone()
