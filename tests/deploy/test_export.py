@@ -269,7 +269,7 @@ def test_off_policy_evaluation_reads_an_exported_file(nested: tuple[Run, Export]
     policy, _ = load_policy(run, "last")
     columns, spec = random_observations(policy, 5, 0), policy.agent.spec
     rows = {observation_key(name): values for name, values in columns.items()}
-    log = dataclasses.replace(discrete_log(), spec=spec, observation=rows)
+    log = dataclasses.replace(discrete_log(), spaces=spec, observations=rows)
     greedy = OnnxPolicy(exported.path).choices(log, draws=1, seed=0)
     chosen = Actor(policy, 5).greedy(unflatten_value(spec.observation_space, columns, OBSERVATION))
     assert greedy.probabilities is not None
