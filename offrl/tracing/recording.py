@@ -104,6 +104,10 @@ class Recorder(TorchDispatchMode):
         """Note the call, and make it; what it means is found out when the run is over."""
         if torch.Tag.inplace_view in func.tags:
             return self._turn(func, args, kwargs or {})
+        if func is aten.lift_fresh.default:
+            # A number becomes a tensor, which may be written to later.
+            self._understand_noted()
+            self._literal(args[0])
         result = func(*args, **(kwargs or {}))
         if len(self._noted) < MOST_CALLS:
             self._noted.append((func, args, kwargs or {}, result))
