@@ -103,8 +103,11 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         """Note the call, and make it; what it means is found out when the run is over."""
         if torch.Tag.inplace_view in func.tags:
-            # It changes how a tensor lies: what came before has seen it as it was.
+            return self._turn(func, args, kwargs or {})
+        if func is aten.lift_fresh.default:
+            # A number becomes a tensor, which may be written to later.
             self._understand_noted()
+            self._literal(args[0])
         result = func(*args, **(kwargs or {}))
         if len(self._noted) < MOST_CALLS:
             self._noted.append((func, args, kwargs or {}, result))
@@ -166,12 +169,18 @@ class Recorder(TorchDispatchMode):
         self._held.append(tensor)
         return value
 
-    def _turned(self, function: Any, tensor: Tensor) -> Any:
-        """What makes a view of a tensor, for what turned the tensor itself into that view: it is another value now."""
-        if self._value(tensor).storage.origin is not Origin.MADE:
+    def _turn(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call that turns a tensor into a view of itself, which is another value from then on."""
+        # What came before has seen it as it was.
+        self._understand_noted()
+        arguments, options = replaced(args, Tensor, self._value), replaced(kwargs, Tensor, self._value)
+        if self._value(args[0]).storage.origin is not Origin.MADE:
             self.refuse(f"{function} changes the shape of an input or a part of the state")
-        del self._values[id(tensor)]
-        return without_output(function)
+        result = function(*args, **kwargs)
+        del self._values[id(args[0])]
+        if not self.reason:
+            self._note(without_output(function), arguments, options, result)
+        return result
 
     def _note(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
         made: list[Value] = []
