@@ -57,11 +57,12 @@ class BestState:
         if not self.tensors:
             self.tensors = {name: tensor.clone() for name, tensor in current.items()}
         for name, tensor in current.items():
-            kept = self.tensors[name]
+            # Optimizers of PyTorch make what they remember at their first step, as zeros.
+            kept = self.tensors.setdefault(name, torch.zeros_like(tensor))
             if tensor.dim():
                 kept[improved] = tensor[improved]
             else:
-                # Adam's step counter, which all seeds share.
+                # Such as Adam's step counter, which all seeds share.
                 kept.copy_(tensor)
         return improved
 

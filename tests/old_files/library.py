@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from offrl.train.policies import load_policy
 from offrl.train.run import Run
+
+from offrl.runs.load import load_policy
 
 FILES = Path(__file__).parent / "v0.1.0"
 """What the library left at that version."""
