@@ -40,7 +40,7 @@ def test_replays_equal_eager_updates(agent: TD3 | BC) -> None:
     batches = [batch.to(device) for batch in random_batches(agent.spec, UPDATES * size, len(seeds))]
     noise = [{k: v.to(device) for k, v in draws.items()} for draws in random_noise(agent, UPDATES, len(seeds))]
     eager, replayed = agent.init(seeds, device), agent.init(seeds, device)
-    update = GraphedUpdate(agent, replayed)
+    update = GraphedUpdate(agent.update, replayed, device)
     for i, draws in enumerate(noise):
         cycle = batches[i * size : (i + 1) * size]
         agent.update(eager, cycle, draws)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def test_sixteen_seeds_cost_less_than_twice_one() -> None:
 
 def seconds_per_update(seeds: int) -> float:
     device, agent = torch.device("cuda"), TD3(TD3Config(bc_alpha=2.5), continuous(11, 3))
-    update = GraphedUpdate(agent, agent.init(range(seeds), device))
+    update = GraphedUpdate(agent.update, agent.init(range(seeds), device), device)
     batches = [batch.to(device) for batch in random_batches(agent.spec, 2, seeds, 256)]
     noise = {name: draws.to(device) for name, draws in random_noise(agent, 1, seeds, 256)[0].items()}
     for _ in range(20):

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
+from offrl.agents.ppo import PPO, PPOConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.nn.state import state_tensors
+from offrl.tracing import Traced
 from offrl.training.fast_update import fast_update
-from tests.agents.batches import CPU, continuous, random_batches, random_noise
+from tests.agents.batches import CPU, continuous, random_batches, random_noise, random_rollouts
 
 UPDATES = 5
+AGENTS = {
+    "td3": TD3(TD3Config(hidden=(8,)), continuous()),
+    "ppo": PPO(PPOConfig(hidden=(8,), minibatch_size=6, epochs=2), continuous()),
+}
+ROWS = {"td3": 8, "ppo": 18}
 
 
-def test_on_the_cpu_an_update_is_the_agents_own() -> None:
-    agent = TD3(TD3Config(hidden=(8,)), continuous())
+@pytest.mark.parametrize("name", ["update", "update_critic"])
+@pytest.mark.parametrize("kind", ["td3", "ppo"])
+def test_on_the_cpu_an_update_is_the_agents_own(kind: str, name: str) -> None:
+    agent: Any = AGENTS[kind]
     size = agent.batches_per_update
-    batches, noise = random_batches(agent.spec, UPDATES * size, 1), random_noise(agent, UPDATES, 1)
+    make = random_rollouts if kind == "ppo" else random_batches
+    batches, noise = make(agent.spec, UPDATES * size, 1), random_noise(agent, UPDATES, 1, ROWS[kind])
     one, other = agent.init((0,), CPU), agent.init((0,), CPU)
-    update = fast_update(agent, one, CPU)
+    function = getattr(agent, name)
+    update = fast_update(agent, one, CPU, name)
+    before = {path: tensor.clone() for path, tensor in state_tensors(one).items()}
     for i, draws in enumerate(noise):
         cycle = batches[i * size : (i + 1) * size]
-        ours, theirs = update(cycle, draws), agent.update(other, cycle, draws)
+        ours, theirs = update(cycle, draws), function(other, cycle, draws)
         assert ours.keys() == theirs.keys()
         for name, values in theirs.items():
             torch.testing.assert_close(ours[name], values, rtol=1e-5, atol=1e-6)
         for name, tensor in state_tensors(other).items():
             torch.testing.assert_close(state_tensors(one)[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    moved = {path for path, tensor in state_tensors(one).items() if not torch.equal(tensor, before[path])}
+    assert any(path.startswith("critic.") for path in moved)
+    assert any(path.startswith("actor.") for path in moved) == (name == "update")
+    # Nothing runs as it is.
+    assert isinstance(update, Traced)
+    assert "runs as it is" not in update.explain()
