@@ -17,3 +17,5 @@ def listed(names: Iterable[str]) -> str:
 
 
 ALGORITHMS = listed(plugins.algorithms.own)
+ESTIMATORS = ", ".join(plugins.estimators.own)
+LOGGERS = listed(name for name in plugins.loggers.own if name != "jsonl")

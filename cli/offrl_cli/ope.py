@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import offrl
-from offrl import plugins
 from offrl.errors import RequestError
 from offrl_cli.errors import command
+from offrl_cli.names import ESTIMATORS
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
 from offrl_cli.runs import Checkpoint
 
@@ -48,9 +48,7 @@ def ope(
         str | None,
         typer.Option(
             metavar="LIST",
-            # Other packages' are not looked for here: it would cost each start of a command 50 ms.
-            help=f"{', '.join(plugins.estimators.own)}, or one that a package adds. Default: the usual ones that the "
-            "log allows.",
+            help=f"{ESTIMATORS}, or one that a package adds. Default: the usual ones that the log allows.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(metavar="C", help="Of the intervals.")] = 0.95,

@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 import offrl
 from offrl.errors import RequestError
 from offrl_cli.errors import command
-from offrl_cli.names import ALGORITHMS
+from offrl_cli.names import ALGORITHMS, LOGGERS
 from offrl_cli.output import AsJson
 from offrl_cli.train_common import report_training
 
@@ -109,7 +109,7 @@ def train(
     eval_episodes: EvalEpisodes = None,
     writers: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Loggers beside metrics.jsonl: csv, tensorboard or both (comma)."),
+        typer.Option(metavar="LIST", help=f"Loggers beside metrics.jsonl: {LOGGERS}; several with commas."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Start from this recipe in place of the one that matches.")
