@@ -22,16 +22,16 @@ AGENTS = {
 ROWS = {"td3": 8, "ppo": 18}
 
 
-@pytest.mark.parametrize("name", ["update", "update_critic"])
+@pytest.mark.parametrize("method", ["update", "update_critic"])
 @pytest.mark.parametrize("kind", ["td3", "ppo"])
-def test_on_the_cpu_an_update_is_the_agents_own(kind: str, name: str) -> None:
+def test_on_the_cpu_an_update_is_the_agents_own(kind: str, method: str) -> None:
     agent: Any = AGENTS[kind]
     size = agent.batches_per_update
     make = random_rollouts if kind == "ppo" else random_batches
     batches, noise = make(agent.spec, UPDATES * size, 1), random_noise(agent, UPDATES, 1, ROWS[kind])
     one, other = agent.init((0,), CPU), agent.init((0,), CPU)
-    function = getattr(agent, name)
-    update = fast_update(agent, one, CPU, name)
+    function = getattr(agent, method)
+    update = fast_update(agent, one, CPU, method)
     before = {path: tensor.clone() for path, tensor in state_tensors(one).items()}
     for i, draws in enumerate(noise):
         cycle = batches[i * size : (i + 1) * size]
@@ -43,7 +43,7 @@ def test_on_the_cpu_an_update_is_the_agents_own(kind: str, name: str) -> None:
             torch.testing.assert_close(state_tensors(one)[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
     moved = {path for path, tensor in state_tensors(one).items() if not torch.equal(tensor, before[path])}
     assert any(path.startswith("critic.") for path in moved)
-    assert any(path.startswith("actor.") for path in moved) == (name == "update")
+    assert any(path.startswith("actor.") for path in moved) == (method == "update")
     # Nothing runs as it is.
     assert isinstance(update, Traced)
     assert "runs as it is" not in update.explain()
