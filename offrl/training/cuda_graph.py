@@ -18,6 +18,7 @@ WARMUP_UPDATES = 3
 class GraphedUpdate:
     """Calls to an agent's update, the first few eager, the others replays of one that was captured.
 
+    Inputs of other shapes than those that were captured are taken eagerly.
     A replay writes its metrics where the replay before did: read them before the next one.
 
     Args:
@@ -31,6 +32,7 @@ class GraphedUpdate:
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
+        self.shapes: list[torch.Size] = []
         self.metrics: Metrics = {}
         self.stream = torch.cuda.Stream(device)
 
@@ -42,7 +44,10 @@ class GraphedUpdate:
         if self.graph is None:
             self._capture(batches, noise)
         else:
-            torch._foreach_copy_(self.inputs, tensors_of(batches, noise))
+            tensors = tensors_of(batches, noise)
+            if [tensor.shape for tensor in tensors] != self.shapes:
+                return self._eagerly(batches, noise)
+            torch._foreach_copy_(self.inputs, tensors)
         assert self.graph is not None
         self.graph.replay()
         return dict(self.metrics)
@@ -60,6 +65,7 @@ class GraphedUpdate:
         """Record one update of copies of these inputs; recording changes nothing, the replay does."""
         held, held_noise = cloned(batches, noise)
         self.inputs = tensors_of(held, held_noise)
+        self.shapes = [tensor.shape for tensor in self.inputs]
         self.graph = torch.cuda.CUDAGraph()
         # On a stream of the state's device, which need not be the current one.
         with torch.cuda.graph(self.graph, stream=self.stream):
