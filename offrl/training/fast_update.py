@@ -14,8 +14,15 @@ from offrl.types import Agent, Batch, Metrics, Noise
 Update = Callable[[list[Batch], Noise], Metrics]
 
 
-def fast_update(agent: Agent[Any, Any], state: Any, device: torch.device) -> Update:
-    """`agent.update` of this state: captured in a graph on CUDA, replayed as straight-line code on the CPU."""
+def fast_update(agent: Agent[Any, Any], state: Any, device: torch.device, method: str = "update") -> Update:
+    """An update of this state: captured in a graph on CUDA, replayed as straight-line code on the CPU.
+
+    Args:
+        agent: its update must be a fixed sequence of operations on tensors, as `Agent` promises.
+        state: on the device; its tensors are changed in place.
+        device: where it happens.
+        method: "update" or "update_critic".
+    """
     if device.type == "cuda":
-        return GraphedUpdate(agent, state)
-    return Traced(agent, state)
+        return GraphedUpdate(getattr(agent, method), state, device)
+    return Traced(agent, state, method)

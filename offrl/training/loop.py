@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,11 @@ class Loop:
         self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
         self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
 
+    @cached_property
+    def update_critic(self) -> Update:
+        """The update that leaves the policy as it is, of an agent that has one."""
+        return fast_update(self.policy.agent, self.policy.state, self.policy.device, "update_critic")
+
     def resume(self) -> None:
         """Go back to the last checkpoint, and forget what was logged after it."""
         directory = self.run.checkpoint("last")
@@ -175,10 +181,7 @@ class Loop:
         size = self.feed.steps_per_round
         rounds = min(MAX_ROUNDS, -(-(self._next_event() - self.step) // size))
         for batches, noise, critic_only in self.feed.rounds(rounds):
-            if critic_only:
-                metrics = self.policy.agent.update_critic(self.policy.state, batches, noise)  # type: ignore[attr-defined]
-            else:
-                metrics = self.update(batches, noise)
+            metrics = (self.update_critic if critic_only else self.update)(batches, noise)
             self.feed.learned(batches, metrics)
         self.step += rounds * size
         return metrics
