@@ -6,6 +6,11 @@ one readable text and exits with ``exit_code``: 2 where the request was wrong, 1
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class OffrlError(Exception):
     """The root of the tree.
@@ -104,3 +109,22 @@ class DivergenceError(OffrlError):
 
 class EnvironmentFailedError(OffrlError):
     """An environment raised an error in another process, that process ended, or what it says is of no use."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C, or a notebook's stop button, ended a training; `offrl.resume(run)` goes on with it.
+
+    It is Python's own KeyboardInterrupt, not an `OffrlError`: nothing failed, and what handles errors lets it pass.
+
+    Attributes:
+        run: the run's directory; None where it had none yet.
+        step: of the checkpoint that was saved; None where there was no time to.
+    """
+
+    def __init__(self, run: Path | None, step: int | None) -> None:
+        super().__init__(run, step)
+        self.run, self.step = run, step
+
+    def __str__(self) -> str:
+        what = "interrupted" if self.step is None else f"saved at step {self.step:,}"
+        return what if self.run is None else f"{what}; continue with: offrl.resume({str(self.run)!r})"

@@ -5,23 +5,26 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import gymnasium as gym
 import numpy as np
-import torch
-from torch import Tensor
 
-Observation = Tensor | dict[str, Tensor]
+if TYPE_CHECKING:
+    # Datasets are listed, converted and checked without PyTorch, which takes seconds to import.
+    import torch
+    from torch import Tensor
+
+Observation: TypeAlias = "Tensor | dict[str, Tensor]"
 """One tensor, or a flat mapping of dotted keys (``"camera.left"``) to tensors where the space is nested."""
 
-Metrics = dict[str, Tensor]
+Metrics: TypeAlias = "dict[str, Tensor]"
 """Name to a tensor of shape [S, …], left on the device until somebody reads it: each seed's mean is its value.
 
 Where batches carry importance weights, `td_error` [C, S, B] tells prioritized replay each transition's |TD error|.
 """
 
-Noise = dict[str, Tensor]
+Noise: TypeAlias = "dict[str, Tensor]"
 """Name to standard normal draws of shape [S, …]: an update's randomness arrives as data."""
 
 NOT_SAVED: Mapping[str, bool] = {"saved": False}
@@ -102,6 +105,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
+        import torch
+
         if self.reward.device == torch.device(device):
             return self
         return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
@@ -271,7 +276,7 @@ class StartsFromPolicy(Protocol):
 
 
 class Scheduled(Protocol):
-    """Step sizes that fall to nothing at some step."""
+    """Step sizes that fall to nothing at some step: that of the algorithm's option `decay_steps`."""
 
     def ended_schedule(self, state: Any) -> int:
         """The steps taken, where a schedule has ended and nothing will be learned any more; else 0."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+import offrl
 from offrl import plugins
 from offrl.errors import RequestError
-from offrl_cli.destinations import store_path
 from offrl_cli.errors import WORK_FAILED, command
 from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
 
 if TYPE_CHECKING:
-    from offrl.converters import ConversionReport
+    from offrl.converters.report import ConversionReport
 
 
 class Timeouts(StrEnum):
@@ -97,26 +97,20 @@ def convert(
     Example: offrl convert logs.csv my-logs --map observation=x,y --dry-run
     """
     with working("Reading" if dry_run else "Converting"):
-        from offrl.converters import ConvertOptions, parse_mapping, plan_conversion
-        from offrl.converters import convert as convert_source
-
-        options = ConvertOptions(
-            mapping=parse_mapping(mapping or []),
+        report = offrl.convert(
+            source,
+            destination,
+            format=format,
+            mapping=mapping or (),
+            dry_run=dry_run,
             timeouts=timeouts.value,
             time_limit=time_limit,
-            environment=env,
+            env=env,
             action_bounds=None if action_bounds is None else _bounds(action_bounds),
             out_of_bounds=out_of_bounds.value,
             allow_pickle=allow_pickle,
+            overwrite=overwrite,
         )
-        if dry_run:
-            report = plan_conversion(source, format=format, options=options)
-        elif destination is None:
-            raise RequestError("no destination is named", hint="write offrl convert SOURCE DEST, or add --dry-run")
-        else:
-            report = convert_source(
-                source, store_path(destination), format=format, options=options, overwrite=overwrite
-            )
     if as_json:
         print_json(report.to_dict())
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offrl_cli.dataset_info import describe, print_info
+import offrl
+from offrl.errors import TrainingInterrupted
+from offrl_cli.dataset_info import print_info
 from offrl_cli.errors import INTERRUPTED, WORK_FAILED, command, fail
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from offrl.data.validate import Finding
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Datasets: those that come with offrl, and yours.")
+
+CARD_FILE = "card.toml"
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A name that offrl datasets list prints, a path, minari:ID or d4rl:ID.")
@@ -42,20 +45,16 @@ def list_all(as_json: AsJson = False) -> None:
 
     Example: offrl datasets list
     """
-    from offrl.config.library import bundled_dataset_recipes
-    from offrl.converters.catalog import list_datasets
-
-    entries = list_datasets()
-    names = {entry.name for entry in entries}
-    recipes = [recipe for recipe in bundled_dataset_recipes() if recipe.name not in names]
+    entries = offrl.list_datasets()
+    here = [entry for entry in entries if entry.kind != "recipe"]
     if as_json:
-        to_make = [{"name": recipe.name, "path": recipe.path, "purpose": recipe.purpose} for recipe in recipes]
-        print_json({"datasets": [vars(entry) for entry in entries], "recipes": to_make})
+        recipes = [entry for entry in entries if entry.kind == "recipe"]
+        to_make = [{"name": e.name, "path": e.path, "purpose": e.card["description"]} for e in recipes]
+        print_json({"datasets": [vars(entry) for entry in here], "recipes": to_make})
         return
-    rows = [[e.name, e.kind, e.environment, e.episodes, e.steps, e.card.get("description", "")] for e in entries]
     print_table(
         ["dataset", "kind", "environment", "episodes", "transitions", "description"],
-        [*rows, *([recipe.name, "recipe", None, None, None, recipe.purpose] for recipe in recipes)],
+        [[e.name, e.kind, e.environment, e.episodes, e.steps, e.card.get("description", "")] for e in entries],
     )
 
 
@@ -69,12 +68,10 @@ def info(name: Name, as_json: AsJson = False) -> None:
     store = _open(name)
     entry = _entry(name)
     if as_json:
-        print_json({**describe(store), "card": entry.card if entry else {}})
+        print_json({**offrl.describe(store), "card": entry.card if entry else {}})
         return
-    print_info(store)
+    print_info(store, offrl.describe(store))
     if entry and entry.card:
-        from offrl.converters.catalog import CARD_FILE
-
         typer.echo(f"\ncard\n{indent((entry.path / CARD_FILE).read_text(encoding='utf-8'), '  ')}")
 
 
@@ -89,9 +86,7 @@ def validate(name: Name, as_json: AsJson = False) -> None:
     """
     store = _open(name)
     with working("Validating"):
-        from offrl.data.validate import validate as find_problems
-
-        findings = find_problems(store)
+        findings = offrl.validate(store)
     valid = all(finding.severity != "error" for finding in findings)
     if as_json:
         listed = [{**vars(finding), "where": finding.where} for finding in findings]
@@ -118,7 +113,7 @@ def export(
     """
     store = _open(name)
     with working("Exporting"):
-        path = _export(store, destination, format)
+        path = offrl.export_dataset(store, destination, format.value)
     result = {"name": name, "format": format.value, "path": path, "episodes": store.num_episodes}
     if as_json:
         print_json(result)
@@ -160,15 +155,12 @@ def make(
 
     Example: offrl datasets make hopper-medium --out ./hopper-medium
     """
-    from offrl.collection.make_dataset import Maker
-    from offrl.training.loop import Interrupted
-    from offrl_cli.progress import TrainingProgress
-
     try:
-        with redirect_stdout(sys.stderr), TrainingProgress() as progress:
-            report = Maker(progress, note).make(name, out)
-    except Interrupted as interrupted:
-        fail(f"Saved at step {interrupted.step:,}; the same command goes on from there", INTERRUPTED)
+        with redirect_stdout(sys.stderr):
+            report = offrl.make_dataset(name, out=out)
+    except TrainingInterrupted as stopped:
+        saved = f"Saved at step {stopped.step:,}; the same command goes on from there"
+        fail("Interrupted" if stopped.step is None else saved, INTERRUPTED)
     if as_json:
         print_json(report)
     else:
@@ -177,16 +169,13 @@ def make(
 
 def _open(name: str) -> TrajectoryStore:
     with working(f"Opening {name}"):
-        from offrl.converters.catalog import open_dataset
-
-        return open_dataset(name)
+        return offrl.open_dataset(name)
 
 
 def _entry(name: str) -> DatasetEntry | None:
     """The dataset of that name; a local one goes before a bundled one, as when it is opened."""
-    from offrl.converters.catalog import list_datasets
-
-    return next((entry for entry in reversed(list_datasets()) if entry.name == name), None)
+    named = [entry for entry in offrl.list_datasets() if entry.name == name and entry.kind != "recipe"]
+    return named[-1] if named else None
 
 
 def _print_findings(store: TrajectoryStore, findings: list[Finding]) -> None:
@@ -196,20 +185,3 @@ def _print_findings(store: TrajectoryStore, findings: list[Finding]) -> None:
     else:
         typer.echo(f"Nothing is wrong with the {store.num_episodes:,} episodes.")
     note(f"Checked: {store.path}")
-
-
-def _export(store: TrajectoryStore, destination: str, format: ExportFormat) -> Path:
-    if format is ExportFormat.parquet:
-        from offrl.data.parquet import write_parquet
-
-        folder = Path(destination).expanduser()
-        write_parquet(store, folder)
-        return folder
-    from offrl.converters.export_minari import export_minari
-    from offrl.converters.remote import minari_folder
-
-    with warnings.catch_warnings():
-        # Minari asks for permalinks, e-mail addresses and the like, one warning each.
-        warnings.simplefilter("ignore")
-        export_minari(store, destination)
-    return minari_folder() / destination

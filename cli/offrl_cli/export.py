@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, print_json, print_pairs, working
 from offrl_cli.runs import Checkpoint, RunPath
@@ -52,20 +53,8 @@ def export(
     Example: offrl export runs/bc-hopper-expert-20250101-120000 --format onnx
     """
     with working("Exporting"):
-        from offrl.deploy.export import export_policy
-        from offrl.deploy.file_formats import FORMATS
-        from offrl.runs.run import Run
-
-        name = "policy" if seed is None else f"policy-seed-{seed}"
-        destination = out or run / f"{name}{FORMATS[format].suffix}"
-        result = export_policy(
-            Run.open(run),
-            destination,
-            format.value,
-            checkpoint=checkpoint,
-            seed=seed,
-            log_prob=log_prob,
-            overwrite=overwrite,
+        result = offrl.export(
+            run, format.value, out, checkpoint=checkpoint, seed=seed, log_prob=log_prob, overwrite=overwrite
         )
     report = {"path": result.path, "format": format.value, **result.metadata, "difference": result.difference}
     if as_json:

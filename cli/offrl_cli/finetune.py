@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+import offrl
 from offrl_cli.errors import command
-from offrl_cli.output import AsJson, note
+from offrl_cli.output import AsJson
 from offrl_cli.runs import Checkpoint, RunPath
 from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
-from offrl_cli.train_common import start_run
+from offrl_cli.train_common import report_training
 
 
 @command
@@ -64,26 +65,17 @@ def finetune(
 
     Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
     """
-    from offrl.config.library import matching_recipe
-    from offrl.config.recipe import parsed_settings
-    from offrl.feeds.warm_start import starting_point
-    from offrl.training.finetune import fine_tuning_recipe
-
-    opened, kind = starting_point(run, checkpoint)
-    source = opened.recipe
-    base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
-    if base is not None:
-        note(f"Recipe: {base.name}")
-    flags = evaluation_flags(eval_every, eval_episodes)
-    given = {key: value for key, value in flags.items() if value is not None}
-    recipe = fine_tuning_recipe(
-        run,
-        steps=steps,
-        algo=algo,
-        env=env,
-        offline_fraction=offline_fraction,
-        checkpoint=kind,
-        base=base.values if base else None,
-        settings=given | parsed_settings(settings or []),
+    report_training(
+        lambda: offrl.finetune(
+            run,
+            steps=steps,
+            env=env,
+            algo=algo,
+            offline_fraction=offline_fraction,
+            checkpoint=checkpoint,
+            settings=settings or (),
+            out=out,
+            **evaluation_flags(eval_every, eval_episodes),
+        ),
+        as_json,
     )
-    start_run(recipe, out, as_json)

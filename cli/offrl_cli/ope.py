@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offrl import plugins
+import offrl
 from offrl.errors import RequestError
 from offrl_cli.errors import command
+from offrl_cli.names import ESTIMATORS
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
 from offrl_cli.runs import Checkpoint
 
 if TYPE_CHECKING:
     from offrl.off_policy.estimator import Estimate
-    from offrl.off_policy.intervals import Bounds, Interval
+    from offrl.off_policy.intervals import Interval
     from offrl.off_policy.results import Evaluation, PolicyResult
 
 
@@ -47,9 +48,7 @@ def ope(
         str | None,
         typer.Option(
             metavar="LIST",
-            # Other packages' are not looked for here: it would cost each start of a command 50 ms.
-            help=f"{', '.join(plugins.estimators.own)}, or one that a package adds. Default: the usual ones that the "
-            "log allows.",
+            help=f"{ESTIMATORS}, or one that a package adds. Default: the usual ones that the log allows.",
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(metavar="C", help="Of the intervals.")] = 0.95,
@@ -116,32 +115,35 @@ def ope(
     if not dataset:
         raise RequestError("no log is named", hint="add --dataset NAME")
     with working("Evaluating"):
-        from offrl.off_policy.evaluate import Plan
-        from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
-        from offrl.off_policy.fqe import FQEConfig
-
-        evaluation = evaluate_policies(
-            policies or [],
-            dataset,
-            Plan(
-                estimators=None if estimators is None else [name.strip() for name in estimators.split(",")],
-                discount=discount,
-                horizon=horizon,
-                confidence=confidence,
-                interval=interval.value,
-                resamples=resamples,
-                seed=seed,
-                clip=clip,
-                bounds=_bounds(reward_bounds, weight_bound),
-                may_estimate_behavior=may_estimate_behavior,
-                rank_by=rank_by,
-                fqe=FQEConfig(steps=fqe_steps),
-            ),
-            Acting(checkpoint.value if checkpoint else None, seed_index, stochastic, epsilon, kernel_bandwidth),
-            column=target_column,
-            trial=None if truth is None else Trial(truth, truth_episodes),
+        evaluation = offrl.ope(
+            policies or (),
+            dataset=dataset,
+            estimators=None if estimators is None else [name.strip() for name in estimators.split(",")],
+            confidence=confidence,
+            interval=interval.value,
+            discount=discount,
+            horizon=horizon,
+            clip=clip,
+            estimate_behavior=may_estimate_behavior,
+            stochastic=stochastic,
+            epsilon=epsilon,
+            kernel_bandwidth=kernel_bandwidth,
+            target_column=target_column,
+            checkpoint=checkpoint,
+            seed_index=seed_index,
+            rank_by=rank_by,
+            truth=truth,
+            truth_episodes=truth_episodes,
+            reward_bounds=_bounds(reward_bounds, weight_bound),
+            weight_bound=weight_bound,
+            fqe_steps=fqe_steps,
+            resamples=resamples,
+            seed=seed,
         )
-        files = _draw(evaluation, plot)
+        files = {}
+        if plot is not None:
+            drawn = offrl.plot(evaluation, plot)
+            files = {"picture": drawn.path, "page": drawn.page}
     if as_json:
         print_json({**evaluation.to_dict(), "kernel_bandwidth": kernel_bandwidth or None, **files})
         return
@@ -149,27 +151,14 @@ def ope(
     print_pairs(files)
 
 
-def _draw(evaluation: Evaluation, path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    from offrl.reports.ope_page import write_report
-
-    picture, page = write_report(evaluation, path)
-    return {"picture": picture, "page": page}
-
-
-def _bounds(reward: str | None, weight: float | None) -> Bounds | None:
-    from offrl.off_policy.intervals import Bounds
-
+def _bounds(reward: str | None, weight: float | None) -> tuple[float, float] | None:
     if reward is None and weight is None:
         return None
     try:
         low, high = map(float, (reward or "").split(","))
     except ValueError:
         raise RequestError(f"'{reward or ''}' is not a pair of bounds", hint="write --reward-bounds 0,1") from None
-    if weight is None:
-        raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
-    return Bounds((low, high), weight)
+    return low, high
 
 
 def _print(evaluation: Evaluation, bandwidth: float) -> None:

@@ -71,13 +71,6 @@ def number(value: Any) -> str:
     return f"{value:.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def same_digits(*values: float) -> tuple[str, ...]:
-    """Numbers of one kind: one digit behind the point where the largest is 10 or more, two from 1 on, three below."""
-    largest = max(map(abs, values))
-    digits = 1 if largest >= 10 else 2 if largest >= 1 else 3
-    return tuple(f"{value:,.{digits}f}" for value in values)
-
-
 def note(text: str) -> None:
     """A remark on stderr."""
     typer.echo(text, err=True)
@@ -86,18 +79,13 @@ def note(text: str) -> None:
 @contextmanager
 def working(doing: str) -> Iterator[None]:
     """Say on stderr what takes a while; what libraries print meanwhile goes there too, for stdout is for results."""
-    console = stderr_console()
+    console = _console(sys.stderr)
     with redirect_stdout(sys.stderr):
         if not console.is_terminal:
             yield
             return
         with console.status(f"{doing} ..."):
             yield
-
-
-def stderr_console() -> Console:
-    """Where progress is shown."""
-    return _console(sys.stderr)
 
 
 def _console(file: TextIO) -> Console:

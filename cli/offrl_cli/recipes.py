@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, print_json, print_table
 from offrl_cli.train import Out, Settings
-from offrl_cli.train_common import choose_recipe, start_run
+from offrl_cli.train_common import report_training
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes: complete training runs as TOML files.")
 
@@ -23,9 +24,7 @@ def list_recipes(as_json: AsJson = False) -> None:
 
     Example: offrl recipes list
     """
-    from offrl.config.library import bundled_recipes
-
-    recipes = bundled_recipes()
+    recipes = offrl.list_recipes()
     if as_json:
         print_json({"recipes": [_summary(recipe) for recipe in recipes]})
         return
@@ -47,19 +46,11 @@ def show(
 
     Example: offrl recipes show bc/hopper > mine.toml
     """
-    from offrl import plugins
-    from offrl.config.library import find_recipe
-    from offrl.config.recipe import recipe_from_dict, to_toml
-
-    if name in plugins.algorithms:
-        recipe = recipe_from_dict({"algo": name})
-    else:
-        found = find_recipe(name)
-        recipe = recipe_from_dict(found.values, str(found.path))
+    recipe = offrl.recipe(name)
     if as_json:
         print_json({"name": name, "recipe": recipe.to_dict()})
     else:
-        typer.echo(to_toml(recipe), nl=False)
+        typer.echo(str(recipe), nl=False)
 
 
 @app.command()
@@ -69,10 +60,7 @@ def run(name: Name, settings: Settings = None, out: Out = None, as_json: AsJson 
 
     Example: offrl recipes run bc/hopper --set seeds=[0,1,2]
     """
-    from offrl.config.library import find_recipe
-
-    algo = str(find_recipe(name).values.get("algo"))
-    start_run(choose_recipe(algo, name, {}, settings or []), out, as_json)
+    report_training(lambda: offrl.train(recipe=name, settings=settings or (), out=out), as_json)
 
 
 def _summary(recipe: Any) -> dict[str, Any]:

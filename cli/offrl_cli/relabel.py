@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from offrl_cli.destinations import new_store_path
+import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, working
 from offrl_cli.runs import Kind
@@ -37,13 +37,8 @@ def relabel(
 
     Example: offrl relabel cartpole-replay --reward runs/airl-cartpole-20250101-120000 --out cartpole-learned
     """
-    destination = new_store_path(out)
     with working("Relabeling"):
-        from offrl.collection.relabel import LearnedReward
-        from offrl.collection.relabel import relabel as write
-        from offrl.runs.run import Run
-
-        report = write(dataset, LearnedReward.of(Run.open(reward), checkpoint.value, seed), destination)
+        report = offrl.relabel(dataset, reward=reward, out=out, checkpoint=checkpoint.value, seed=seed)
     if as_json:
         print_json(report)
         return

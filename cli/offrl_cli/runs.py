@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from offrl.errors import RequestError
-from offrl_cli.destinations import new_store_path
+import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, number, print_json, print_pairs, print_table, working
 from offrl_cli.scores import print_scores
@@ -57,10 +56,7 @@ def evaluate(
     Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --episodes 100
     """
     with working("Evaluating"):
-        from offrl.runs.evaluate import evaluate_run
-        from offrl.runs.run import Run
-
-        scores = evaluate_run(Run.open(run), episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
+        scores = offrl.evaluate(run, episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
     if as_json:
         print_json({"run": run, **scores})
         return
@@ -105,60 +101,26 @@ def collect(
 
     Example: offrl collect runs/td3-Hopper-v5-20250101-120000 --episodes 100 --out my-hopper
     """
-    others = {
-        "RUN": run,
-        "--checkpoint": checkpoint,
-        "--stochastic": stochastic,
-        "--reference-scores": reference_scores,
-    }
-    given = [name for name, value in others.items() if value]
-    if temperature is not None and not optimal:
-        raise RequestError("a temperature is given to no optimal policy", hint="add --optimal, or leave it out")
-    destination = new_store_path(out)
     with working("Collecting"):
-        if optimal:
-            from offrl.collection.collect import collect_optimal
-
-            environment = _environment_alone("--optimal", env, [*given, *(["--random"] if random else [])])
-            report = collect_optimal(
-                environment, episodes=episodes, destination=destination, seed=seed, temperature=temperature or 0.0
-            )
-        elif random:
-            from offrl.collection.collect import collect_random
-
-            environment = _environment_alone("--random", env, given)
-            report = collect_random(environment, episodes=episodes, destination=destination, seed=seed)
-        else:
-            from offrl.collection.collect import collect as collect_episodes
-            from offrl.runs.run import Run
-
-            if run is None:
-                raise RequestError("no run is named", hint="write offrl collect RUN, or add --random and --env ID")
-            report = collect_episodes(
-                Run.open(run),
-                episodes=episodes,
-                destination=destination,
-                checkpoint=checkpoint,
-                seed=seed,
-                env=env,
-                stochastic=stochastic,
-                reference_scores=reference_scores,
-            )
+        report = offrl.collect(
+            run,
+            episodes=episodes,
+            out=out,
+            random=random,
+            optimal=optimal,
+            temperature=temperature,
+            checkpoint=checkpoint,
+            stochastic=stochastic,
+            reference_scores=reference_scores,
+            seed=seed,
+            env=env,
+        )
     if as_json:
         print_json(report)
         return
     scores = [f"{key.replace('_', ' ')} {number(value)}" for key, value in report.pop("reference_scores").items()]
     pairs = {key.replace("_", " "): number(value) for key, value in report.items()}
     print_pairs(pairs | {"reference scores": ", ".join(scores) or None})
-
-
-def _environment_alone(option: str, env: str | None, others: list[str]) -> str:
-    """Random and optimal actions need an environment and nothing else; raises RequestError."""
-    if others:
-        raise RequestError(f"{option} doesn't go with {', '.join(others)}", hint=f"leave these out, or {option}")
-    if env is None:
-        raise RequestError("no environment is named", hint="add --env ID, such as --env Hopper-v5")
-    return env
 
 
 @command
@@ -187,29 +149,11 @@ def plot(
     Example: offrl plot runs/bc-* --out curves.png
     """
     with working("Drawing"):
-        from offrl.reports.learning_curves import plot_runs
-        from offrl.runs.run import Run
-
-        destination = out or runs[0] / "plots" / f"{metric}.png"
-        if metric == "reward":
-            curves = []
-            _draw_reward_map(runs, destination)
-        else:
-            curves = plot_runs([Run.open(run) for run in runs], destination, metric=metric, x=x.value)
+        drawn = offrl.plot(runs, out, metric=metric, x=x.value)
     if as_json:
-        print_json({"picture": destination, "curves": [vars(curve) for curve in curves]})
+        print_json({"picture": drawn.path, "curves": [vars(curve) for curve in drawn.curves]})
         return
-    if curves:
-        rows = [[curve.label, curve.seeds, len(curve.x), float(curve.mean[-1])] for curve in curves]
+    if drawn.curves:
+        rows = [[curve.label, curve.seeds, len(curve.x), float(curve.mean[-1])] for curve in drawn.curves]
         print_table(["curve", "seeds", "points", "last"], rows)
-    print_pairs({"picture": destination})
-
-
-def _draw_reward_map(runs: list[Path], destination: Path) -> None:
-    """The learned reward of one run; raises RequestError."""
-    from offrl.reports.reward_map import require_grid
-    from offrl.runs.run import Run
-
-    if len(runs) > 1:
-        raise RequestError("rewards are drawn one run at a time", hint="name a single run")
-    require_grid(Run.open(runs[0]), destination)
+    print_pairs({"picture": drawn.path})

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+import offrl
 from offrl.errors import RequestError
 from offrl_cli.errors import command
+from offrl_cli.names import ALGORITHMS, LOGGERS
 from offrl_cli.output import AsJson
-from offrl_cli.train_common import choose_recipe, continue_run, start_run
+from offrl_cli.train_common import report_training
 
 Settings = Annotated[
     list[str] | None,
@@ -48,7 +50,7 @@ class TrainCommand(TyperCommand):
         return super().parse_args(ctx, written)
 
 
-def evaluation_flags(every: int | None, episodes: int | None) -> dict[str, int | None]:
+def evaluation_flags(every: int | None, episodes: int | None) -> dict[str, Any]:
     """The recipe's keys that the two options set."""
     return {
         "evaluation.every": every,
@@ -61,7 +63,7 @@ def evaluation_flags(every: int | None, episodes: int | None) -> dict[str, int |
 def train(
     algo: Annotated[
         str | None,
-        typer.Argument(metavar="ALGO", help="The algorithm: airl, bc, dagger, dqn, gail, irl, ppo, sac, sqil or td3."),
+        typer.Argument(metavar="ALGO", help=f"The algorithm: {ALGORITHMS}."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
@@ -107,7 +109,7 @@ def train(
     eval_episodes: EvalEpisodes = None,
     writers: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Loggers beside metrics.jsonl: csv, tensorboard or both (comma)."),
+        typer.Option(metavar="LIST", help=f"Loggers beside metrics.jsonl: {LOGGERS}; several with commas."),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Start from this recipe in place of the one that matches.")
@@ -128,16 +130,14 @@ def train(
 
     Example: offrl train bc --dataset hopper-expert --seeds 5
     """
-    flags = {
+    flags: dict[str, Any] = {
         "dataset": dataset,
         "env": env,
         "steps": steps,
-        "seeds": _seeds(seeds, seed),
         "batch_size": batch_size,
         "device": device,
         "data.top_fraction": top_fraction,
         "data.episodes": demos,
-        "expert": None if expert is None else str(expert.resolve()),
         "agent.method": method,
         "agent.features": features,
         "cross_validation.kind": cross_validate,
@@ -146,19 +146,26 @@ def train(
     }
     if resume is not None:
         others = {"ALGO": algo, "--recipe": recipe, "--set": settings, "--out": out, "--from": start}
-        _refuse_others({**others, **flags, "steps": None})
-        continue_run(resume, steps, as_json)
-    elif algo is None:
+        named = {"seeds": seeds if seeds is not None else seed, "expert": expert}
+        _refuse_others({**others, **flags, **named, "steps": None})
+        report_training(lambda: offrl.resume(resume, steps=steps), as_json)
+        return
+    if algo is None:
         raise RequestError("no algorithm is named", hint="write offrl train ALGO, such as offrl train bc")
-    else:
-        start_run(choose_recipe(algo, recipe, flags, settings or [], start), out, as_json)
-
-
-def _seeds(count: int | None, first: int | None) -> list[int] | None:
-    if count is None and first is None:
-        return None
-    start = first or 0
-    return list(range(start, start + (count or 1)))
+    report_training(
+        lambda: offrl.train(
+            algo,
+            seeds=seeds,
+            seed=seed,
+            recipe=recipe,
+            start=start,
+            expert=expert,
+            settings=settings or (),
+            out=out,
+            **flags,
+        ),
+        as_json,
+    )
 
 
 def _refuse_others(options: Mapping[str, Any]) -> None:

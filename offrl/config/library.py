@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offrl import plugins
 from offrl.config.bundled import bundled_root
 from offrl.config.recipe import load_recipe, merged
 from offrl.errors import RecipeError, RequestError
@@ -37,9 +38,9 @@ class RecipeFile:
         return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def bundled_recipes() -> list[RecipeFile]:
-    """Every recipe that comes with offrl and trains, by name."""
-    paths = sorted((bundled_root() / "recipes").glob("*/*.toml"))
+def bundled_recipes(algo: str = "*") -> list[RecipeFile]:
+    """Every recipe that comes with offrl and trains, or those of one algorithm, by name."""
+    paths = sorted((bundled_root() / "recipes").glob(f"{algo}/*.toml"))
     return [_read(path, f"{path.parent.name}/{path.stem}") for path in paths if path.parent.name != DATASETS]
 
 
@@ -95,7 +96,8 @@ def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFi
     environment: what the algorithm wants of any dataset. Without, it is the one that has no `dataset` and whose `env`
     is that id. Of several, it is the one with the shortest name.
     """
-    recipes = [recipe for recipe in bundled_recipes() if recipe.values.get("algo") == algo]
+    # Other packages' algorithms have none, whatever is in their names.
+    recipes = bundled_recipes(algo) if algo in plugins.algorithms else []
     if dataset:
         named = [recipe for recipe in recipes if recipe.values.get("dataset") == dataset]
         meant = named or [recipe for recipe in recipes if not {"dataset", "env"} & recipe.values.keys()]

@@ -229,6 +229,9 @@ class Recipe:
         """Plain values, as TOML and JSON know them; options that are None are left out."""
         return _without_none(dataclasses.asdict(self))
 
+    def __str__(self) -> str:
+        return to_toml(self)
+
 
 def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
     """Validate plain values.

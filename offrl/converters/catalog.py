@@ -6,21 +6,20 @@ import difflib
 import hashlib
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from offrl.config.bundled import bundled_root
-from offrl.converters import convert
-from offrl.converters.formats import detect
-from offrl.converters.remote import is_remote, locate
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet
 from offrl.data.store import METADATA_FILE, TrajectoryStore
 from offrl.errors import DataError, DatasetNotFoundError, OffrlError, RequestError, StoreError
-from offrl.files import whole_folder
+from offrl.files import require_free, whole_folder
 
 CARD_FILE = "card.toml"
+REMOTE = ("d4rl:", "minari:")
+"""What the names of datasets that live elsewhere begin with."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,19 @@ class DatasetEntry:
 
     Attributes:
         name: as `open_dataset` takes it.
-        kind: "bundled" or "local".
-        path: the folder of Parquet files, or of the store.
+        kind: "bundled" or "local"; or "recipe", for one that isn't there yet.
+        path: the folder of Parquet files, or of the store; the recipe's file.
         environment: the Gymnasium id, if there is one.
-        episodes, steps: how many.
-        card: its `card.toml`; empty where there is none.
+        episodes, steps: how many; None where it isn't there yet.
+        card: its `card.toml`; empty where there is none. Of a recipe, what it is for, as `description`.
     """
 
     name: str
     kind: str
     path: Path
     environment: str | None
-    episodes: int
-    steps: int
+    episodes: int | None
+    steps: int | None
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,6 +52,25 @@ def home() -> Path:
 def local_path(name: str) -> Path:
     """Where the local dataset of that name is, or would be."""
     return home() / "stores" / name
+
+
+def store_path(name: str | os.PathLike[str]) -> Path:
+    """Where a new dataset goes: a bare name to the local datasets, a path (with a separator in it) as it is."""
+    text = os.fspath(name)
+    if not isinstance(name, str) or os.sep in text or text in (os.curdir, os.pardir):
+        return Path(text).expanduser()
+    return local_path(text)
+
+
+def new_store_path(name: str | os.PathLike[str]) -> Path:
+    """The same, where nothing must be yet.
+
+    Raises:
+        RequestError: something is there.
+    """
+    path = store_path(name)
+    require_free(path)
+    return path
 
 
 def open_dataset(name: str | os.PathLike[str]) -> TrajectoryStore:
@@ -70,7 +88,9 @@ def open_dataset(name: str | os.PathLike[str]) -> TrajectoryStore:
         OffrlError: it can't be opened, unpacked or converted; see the message.
     """
     text = os.fspath(name)
-    if is_remote(text):
+    if text.startswith(REMOTE):
+        from offrl.converters.remote import locate
+
         located = locate(text)
         return _cached(_file_identity(located.path), lambda destination: _convert(text, destination))
     found = _find(text)
@@ -88,8 +108,21 @@ def open_dataset(name: str | os.PathLike[str]) -> TrajectoryStore:
 
 def name_anywhere(name: str) -> str:
     """A dataset's name such that `open_dataset` opens the same in every working directory: paths become absolute."""
-    found = None if is_remote(name) else _find(name)
+    found = None if name.startswith(REMOTE) else _find(name)
     return str(found.path.resolve()) if found is not None and found.by_path else name
+
+
+def name_of(dataset: str | os.PathLike[str] | TrajectoryStore) -> str:
+    """What `open_dataset` opens a dataset by; of an open one its name, where that leads to it, or else its path."""
+    if not isinstance(dataset, TrajectoryStore):
+        return os.fspath(dataset)
+    store, name = dataset, dataset.metadata.name or ""
+    found = None if name.startswith(REMOTE) else _find(name)
+    if found is not None and not found.by_path:
+        kept = found.path if found.kind == "store" else _cache_path(_content_identity(found.path))
+        if kept.resolve() == store.path.resolve():
+            return name
+    return str(store.path.resolve())
 
 
 @dataclass(frozen=True)
@@ -120,6 +153,8 @@ def _find(text: str) -> _Found | None:
 def _is_source_folder(path: Path) -> bool:
     if not path.is_dir():
         return False
+    from offrl.converters.formats import detect
+
     try:
         detect(path)
     except RequestError:
@@ -133,6 +168,17 @@ def list_datasets() -> list[DatasetEntry]:
     return [
         *(_bundled_entry(folder) for folder in bundled),
         *(entry for folder in _folders(home() / "stores") if (entry := _local_entry(folder)) is not None),
+    ]
+
+
+def recipe_entries(known: Collection[str]) -> list[DatasetEntry]:
+    """The datasets that bundled recipes make, but for those that are known already."""
+    from offrl.config.library import bundled_dataset_recipes
+
+    recipes = [recipe for recipe in bundled_dataset_recipes() if recipe.name not in known]
+    return [
+        DatasetEntry(each.name, "recipe", each.path, None, None, None, {"description": each.purpose})
+        for each in recipes
     ]
 
 
@@ -169,7 +215,7 @@ def _is_parquet_dataset(folder: Path) -> bool:
 
 def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
     """The store of that identity in the cache, made whole under a temporary name if it isn't there yet."""
-    destination = home() / "datasets" / identity
+    destination = _cache_path(identity)
     if not (destination / METADATA_FILE).is_file():
         try:
             with whole_folder(destination) as folder:
@@ -181,10 +227,16 @@ def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
     return TrajectoryStore.open(destination)
 
 
+def _cache_path(identity: str) -> Path:
+    return home() / "datasets" / identity
+
+
 def _convert(source: str, destination: Path) -> None:
     """Convert a source that leaves nothing open; what it leaves open can be said to `offrl convert` only."""
+    from offrl.converters.conversion import convert
+
     try:
-        convert(source, destination, name=source if is_remote(source) else Path(source).stem)
+        convert(source, destination, name=source if source.startswith(REMOTE) else Path(source).stem)
     except (RequestError, DataError) as error:
         behind = f"; there, {error.hint}" if error.hint else ""
         hint = f"convert it first: offrl convert {source} NAME …, then give that name (--dataset NAME){behind}"

@@ -55,11 +55,6 @@ class Located:
     notes: tuple[str, ...] = ()
 
 
-def is_remote(name: str) -> bool:
-    """Whether a name has one of the prefixes."""
-    return name.startswith(("d4rl:", "minari:"))
-
-
 def locate(source: str | os.PathLike[str]) -> Located:
     """Find a source: a path as it is, a prefixed name in its local folder or, failing that, from its server.
 

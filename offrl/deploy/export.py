@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from offrl import __version__, plugins
 from offrl.agents.algorithm import Algorithm
@@ -26,12 +27,12 @@ from offrl.deploy.file_formats import (
     carried,
     output_names,
 )
-from offrl.deploy.module import Columns, InferencePolicy, as_observation, policy_of_seed, random_observations
+from offrl.deploy.module import Columns, InferencePolicy, as_observation, random_observations
 from offrl.envs.policy import Policy
 from offrl.errors import ExportError, RequestError, SpaceMismatchError
 from offrl.files import naming, whole_path
 from offrl.ops.trees import tree_leaves
-from offrl.runs.load import load_policy
+from offrl.runs.load import load_policy, policy_of_seed
 from offrl.runs.run import Run
 from offrl.types import Density, Observation
 
@@ -198,13 +199,18 @@ def _compare(runner: Runner, policy: Policy, position: int, module: InferencePol
             want[ACTION] = np.split(policy.to_environment(action), policy.seeds)[position]
             want |= {
                 name: part[position].cpu().numpy()
-                for name, (_, part) in zip(carried(NEXT_CARRY, module), tree_leaves(remembered), strict=True)
+                for name, part in zip(carried(NEXT_CARRY, module), _changing(module, remembered), strict=True)
             }
             for name in names:
                 scale = _scale(policy) if name == ACTION else 1.0
                 largest = max(largest, _difference(name, want[name], have[name], scale))
             carry = tuple(have[name] for name in carried(NEXT_CARRY, module))
     return largest
+
+
+def _changing(module: InferencePolicy, carry: Any) -> list[Tensor]:
+    """What the file has of what all seeds' policies remember."""
+    return [part for (_, part), changes in zip(tree_leaves(carry), module.changing, strict=True) if changes]
 
 
 def _scale(policy: Policy) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offrl.data.schema import OBSERVATION, flatten_space
-from offrl.envs.policy import Policy
-from offrl.nn.state import modules_of, restore_state, state_tensors
+from offrl.envs.policy import Policy, rows_of
 from offrl.ops.trees import tree_leaves, tree_map
 from offrl.replay.normalization import observation_key
 from offrl.types import Observation
@@ -30,14 +28,16 @@ class InferencePolicy(nn.Module):
         log_prob: whether to give the log-probabilities of all actions too, which are Discrete.
 
     Attributes:
-        initial_carry: what acting remembers where an episode begins, by name, [1, …] each; empty without a memory.
+        initial_carry: what acting remembers where an episode begins, by name, [1, …] each; empty without a memory. What
+            only exploring changes is none of it.
     """
 
     def __init__(self, policy: Policy, *, log_prob: bool = False) -> None:
         super().__init__()
         self.policy, self.log_prob = policy, log_prob
         self.template = policy.initial_carry(1)
-        self.initial_carry = {name: part.squeeze(0).detach() for name, part in tree_leaves(self.template)}
+        self.changing = policy.changing(self._observe(as_observation(random_observations(policy, 1, seed=0))))
+        self.initial_carry = {name: part.squeeze(0) for name, part in self._changing(self.template)}
         self.eval()
 
     def forward(self, observation: Observation, carry: tuple[Tensor, ...] = ()) -> Any:
@@ -53,19 +53,28 @@ class InferencePolicy(nn.Module):
             several as a tuple.
         """
         policy, shape = self.policy, self.policy.agent.spec.action_space.shape or ()
-        seen, remembered = self._observe(observation), self._remembered(carry)
+        seen = self._observe(observation)
+        remembered = self._remembered(carry, rows_of(seen))
         action, following = policy.agent.act(policy.state, seen, remembered)
         raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
         if policy.action_map is not None and len(shape) != 1:
             raw = raw.reshape(-1, *shape)
         log_probs = (self._log_probs(seen, remembered),) if self.log_prob else ()
-        outputs = (raw, *log_probs, *(part.squeeze(0) for _, part in tree_leaves(following)))
+        outputs = (raw, *log_probs, *(part.squeeze(0) for _, part in self._changing(following)))
         return outputs if len(outputs) > 1 else raw
 
-    def _remembered(self, carry: tuple[Tensor, ...]) -> Any:
+    def _changing(self, carry: Any) -> list[tuple[str, Tensor]]:
+        """What acting changes of what the agent remembers, with its names."""
+        return [leaf for leaf, changes in zip(tree_leaves(carry), self.changing, strict=True) if changes]
+
+    def _remembered(self, carry: tuple[Tensor, ...], rows: int) -> Any:
         """The carry as the agent has it, [1, N, …]."""
-        parts = iter(carry)
-        return tree_map(lambda _: next(parts).unsqueeze(0), self.template)
+        parts, changes = iter(carry), iter(self.changing)
+
+        def part_of(initial: Tensor) -> Tensor:
+            return next(parts).unsqueeze(0) if next(changes) else initial.expand(-1, rows, *initial.shape[2:])
+
+        return tree_map(part_of, self.template)
 
     def _observe(self, observation: Observation) -> Observation:
         """As the agent sees them, [1, N, …]."""
@@ -80,13 +89,8 @@ class InferencePolicy(nn.Module):
         space = self.policy.agent.spec.action_space
         assert isinstance(space, gym.spaces.Discrete)
         count, first = int(space.n), int(space.start)
-        if isinstance(seen, Tensor):
-            repeated: Observation = _repeat(seen, count)
-            rows = seen
-        else:
-            repeated = {key: _repeat(part, count) for key, part in seen.items()}
-            rows = next(iter(seen.values()))
-        numbers = torch.arange(first, first + count).expand(1, rows.shape[1], count).flatten(1)
+        repeated = tree_map(lambda part: _repeat(part, count), seen)
+        numbers = torch.arange(first, first + count).expand(1, rows_of(seen), count).flatten(1)
         repeated_carry = tree_map(lambda part: _repeat(part, count), carry)
         return self.policy.log_prob(repeated, numbers, repeated_carry).reshape(-1, count)
 
@@ -94,26 +98,6 @@ class InferencePolicy(nn.Module):
 def _repeat(part: Tensor, count: int) -> Tensor:
     """[1, N, …] to [1, N · count, …], each row `count` times in turn."""
     return part.unsqueeze(2).expand(-1, -1, count, *part.shape[2:]).flatten(1, 2)
-
-
-def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
-    """The policy of one of S seeds alone, with parameters of its own that have no gradient.
-
-    Args:
-        policy: of S seeds.
-        position: which of them, counted from 0.
-        seed: its number.
-    """
-    state = policy.agent.init((seed,), policy.device)
-    parts = state_tensors(policy.state).items()
-    restore_state(
-        state,
-        {name: whole if whole.dim() == 0 else whole[position : position + 1] for name, whole in parts},
-        "the run's state",
-    )
-    for network in modules_of(state):
-        network.requires_grad_(False)
-    return dataclasses.replace(policy, state=state, seeds=1)
 
 
 def random_observations(policy: Policy, count: int, seed: int) -> Columns:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 import gymnasium as gym
 
 from offrl.envs.spaces import spaces_of
-from offrl.envs.vector import SerialEnvironments
-from offrl.envs.worker_processes import ParallelEnvironments
+from offrl.envs.vector import SerialEnvironments, make_single
 from offrl.errors import RequestError
 from offrl.types import Spec
 
-Environments = SerialEnvironments | ParallelEnvironments
+if TYPE_CHECKING:
+    from offrl.envs.worker_processes import ParallelEnvironments
+
+Environments: TypeAlias = "SerialEnvironments | ParallelEnvironments"
 
 
 def make_environments(
@@ -28,10 +34,29 @@ def make_environments(
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
-    try:
+    with _known(environment):
         if min(processes, count) == 1:
             return SerialEnvironments(environment, count, frame_stack, horizon)
+        from offrl.envs.worker_processes import ParallelEnvironments
+
         return ParallelEnvironments(environment, count, min(processes, count), frame_stack, horizon)
+
+
+def make_environment(environment: str) -> gym.Env[Any, Any]:
+    """A registered environment by itself.
+
+    Raises:
+        RequestError: Gymnasium knows no such environment, or can't make it.
+    """
+    with _known(environment):
+        return make_single(environment, frame_stack=1)
+
+
+@contextmanager
+def _known(environment: str) -> Iterator[None]:
+    """Gymnasium's errors in making an environment as one that says which names there are."""
+    try:
+        yield
     except (gym.error.Error, ImportError) as error:
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data.schema import OBSERVATION, flatten_value
-from offrl.ops.trees import reset_rows
+from offrl.ops.trees import reset_rows, tree_leaves
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, observation_key
 from offrl.tracing.traced import Traces
 from offrl.types import Agent, Observation
@@ -62,6 +62,19 @@ class Policy:
             return self._tensor(columns[OBSERVATION])
         return {observation_key(name): self._tensor(value) for name, value in columns.items()}
 
+    @torch.no_grad()
+    def changing(self, observation: Observation) -> list[bool]:
+        """Of each part of the carry, whether greedy acting changes it; what only exploring does is handed on as it is.
+
+        Args:
+            observation: any, [S, N, …].
+        """
+        carry = self.initial_carry(rows_of(observation))
+        _, following = self.agent.act(self.state, observation, carry)
+        pairs = zip(tree_leaves(carry), tree_leaves(following), strict=True)
+        return [before is not after for (_, before), (_, after) in pairs]
+
+    @torch.no_grad()
     def initial_carry(self, count: int) -> Any:
         """What acting remembers where an episode begins, [S, count, …]."""
         return self.agent.initial_carry(self.state, count)
@@ -146,12 +159,17 @@ class Actor:
     Args:
         policy: S seeds' policies.
         count: N, copies per seed.
+
+    Attributes:
+        carry: what it remembers of the running episodes, [S, N, …].
+        remembers: whether there is anything to remember.
     """
 
     def __init__(self, policy: Policy, count: int) -> None:
-        self.policy = policy
-        self.initial = policy.initial_carry(count)
-        self.carry = self.initial
+        self.policy, self.count = policy, count
+        self.carry = policy.initial_carry(count)
+        # Decided by the agent's options, whatever the episode.
+        self.remembers = any(True for _ in tree_leaves(self.carry))
 
     def act(
         self, observation: Observation, noise: Tensor | None = None, action_mask: NDArray[np.bool_] | None = None
@@ -168,16 +186,18 @@ class Actor:
         """Forget the episodes that ended, bool [S·N]."""
         if self.remembers and done.any():
             rows = torch.from_numpy(done.reshape(self.policy.seeds, -1)).to(self.policy.device)
-            self.carry = reset_rows(self.carry, self.initial, rows)
+            # Asked anew: what an episode begins with may be learned, and training may go on beside.
+            self.carry = reset_rows(self.carry, self.policy.initial_carry(self.count), rows)
 
     def restart(self) -> None:
         """Forget all episodes."""
-        self.carry = self.initial
+        self.carry = self.policy.initial_carry(self.count)
 
-    @property
-    def remembers(self) -> bool:
-        """Whether there is anything to remember."""
-        return not (isinstance(self.initial, tuple) and not self.initial)
+
+def rows_of(observation: Observation) -> int:
+    """N of an observation [S, N, …]."""
+    part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
+    return part.shape[1]
 
 
 def as_rows(action: Tensor) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from offrl.config.recipe import Recipe
 from offrl.errors import RecipeError
 from offrl.feeds.feed import Feed
 from offrl.feeds.problem import Problem
+from offrl.feeds.warm_start import goes_online, starting_point, successors
 
 
 def feed_of(recipe: Recipe) -> type[Feed]:
@@ -16,10 +17,16 @@ def feed_of(recipe: Recipe) -> type[Feed]:
 
     Raises:
         RecipeError: all have one; the message is the first one's.
+        RequestError: a run to go on from is named, and isn't there.
     """
     algorithm = plugins.algorithms[recipe.algo]
     if recipe.expert is not None and not algorithm.expert:
         raise RecipeError(f"{recipe.algo} has no use for an expert", hint="leave --expert out, or train dagger")
+    if recipe.start is not None and not goes_online(algorithm):
+        source, _ = starting_point(Path(recipe.start))
+        raise RecipeError(
+            f"{recipe.algo} learns from a dataset only, so it can't go on online", hint=successors(source.recipe)
+        )
     kinds: list[type[Feed]] = [plugins.feeds[name] for name in algorithm.feeds]
     objections = [kind.objection(recipe) for kind in kinds]
     for kind, objection in zip(kinds, objections, strict=True):

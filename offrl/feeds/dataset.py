@@ -35,7 +35,7 @@ class DatasetFeed:
     def objection(cls, recipe: Recipe) -> RecipeError | None:
         """It needs a dataset, and no run to go on from online."""
         if recipe.start is not None:
-            return RecipeError(f"{recipe.algo} learns from a dataset only, so it can't go on online")
+            return RecipeError(f"{recipe.algo} goes on by acting, not from a dataset alone")
         if recipe.dataset is None:
             return RecipeError(f"{recipe.algo} learns from a dataset, and none is named", hint="add --dataset NAME")
         return None
@@ -51,6 +51,11 @@ class DatasetFeed:
         """All that is about own steps."""
         names = tuple(f"online.{field.name}" for field in dataclasses.fields(OnlineConfig))
         return names, "it learns from the dataset alone"
+
+    @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """A batch's."""
+        return recipe.batch_size
 
     @classmethod
     def build(cls, materials: Materials) -> Self:

@@ -218,6 +218,11 @@ class DemonstrationsFeed:
         return tuple(name for name in names if name != "batch_size"), why
 
     @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """The learner's."""
+        return _own_kind(plugins.algorithms[recipe.algo].learner(recipe.agent)).gradient_rows(recipe)
+
+    @classmethod
     def build(cls, materials: Materials) -> Self:
         """The learner's own feed, and demonstrations beside it."""
         recipe, policy, problem, data = materials.recipe, materials.policy, materials.problem, materials.data

@@ -106,6 +106,10 @@ class Feed(Protocol):
         """Options that it doesn't read, by dotted name, and why."""
 
     @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """Transitions of each seed that one gradient step learns from: how large its matrix products are."""
+
+    @classmethod
     def build(cls, materials: Materials) -> Self:
         """The feed, at step 0."""
 

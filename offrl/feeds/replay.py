@@ -86,6 +86,11 @@ class ReplayFeed:
         return (SELECTION_OPTIONS, "it learns from its own steps alone") if recipe.dataset is None else ((), "")
 
     @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """A batch's."""
+        return recipe.batch_size
+
+    @classmethod
     def build(cls, materials: Materials) -> Self:
         """A ring, what fills it, and what draws from it."""
         recipe, policy, data = materials.recipe, materials.policy, materials.data

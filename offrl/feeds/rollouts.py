@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from offrl import plugins
 from offrl.config.recipe import Recipe
 from offrl.envs.collector import Collector
 from offrl.errors import RecipeError
@@ -27,6 +28,8 @@ class RolloutsFeed:
     """Consecutive steps of every environment, thrown away behind the update; a step is one of one seed's environment.
 
     Algorithms that learn so have an option `rollout_steps`: T, steps of each environment that one update learns from.
+    Some have `minibatch_size` too: how many of all these steps one gradient step takes.
+
     A round is T steps of every environment and one update; of the critics alone until `critic_warmup` steps are taken.
 
     Args:
@@ -73,6 +76,13 @@ class RolloutsFeed:
     def unread(cls, recipe: Recipe) -> tuple[tuple[str, ...], str]:
         """What only a replay reads."""
         return UNREAD, "each update takes the newest agent.rollout_steps steps of every environment"
+
+    @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """Those of a minibatch, or of the whole rollout."""
+        options = vars(plugins.algorithms[recipe.algo].learner_options(recipe.agent))
+        rows: int = options.get("minibatch_size", options["rollout_steps"] * recipe.online.environments)
+        return rows
 
     @classmethod
     def build(cls, materials: Materials) -> Self:

@@ -151,6 +151,8 @@ class TableFeed:
         """The demonstrations, and the process that they are explained in, which is found on the CPU."""
         problem = DatasetFeed.open(dataclasses.replace(recipe, device="cpu"), checkpoint)
         assert problem.data is not None
+        # Built first: whether it can learn in these spaces at all is asked before what was done in them.
+        assert problem.agent is not None
         demonstrations_of(process_of(problem.recipe), problem.data, problem.spec)
         return problem
 
@@ -158,6 +160,11 @@ class TableFeed:
     def unread(cls, recipe: Recipe) -> tuple[tuple[str, ...], str]:
         """All that is about own steps."""
         return DatasetFeed.unread(recipe)
+
+    @classmethod
+    def gradient_rows(cls, recipe: Recipe) -> int:
+        """As a dataset's."""
+        return DatasetFeed.gradient_rows(recipe)
 
     @classmethod
     def build(cls, materials: Materials) -> Self:

@@ -88,12 +88,10 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
     Raises:
         RecipeError: it can't; the message says which can.
     """
-    algo, algorithm = recipe.algo, plugins.algorithms[recipe.algo]
+    algo, algorithm = recipe.algo, _algorithm(recipe)
     learner = algorithm.learner(recipe.agent)
-    if not goes_online(algorithm):
-        raise RecipeError(f"{algo} learns from a dataset only, so it can't go on online", hint=_successors(source))
     if algo != source.algo and not (_algorithm(source).can(GivesPolicy) and learner.can(StartsFromPolicy)):
-        raise RecipeError(f"{algo} can't start from a policy that {source.algo} trained", hint=_successors(source))
+        raise RecipeError(f"{algo} can't start from a policy that {source.algo} trained", hint=successors(source))
     if recipe.seeds != source.seeds:
         raise RecipeError(
             f"the run to start from has the seeds {list(source.seeds)}, the recipe {list(recipe.seeds)}",
@@ -140,8 +138,8 @@ def _algorithm(recipe: Recipe) -> Algorithm:
     return found
 
 
-def _successors(source: Recipe) -> str:
-    """What can go on from a run, as a hint."""
+def successors(source: Recipe) -> str:
+    """What can go on from a run of this recipe, as a hint."""
     algorithm = _algorithm(source)
     if algorithm.can(GivesPolicy):
         able = [
@@ -183,8 +181,8 @@ def take_over(policy: Policy, problem: Problem) -> None:
     taken = agent.ended_schedule(policy.state) if problem.algorithm.can(Scheduled) else 0
     if taken:
         raise RecipeError(
-            "agent.decay_steps has ended: it counts from the first step of the run to go on from, which took "
-            f"{taken:,}",
+            f"agent.decay_steps={problem.learner_options.decay_steps} has ended: it counts from the first step of the "
+            f"run to go on from, which took {taken:,}",
             where=recipe.start,
             hint=f"leave agent.decay_steps out, or add {taken:,} steps to it",
         )

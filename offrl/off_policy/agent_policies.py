@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offrl.data.trajectories import Trajectories
-from offrl.envs.policy import Actor, Policy
+from offrl.envs.policy import Actor, Policy, rows_of
 from offrl.envs.spaces import check_spaces
 from offrl.errors import SpaceMismatchError
 from offrl.off_policy.choices import Choices
@@ -105,19 +105,28 @@ class AgentPolicies:
     def _chunks(self, logged: EpisodeLog) -> Iterator[tuple[Any, NDArray[np.bool_] | None, Any]]:
         """Rows [n, …] of the log in parts; what was allowed there, for every seed, [S·n, A]; what is remembered."""
         masks = itertools.repeat(None) if logged.action_mask is None else chunks(logged.action_mask)
-        carries = self._carries(logged)
-        for part, mask in zip(chunks(logged.observation), masks, strict=False):
-            yield part, None if mask is None else np.tile(mask, (self.policy.seeds, 1)), next(carries)
-
-    def _carries(self, logged: EpisodeLog) -> Iterator[Any]:
-        """What the policies remember at the rows of the log in parts, [S, n, …]: () without a memory."""
-        if not Actor(self.policy, 1).remembers:
-            return itertools.repeat(())
         whole = self._remembered(logged)
-        return (_part(whole, start, start + ROWS_AT_ONCE) for start in itertools.count(0, ROWS_AT_ONCE))
+        starts = itertools.count(0, ROWS_AT_ONCE)
+        for start, part, mask in zip(starts, chunks(logged.observation), masks, strict=False):
+            yield part, None if mask is None else self._for_all(mask), self._carry(whole, start, _length(part))
 
-    def _remembered(self, logged: EpisodeLog) -> Any:
-        """What they remember before each row, [S, R + N, …]: they go through every episode greedily, step by step."""
+    def _for_all(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What is allowed, for every seed."""
+        return np.tile(mask, (self.policy.seeds, 1))
+
+    def _carry(self, whole: Any | None, start: int, count: int) -> Any:
+        """Of what the policies remember, `count` rows, [S, count, …]; without a memory, what episodes begin with."""
+        if whole is not None:
+            return _part(whole, start, start + count)
+        return tree_map(lambda part: part.expand(-1, count, *part.shape[2:]), self.policy.initial_carry(1))
+
+    def _remembered(self, logged: EpisodeLog) -> Any | None:
+        """What they remember before each row, [S, R + N, …]: they go through every episode greedily, step by step.
+
+        None where greedy actions need no memory.
+        """
+        if not any(self.policy.changing(self._observe(take(logged.observation, np.zeros(1, np.int64))))):
+            return None
         lengths = logged.lengths
         starts = np.cumsum(lengths + 1) - (lengths + 1)
         actor, rows, parts = Actor(self.policy, len(lengths)), [], []
@@ -126,7 +135,9 @@ class AgentPolicies:
             rows.append(starts[running] + time)
             parts.append(_rows_of(actor.carry, torch.from_numpy(running)))
             # Episodes that are over are shown their last observation, so that all steps are alike.
-            actor.act(self._observe(take(logged.observation, starts + np.minimum(lengths, time))))
+            here = starts + np.minimum(lengths, time)
+            mask = None if logged.action_mask is None else self._for_all(logged.action_mask[here])
+            actor.act(self._observe(take(logged.observation, here)), action_mask=mask)
         place = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return tree_map(lambda *each: torch.cat(each, dim=1)[:, place], parts[0], *parts[1:])
 
@@ -137,7 +148,7 @@ class AgentPolicies:
         parts = []
         for part, mask, carry in self._chunks(logged):
             observed = self._observe(part)
-            rows = _rows(observed)
+            rows = rows_of(observed)
             taken = [torch.full((self.policy.seeds, rows), first + action) for action in range(logged.actions)]
             parts.append(torch.stack([self._log_prob(observed, action, carry, mask).exp() for action in taken], dim=-1))
         whole: NDArray[np.float32] = torch.cat(parts, dim=1).numpy()
@@ -155,7 +166,7 @@ class AgentPolicies:
         noise, drawn = NoiseSource([seed] * self.policy.seeds, self.policy.device, SAMPLING_STREAM), []
         for part, _, carry in self._chunks(logged):
             observed = self._observe(part)
-            shape = (_rows(observed), *self.policy.agent.acting_noise_shape)
+            shape = (rows_of(observed), *self.policy.agent.acting_noise_shape)
             actions = [self.policy.act(observed, carry, noise.draw(shape))[0] for _ in range(draws)]
             drawn.append(torch.stack(actions, dim=1).cpu())
         return torch.cat(drawn, dim=2)
@@ -163,10 +174,10 @@ class AgentPolicies:
     def _of_logged(self, logged: EpisodeLog, action: Tensor) -> NDArray[np.float64]:
         """log π(a | s) of the logged actions [R, A], in the environment's units, [S, R]."""
         steps, parts = take(logged.observation, logged.row), []
-        remembers = Actor(self.policy, 1).remembers
-        whole_carry = tree_map(lambda part: part[:, logged.row], self._remembered(logged)) if remembers else ()
+        remembered, rows = self._remembered(logged), torch.from_numpy(logged.row)
+        before = None if remembered is None else tree_map(lambda part: part[:, rows], remembered)
         for i, (part, taken) in enumerate(zip(chunks(steps), action.split(ROWS_AT_ONCE), strict=True)):
-            carry = _part(whole_carry, i * ROWS_AT_ONCE, (i + 1) * ROWS_AT_ONCE)
+            carry = self._carry(before, i * ROWS_AT_ONCE, len(taken))
             parts.append(self._log_prob(self._observe(part), taken.expand(self.policy.seeds, -1, -1), carry))
         whole: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy() - logged.log_volume
         return whole
@@ -191,10 +202,9 @@ class AgentPolicies:
         return tensor.to(self.policy.device).unsqueeze(0)
 
 
-def _rows(observation: Observation) -> int:
-    """Rows of an observation [S, n, …]."""
-    part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
-    return part.shape[1]
+def _length(rows: Any) -> int:
+    """How many rows of observations there are, [n, …] each."""
+    return len(next(iter(rows.values())) if isinstance(rows, dict) else rows)
 
 
 def _part(carry: Any, start: int, stop: int) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 
 from offrl import plugins
 from offrl.errors import RequestError
-from offrl.nn.malloc import keep_freed_memory
 from offrl.off_policy import intervals
 from offrl.off_policy.bandits import require_one_step
 from offrl.off_policy.bootstrap import resample, resample_means
@@ -76,7 +75,6 @@ def estimate(
         if record.one_step:
             require_one_step(log, name)
     _check_interval(interval, records, clip, bounds)
-    keep_freed_memory()
     ask = Question(log, clip, switch, confidence, interval, resamples, seed)
     found = {name: record.answer(ask) for name, record in records.items()}
     sums = {name: item for name, item in found.items() if isinstance(item, WeightedSum)}

@@ -26,8 +26,7 @@ def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]],
         with whole_folder(directory, overwrite=True) as folder:
             folder.mkdir()
             for name, tensors in parts.items():
-                contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-                save_file(contiguous, folder / f"{name}.safetensors")
+                save_file(_apart(tensors), folder / f"{name}.safetensors")
             (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     except (DiskFullError, SafetensorError) as error:
         # safetensors keeps the number of the error to itself; by then the directory has been made, so it is the room.
@@ -42,6 +41,18 @@ def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]],
             where=str(directory),
             hint="check who may write there, then continue with --resume",
         ) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and no two in the same memory, as those of tied weights are: safetensors refuses that."""
+    found = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name, tensor in sorted(found.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            found[name] = tensor.clone()
+        else:
+            end = tensor.data_ptr() + tensor.nbytes
+    return found
 
 
 def read_facts(directory: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from offrl.config.recipe import Recipe
 from offrl.data.schema import space_from_json
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError
-from offrl.nn.state import restore_state
+from offrl.nn.state import modules_of, restore_state, state_tensors
 from offrl.replay.normalization import ActionMap, ObservationNormalizer
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.run import Run
@@ -67,6 +68,26 @@ def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy,
     policy = fresh_policy(algorithm, agent, recipe, resolve_device(device), load_normalizer(directory))
     restore_state(policy.state, saved_state(directory), str(directory))
     return policy, facts
+
+
+def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
+    """The policy of one of S seeds alone, with parameters of its own that have no gradient.
+
+    Args:
+        policy: of S seeds.
+        position: which of them, counted from 0.
+        seed: its number.
+    """
+    state = policy.agent.init((seed,), policy.device)
+    parts = state_tensors(policy.state).items()
+    restore_state(
+        state,
+        {name: whole if whole.dim() == 0 else whole[position : position + 1] for name, whole in parts},
+        "the run's state",
+    )
+    for network in modules_of(state):
+        network.requires_grad_(False)
+    return dataclasses.replace(policy, state=state, seeds=1)
 
 
 def saved_state(directory: Path) -> dict[str, Tensor]:

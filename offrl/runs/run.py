@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict, to_toml
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.files import naming, write_whole
-from offrl.runs.checkpoint import write_checkpoint
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from offrl.runs.acting import ActingPolicy
+    from offrl.runs.scores import Scores
 
 
 class Run:
@@ -25,10 +30,27 @@ class Run:
 
     `checkpoints/index.json` names the last and the best checkpoint; it is replaced atomically after the checkpoint that
     it names is complete, and only then are older ones removed.
+
+    Attributes:
+        path: its directory.
+        recipe: all that it depends on.
+
+    Example:
+        >>> run = offrl.open_run("runs/clone")
+        >>> run.evaluate(episodes=100)["mean_return"]
+        >>> policy = run.policy()
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
         self.path, self.recipe = path, recipe
+
+    def __repr__(self) -> str:
+        recipe = self.recipe
+        what = f"{recipe.algo} on {recipe.dataset or recipe.env}"
+        seeds = f"seed {recipe.seeds[0]}" if len(recipe.seeds) == 1 else f"seeds {list(recipe.seeds)}"
+        scores = self.final_scores()
+        worth = "" if scores is None else f", mean return {scores.summary()['mean return']}"
+        return f"<Run {self.path}: {what}, {seeds}, {recipe.steps:,} steps{worth}>"
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> Run:
@@ -134,6 +156,114 @@ class Run:
                 continue
         return parsed
 
+    def evaluate(
+        self,
+        episodes: int = 20,
+        *,
+        checkpoint: str | None = None,
+        seed: int = 0,
+        env: str | None = None,
+        video: str | os.PathLike[str] | None = None,
+    ) -> Scores:
+        """Greedy returns of every seed's policy.
+
+        Args:
+            episodes: complete episodes per seed.
+            checkpoint: "last" or "best"; None for the one that training reported.
+            seed: picks the initial states.
+            env: a Gymnasium id in place of the run's own.
+            video: a folder for one film per seed.
+
+        Returns:
+            what `offrl.runs.scores.summarize` returns, with the `checkpoint` it is of, and the files in `videos`.
+
+        Raises:
+            RunError: there is no such checkpoint.
+            RequestError: there is no environment to evaluate in.
+
+        Example:
+            >>> run.evaluate(episodes=100)["mean_return"]
+        """
+        from offrl.runs.evaluate import evaluate_run
+        from offrl.runs.scores import Scores
+
+        films = None if video is None else Path(video)
+        return Scores(evaluate_run(self, episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=films))
+
+    def final_scores(self) -> Scores | None:
+        """What the evaluation that ended training found; None before, or where no environment is known.
+
+        Example:
+            >>> run.final_scores()["mean_return"]
+        """
+        from offrl.runs.scores import Scores
+
+        finals = [line for line in self.lines("evaluations.jsonl") if line.get("final")]
+        return Scores(finals[-1]) if finals else None
+
+    def metrics(self) -> pd.DataFrame:
+        """What was logged in training: a row for each step and seed, a column for each metric.
+
+        Example:
+            >>> run.metrics().groupby("step")["loss"].mean()
+        """
+        import pandas as pd
+
+        rows: dict[tuple[int, int], dict[str, Any]] = {}
+        for line in self.lines("metrics.jsonl"):
+            values = {name: value for name, value in line.items() if name != "step"}
+            for position, seed in enumerate(self.recipe.seeds):
+                row = rows.setdefault((line["step"], seed), {"step": line["step"], "seed": seed})
+                row |= {name: value[position] if isinstance(value, list) else value for name, value in values.items()}
+        return pd.DataFrame(list(rows.values()), columns=None if rows else ["step", "seed"])
+
+    def evaluations(self) -> pd.DataFrame:
+        """What each evaluation found, those on the way and at the end: a row for each step and seed.
+
+        Example:
+            >>> run.evaluations().query("final")["mean_return"]
+        """
+        import pandas as pd
+
+        columns = ["step", "seed", "final", "environment", "episodes", "mean_return", "mean_length", "normalized_score"]
+        rows = []
+        for line in self.lines("evaluations.jsonl"):
+            normalized = line["normalized_score_per_seed"] or [None] * len(line["seeds"])
+            for position, seed in enumerate(line["seeds"]):
+                returns, lengths = line["returns"][position], line["lengths"][position]
+                figures = (len(returns), sum(returns) / len(returns), sum(lengths) / len(lengths), normalized[position])
+                rows.append((line["step"], seed, bool(line.get("final")), line["environment"], *figures))
+        return pd.DataFrame(rows, columns=columns)
+
+    def policy(
+        self, seed: int | None = None, checkpoint: str | None = None, *, stochastic: bool = False
+    ) -> ActingPolicy:
+        """The trained policy, to be called with what the environment shows.
+
+        Args:
+            seed: which of the run's seeds; None for the first one.
+            checkpoint: "last" or "best"; None for the one that training reported.
+            stochastic: sample actions, where the algorithm does; greedy ones otherwise.
+
+        Raises:
+            RunError: there is no such checkpoint.
+            RequestError: the run has no such seed.
+
+        Example:
+            >>> policy = run.policy()
+            >>> action = policy(observation)
+        """
+        from offrl.runs.acting import acting_policy
+
+        chosen = self.recipe.seeds[0] if seed is None else seed
+        return acting_policy(self, checkpoint or self.reported_checkpoint, chosen, stochastic=stochastic)
+
+    def cross_validation(self) -> dict[str, Any]:
+        """The choice of a coefficient by cross-validation; empty where none was made."""
+        path = self.path / "cross_validation.json"
+        choice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return choice
+
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run is about to repeat."""
         for file in ("metrics.jsonl", "evaluations.jsonl"):
@@ -151,6 +281,9 @@ class Run:
         self, kind: str, step: int, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
     ) -> Path:
         """Write a checkpoint as the new `last` or `best`, then remove what is not named any more."""
+        # Reading a run's recipe and figures needs no PyTorch.
+        from offrl.runs.checkpoint import write_checkpoint
+
         name = f"step-{step}" if kind == "last" else f"{kind}-step-{step}"
         index = self._index()
         if kind == "last" and index.get(kind) == name:
@@ -207,6 +340,11 @@ class Run:
                 hint='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
             ) from error
         return index
+
+
+def path_of(run: str | os.PathLike[str] | Run) -> Path:
+    """The directory of a run, or the one that was named."""
+    return run.path if isinstance(run, Run) else Path(run)
 
 
 def _make_directory(path: Path) -> bool:

@@ -161,6 +161,25 @@ class Builder:
         self.places[id(value)] = place
         return place
 
+    def out_as_recorded(self, value: Value) -> None:
+        """`out` for a function that others may expect a certain layout of."""
+        self.places[id(value)] = (
+            Place(self.assigned[id(value)]) if id(value) in self.assigned else self.buffer_as_recorded(value)
+        )
+
+    def buffer_as_recorded(self, value: Value) -> Place:
+        """A buffer in which a value lies as it was recorded, or side by side where that had holes or repetitions."""
+        dense = _is_dense(torch.empty_strided(value.shape, value.stride, device="meta"))
+        return self._buffer(value.shape, value.stride if dense else None, value.dtype)
+
+    def lay_as_recorded(self, value: Value) -> None:
+        """Copy a value that lies otherwise than when it was recorded: not every function checks what it is given."""
+        memory = self.memory(value)
+        if memory is not None and _strides(memory.shape, memory.stride()) != _strides(value.shape, value.stride):
+            copy = self.buffer_as_recorded(value)
+            self.copy(copy, memory)
+            self.places[id(value)] = copy
+
     def scratch(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Place:
         """A place for a step's own use."""
         return self._buffer(tuple(shape), None, dtype)
@@ -233,6 +252,11 @@ class Builder:
     def begin(self, call: Call, index: int) -> None:
         """The steps that follow are this call's."""
         self._call, self.now = call, index
+
+
+def _strides(shape: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """The strides that matter."""
+    return [step for step, length in zip(stride, shape, strict=True) if length != 1]
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -12,6 +12,7 @@ from offrl.tracing.builder import Builder, Place, Seen
 from offrl.tracing.elementwise import ELEMENTWISE
 from offrl.tracing.graph import Call, Origin, Program, Value, replaced
 from offrl.tracing.operations import arguments_of, spelled, with_output, without_output
+from offrl.tracing.passes import COPIES
 from offrl.tracing.products import PRODUCTS
 from offrl.tracing.recording import place_of
 from offrl.tracing.reductions import REDUCTIONS
@@ -20,6 +21,9 @@ aten = torch.ops.aten
 Kernel = Callable[[Builder, Call, Place | None], bool]
 LIKE = {"ones_like", "zeros_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
 """Those that look only at the shape of what they are given."""
+TOLERANT = {"amin", "amax", "sum", "mean", "sigmoid", "where", "maximum", "minimum", "gather", "scatter_add", "argmax"}
+TOLERANT |= {"masked_fill", "softplus", "logsumexp", "sort", "any", "all", "_fused_adamw_", "_to_copy", "lerp_"}
+"""Those of PyTorch's that take tensors however they lie."""
 KERNELS: dict[Any, Kernel] = {**ELEMENTWISE, **PRODUCTS, **REDUCTIONS}
 
 
@@ -49,6 +53,9 @@ def _view(b: Builder, call: Call) -> None:
     place = b.place(source)
     if place.tensor is None:
         _by_torch(b, call)
+        return
+    if call.function in COPIES:
+        b.put(call.made[0], place)
         return
     try:
         views = _evaluated(call, b.memory)
@@ -157,7 +164,9 @@ def _origin(value: Value, target: Tensor, makers: dict[int, Call]) -> tuple[Valu
         name = call.function.overloadpacket.__name__
         if source.size != value.size:
             return value, None
-        if name in ("view", "_unsafe_view", "unsqueeze", "squeeze"):
+        if call.function in COPIES:
+            pass
+        elif name in ("view", "_unsafe_view", "unsqueeze", "squeeze"):
             if not target.is_contiguous():
                 return value, None
             target = target.view(source.shape)
@@ -180,10 +189,13 @@ def _by_torch(b: Builder, call: Call) -> None:
         function = variant[0]
         for name, value in zip(variant[1], results, strict=True):
             options[name] = value
-            b.out(value)
+            b.out_as_recorded(value)
         targets = ""
     else:
         targets = _targets(b, call.result)
+    if not call.is_view and function.overloadpacket.__name__ not in TOLERANT:
+        for value in call.read():
+            b.lay_as_recorded(value)
     call_as = spelled(function, call.arguments, options)
     seen: list[Seen] = []
 

@@ -29,11 +29,9 @@ def arguments_of(call: Call) -> list[Any]:
 @lru_cache(maxsize=1024)
 def with_output(function: Any) -> tuple[Any, list[str]] | None:
     """The form of a function that writes to given tensors, and the names of the arguments for them."""
-    given = [argument.name for argument in function._schema.arguments]
     for other in _overloads(function):
         outputs = [argument.name for argument in other._schema.arguments if argument.is_out]
-        rest = [argument.name for argument in other._schema.arguments if not argument.is_out]
-        if len(outputs) == len(function._schema.returns) and outputs and rest == given and _alike(function, other):
+        if outputs and len(outputs) == len(function._schema.returns) and _alike(function, other):
             return other, outputs
     return None
 
@@ -45,8 +43,8 @@ def without_output(function: Any) -> Any:
     arguments = function._schema.arguments
     if name.endswith("_") and not name.endswith("__") and arguments and arguments[0].alias_info is not None:
         packet = getattr(torch.ops.aten, name[:-1], None)
-        overload = function._overloadname
-        return getattr(packet, overload) if packet is not None and overload in packet.overloads() else None
+        others = [] if packet is None else [getattr(packet, overload) for overload in packet.overloads()]
+        return next((other for other in others if _alike(function, other)), None)
     for other in _overloads(function):
         found = with_output(other)
         if found is not None and found[0] is function:
@@ -60,8 +58,12 @@ def _overloads(function: Any) -> list[Any]:
 
 
 def _alike(function: Any, other: Any) -> bool:
-    kinds = [str(argument.type) for argument in function._schema.arguments]
-    return kinds == [str(argument.type) for argument in other._schema.arguments if not argument.is_out]
+    """Whether two overloads take the same, but for what they write to."""
+    ours, theirs = (
+        [(argument.name, str(argument.type)) for argument in overload._schema.arguments if not argument.is_out]
+        for overload in (function, other)
+    )
+    return ours == theirs
 
 
 def spelled(function: Any, arguments: Sequence[Any], options: dict[str, Any]) -> Any:

@@ -17,7 +17,24 @@ COPIES = {aten.clone.default, aten.lift_fresh_copy.default, aten._to_copy.defaul
 
 def tidied(program: Program) -> Program:
     """The program without aliases, copies, repetitions, and what nobody needs."""
+    share_copies(program)
     return without_dead_calls(without_repetitions(program))
+
+
+def share_copies(program: Program) -> None:
+    """Have copies be views of what they copy, where nobody writes to either: they differ in how they lie at most."""
+    values = [value for call in program.calls for value in call.made]
+    for call in program.calls:
+        source = call.arguments[0] if call.arguments else None
+        if call.function not in COPIES or not isinstance(source, Value) or len(call.made) != 1:
+            continue
+        (copy,) = call.made
+        if not (source.storage.rigid or copy.storage.rigid) and source.dtype == copy.dtype:
+            call.is_view = True
+            shared = copy.storage
+            for value in values:
+                if value.storage is shared:
+                    value.storage = source.storage
 
 
 def without_repetitions(program: Program) -> Program:
@@ -76,8 +93,6 @@ def _repeated(call: Call) -> Value | None:
         return source if source.stride == made.stride and unmoved else None
     if source.storage.rigid or made.storage.rigid:
         return None
-    if call.function in COPIES or call.function is aten.lift_fresh.default:
-        return source
     return source if call.function is aten.pow.Tensor_Scalar and arguments[1] == 1 else None
 
 

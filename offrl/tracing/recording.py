@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from offrl.tracing.graph import Call, Origin, Program, Storage, Value, leaves, replaced
+from offrl.tracing.operations import without_output
 from offrl.tracing.structure import PLAIN
 
 MOST_CALLS = 20_000
@@ -104,6 +105,8 @@ class Recorder(TorchDispatchMode):
         find = self._literal if func is aten.lift_fresh.default else self._value
         arguments, options = replaced(args, Tensor, find), replaced(kwargs, Tensor, find)
         result = func(*args, **kwargs)
+        if torch.Tag.inplace_view in func.tags:
+            func = self._turned(func, args[0])
         if not self.reason:
             self._note(func, arguments, options, result)
         return result
@@ -149,6 +152,13 @@ class Recorder(TorchDispatchMode):
         value = self._values[id(tensor)] = Value.of(tensor, self._storages[place_of(tensor)], kept=True)
         self._held.append(tensor)
         return value
+
+    def _turned(self, function: Any, tensor: Tensor) -> Any:
+        """What makes a view of a tensor, for what turned the tensor itself into that view: it is another value now."""
+        if self._value(tensor).storage.origin is not Origin.MADE:
+            self.refuse(f"{function} changes the shape of an input or a part of the state")
+        del self._values[id(tensor)]
+        return without_output(function)
 
     def _note(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
         made: list[Value] = []

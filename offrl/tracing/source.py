@@ -60,9 +60,10 @@ class _Returned:
         return b.global_name(part)
 
     def _tensor(self, value: Value) -> str:
-        b, place = self.b, self.b.place(value)
-        gap = f"{{{len(self.seen)}}}"
-        made = next(self.made)
+        b, gap, made = self.b, f"{{{len(self.seen)}}}", next(self.made)
+        if made:
+            b.lay_as_recorded(value)
+        place = b.place(value)
         # What is known only as a variable may also be the caller's input.
         if not made or (place.tensor is None and value.storage.origin is Origin.MADE):
             self.seen.append(b.tensor_at(place))

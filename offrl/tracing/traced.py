@@ -180,16 +180,18 @@ class Traced:
     Args:
         agent: its tensors, as its state's, are taken to be the same ones at each call.
         state: on the CPU; its tensors are changed in place.
+        method: another update of the agent's, as `update_critic` is.
     """
 
-    def __init__(self, agent: Agent[Any, Any], state: Any) -> None:
+    def __init__(self, agent: Agent[Any, Any], state: Any, method: str = "update") -> None:
         self.agent, self.state = agent, state
+        self.function: Callable[..., Metrics] = getattr(agent, method)
         self.roots = {"state": state, "agent": agent}
         self.parts: dict[tuple[Any, ...], Traces] = {}
         self.whole: Traces | None = None
         if not _has_repeated_parts(agent):
-            name = f"{type(agent).__name__}.update"
-            self.whole = Traces(name, lambda *inputs: agent.update(state, *inputs), state, self.roots)
+            name = f"{type(agent).__name__}.{method}"
+            self.whole = Traces(name, lambda *inputs: self.function(state, *inputs), state, self.roots)
 
     def update(self, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`agent.update` with this state."""
@@ -198,7 +200,7 @@ class Traced:
             return metrics
         session = _session.set(self)
         try:
-            return self.agent.update(self.state, batches, noise)
+            return self.function(self.state, batches, noise)
         finally:
             _session.reset(session)
 

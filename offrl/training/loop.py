@@ -19,7 +19,6 @@ from offrl import __version__
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
 from offrl.feeds.feed import Feed
-from offrl.nn.malloc import keep_freed_memory
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.listener import Listener
@@ -57,11 +56,12 @@ class BestState:
         if not self.tensors:
             self.tensors = {name: tensor.clone() for name, tensor in current.items()}
         for name, tensor in current.items():
-            kept = self.tensors[name]
+            # Optimizers of PyTorch make what they remember at their first step, as zeros.
+            kept = self.tensors.setdefault(name, torch.zeros_like(tensor))
             if tensor.dim():
                 kept[improved] = tensor[improved]
             else:
-                # Adam's step counter, which all seeds share.
+                # Such as Adam's step counter, which all seeds share.
                 kept.copy_(tensor)
         return improved
 
@@ -133,7 +133,6 @@ class Loop:
             DivergenceError: a loss is no longer finite; the last good checkpoint is kept.
         """
         recipe = self.run.recipe
-        keep_freed_memory()
         clock = _RateClock(self.step)
         # What is no longer finite is told at the next checkpoint, once and by name.
         with threads_for(recipe, self.policy), _interruptions() as interrupted, np.errstate(all="ignore"):

@@ -9,6 +9,7 @@ import torch
 
 from offrl.config.recipe import Recipe
 from offrl.envs.policy import Policy
+from offrl.feeds import feed_of
 from offrl.nn.state import state_tensors
 from offrl.replay.row_layout import RowLayout
 
@@ -24,7 +25,7 @@ def threads_for(recipe: Recipe, policy: Policy) -> Iterator[None]:
     the other core is busy, each of them takes milliseconds.
     """
     before = torch.get_num_threads()
-    if largest_product(recipe.batch_size, policy) <= SMALL_PRODUCT:
+    if largest_product(feed_of(recipe).gradient_rows(recipe), policy) <= SMALL_PRODUCT:
         torch.set_num_threads(1)
     try:
         yield
@@ -32,8 +33,8 @@ def threads_for(recipe: Recipe, policy: Policy) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def largest_product(batch_size: int, policy: Policy) -> float:
+def largest_product(rows: int, policy: Policy) -> float:
     """Multiplications of the largest matrix product in a gradient step; infinite with images, which are convolved."""
     if RowLayout.of(policy.agent.spec).images:
         return float("inf")
-    return float(batch_size * max((tensor.numel() for tensor in state_tensors(policy.state).values()), default=0))
+    return float(rows * max((tensor.numel() for tensor in state_tensors(policy.state).values()), default=0))

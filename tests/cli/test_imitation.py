@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from offrl.runs.progress import TrainingProgress
 from offrl.runs.run import Run
-from offrl_cli.progress import TrainingProgress
 from tests.cli.conftest import Offrl
 from tests.training.runs import make_demonstrations
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import offrl as library
-from offrl.agents import AGENTS
+from offrl import plugins
 from offrl.data.store import TrajectoryStore
+from offrl.types import StartsFromPolicy
 from tests.cli.conftest import Offrl
 
 COMMANDS = ("train", "finetune", "evaluate", "collect", "export", "convert", "plot", "relabel", "datasets", "recipes")
@@ -44,14 +45,14 @@ def test_each_command_explains_itself_with_an_example(offrl: Offrl, arguments: t
 
 def test_the_help_of_train_names_every_algorithm(offrl: Offrl) -> None:
     text = " ".join(offrl("train", "--help").stdout.split()).partition("The algorithm:")[2].partition(".")[0]
-    assert {name for name in AGENTS if name in text.replace(",", " ").split()} == set(AGENTS)
+    assert {name for name in plugins.algorithms if name in text.replace(",", " ").split()} == set(plugins.algorithms)
 
 
 def test_the_help_of_finetune_names_what_starts_from_a_cloned_policy(offrl: Offrl) -> None:
     text = " ".join(offrl("finetune", "--help").stdout.split())
     text = text.partition("Go on with")[2].partition("from a policy")[0]
-    assert {name for name in AGENTS if name in text} == {
-        name for name, entry in AGENTS.items() if hasattr(entry.agent, "adopt_policy") and not entry.wraps
+    assert {name for name in plugins.algorithms if name in text.replace(",", " ").split()} == {
+        name for name, entry in plugins.algorithms.items() if entry.can(StartsFromPolicy) and not entry.wraps
     }
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from offrl.config.recipe import Recipe
+from offrl.runs.progress import TrainingProgress
 from offrl.runs.run import Run
-from offrl_cli import train as train_module
-from offrl_cli.progress import TrainingProgress
+from offrl.training import run_training
 from tests.cli.conftest import Offrl
 from tests.training.runs import make_demonstrations
 
@@ -32,7 +32,12 @@ def demos(tmp_path: Path) -> Path:
 def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that would have been trained."""
     started: list[Recipe] = []
-    monkeypatch.setattr(train_module, "start_run", lambda recipe, out, as_json: started.append(recipe))
+
+    def start(recipe: Recipe, out: Path | None, listener: Any) -> Run:
+        started.append(recipe)
+        return Run(Path("never"), recipe)
+
+    monkeypatch.setattr(run_training, "train", start)
     return started
 
 

@@ -17,9 +17,9 @@ from offrl.converters.catalog import home, list_datasets, local_path, open_datas
 from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
+from offrl.runs.listener import SilentListener
 from offrl.runs.run import Run
 from offrl.training.loop import Interrupted
-from offrl.training.run_training import SilentListener
 from tests.training.runs import td3_recipe
 
 RANDOM = {"kind": "random", "env": "Pendulum-v1", "episodes": 2}

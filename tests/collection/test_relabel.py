@@ -28,7 +28,7 @@ from offrl.training.run_training import train
 from offrl.types import Batch, Spec
 from tests.data.stores import SPEC, make_block
 from tests.envs.grids import SLIPPERY
-from tests.feeds.test_tabular import irl_recipe
+from tests.feeds.test_table import irl_recipe
 from tests.training.runs import bc_recipe, make_demonstrations
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offrl.agents import AGENTS
 from offrl.agents.bc import BCConfig
 from offrl.agents.td3 import TD3Config
 from offrl.config.recipe import DataConfig, Recipe, load_recipe, recipe_from_dict, to_toml, with_settings
 from offrl.errors import RecipeError
+from offrl.plugins import algorithms
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
 fractions = st.floats(min_value=0.0, max_value=1.0, exclude_max=True)
@@ -110,12 +110,12 @@ def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
-@pytest.mark.parametrize("algo", sorted(AGENTS))
+@pytest.mark.parametrize("algo", sorted(algorithms))
 def test_defaults_are_valid_and_written_in_full(algo: str, tmp_path: Path) -> None:
     recipe = recipe_from_dict({"algo": algo})
-    agent = AGENTS[algo].config()
-    if AGENTS[algo].wraps:
-        agent = dataclasses.replace(agent, generator_options=AGENTS[agent.generator].config())
+    agent = algorithms[algo].config()
+    if algorithms[algo].wraps:
+        agent = dataclasses.replace(agent, generator_options=algorithms[agent.generator].config())
     assert recipe == Recipe(algo=algo, agent=agent)
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe), encoding="utf-8")

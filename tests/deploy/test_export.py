@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.agents import AGENTS
 from offrl.config.recipe import recipe_from_dict
 from offrl.data.schema import OBSERVATION, space_from_json, space_to_json, unflatten_value
 from offrl.deploy import file_formats as exported_files
 from offrl.deploy.export import Export, export_policy
 from offrl.deploy.file_formats import FORMATS, METADATA
 from offrl.deploy.module import Columns, random_observations
+from offrl.envs.policy import Actor
 from offrl.errors import ExportError, RequestError, RunError, SpaceMismatchError, StoreError
+from offrl.nn.state import state_tensors
 from offrl.off_policy.target_policies import OnnxPolicy
+from offrl.plugins import algorithms
 from offrl.replay.normalization import ObservationNormalizer, observation_key
-from offrl.runs.checkpoint import state_tensors
 from offrl.runs.load import fresh_policy, load_policy
 from offrl.runs.run import Run
 from offrl.types import Spec
@@ -72,6 +73,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], gym.Space[Any], gym.Space[Any]]] = {
 def make_run(path: Path, kind: str, seeds: tuple[int, ...] = (0, 5), **changes: Any) -> Run:
     """A run whose policies are random: a checkpoint at step 12, with a normalizer where observations are vectors."""
     algo, options, observation_space, action_space = KINDS[kind]
+    algorithm = algorithms[algo]
     hidden = {} if algo in ("gail", "airl", "sqil", "irl") else {"hidden": [8, 6]}
     recipe = recipe_from_dict(
         {
@@ -79,13 +81,17 @@ def make_run(path: Path, kind: str, seeds: tuple[int, ...] = (0, 5), **changes: 
             "seeds": list(seeds),
             "device": "cpu",
             "agent": {**hidden, **options},
-            **({"env": "Pendulum-v1"} if not AGENTS[algo].offline else {"dataset": "hopper-expert"}),
-            **({"expert": "expert"} if AGENTS[algo].taught else {}),
+            **(
+                {"env": "Pendulum-v1"}
+                if {"replay", "rollouts", "dagger"} & {*algorithm.feeds}
+                else {"dataset": "hopper-expert"}
+            ),
+            **({"expert": "expert"} if algorithm.expert else {}),
             **changes,
         }
     )
-    agent = AGENTS[algo].build(recipe.agent, Spec(observation_space, action_space))
-    state = fresh_policy(agent, seeds, torch.device("cpu"), None).state
+    agent = algorithm.build(recipe.agent, Spec(observation_space, action_space))
+    state = fresh_policy(algorithm, agent, recipe, torch.device("cpu"), None).state
     generator = torch.Generator().manual_seed(1)
     for tensor in state_tensors(state).values():
         if tensor.is_floating_point() and tensor.dim():
@@ -110,7 +116,8 @@ def wanted(run: Run, columns: Columns, position: int) -> np.ndarray:
     policy, _ = load_policy(run, "last")
     everyone = {name: np.concatenate([values] * policy.seeds) for name, values in columns.items()}
     observation = unflatten_value(policy.agent.spec.observation_space, everyone, OBSERVATION)
-    return np.split(policy.act_greedily(observation), policy.seeds)[position]
+    rows = len(next(iter(columns.values())))
+    return np.split(Actor(policy, rows).greedy(observation), policy.seeds)[position]
 
 
 def assert_acts_alike(run: Run, path: Path, format: str, position: int) -> None:
@@ -119,7 +126,7 @@ def assert_acts_alike(run: Run, path: Path, format: str, position: int) -> None:
     assert runner is not None
     for rows in (1, 37):
         columns = random_observations(policy, rows, 3)
-        want, have = wanted(run, columns, position), runner(columns)[0]
+        want, have = wanted(run, columns, position), runner(columns, ())[0]
         assert (have.dtype, have.shape) == (want.dtype, want.shape)
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(want).max()))
         assert rows == 1 or len(np.unique(want)) > 1
@@ -144,6 +151,12 @@ def test_torchscript_of_every_policy_acts_as_it_does(tmp_path: Path, kind: str) 
         *(wanted(run, random_observations(load_policy(run, "last")[0], 64, 3), i) for i in (0, 1))
     )
     assert seeds_differ
+
+
+def test_what_only_exploring_remembers_is_not_in_the_file(tmp_path: Path) -> None:
+    exported = export_policy(make_run(tmp_path / "run", "sac-sde", seeds=(3,)), tmp_path / "policy.pt", "torchscript")
+    assert [each["name"] for each in exported.metadata["inputs"]] == ["observation"]
+    assert [each["name"] for each in exported.metadata["outputs"]] == ["action"]
 
 
 @pytest.mark.parametrize("kind", ["bc", "dqn-nested"])
@@ -238,7 +251,7 @@ def test_log_probabilities_of_all_actions(tmp_path: Path, kind: str) -> None:
     assert runner is not None
     policy, _ = load_policy(run, "last")
     columns = random_observations(policy, 11, 0)
-    action, log_prob = runner(columns)
+    action, log_prob = runner(columns, ())
     assert (log_prob.dtype, log_prob.shape) == (np.float32, (11, 4))
     np.testing.assert_array_equal(action, CHOICE.start + log_prob.argmax(axis=1))
     if kind != "irl":
@@ -246,23 +259,25 @@ def test_log_probabilities_of_all_actions(tmp_path: Path, kind: str) -> None:
     seen = policy.observe(np.concatenate([columns[OBSERVATION]] * 2))
     agent: Any = policy.agent
     taken = torch.from_numpy(action).expand(2, -1)
-    np.testing.assert_allclose(agent.log_prob(policy.state, seen, taken)[1], log_prob.max(axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        agent.log_prob(policy.state, seen, taken, ())[1], log_prob.max(axis=1), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_off_policy_evaluation_reads_an_exported_file(nested: tuple[Run, Export]) -> None:
     run, exported = nested
     policy, _ = load_policy(run, "last")
-    columns, spec, agent = random_observations(policy, 5, 0), policy.agent.spec, policy.agent
+    columns, spec = random_observations(policy, 5, 0), policy.agent.spec
     rows = {observation_key(name): values for name, values in columns.items()}
-    log = dataclasses.replace(discrete_log(), spec=spec, observation=rows)
+    log = dataclasses.replace(discrete_log(), spaces=spec, observations=rows)
     greedy = OnnxPolicy(exported.path).choices(log, draws=1, seed=0)
-    chosen = policy.act_greedily(unflatten_value(spec.observation_space, columns, OBSERVATION))
+    chosen = Actor(policy, 5).greedy(unflatten_value(spec.observation_space, columns, OBSERVATION))
     assert greedy.probabilities is not None
     np.testing.assert_array_equal(greedy.probabilities, np.eye(4)[chosen - CHOICE.start])
     sampled = OnnxPolicy(exported.path, "log_prob").choices(log, draws=1, seed=0)
     steps = {name: values[log.row] for name, values in columns.items()}
     seen = policy.observe(unflatten_value(spec.observation_space, steps, OBSERVATION))
-    want = agent.log_prob(policy.state, seen, torch.from_numpy(log.action).unsqueeze(0))[0]  # type: ignore[attr-defined]
+    want = policy.log_prob(seen, torch.from_numpy(log.action).unsqueeze(0), ())[0]
     np.testing.assert_allclose(sampled.log_prob, want, atol=1e-5)
     with pytest.raises(RequestError, match="no output 'values', only action, log_prob"):
         OnnxPolicy(exported.path, "values")
@@ -317,7 +332,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.ndarray], n
     def spoil_with(change: Callable[[np.ndarray], np.ndarray]) -> None:
         def spoilt(self: exported_files.TorchScript, path: Path) -> Any:
             runner: Any = opened(self, path)
-            return lambda columns: [change(each) for each in runner(columns)]
+            return lambda columns, carry: [change(each) for each in runner(columns, carry)]
 
         monkeypatch.setattr(exported_files.TorchScript, "open", spoilt)
 
@@ -373,7 +388,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_without_onnxruntime_a_file_goes_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(exported_files.Onnx, "require", lambda self: None)
-    monkeypatch.setattr(exported_files.Onnx, "write", lambda self, module, example, path, metadata: path.touch())
+    monkeypatch.setattr(exported_files.Onnx, "write", lambda self, module, example, carry, path, metadata: path.touch())
     exported = export_policy(make_run(tmp_path / "run", "td3", seeds=(0,)), tmp_path / "policy.onnx")
     assert exported.difference is None
     assert exported.path.exists()

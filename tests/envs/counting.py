@@ -15,6 +15,7 @@ from offrl.replay.normalization import ActionMap, ObservationNormalizer
 from offrl.types import Observation, Spec
 
 COUNTING, NESTED = "offrl-test/Counting-v0", "offrl-test/CountingNested-v0"
+SEEDED = "offrl-test/CountingSeeded-v0"
 
 ACTIONS = gym.spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 10.0]))
 PLACES = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -32,18 +33,22 @@ class Counting(gym.Env[Any, Any]):
 
     The identity is the last reset seed modulo 1000; episodes are counted over all resets. A reward is
     100 · episode + step + the action's second component.
+
+    Args:
+        nested: whether the observation has parts.
+        seeded: whether a reset seed starts the count of episodes anew, so that all that follows depends on it alone.
     """
 
-    def __init__(self, nested: bool = False) -> None:
+    def __init__(self, nested: bool = False, seeded: bool = False) -> None:
         self.observation_space: gym.Space[Any] = PARTS if nested else PLACES
         self.action_space = ACTIONS
-        self.nested = nested
+        self.nested, self.seeded = nested, seeded
         self.identity, self.episode, self.steps = 0, -1, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.identity = self.identity if seed is None else seed % 1000
-        self.episode, self.steps = self.episode + 1, 0
+        self.episode, self.steps = 0 if self.seeded and seed is not None else self.episode + 1, 0
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -70,6 +75,7 @@ class Counting(gym.Env[Any, Any]):
 
 gym.register(COUNTING, entry_point=Counting, disable_env_checker=True)
 gym.register(NESTED, entry_point=Counting, disable_env_checker=True, kwargs={"nested": True})
+gym.register(SEEDED, entry_point=Counting, disable_env_checker=True, kwargs={"seeded": True})
 
 
 @dataclass
@@ -79,10 +85,20 @@ class Constant:
     spec: Spec
     batches_per_update: int = 1
 
-    def act(self, state: Tensor, observation: Observation, noise: Tensor | None = None) -> Tensor:
+    def initial_carry(self, state: Tensor, count: int) -> tuple[()]:
+        return ()
+
+    def act(
+        self,
+        state: Tensor,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
         part = observation if isinstance(observation, Tensor) else next(iter(observation.values()))
         action = state.unsqueeze(1).expand(-1, part.shape[1], *state.shape[1:])
-        return action if noise is None else action + noise
+        return action if noise is None else action + noise, carry
 
 
 def constant_policy(

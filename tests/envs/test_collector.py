@@ -61,7 +61,7 @@ def make_collector(policy: Policy, name: str = COUNTING, seeds: list[int] = SEED
 
 def advance(collector: Collector, steps: int) -> None:
     for _ in range(steps):
-        collector.step(collector.policy.act(collector.observed))
+        collector.step(collector.actor.act(collector.observed))
 
 
 def ring_of(collector: Collector) -> OnlineRing:

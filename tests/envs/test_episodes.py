@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from offrl.envs.episodes import rollouts, share_evenly, single_episode
+from offrl.envs.evaluator import Greedy
 from offrl.envs.make import make_environments
 from offrl.envs.vector import stack
 from tests.envs.counting import COUNTING, NESTED, PARTS, PLACES, Counting, constant_policy
@@ -16,7 +17,7 @@ def test_each_copy_is_followed_through_its_share_of_whole_episodes() -> None:
     quota, seeds = 3, [4, 5, 6]
     environments = make_environments(COUNTING, len(seeds))
     policy = constant_policy([[0.0, 0.0]])
-    steps = list(rollouts(policy.act_greedily, environments, quota, seeds))
+    steps = list(rollouts(Greedy(policy, len(seeds)), environments, quota, seeds))
     environments.close()
     for copy, seed in enumerate(seeds):
         followed = [step for step in steps if step.running[copy]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from offrl.agents import AGENTS
+from offrl.config.recipe import recipe_from_dict
 from offrl.data import schema
 from offrl.data.store import TrajectoryStore
 from offrl.envs.collector import Collector, StepSink
@@ -19,7 +19,8 @@ from offrl.envs.episodes import single_episode
 from offrl.envs.evaluator import evaluate, evaluate_random
 from offrl.envs.exploration import uniform_actions
 from offrl.envs.make import environment_spec, tells_of_masks
-from offrl.envs.policy import Policy
+from offrl.envs.policy import Actor, Policy
+from offrl.plugins import algorithms
 from offrl.replay.ring import OnlineRing
 from offrl.replay.rollout_buffer import RolloutBuffer
 from offrl.replay.row_layout import RowLayout
@@ -33,9 +34,10 @@ MASKED = RowLayout.of(environment_spec(MENU), [schema.ColumnSpec(schema.ACTION_M
 
 
 def menu_policy(algo: str = "dqn") -> Policy:
-    algorithm = AGENTS[algo]
+    algorithm = algorithms[algo]
     agent = algorithm.build(algorithm.config(), environment_spec(MENU))
-    return fresh_policy(agent, SEEDS, torch.device("cpu"), None, 1)
+    recipe = recipe_from_dict({"algo": algo, "env": MENU, "seeds": SEEDS})
+    return fresh_policy(algorithm, agent, recipe, torch.device("cpu"), None)
 
 
 def collect(sink: StepSink, steps: int, recorder: EpisodeRecorder | None = None) -> Collector:
@@ -119,15 +121,26 @@ class Deaf:
 
     spec = environment_spec("CliffWalking-v1")
 
-    def act(self, state: None, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        return torch.zeros(observation.shape[:2], dtype=torch.int64)
+    def initial_carry(self, state: None, count: int) -> tuple[()]:
+        return ()
+
+    def act(
+        self,
+        state: None,
+        observation: Tensor,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
+        assert action_mask is None
+        return torch.zeros(observation.shape[:2], dtype=torch.int64), carry
 
 
 def test_an_agent_that_knows_no_masks_is_told_of_none() -> None:
     agent: Any = Deaf()
     policy = Policy(agent, None, 1, torch.device("cpu"), None, None)
-    assert policy.act_greedily(np.zeros(3, np.int64), np.zeros((3, 4), np.bool_)).tolist() == [0, 0, 0]
-    assert not policy.honors_masks
+    assert Actor(policy, 3).greedy(np.zeros(3, np.int64), np.zeros((3, 4), np.bool_)).tolist() == [0, 0, 0]
+    assert not policy.masks
 
 
 def test_an_evaluation_takes_what_is_allowed() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from offrl.envs.policy import Actor
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.types import Observation
 from tests.envs.counting import ACTIONS, PARTS, constant_policy
@@ -109,5 +110,5 @@ def test_box_actions_have_the_shape_of_their_space() -> None:
 
 
 def test_acting_is_per_seed_and_in_the_units_of_the_environment() -> None:
-    raw = constant_policy(TWO).act_greedily(np.zeros((4, 3), np.float32))
+    raw = Actor(constant_policy(TWO), 2).greedy(np.zeros((4, 3), np.float32))
     assert raw.tolist() == [[0.0, 5.0], [0.0, 5.0], [2.0, 0.0], [2.0, 0.0]]

@@ -12,12 +12,13 @@ import torch
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data import schema
 from offrl.errors import OffrlError, RecipeError, RequestError, SpaceMismatchError
-from offrl.feeds.feed import OnlineFeed
-from offrl.feeds.problem import Task
+from offrl.feeds import open_problem
+from offrl.feeds.replay import ReplayFeed
+from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
-from offrl.training.run_training import SilentListener, resume, train
+from offrl.training.run_training import resume, train
 from tests.training.runs import assert_same_tensors, bc_recipe, make_demonstrations
 
 
@@ -55,9 +56,9 @@ def dagger_recipe(expert: Run | Path | None, **changes: Any) -> Recipe:
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_replay_holds_what_the_expert_would_do(count: int, experts: dict[int, Run], tmp_path: Path) -> None:
     recipe = dagger_recipe(experts[count])
-    task = Task.of(recipe)
-    feed = build_loop(Run.create(tmp_path / "run", task.recipe), task, SilentListener()).feed
-    assert isinstance(feed, OnlineFeed)
+    problem = open_problem(recipe)
+    feed = build_loop(Run.create(tmp_path / "run", problem.recipe), problem, SilentListener()).feed
+    assert isinstance(feed, ReplayFeed)
     taken: list[Any] = []
     step = feed.collector.step
     feed.collector.step = lambda action: (taken.append(action), step(action))[1]  # type: ignore[method-assign]
@@ -69,7 +70,7 @@ def test_the_replay_holds_what_the_expert_would_do(count: int, experts: dict[int
     shown, told = rows[..., slices["observation"]], rows[..., slices[schema.ACTION]]
     normalizer: Any = expert.normalizer
     by_policy = shown.reshape(count, -1, 3)
-    expected = expert.act(normalizer.normalize(by_policy)).reshape(told.shape)
+    expected = expert.act(normalizer.normalize(by_policy), ())[0].reshape(told.shape)
     torch.testing.assert_close(told, expected)
     acted = torch.stack([torch.as_tensor(action) for action in taken], dim=2).flatten(0, 1)
     # The expert itself acts in the first 40 steps of a seed, 20 of each environment.

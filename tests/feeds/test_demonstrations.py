@@ -15,15 +15,16 @@ from offrl.agents.gail import GAIL
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data.store import EpisodeBlock, StoreWriter
 from offrl.errors import DataError, OffrlError, RecipeError, RequestError, SpaceMismatchError
-from offrl.feeds.demonstrations import ImitationFeed
+from offrl.feeds import open_problem
+from offrl.feeds.demonstrations import DemonstrationsFeed
 from offrl.feeds.feed import Cycle
-from offrl.feeds.problem import Task
+from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.finetune import fine_tuning_recipe, imitation_values
 from offrl.training.loop import Loop
-from offrl.training.run_training import SilentListener, resume, train
+from offrl.training.run_training import resume, train
 from offrl.types import Spec
 from tests.training.runs import assert_same_tensors, bc_recipe, make_demonstrations
 
@@ -102,8 +103,8 @@ def gail_recipe(dataset: Path, generator: str = "ppo", **changes: Any) -> Recipe
 
 
 def loop_of(recipe: Recipe, path: Path, listener: SilentListener | None = None) -> Loop:
-    task = Task.of(recipe)
-    return build_loop(Run.create(path, task.recipe), task, listener or SilentListener())
+    problem = open_problem(recipe)
+    return build_loop(Run.create(path, problem.recipe), problem, listener or SilentListener())
 
 
 def test_training_airl_on_equals_training_through(pendulum: Path, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_learned_returns_are_sums_of_learned_rewards(cartpole: Path, tmp_path: P
 @pytest.mark.parametrize(("generator", "own"), [("ppo", 1), ("sac", 1), ("td3", 2)])
 def test_cycles_hold_demonstrations_behind_own_steps(generator: str, own: int, pendulum: Path, tmp_path: Path) -> None:
     loop = loop_of(gail_recipe(pendulum, generator, agent={"updates": 3}), tmp_path / "run")
-    assert isinstance(loop.feed, ImitationFeed)
+    assert isinstance(loop.feed, DemonstrationsFeed)
     loop.feed.at_checkpoint(0)
     cycles: list[Cycle] = list(loop.feed.rounds(30))
     assert cycles
@@ -220,7 +221,7 @@ def test_cycles_hold_demonstrations_behind_own_steps(generator: str, own: int, p
 
 def test_demonstrations_are_the_first_episodes(pendulum: Path) -> None:
     recipe = gail_recipe(pendulum, data={"episodes": 3, "validation_fraction": 0.5})
-    data = Task.of(recipe).data
+    data = open_problem(recipe).data
     assert data is not None
     assert data.episodes.return_.tolist() == [0.0, 30.0, 60.0]
 
@@ -247,7 +248,7 @@ def test_imitation_starts_from_a_cloned_policy(pendulum: Path, tmp_path: Path) -
     observation = source.observe(np.random.default_rng(0).normal(size=(2 * 10, 3)))
     assert started.normalizer is not None
     torch.testing.assert_close(started.observe(np.ones((2, 3))), source.observe(np.ones((2, 3))))
-    assert not torch.equal(started.act(observation), source.act(observation))
+    assert not torch.equal(started.act(observation, ())[0], source.act(observation, ())[0])
     resume(run.path, steps=120)
 
 

@@ -11,11 +11,12 @@ import torch
 
 from offrl.config.recipe import recipe_from_dict
 from offrl.errors import RecipeError
-from offrl.feeds.feed import OnlineFeed
-from offrl.feeds.problem import Task
+from offrl.feeds import open_problem
+from offrl.feeds.replay import ReplayFeed
+from offrl.runs.listener import SilentListener
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
-from offrl.training.run_training import SilentListener, train
+from offrl.training.run_training import train
 from tests.training.runs import make_demonstrations, sac_recipe, td3_recipe
 
 
@@ -50,7 +51,7 @@ def test_the_warm_up_collects_without_learning(tmp_path: Path) -> None:
 def test_an_update_s_errors_are_the_next_one_s_priorities(tmp_path: Path) -> None:
     demonstrations = make_demonstrations(tmp_path / "demonstrations")
     recipe = sac_recipe(dataset=str(demonstrations.path), priority={"kind": "proportional", "exponent": 1.0})
-    loop = build_loop(Run.create(tmp_path / "run", recipe), Task.of(recipe), SilentListener())
+    loop = build_loop(Run.create(tmp_path / "run", recipe), open_problem(recipe), SilentListener())
     rounds = loop.feed.rounds(2)
     (batch,) = next(rounds).batches
     errors = torch.zeros(1, *batch.reward.shape)
@@ -80,7 +81,7 @@ def test_no_return_goes_on_where_a_checkpoint_cuts_the_episodes(wrapped: bool, t
         data = str(make_demonstrations(tmp_path / "demonstrations").path)
         values |= {"algo": "gail", "agent": {"generator": "ppo", "generator_options": options}, "dataset": data}
     recipe = recipe_from_dict(values)
-    loop = build_loop(Run.create(tmp_path / "run", recipe), Task.of(recipe), SilentListener())
+    loop = build_loop(Run.create(tmp_path / "run", recipe), open_problem(recipe), SilentListener())
     state: Any = loop.policy.state
     loop.feed.at_checkpoint(0)
     for cycle in loop.feed.rounds(1):
@@ -92,12 +93,12 @@ def test_no_return_goes_on_where_a_checkpoint_cuts_the_episodes(wrapped: bool, t
     loop.feed.close()
 
 
-def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> OnlineFeed:
+def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> ReplayFeed:
     recipe = td3_recipe(seeds=[0])
     online = dataclasses.replace(
         recipe.online, environments=environments, updates_per_step=updates_per_step, warmup_steps=warmup_steps
     )
     recipe = dataclasses.replace(recipe, online=online)
-    loop = build_loop(Run.create(path / "run", recipe), Task.of(recipe), SilentListener())
-    assert isinstance(loop.feed, OnlineFeed)
+    loop = build_loop(Run.create(path / "run", recipe), open_problem(recipe), SilentListener())
+    assert isinstance(loop.feed, ReplayFeed)
     return loop.feed

@@ -9,7 +9,7 @@ import pytest
 
 from offrl.data.store import StoreWriter
 from offrl.errors import DataError
-from offrl.feeds.problem import Task
+from offrl.feeds import open_problem
 from tests.data.stores import SPEC, make_block
 from tests.training.runs import bc_recipe
 
@@ -22,5 +22,5 @@ def test_data_that_are_not_finite_are_refused(tmp_path: Path, column: str, row: 
     with StoreWriter(tmp_path / "s", SPEC) as writer:
         writer.append(block)
     with pytest.raises(DataError, match=f"'{column}' of the dataset") as raised:
-        Task.of(bc_recipe(tmp_path / "s", env="none"))
+        open_problem(bc_recipe(tmp_path / "s", env="none"))
     assert f"offrl datasets validate {tmp_path / 's'}" in raised.value.hint

@@ -31,7 +31,7 @@ STORED = Path(__file__).with_name("learning.json")
 SMALL_PPO = PPOConfig(hidden=(24, 24), epochs=2)
 SMALL_SAC = SACConfig(hidden=(24, 24))
 
-AGENTS: dict[str, Agent[Any]] = {
+AGENTS: dict[str, Agent[Any, Any]] = {
     "td3": TD3(TD3Config(hidden=(24, 24)), continuous()),
     "td3 with layer norm": TD3(TD3Config(hidden=(24, 24), layer_norm=True, policy_delay=1), continuous()),
     "td3 with behavior cloning": TD3(TD3Config(hidden=(24, 24), bc_alpha=2.5, bc_decay=0.95), continuous()),
@@ -123,18 +123,19 @@ def as_rollout(batch: Batch) -> Batch:
     return Batch(**split, truncated=truncated)
 
 
-def summarize(agent: Agent[Any]) -> dict[str, list[list[float]]]:
+def summarize(agent: Agent[Any, Any]) -> dict[str, list[list[float]]]:
     """For each network and seed: the sum and the absolute sum of its parameters after training."""
     state = agent.init(SEEDS, CPU)
-    size = agent.batches_per_update + getattr(agent, "demonstration_batches", 0)
+    imitates = isinstance(agent, GAIL | AIRL)
+    size = agent.batches_per_update + (agent.demonstration_batches if imitates else 0)
     batches = make_batches(agent.spec, UPDATES * size)
-    if isinstance(agent, PPO) or isinstance(getattr(agent, "generator", None), PPO):
+    if isinstance(agent.generator if imitates else agent, PPO):
         own = range(0, len(batches), size)
         batches = [as_rollout(batch) if i in own else batch for i, batch in enumerate(batches)]
     draws = NoiseSource(SEEDS, CPU, 1).draw_updates(agent.noise_shapes(BATCH), UPDATES)
     for i, noise in enumerate(draws):
         agent.update(state, batches[i * size : (i + 1) * size], noise)
-    nested = vars(state.generator) if hasattr(state, "generator") else {}
+    nested = vars(state.generator) if imitates else {}
     parts = vars(state) | {f"generator.{name}": part for name, part in nested.items()}
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     return {name: [_sums(network, position) for position in range(len(SEEDS))] for name, network in networks.items()}

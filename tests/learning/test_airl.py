@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from offrl.config.recipe import recipe_from_dict
+from offrl.runs.evaluate import evaluate_run
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
-from offrl.training.run_training import evaluate_run, train
+from offrl.training.run_training import train
 from offrl.types import Batch
 from tests.envs.walls import DOOR_ABOVE, DOOR_BELOW, SIZE, Walls, best_return, write_demonstrations
 

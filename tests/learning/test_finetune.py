@@ -16,7 +16,7 @@ from offrl.training.run_training import train
 def test_a_pretrained_expert_goes_on_without_losing_its_skill(tmp_path: Path) -> None:
     smaller = ["seeds=[0, 1]", "steps=6_000", "agent.hidden=[64, 64]", "evaluation.every=0"]
     train(recipe_from_dict(with_settings(find_recipe("td3/hopper-expert").values, smaller)), tmp_path / "pretrained")
-    settings = ["evaluation.every=1_000", "evaluation.episodes=5"]
+    settings = {"evaluation.every": 1_000, "evaluation.episodes": 5}
     recipe = fine_tuning_recipe(tmp_path / "pretrained", steps=8_000, settings=settings)
     evaluations = train(recipe, tmp_path / "run").lines("evaluations.jsonl")
     before, *after = [line["mean_return"] for line in evaluations]
@@ -30,7 +30,7 @@ def test_a_pretrained_expert_goes_on_without_losing_its_skill(tmp_path: Path) ->
 def test_a_cloned_expert_goes_on_without_losing_its_skill(algo: str, tmp_path: Path) -> None:
     smaller = ["seeds=[0, 1]", "steps=3_000", "agent.hidden=[64, 64]", "evaluation.every=0"]
     train(recipe_from_dict(with_settings(find_recipe("bc/hopper").values, smaller)), tmp_path / "clone")
-    settings = ["online.critic_warmup=2_000", "evaluation.every=1_000", "evaluation.episodes=5"]
+    settings = {"online.critic_warmup": 2_000, "evaluation.every": 1_000, "evaluation.episodes": 5}
     base = find_recipe(f"{algo}/hopper").values
     recipe = fine_tuning_recipe(tmp_path / "clone", steps=8_000, algo=algo, base=base, settings=settings)
     evaluations = train(recipe, tmp_path / "run").lines("evaluations.jsonl")

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from offrl.train.policies import load_policy
-from offrl.train.run import Run
+
+from offrl.envs.policy import Actor
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
 
 FILES = Path(__file__).parent / "v0.1.0"
 """What the library left at that version."""
@@ -31,9 +33,11 @@ def greedy_actions(run: Path, shown: Any, checkpoint: str) -> list[Any]:
     """
     policy, _ = load_policy(Run.open(run), checkpoint)
     if isinstance(shown, dict):
-        every = {key: np.concatenate([part] * policy.seeds) for key, part in shown.items()}
-        return policy.act_greedily(every).tolist()
-    return policy.act_greedily(np.concatenate([shown] * policy.seeds)).tolist()
+        every: Any = {key: np.concatenate([part] * policy.seeds) for key, part in shown.items()}
+        count = len(next(iter(shown.values())))
+    else:
+        every, count = np.concatenate([shown] * policy.seeds), len(shown)
+    return Actor(policy, count).greedy(every).tolist()
 
 
 def as_arrays(observations: Any, dtype: Any) -> NDArray[Any] | dict[str, NDArray[Any]]:

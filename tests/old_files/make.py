@@ -24,8 +24,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from offrl.toml import write_toml
 
+from offrl.config.toml import write_toml
 from offrl_cli.main import main
 from tests.envs.pixels import NESTED_CATCH
 from tests.old_files.library import (

@@ -40,7 +40,7 @@ def recording_collector(path: Path, name: str = COUNTING, space: gym.Space[Any] 
 
 def advance(collector: Collector, steps: int) -> None:
     for _ in range(steps):
-        collector.step(collector.policy.act(collector.observed))
+        collector.step(collector.actor.act(collector.observed))
 
 
 def recorder_of(collector: Collector) -> EpisodeRecorder:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.errors import RecipeError, RunError, RunInUseError
+from offrl.runs import checkpoint as checkpoint_module
 from offrl.runs import run as run_module
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.run import Run
@@ -228,7 +229,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("module", "function", "call"),
     [
-        (run_module, "write_checkpoint", 1),
+        (checkpoint_module, "write_checkpoint", 1),
         (run_module, "write_whole", 1),
         # Renames put the checkpoint in place, then the index; then the one before is removed.
         (os, "replace", 1),

@@ -51,7 +51,7 @@ IN_PLACE: list[Callable[[Tensor], Any]] = [
 ]
 
 
-def program(seed: int, length: int = 24) -> Callable[[Any, Tensor, Tensor], Any]:
+def program(seed: int, length: int = 24, largest: int = 4000) -> Callable[[Any, Tensor, Tensor], Any]:
     """A function of a state and two tensors, the same one for each seed."""
 
     def run(state: Store, x: Tensor, y: Tensor) -> Any:
@@ -60,7 +60,7 @@ def program(seed: int, length: int = 24) -> Callable[[Any, Tensor, Tensor], Any]
         pool: list[Tensor] = [leaf, y, state.x.clone(), leaf * 0.5, y * 2.0]
         for _ in range(length):
             kind, one = r.random(), r.choice(pool)
-            if not one.numel() or one.numel() > 4000 or one.dim() > 4:
+            if not one.numel() or one.numel() > largest or one.dim() > 4:
                 continue
             if one.dim() < 2:
                 one = one.reshape(1, -1)
@@ -96,6 +96,14 @@ def test_random_programs(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     draws = [[torch.randn(3, 4, generator=generator) for _ in range(2)] for _ in range(3)]
     check(program(seed), draws)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_programs_on_larger_tensors(seed: int) -> None:
+    """Where some operations are PyTorch's."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = [[torch.randn(50, 70, generator=generator) for _ in range(2)] for _ in range(2)]
+    check(program(seed + 100, largest=20_000), draws, Store(torch.zeros(50, 70)), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(60, 70))

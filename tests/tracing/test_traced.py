@@ -292,6 +292,10 @@ class Doubling:
         state.x.mul_(self.factor).add_(self.offset)
         return {"first": state.x.sum() + batches[0].reward.sum(), "noise": noise["n"] * 2.0}
 
+    def update_half(self, state: Store, batches: list[Batch], noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        state.x.mul_(0.5)
+        return {"x": state.x[0] * 1.0}
+
 
 def test_an_agents_update() -> None:
     def batch() -> Batch:
@@ -304,5 +308,8 @@ def test_an_agents_update() -> None:
         inputs = [batch()], {"n": torch.randn(2)}
         assert_close(run(*inputs), agent.update(theirs, *inputs))
         assert_close(ours.x, theirs.x)
+    other = Traced(agent, ours, "update_half")  # type: ignore[arg-type]
+    assert_close([other.update(*inputs), other.update(*inputs)], [{"x": ours.x[0] / 0.5}, {"x": ours.x[0]}])
+    assert "Doubling.update_half: " in other.explain()
     assert "Doubling.update: " in run.explain()
     assert "replayed" in run.explain()

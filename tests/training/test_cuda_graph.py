@@ -9,21 +9,12 @@ import torch
 
 from offrl.agents.bc import BC, BCConfig
 from offrl.agents.td3 import TD3, TD3Config
-from offrl.runs.checkpoint import state_tensors
-from offrl.training.cuda_graph import GraphedUpdate, cloned, fast_update, tensors_of
-from tests.agents.batches import CPU, continuous, random_batches, random_noise
+from offrl.nn.state import state_tensors
+from offrl.training.cuda_graph import GraphedUpdate, cloned, tensors_of
+from tests.agents.batches import continuous, random_batches, random_noise
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 UPDATES = 20
-
-
-def test_on_the_cpu_an_update_is_the_agents_own() -> None:
-    agent = TD3(TD3Config(hidden=(8,)), continuous())
-    batches, (noise,) = random_batches(agent.spec, 2, 1), random_noise(agent, 1, 1)
-    one, other = agent.init((0,), CPU), agent.init((0,), CPU)
-    ours, theirs = fast_update(agent, one, CPU)(batches, noise), agent.update(other, batches, noise)
-    assert ours.keys() == theirs.keys()
-    assert torch.equal(one.critic.flat, other.critic.flat)
 
 
 def test_clones_share_no_memory_and_keep_their_order() -> None:

@@ -11,30 +11,31 @@ import numpy as np
 import pytest
 import torch
 
+from offrl.agents.fine_tuning import INITIAL_LOG_STD, LEFT_OF_ANCHOR, SMALL_ACTOR_STEP
 from offrl.collection.collect import collect_random
-from offrl.config.recipe import Recipe, recipe_from_dict, to_toml
+from offrl.config.recipe import Recipe, parsed_settings, recipe_from_dict, to_toml
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.make import environment_spec
 from offrl.errors import RecipeError, RequestError, SpaceMismatchError
-from offrl.feeds.feed import OnlineFeed
-from offrl.feeds.problem import Task
-from offrl.runs.checkpoint import read_part, state_tensors
+from offrl.feeds import open_problem
+from offrl.feeds.replay import ReplayFeed
+from offrl.feeds.warm_start import take_over
+from offrl.nn.state import state_tensors
+from offrl.runs.checkpoint import read_part
+from offrl.runs.evaluate import evaluate_run
+from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.finetune import (
     CRITIC_WARMUP,
-    INITIAL_LOG_STD,
-    LEFT_OF_ANCHOR,
     OFFLINE_FRACTION,
     PRETRAINED_CRITIC_WARMUP,
-    SMALL_ACTOR_STEP,
     WARMUP_STEPS,
     fine_tuning_recipe,
-    take_over,
 )
 from offrl.training.loop import Loop
-from offrl.training.run_training import SilentListener, evaluate_run, resume, train
+from offrl.training.run_training import resume, train
 from tests.training.runs import assert_same_tensors, bc_recipe, last_tensors, make_demonstrations, td3_recipe
 
 SHORT = (
@@ -81,18 +82,18 @@ def through(pretrained: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def continued(run: Run, *settings: str, **options: Any) -> Recipe:
     chosen: dict[str, Any] = {"steps": 60, "env": "Pendulum-v1"} | options
-    return fine_tuning_recipe(run.path, settings=[*SHORT, *settings], **chosen)
+    return fine_tuning_recipe(run.path, settings=parsed_settings([*SHORT, *settings]), **chosen)
 
 
 def at_step_0(recipe: Recipe, path: Path) -> Loop:
-    task = Task.of(recipe)
-    loop = build_loop(Run.create(path, task.recipe), task, SilentListener())
-    take_over(loop.policy, recipe)
+    problem = open_problem(recipe)
+    loop = build_loop(Run.create(path, problem.recipe), problem, SilentListener())
+    take_over(loop.policy, problem)
     return loop
 
 
 def test_the_recipe_is_the_run_s_own_but_for_where_it_learns(pretrained: Run) -> None:
-    recipe = fine_tuning_recipe(pretrained.path, steps=60, env="Pendulum-v1", settings=["online.critic_warmup=5"])
+    recipe = fine_tuning_recipe(pretrained.path, steps=60, env="Pendulum-v1", settings={"online.critic_warmup": 5})
     source = pretrained.recipe
     expected = dataclasses.replace(
         source,
@@ -125,8 +126,9 @@ def test_what_was_pretrained_lets_go_of_the_data(demonstrations: Path, tmp_path:
     long = fine_tuning_recipe(held.path, steps=50_000, env="Pendulum-v1")
     assert long.online.critic_warmup == PRETRAINED_CRITIC_WARMUP
     # Whoever says what it shall be has it, and so has a run whose weight fell before.
-    for text, value in (("agent.bc_decay=1.0", 1.0), ("agent.bc_decay=0.25", 0.25)):
-        assert fine_tuning_recipe(held.path, steps=50_000, settings=[text]).agent.bc_decay == value
+    for value in (1.0, 0.25):
+        chosen = fine_tuning_recipe(held.path, steps=50_000, settings={"agent.bc_decay": value})
+        assert chosen.agent.bc_decay == value
     again = fine_tuning_recipe(run.path, steps=50_000)
     assert again.agent.bc_decay == run.recipe.agent.bc_decay
     assert again.online.critic_warmup == 0
@@ -140,7 +142,7 @@ def test_another_algorithm_has_its_own_options_and_the_shape_of_the_cloned_polic
     assert (recipe.agent.policy, recipe.agent.initial_log_std) == ("squashed_gaussian", INITIAL_LOG_STD)
     assert (recipe.seeds, recipe.online.offline_fraction) == (cloned.recipe.seeds, 0.0)
     base = {"algo": "td3", "agent": {"actor_learning_rate": 1e-3, "exploration_noise": 0.3}}
-    careful = fine_tuning_recipe(cloned.path, steps=60, algo="td3", base=base, settings=["agent.bc_alpha=2.5"]).agent
+    careful = fine_tuning_recipe(cloned.path, steps=60, algo="td3", base=base, settings={"agent.bc_alpha": 2.5}).agent
     assert (careful.actor_learning_rate, careful.exploration_noise, careful.bc_alpha) == (3e-5, 0.3, 2.5)
     base = {"algo": "sac", "agent": {"temperature_learning_rate": 1e-3, "discount": 0.98}}
     careful = fine_tuning_recipe(cloned.path, steps=60, algo="sac", base=base).agent
@@ -245,7 +247,7 @@ def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path)
     """Demonstrations are worth the number of their episode, the steps of a pendulum less than nothing."""
     loop = at_step_0(continued(pretrained, offline_fraction=0.25), tmp_path / "run")
     feed = loop.feed
-    assert isinstance(feed, OnlineFeed)
+    assert isinstance(feed, ReplayFeed)
     feed.at_checkpoint(0)
     drawn = [batch for cycle in feed.rounds(12) for batch in cycle.batches]
     assert drawn
@@ -262,9 +264,9 @@ def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path)
 def test_the_policy_acts_from_the_first_step_and_learns_after_the_warm_up(pretrained: Run, tmp_path: Path) -> None:
     loop = at_step_0(continued(pretrained, "agent.exploration_noise=0.0"), tmp_path / "run")
     feed = loop.feed
-    assert isinstance(feed, OnlineFeed)
+    assert isinstance(feed, ReplayFeed)
     feed.at_checkpoint(0)
-    shown = loop.policy.act(feed.collector.observed)
+    shown, _ = loop.policy.act(feed.collector.observed, ())
     assert [len(list(feed.rounds(1))) for _ in range(6)] == [0, 0, 0, 0, 1, 1]
     np.testing.assert_array_equal(feed.ring.rows[:, 0, 3:4], np.asarray(shown)[:, 0])
 

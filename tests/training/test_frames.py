@@ -11,9 +11,10 @@ import numpy as np
 from offrl.collection.collect import collect
 from offrl.config.recipe import recipe_from_dict
 from offrl.data.store import TrajectoryStore
+from offrl.runs.evaluate import evaluate_run
 from offrl.runs.load import load_policy
 from offrl.training.finetune import fine_tuning_recipe
-from offrl.training.run_training import evaluate_run, resume, train
+from offrl.training.run_training import resume, train
 from tests.training.runs import assert_same_tensors, make_demonstrations, td3_recipe
 
 STACKED: dict[str, Any] = {
@@ -50,7 +51,7 @@ def test_pretraining_evaluation_collection_and_fine_tuning_see_the_same(tmp_path
     collect(pretrained, episodes=2, destination=tmp_path / "collected")
     assert TrajectoryStore.open(tmp_path / "collected").episode(0).observation.shape == (201, 3)
 
-    settings = ["online.warmup_steps=10", "online.capacity=100"]
+    settings = {"online.warmup_steps": 10, "online.capacity": 100}
     tuned = train(fine_tuning_recipe(pretrained.path, steps=40, settings=settings), tmp_path / "tuned")
     assert tuned.recipe.data.frame_stack == 3
     assert TrajectoryStore.open(tuned.path / "replay").episode(0).observation.shape == (21, 3)

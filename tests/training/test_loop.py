@@ -33,6 +33,20 @@ def test_each_seed_keeps_the_tensors_of_its_best_score() -> None:
     assert best.tensors["weights"].tolist() == [[2.0, 2.0], [10.0, 10.0]]
 
 
+def test_what_an_optimizer_comes_to_remember_is_kept_with_the_rest() -> None:
+    """PyTorch's make their moments at the first step, which is behind the first evaluation of a fine-tuning."""
+    best = BestState(torch.full((2,), float("-inf")))
+    weights, moments = torch.ones(2, 3), torch.full((2, 3), 5.0)
+    best.keep(torch.tensor([1.0, 9.0]), {"weights": weights})
+    improved = best.keep(torch.tensor([2.0, 3.0]), {"weights": weights + 1.0, "moments": moments})
+    assert improved.tolist() == [True, False]
+    assert best.tensors["weights"].tolist() == [[2.0] * 3, [1.0] * 3]
+    assert best.tensors["moments"].tolist() == [[5.0] * 3, [0.0] * 3]
+    # A seed's own, by value.
+    moments.zero_()
+    assert best.tensors["moments"].tolist() == [[5.0] * 3, [0.0] * 3]
+
+
 @pytest.mark.parametrize(
     # A pendulum's return is never above 0 nor below -2000.
     ("goal", "reached"),

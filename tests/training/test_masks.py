@@ -16,16 +16,17 @@ from offrl.collection.collect import collect, collect_optimal, collect_random
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.validate import validate
-from offrl.feeds.problem import Task
+from offrl.feeds import open_problem
 from offrl.off_policy.agent_policies import AgentPolicies
 from offrl.off_policy.evaluate import Plan
 from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
 from offrl.off_policy.fqe import FQEConfig
+from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.finetune import fine_tuning_recipe
-from offrl.training.run_training import SilentListener, resume, train
+from offrl.training.run_training import resume, train
 from tests.envs.menus import DISHES, MENU, STEPS, VALUES
 from tests.training.runs import assert_same_tensors
 
@@ -89,8 +90,8 @@ def test_the_best_allowed_actions_are_learned(runs: dict[str, Run], algo: str) -
 
 @pytest.mark.parametrize("algo", ONLINE)
 def test_own_steps_are_learned_from_with_masks(algo: str, tmp_path: Path) -> None:
-    task = Task.of(recipe(algo))
-    loop = build_loop(Run.create(tmp_path / "run", task.recipe), task, SilentListener())
+    problem = open_problem(recipe(algo))
+    loop = build_loop(Run.create(tmp_path / "run", problem.recipe), problem, SilentListener())
     loop.feed.at_checkpoint(0)
     batches = [batch for cycle in loop.feed.rounds(40) for batch in cycle.batches]
     assert all(batch.action_mask is not None and not batch.action_mask.all() for batch in batches)
@@ -117,7 +118,7 @@ def test_samples_are_collected_with_probabilities_among_the_allowed(
     assert_masks_are_those_shown(store)
     policy, _ = load_policy(runs[algo], "last")
     # Valued from what they logged, the policies find the same probabilities, none of a forbidden action.
-    choices = AgentPolicies(policy, ["0", "1"], stochastic=True).choices(store, draws=1, seed=0)
+    choices = AgentPolicies(policy, ["0", "1"], stochastic=True, has_density=True).choices(store, draws=1, seed=0)
     own = np.repeat([int(str(store.episodes.source(i))[-1]) for i in range(20)], store.episodes.length)
     steps = np.arange(store.num_steps)
     rows = steps + np.repeat(np.arange(20), store.episodes.length)
@@ -161,7 +162,7 @@ def test_pretrained_and_fine_tuned_policies_keep_to_masks(tmp_path: Path) -> Non
     collect_random(MENU, episodes=100, destination=tmp_path / "log")
     pretrained = train(recipe("dqn", dataset=str(tmp_path / "log"), steps=400), tmp_path / "pretrained")
     assert mean_return(pretrained) > 0.9 * best_return()
-    settings = ["online.warmup_steps=20", "online.offline_fraction=0.5"]
+    settings = {"online.warmup_steps": 20, "online.offline_fraction": 0.5}
     tuning = fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings)
     assert mean_return(train(tuning, tmp_path / "tuned")) > 0.9 * best_return()
 
@@ -179,9 +180,9 @@ def test_mixed_batches_have_the_masks_of_own_steps(kept: bool, budget: int, tmp_
     dataset = tmp_path / ("log" if kept else "plain")
     data = {"normalize_observation": False}
     pretrained = train(recipe("dqn", dataset=str(dataset), steps=20, data=data), tmp_path / "pretrained")
-    settings = ["online.warmup_steps=60", "online.offline_fraction=0.5", f"data.memory_budget={budget}"]
-    task = Task.of(fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings))
-    loop = build_loop(Run.create(tmp_path / "run", task.recipe), task, SilentListener())
+    settings = {"online.warmup_steps": 60, "online.offline_fraction": 0.5, "data.memory_budget": budget}
+    problem = open_problem(fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings))
+    loop = build_loop(Run.create(tmp_path / "run", problem.recipe), problem, SilentListener())
     loop.feed.at_checkpoint(0)
     batches = [batch for cycle in loop.feed.rounds(40) for batch in cycle.batches]
     assert batches

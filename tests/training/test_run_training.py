@@ -18,6 +18,7 @@ from offrl.config.recipe import Recipe, to_toml
 from offrl.converters.catalog import local_path
 from offrl.data.store import StoreWriter
 from offrl.envs.make import environment_spec
+from offrl.envs.policy import Actor
 from offrl.envs.spaces import check_spaces
 from offrl.errors import (
     DataError,
@@ -29,10 +30,12 @@ from offrl.errors import (
     RunInUseError,
     SpaceMismatchError,
 )
-from offrl.runs.checkpoint import read_part, state_tensors
+from offrl.nn.state import state_tensors
+from offrl.runs.checkpoint import read_part
+from offrl.runs.evaluate import evaluate_run
 from offrl.runs.load import load_policy, resolve_device
 from offrl.runs.run import Run
-from offrl.training.run_training import evaluate_run, resume, train
+from offrl.training.run_training import resume, train
 from offrl.types import Spec
 from tests.training.runs import (
     PENDULUM,
@@ -371,9 +374,9 @@ def test_evaluation_is_the_policy_in_the_environment(demonstrations: Path, tmp_p
     for position in range(2):
         env = gym.make("Pendulum-v1")
         observation, _ = env.reset(seed=evaluation_seeds(3, 1)[0])
-        total, done = 0.0, False
+        actor, total, done = Actor(policy, 1), 0.0, False
         while not done:
-            action = policy.act_greedily(np.stack([observation, observation]))[position]
+            action = actor.greedy(np.stack([observation, observation]))[position]
             observation, reward, terminated, truncated, _ = env.step(action)
             total, done = total + float(reward), terminated or truncated
         assert scores["returns"][position][0] == pytest.approx(total, rel=1e-4)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.agents import AGENTS
 from offrl.config.recipe import recipe_from_dict
+from offrl.plugins import algorithms
 from offrl.runs.load import fresh_policy
 from offrl.training.threads import threads_for
 from offrl.types import Spec
@@ -44,8 +44,8 @@ def test_products_that_are_large_are_shared(
     algo: str, agent: dict[str, Any], batch_size: int, space: gym.Space[Any], threads: int
 ) -> None:
     recipe = recipe_from_dict({"algo": algo, "env": "CartPole-v1", "agent": agent, "batch_size": batch_size})
-    built = AGENTS[algo].build(recipe.agent, Spec(space, gym.spaces.Discrete(2)))
-    policy = fresh_policy(built, (0,), torch.device("cpu"), None, 1)
+    built = algorithms[algo].build(recipe.agent, Spec(space, gym.spaces.Discrete(2)))
+    policy = fresh_policy(algorithms[algo], built, recipe, torch.device("cpu"), None)
     with threads_for(recipe, policy):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 2
@@ -53,8 +53,8 @@ def test_products_that_are_large_are_shared(
 
 def test_there_are_as_many_as_before_after_an_error() -> None:
     recipe = recipe_from_dict({"algo": "dqn", "env": "CartPole-v1", "agent": {"hidden": [8]}})
-    built = AGENTS["dqn"].build(recipe.agent, Spec(VECTORS, gym.spaces.Discrete(2)))
-    policy = fresh_policy(built, (0,), torch.device("cpu"), None, 1)
+    built = algorithms["dqn"].build(recipe.agent, Spec(VECTORS, gym.spaces.Discrete(2)))
+    policy = fresh_policy(algorithms["dqn"], built, recipe, torch.device("cpu"), None)
     with pytest.raises(ZeroDivisionError), threads_for(recipe, policy):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from offrl_cli.progress import TrainingProgress
+from offrl.runs.progress import TrainingProgress, training_progress
+from offrl.runs.terminal_bar import ProgressBar
 
 SCORES: dict[str, Any] = {"mean_return": 1234.56, "standard_error": 7.04, "normalized_score": 98.76}
 
@@ -19,7 +22,7 @@ SCORES: dict[str, Any] = {"mean_return": 1234.56, "standard_error": 7.04, "norma
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set the clock, in seconds."""
     now = [0.0]
-    monkeypatch.setattr("offrl_cli.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("offrl.runs.progress.time.monotonic", lambda: now[0])
 
     def set_clock(seconds: float) -> None:
         now[0] = seconds
@@ -58,11 +61,10 @@ def test_the_run_and_evaluations_are_always_shown(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_a_terminal_gets_a_bar_with_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_bar_with_metrics() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, highlight=False)
-    monkeypatch.setattr("offrl_cli.progress.stderr_console", lambda: console)
-    with TrainingProgress() as progress:
+    with ProgressBar(console) as progress:
         progress.progress(120, 200, {"loss": [0.25, 0.75]})
         progress.evaluated(120, SCORES)
         progress.progress(200, 200, {"loss": [0.125]})
@@ -70,3 +72,43 @@ def test_a_terminal_gets_a_bar_with_metrics(monkeypatch: pytest.MonkeyPatch) -> 
     assert "200/200" in shown
     assert "loss 0.125" in shown
     assert "step 120: return 1,234.6 ± 7.0" in shown
+
+
+def test_nothing_is_shown_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_progress(shown=False) as progress:
+        progress.began(Path("run"))
+        progress.progress(10, 10, {"loss": [0.5]})
+        progress.evaluated(10, SCORES)
+    assert progress.run == Path("run")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_there_are_lines() -> None:
+    assert type(training_progress()) is TrainingProgress
+
+
+def test_a_notebook_gets_a_line_that_is_written_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at: Callable[[float], None]
+) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, value: Any) -> None:
+            shown.append(repr(value))
+
+    def display(value: Any, display_id: bool) -> Handle:
+        assert display_id
+        return Handle()
+
+    ipython, display_module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    vars(ipython)["get_ipython"] = lambda: types.SimpleNamespace(config={"IPKernelApp": {}})
+    vars(display_module)["display"] = display
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display_module)
+    with training_progress() as progress:
+        progress.began(Path("run"))
+        for seconds, step in ((0.0, 100), (1.0, 200)):
+            at(seconds)
+            progress.progress(step, 1_000, {"loss": [0.5]})
+    assert shown == ["step 100 of 1,000, loss 0.5", "step 200 of 1,000, 100 steps/s, 0:00:08 left, loss 0.5"]
+    assert capsys.readouterr().out == "Run: run\n"

@@ -1,0 +1,307 @@
+"""What runs are worth: opening, evaluating, comparing, valuing from logs, drawing, and exporting them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from offrl.errors import RequestError
+from offrl.runs.run import Run, path_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from offrl.data.store import TrajectoryStore
+    from offrl.deploy.export import Export
+    from offrl.off_policy.results import Evaluation
+    from offrl.reports.learning_curves import Curve
+    from offrl.runs.scores import Scores
+
+RunOrPath = str | os.PathLike[str] | Run
+
+
+def open_run(run: RunOrPath) -> Run:
+    """A run that was trained earlier.
+
+    Args:
+        run: its directory; an open run is returned as it is.
+
+    Raises:
+        RunNotFoundError: there is none.
+        RecipeError: its recipe is damaged.
+
+    Example:
+        >>> policy = offrl.open_run("runs/clone").policy()
+    """
+    return run if isinstance(run, Run) else Run.open(path_of(run))
+
+
+def evaluate(
+    run: RunOrPath,
+    episodes: int = 20,
+    *,
+    checkpoint: str | None = None,
+    seed: int = 0,
+    env: str | None = None,
+    video: str | os.PathLike[str] | None = None,
+) -> Scores:
+    """Greedy returns of every seed's policy of a run; see `offrl.runs.run.Run.evaluate`.
+
+    Example:
+        >>> offrl.evaluate("runs/clone", episodes=100)
+    """
+    return open_run(run).evaluate(episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
+
+
+def compare(runs: Sequence[RunOrPath]) -> pd.DataFrame:
+    """A table of runs by what their final evaluations found, one row each.
+
+    Returns:
+        columns run, algo, dataset, env, seeds (how many), steps, mean_return, standard_error, iqm with its 95%
+        interval (iqm_low, iqm_high), and normalized_score. Figures are NaN for runs that weren't evaluated.
+
+    Raises:
+        RunNotFoundError: there is no run in a directory.
+
+    Example:
+        >>> offrl.compare(["runs/clone", "runs/pretrained"]).sort_values("mean_return")
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_row(open_run(run)) for run in runs])
+
+
+def ope(
+    runs: RunOrPath | Sequence[RunOrPath] = (),
+    *,
+    dataset: str | os.PathLike[str] | TrajectoryStore,
+    estimators: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    interval: str = "bootstrap-bca",
+    discount: float = 0.99,
+    horizon: int | None = None,
+    clip: float | None = None,
+    estimate_behavior: bool = False,
+    stochastic: bool = False,
+    epsilon: float = 0.0,
+    kernel_bandwidth: float = 0.0,
+    target_column: str | None = None,
+    checkpoint: str | None = None,
+    seed_index: int | None = None,
+    rank_by: str | None = None,
+    truth: str | None = None,
+    truth_episodes: int = 100,
+    reward_bounds: tuple[float, float] | None = None,
+    weight_bound: float | None = None,
+    fqe_steps: int = 5_000,
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> Evaluation:
+    """Value policies from a log that others made, with intervals; several are ranked.
+
+    Values are of an episode's discounted return.
+
+    Args:
+        runs: runs, their directories, or ONNX files.
+        dataset: the log.
+        estimators: names; None takes the usual ones that the log allows.
+        confidence: of the intervals.
+        interval: how intervals are made: "bootstrap-percentile", "bootstrap-bca", "bootstrap-studentized", "t",
+            "hoeffding" or "bernstein".
+        discount: γ, per step.
+        horizon: steps of an episode that count; None for all.
+        clip: cut weights to this; the bias that it brings is told.
+        estimate_behavior: estimate the logged actions' probabilities where the log has none.
+        stochastic: value the policies that sample, in place of the greedy ones.
+        epsilon: share of random actions, among discrete ones.
+        kernel_bandwidth: noise on continuous greedy actions, which gives them a density; in units of half their range.
+        target_column: value the policy whose probabilities are in this column of the log.
+        checkpoint: "last" or "best"; None for the one that each run's training reported.
+        seed_index: only the policy of each run's so-manieth seed, from 0; None for all.
+        rank_by: the estimator that several policies are ranked by.
+        truth: a Gymnasium id: let the policies act there, to compare.
+        truth_episodes: of each policy.
+        reward_bounds: the least and greatest reward; for "hoeffding" and "bernstein", with `weight_bound`.
+        weight_bound: of an episode's weight.
+        fqe_steps: gradient steps of fitted Q evaluation.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of what is fitted.
+
+    Raises:
+        RequestError: nothing to value is named, or an estimator needs what isn't there.
+        SpaceMismatchError: a policy is for other spaces than the log's.
+
+    Example:
+        >>> evaluation = offrl.ope(["runs/dqn", "runs/clone"], dataset="cartpole-replay", estimate_behavior=True)
+        >>> evaluation.ranking
+    """
+    from offrl.converters.catalog import name_of
+    from offrl.off_policy.evaluate import Plan
+    from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
+    from offrl.off_policy.fqe import FQEConfig
+    from offrl.off_policy.intervals import Bounds
+
+    if (reward_bounds is None) is not (weight_bound is None):
+        if weight_bound is None:
+            raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
+        raise RequestError("the bounds of a reward are missing", hint="add --reward-bounds LOW,HIGH")
+    named = [runs] if isinstance(runs, str | os.PathLike | Run) else list(runs)
+    return evaluate_policies(
+        [path_of(run) for run in named],
+        name_of(dataset),
+        Plan(
+            estimators=estimators,
+            discount=discount,
+            horizon=horizon,
+            confidence=confidence,
+            interval=interval,  # type: ignore[arg-type]
+            resamples=resamples,
+            seed=seed,
+            clip=clip,
+            bounds=None if reward_bounds is None or weight_bound is None else Bounds(reward_bounds, weight_bound),
+            may_estimate_behavior=estimate_behavior,
+            rank_by=rank_by,
+            fqe=FQEConfig(steps=fqe_steps),
+        ),
+        Acting(checkpoint, seed_index, stochastic, epsilon, kernel_bandwidth),
+        column=target_column,
+        trial=None if truth is None else Trial(truth, truth_episodes),
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What `plot` drew; a notebook shows it.
+
+    Attributes:
+        path: the file.
+        curves: the learning curves in it.
+        page: of an off-policy evaluation, the HTML page beside it.
+    """
+
+    path: Path
+    curves: tuple[Curve, ...] = ()
+    page: Path | None = None
+
+    def _repr_png_(self) -> bytes | None:
+        return self.path.read_bytes() if self.path.suffix == ".png" else None
+
+
+def plot(
+    what: RunOrPath | Sequence[RunOrPath] | Evaluation,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    metric: str = "evaluation",
+    x: Literal["step", "minutes"] = "step",
+) -> Picture:
+    """Draw learning curves with bands over seeds, a learned reward, or an off-policy evaluation.
+
+    Lines are means over seeds, bands one standard error. Runs whose recipes differ in their seeds only make one curve.
+
+    Args:
+        what: runs or their directories, or what `ope` returned.
+        out: the file: .png, .pdf or .svg. None takes plots/METRIC.png in the first run. Of an evaluation, PATH for
+            PATH.png and PATH.html.
+        metric: "evaluation" for mean returns, a metric of the runs, such as "loss", or "reward" for the one that a run
+            of irl learned, on its grid.
+        x: the horizontal axis.
+
+    Raises:
+        RequestError: a run has no such metric, or the file is to be of another format.
+        StoreError: the picture can't be written.
+
+    Example:
+        >>> offrl.plot(["runs/clone", "runs/pretrained"], out="curves.png")
+    """
+    if not isinstance(what, str | os.PathLike | Run | Sequence):
+        return _report_on(what, out)
+    runs = [open_run(run) for run in ([what] if isinstance(what, str | os.PathLike | Run) else what)]
+    if not runs:
+        raise RequestError("no run is named", hint="name one or several")
+    destination = runs[0].path / "plots" / f"{metric}.png" if out is None else Path(out)
+    if metric != "reward":
+        from offrl.reports.learning_curves import plot_runs
+
+        return Picture(destination, tuple(plot_runs(runs, destination, metric=metric, x=x)))
+    from offrl.reports.reward_map import require_grid
+
+    if len(runs) > 1:
+        raise RequestError("rewards are drawn one run at a time", hint="name a single run")
+    return Picture(require_grid(runs[0], destination))
+
+
+def export(
+    run: RunOrPath,
+    format: str = "onnx",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    checkpoint: str | None = None,
+    seed: int | None = None,
+    log_prob: bool = False,
+    overwrite: bool = False,
+) -> Export:
+    """Write a trained policy to one file that acts without offrl; it is tried against the run's own policy first.
+
+    Args:
+        run: the run or its directory.
+        format: "onnx" or "torchscript".
+        out: the file; None for policy.onnx or policy.pt in the run.
+        checkpoint: "last" or "best"; None for the one that training reported.
+        seed: whose policy, where the run trained several seeds.
+        log_prob: give all discrete actions' log-probabilities too.
+        overwrite: replace the file, once the new one is whole.
+
+    Raises:
+        RequestError: the path is taken, the seed isn't the run's, or packages are missing.
+        ExportError: the policy can't be written in that format, or the file would act differently.
+
+    Example:
+        >>> offrl.export("runs/clone", "onnx").path
+    """
+    from offrl.deploy.export import export_policy
+    from offrl.deploy.file_formats import FORMATS
+
+    opened = open_run(run)
+    name = "policy" if seed is None else f"policy-seed-{seed}"
+    suffix = FORMATS[format].suffix if format in FORMATS else ""
+    destination = opened.path / f"{name}{suffix}" if out is None else Path(out)
+    return export_policy(
+        opened, destination, format, checkpoint=checkpoint, seed=seed, log_prob=log_prob, overwrite=overwrite
+    )
+
+
+def _row(run: Run) -> dict[str, Any]:
+    recipe, scores = run.recipe, run.final_scores()
+    low, high = (None, None) if scores is None else scores["iqm_interval"]
+    figures = {
+        name: None if scores is None else scores[name]
+        for name in ("mean_return", "standard_error", "iqm", "normalized_score")
+    }
+    return {
+        "run": str(run.path),
+        "algo": recipe.algo,
+        "dataset": recipe.dataset,
+        "env": recipe.env,
+        "seeds": len(recipe.seeds),
+        "steps": recipe.steps,
+        "mean_return": figures["mean_return"],
+        "standard_error": figures["standard_error"],
+        "iqm": figures["iqm"],
+        "iqm_low": low,
+        "iqm_high": high,
+        "normalized_score": figures["normalized_score"],
+    }
+
+
+def _report_on(evaluation: Evaluation, out: str | os.PathLike[str] | None) -> Picture:
+    from offrl.reports.ope_page import write_report
+
+    if out is None:
+        raise RequestError(
+            "an evaluation belongs to no run, so its picture has no place of its own", hint="name one: out"
+        )
+    picture, page = write_report(evaluation, Path(out))
+    return Picture(picture, page=page)
