@@ -62,7 +62,6 @@ def fresh_environment(folder: Path) -> FreshEnvironment:
         "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": str(place),
         "HOME": str(home),
-        "OFFRL_HOME": str(home / "offrl"),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "120",
         "PIP_CONFIG_FILE": os.devnull,

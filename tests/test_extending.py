@@ -45,7 +45,8 @@ def ran(environment: FreshEnvironment) -> list[Ran]:
     for commands, shown in COMMANDS.findall(PAGE):
         result = environment.run(commands)
         assert result.returncode == 0, f"{commands}\n{result.stdout}\n{result.stderr}"
-        blocks.append(Ran(commands, shown, result.stdout))
+        printed = result.stdout.replace(environment.variables["HOME"], "/home/you")
+        blocks.append(Ran(commands, shown, re.sub(" +$", "", printed, flags=re.MULTILINE)))
     return blocks
 
 
@@ -77,8 +78,7 @@ def test_all_that_the_page_says_happens(ran: list[Ran]) -> None:
 
 def test_what_does_not_hang_on_the_machine_is_shown_to_the_letter(ran: list[Ran]) -> None:
     (block,) = (block for block in ran if block.commands.startswith("offrl convert"))
-    home = re.compile(r"(?<=written  ).*/")
-    assert home.sub("", block.printed) == home.sub("", block.shown)
+    assert block.printed == block.shown
 
 
 def test_awac_learns_what_cloning_does_not(ran: list[Ran]) -> None:
@@ -87,6 +87,5 @@ def test_awac_learns_what_cloning_does_not(ran: list[Ran]) -> None:
     assert mean_return(ran, "offrl finetune") > cloned + AWAC_BEATS_CLONING_BY
 
 
-def test_the_commands_list_what_was_added(environment: FreshEnvironment, ran: list[Ran]) -> None:
+def test_the_help_lists_the_format(environment: FreshEnvironment, ran: list[Ran]) -> None:
     assert "arm-log" in environment.run("offrl convert --help").stdout
-    assert "temperature = 1.0" in environment.run("offrl recipes show awac").stdout
