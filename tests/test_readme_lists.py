@@ -40,7 +40,9 @@ def made(kind: str) -> str:
     if kind == "formats":
         return _table(("format", "what"), ((f"`{name}`", record.description) for name, record in rows.items()))
     if kind == "loggers":
-        lines = ((f"`{name}`", str(inspect.getdoc(logger)).splitlines()[0].rstrip(".")) for name, logger in rows.items())
+        lines = (
+            (f"`{name}`", str(inspect.getdoc(logger)).splitlines()[0].rstrip(".")) for name, logger in rows.items()
+        )
         return _table(("logger", "what"), lines)
     return _table(("estimator", "what"), ((f"`{name}`", record.summary) for name, record in rows.items()))
 
