@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.schema import ColumnSpec
-from offrl.data.statistics import ColumnStatistics
-from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows, merge_statistics
+from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows
 from offrl.types import Spec
 
 
@@ -42,6 +41,8 @@ class StackedFrames(Trajectories):
         frames: k.
     """
 
+    rows_at_once = 20_000
+
     def __init__(self, parent: Trajectories, frames: int) -> None:
         self.parent, self.frames = parent, frames
         columns = tuple(
@@ -50,6 +51,7 @@ class StackedFrames(Trajectories):
         )
         spec = stacked_spec(parent.spec, frames)
         self.metadata = dataclasses.replace(parent.metadata, spec=spec, columns=columns, statistics={})
+        self.num_episodes, self.num_rows = parent.num_episodes, parent.num_rows
 
     @property
     def episodes(self) -> EpisodeTable:
@@ -58,18 +60,6 @@ class StackedFrames(Trajectories):
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.parent.fingerprint} x {self.frames}".encode()).hexdigest()
-
-    @cached_property
-    def statistics(self) -> dict[str, ColumnStatistics]:
-        return merge_statistics(block.statistics() for block in self.iterate_blocks(max_rows=20_000))
-
-    @property
-    def num_episodes(self) -> int:
-        return self.parent.num_episodes
-
-    @property
-    def num_rows(self) -> int:
-        return self.parent.num_rows
 
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
         check_range(start, stop, self.num_rows)
