@@ -9,20 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.schema import ColumnSpec
 from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows
-from offrl.types import Spec
-
-
-def stacked_spec(spec: Spec, frames: int) -> Spec:
-    """The spaces with `frames` observations along a new leading axis of every part; as they are for a single one."""
-    if frames == 1:
-        return spec
-    return Spec(batch_space(spec.observation_space, frames), spec.action_space)
 
 
 def newest(columns: Mapping[str, NDArray[Any]], frames: int) -> dict[str, NDArray[Any]]:
@@ -49,7 +40,7 @@ class StackedFrames(Trajectories):
             ColumnSpec(column.name, column.dtype, (frames, *column.shape)) if _is_observation(column.name) else column
             for column in parent.metadata.columns
         )
-        spec = stacked_spec(parent.spec, frames)
+        spec = parent.spec.stacked(frames)
         self.metadata = dataclasses.replace(parent.metadata, spec=spec, columns=columns, statistics={})
         self.num_episodes, self.num_rows = parent.num_episodes, parent.num_rows
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from offrl.tracing import Traced
-from offrl.training.cuda_graph import GraphedUpdate
 from offrl.types import Agent, Batch, Metrics, Noise
 
 Update = Callable[[list[Batch], Noise], Metrics]
@@ -17,5 +16,7 @@ Update = Callable[[list[Batch], Noise], Metrics]
 def fast_update(agent: Agent[Any, Any], state: Any, device: torch.device) -> Update:
     """`agent.update` of this state: captured in a graph on CUDA, replayed as straight-line code on the CPU."""
     if device.type == "cuda":
+        from offrl.training.cuda_graph import GraphedUpdate
+
         return GraphedUpdate(agent, state)
     return Traced(agent, state)
