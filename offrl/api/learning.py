@@ -238,7 +238,9 @@ def _chosen_recipe(
 
     where = "the arguments"
     if isinstance(base, Recipe):
-        values = merged({**base.to_dict(), "algo": algo or base.algo}, changes)
+        if algo not in (None, base.algo):
+            raise RequestError(f"the recipe is for {base.algo}, not for {algo}", hint="leave the algorithm out")
+        values = merged(base.to_dict(), changes)
     else:
         name = None if base is None else os.fspath(base)
         if algo is None and name is None:

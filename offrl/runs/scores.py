@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from offrl.envs.evaluator import Evaluation
 from offrl.ops.score_statistics import bootstrap_interval, interquartile_mean, standard_error
+
+if TYPE_CHECKING:
+    from offrl.envs.evaluator import Evaluation
 
 
 def summarize(

@@ -68,8 +68,9 @@ def test_a_recipe_may_be_a_name_a_file_or_an_object(recipes: list[Recipe], tmp_p
     offrl.train("bc", recipe=offrl.recipe("bc/hopper"), steps=3, progress=False)
     assert recipes[0] == offrl.recipe("bc/hopper")
     assert [recipe.steps for recipe in recipes[1:]] == [11, 11, 3]
-    with pytest.raises(RequestError, match="for td3, not for bc"):
-        offrl.train("bc", recipe="td3/hopper")
+    for other in ("td3/hopper", offrl.recipe("td3/hopper")):
+        with pytest.raises(RequestError, match="for td3, not for bc"):
+            offrl.train("bc", recipe=other, progress=False)
     with pytest.raises(RequestError, match="no algorithm is named"):
         offrl.train(dataset="other")
 
