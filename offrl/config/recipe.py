@@ -234,7 +234,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as TOML and JSON know them; options that are None are left out."""
-        return _without_none(dataclasses.asdict(self))
+
+        def told(options: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: value for name, value in options if value is not None}
+
+        return dataclasses.asdict(self, dict_factory=told)
 
     def __str__(self) -> str:
         return to_toml(self)
@@ -330,8 +334,3 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    plain = {key: _without_none(value) if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: value for key, value in plain.items() if value is not None}
