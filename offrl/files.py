@@ -52,8 +52,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
         DiskFullError: there is no room; what was there before still is.
         StoreError: the file can't be written for another reason.
     """
-    with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    with whole_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

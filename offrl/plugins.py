@@ -141,9 +141,9 @@ loggers = Table(
     "logger",
     "offrl.loggers",
     {
-        "csv": "offrl.runs.loggers:CsvLogger",
+        "csv": "offrl.runs.csv_logger:CsvLogger",
         "jsonl": "offrl.runs.loggers:JsonLinesLogger",
-        "tensorboard": "offrl.runs.loggers:TensorBoardLogger",
+        "tensorboard": "offrl.runs.tensorboard_logger:TensorBoardLogger",
     },
 )
 """Where metrics go: subclasses of `offrl.runs.loggers.Logger`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import batch_space
 
 if TYPE_CHECKING:
     # Datasets are listed, converted and checked without PyTorch, which takes seconds to import.
@@ -53,6 +54,12 @@ class Spec:
         if isinstance(space, gym.spaces.MultiDiscrete):
             return int(space.nvec.sum())
         raise TypeError(f"no agent acts in a {type(space).__name__} space")
+
+    def stacked(self, frames: int) -> Spec:
+        """With `frames` observations along a new leading axis of every part; as they are for a single one."""
+        if frames == 1:
+            return self
+        return Spec(batch_space(self.observation_space, frames), self.action_space)
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ WITHIN_THE_KIT = {
     "offrl.reports.figures": "draws to a whole path",
     "offrl.reports.ope_page": "draws in memory",
     "offrl.runs.checkpoint": "writes in a whole folder",
-    "offrl.runs.loggers": "appends",
+    "offrl.runs.csv_logger": "appends",
     "offrl.runs.run": "appends, and locks",
 }
 """Modules that write by other means, and why what they write is whole or absent all the same."""

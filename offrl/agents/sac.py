@@ -10,15 +10,17 @@ from typing import Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
+    STRICT,
     Activation,
     Count,
+    CountOrZero,
+    Finite,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -65,7 +67,7 @@ class SACConfig:
         bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
@@ -76,16 +78,16 @@ class SACConfig:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: NonNegative = 3e-4
-    decay_steps: NonNegativeInt = 0
+    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     initial_temperature: Positive = 1.0
-    target_entropy: FiniteFloat | Literal["auto"] = "auto"
+    target_entropy: Finite | Literal["auto"] = "auto"
     target_entropy_fraction: Probability = 0.98
     value_network: bool = False
     sde: bool = False
     sde_every: Count = 8
-    sde_initial_log_std: FiniteFloat = -3.0
+    sde_initial_log_std: Finite = -3.0
     bc_alpha: NonNegative = 0.0
     bc_decay: Probability = 1.0
 

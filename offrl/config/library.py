@@ -41,12 +41,19 @@ class RecipeFile:
 def bundled_recipes(algo: str = "*") -> list[RecipeFile]:
     """Every recipe that comes with offrl and trains, or those of one algorithm, by name."""
     paths = sorted((bundled_root() / "recipes").glob(f"{algo}/*.toml"))
-    return [_read(path, f"{path.parent.name}/{path.stem}") for path in paths if path.parent.name != DATASETS]
+    return [
+        RecipeFile(f"{path.parent.name}/{path.stem}", path, load_recipe(path))
+        for path in paths
+        if path.parent.name != DATASETS
+    ]
 
 
 def bundled_dataset_recipes() -> list[RecipeFile]:
     """Every recipe that comes with offrl and makes a dataset, by name."""
-    return [_read(path, path.stem) for path in sorted((bundled_root() / "recipes" / DATASETS).glob("*.toml"))]
+    return [
+        RecipeFile(path.stem, path, load_recipe(path))
+        for path in sorted((bundled_root() / "recipes" / DATASETS).glob("*.toml"))
+    ]
 
 
 def find_recipe(name: str) -> RecipeFile:
@@ -59,10 +66,10 @@ def find_recipe(name: str) -> RecipeFile:
     if name.count("/") == 1 and bundled.is_file():
         if bundled.parent.name == DATASETS:
             raise RecipeError(f"'{name}' is the recipe of a dataset", hint=f"offrl datasets make {bundled.stem}")
-        return _read(bundled, name)
+        return RecipeFile(name, bundled, load_recipe(bundled))
     path = Path(name)
     if path.is_file():
-        return _read(path, name)
+        return RecipeFile(name, path, load_recipe(path))
     known = ", ".join(recipe.name for recipe in bundled_recipes())
     raise RecipeError(
         f"there is no recipe '{name}'", hint=f"give the path of a TOML file, or one of the bundled recipes: {known}"
@@ -78,10 +85,10 @@ def find_dataset_recipe(name: str) -> RecipeFile:
     dataset = name.removeprefix(f"{DATASETS}/")
     bundled = bundled_root() / "recipes" / DATASETS / f"{dataset}.toml"
     if "/" not in dataset and bundled.is_file():
-        return _read(bundled, bundled.stem)
+        return RecipeFile(bundled.stem, bundled, load_recipe(bundled))
     path = Path(name)
     if path.is_file():
-        return _read(path, path.stem)
+        return RecipeFile(path.stem, path, load_recipe(path))
     known = ", ".join(recipe.name for recipe in bundled_dataset_recipes())
     raise RecipeError(
         f"there is no recipe for a dataset '{name}'",
@@ -127,7 +134,3 @@ def values_for(algo: str, name: str | None, changes: Mapping[str, Any]) -> tuple
             hint=f"offrl recipes run {found.name}, or choose another recipe",
         )
     return merged(found.values if found else {"algo": algo}, changes), found
-
-
-def _read(path: Path, name: str) -> RecipeFile:
-    return RecipeFile(name, path, load_recipe(path))

@@ -18,7 +18,11 @@ def write_toml(values: Mapping[str, Any]) -> str:
     Args:
         values: text, numbers, booleans, lists and mappings of these. None has no TOML.
     """
-    sections = {key: value for key, value in values.items() if _is_section(value)}
+    sections = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, Mapping) or (isinstance(value, list) and value and isinstance(value[0], Mapping))
+    }
     lines = [f"{key} = {_value(value)}" for key, value in values.items() if key not in sections]
     for name, section in sections.items():
         if isinstance(section, Mapping):
@@ -37,10 +41,6 @@ def _section(name: str, table: Mapping[str, Any]) -> list[str]:
     for key in inner:
         lines += _section(f"{name}.{key}", table[key])
     return lines
-
-
-def _is_section(value: Any) -> bool:
-    return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
 
 
 def _value(value: Any) -> str:

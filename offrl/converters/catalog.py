@@ -119,7 +119,7 @@ def name_of(dataset: str | os.PathLike[str] | TrajectoryStore) -> str:
     store, name = dataset, dataset.metadata.name or ""
     found = None if name.startswith(REMOTE) else _find(name)
     if found is not None and not found.by_path:
-        kept = found.path if found.kind == "store" else _cache_path(_content_identity(found.path))
+        kept = found.path if found.kind == "store" else home() / "datasets" / _content_identity(found.path)
         if kept.resolve() == store.path.resolve():
             return name
     return str(store.path.resolve())
@@ -215,7 +215,7 @@ def _is_parquet_dataset(folder: Path) -> bool:
 
 def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
     """The store of that identity in the cache, made whole under a temporary name if it isn't there yet."""
-    destination = _cache_path(identity)
+    destination = home() / "datasets" / identity
     if not (destination / METADATA_FILE).is_file():
         try:
             with whole_folder(destination) as folder:
@@ -225,10 +225,6 @@ def _cached(identity: str, make: Callable[[Path], object]) -> TrajectoryStore:
             if not (destination / METADATA_FILE).is_file():
                 raise
     return TrajectoryStore.open(destination)
-
-
-def _cache_path(identity: str) -> Path:
-    return home() / "datasets" / identity
 
 
 def _convert(source: str, destination: Path) -> None:

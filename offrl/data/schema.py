@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import UnionType
@@ -144,8 +144,10 @@ class StoreMetadata:
             SchemaVersionError: another version of offrl wrote it, or it doesn't say which.
             CorruptStoreError: a key is missing or holds something else than it should.
         """
-        if isinstance(value, dict):
-            _check_version(value.get("schema_version"), where)
+        if isinstance(value, dict) and not (
+            type(version := value.get("schema_version")) is int and version == SCHEMA_VERSION
+        ):
+            raise _of_another_version(version, where)
         try:
             return cls(
                 spec=Spec(space_from_json(value["observation_space"]), space_from_json(value["action_space"])),
@@ -166,12 +168,10 @@ class StoreMetadata:
             ) from error
 
 
-def _check_version(version: Any, where: str) -> None:
-    if type(version) is int and version == SCHEMA_VERSION:
-        return
+def _of_another_version(version: Any, where: str) -> SchemaVersionError:
     found = "no schema version" if version is None else f"schema version {version!r}"
     newer = isinstance(version, int) and version > SCHEMA_VERSION
-    raise SchemaVersionError(
+    return SchemaVersionError(
         f"the store has {found}, this offrl reads version {SCHEMA_VERSION}",
         where=where,
         hint="install a newer offrl" if newer else "convert the source again with this offrl",
@@ -252,23 +252,18 @@ def flatten_space(space: gym.Space[Any], prefix: str) -> dict[str, gym.Space[Any
     Raises:
         RequestError: two leaves would share a name (a key with a dot in it beside a nested one).
     """
-    leaves: dict[str, gym.Space[Any]] = {}
-    for name, leaf in _walk(space, prefix):
-        if name in leaves:
-            raise RequestError(
-                f"two parts of the space share the column name '{name}'", hint="rename the key that has a dot in it"
-            )
-        leaves[name] = leaf
-    return leaves
-
-
-def _walk(space: gym.Space[Any], prefix: str) -> Iterator[tuple[str, gym.Space[Any]]]:
     children = _children(space)
     if children is None:
-        yield prefix, space
-        return
+        return {prefix: space}
+    leaves: dict[str, gym.Space[Any]] = {}
     for key, child in children.items():
-        yield from _walk(child, f"{prefix}.{key}")
+        for name, leaf in flatten_space(child, f"{prefix}.{key}").items():
+            if name in leaves:
+                raise RequestError(
+                    f"two parts of the space share the column name '{name}'", hint="rename the key that has a dot in it"
+                )
+            leaves[name] = leaf
+    return leaves
 
 
 def _children(space: gym.Space[Any]) -> dict[str, gym.Space[Any]] | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,7 @@ def map_rows(path: Path, columns: Sequence[ColumnSpec], rows: int) -> dict[str, 
     Raises:
         CorruptStoreError: the file isn't there, or isn't what the metadata says.
     """
-    with _reading(path):
-        batch = _map_batch(path, pa.schema([_field(column) for column in columns]), rows)
-        return {column.name: _view(batch.column(i), column, rows) for i, column in enumerate(columns)}
+    return _mapped(path, pa.schema([_field(column) for column in columns]), columns, rows)[0]
 
 
 def map_episodes(path: Path, episodes: int) -> tuple[dict[str, NDArray[Any]], pa.Array]:
@@ -85,36 +83,32 @@ def map_episodes(path: Path, episodes: int) -> tuple[dict[str, NDArray[Any]], pa
     Raises:
         CorruptStoreError: the file isn't there, or isn't what the metadata says.
     """
-    with _reading(path):
-        batch = _map_batch(path, _EPISODE_SCHEMA, episodes)
-        columns = {column.name: _view(batch.column(column.name), column, episodes) for column in EPISODE_COLUMNS}
-        return columns, batch.column("source")
+    columns, batch = _mapped(path, _EPISODE_SCHEMA, EPISODE_COLUMNS, episodes)
+    return columns, batch.column("source")
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _mapped(
+    path: Path, schema: pa.Schema, columns: Sequence[ColumnSpec], rows: int
+) -> tuple[dict[str, NDArray[Any]], pa.RecordBatch]:
+    """The columns that a schema begins with, as arrays over the file's memory map, and the batch that they are in."""
     try:
-        yield
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        found, wanted = ([f"{field.name}: {field.type}" for field in each] for each in (batch.schema, schema))
+        if batch.num_rows != rows or found != wanted:
+            raise ValueError(f"it has {batch.num_rows} rows of {found}, {rows} of {wanted} are expected")
+        views = {}
+        for column, array in zip(columns, batch.columns, strict=False):
+            # The last buffer holds the numbers; those before it say which are null, and none is.
+            count = rows * math.prod(column.shape)
+            values = np.frombuffer(array.buffers()[-1], dtype=column.dtype, count=count)
+            views[column.name] = values.reshape(rows, *column.shape)
+        return views, batch
     # A damaged file can fail anywhere: its names needn't be text any more, nor its types exist.
     except (OSError, pa.ArrowException, ValueError, IndexError) as error:
         raise CorruptStoreError(
             f"the file can't be read as an Arrow file of this store ({error})", where=str(path), hint=HINT
         ) from error
-
-
-def _map_batch(path: Path, schema: pa.Schema, rows: int) -> pa.RecordBatch:
-    with pa.memory_map(str(path)) as source:
-        batch = pa.ipc.open_file(source).get_batch(0)
-    found, wanted = ([f"{field.name}: {field.type}" for field in each] for each in (batch.schema, schema))
-    if batch.num_rows != rows or found != wanted:
-        raise ValueError(f"it has {batch.num_rows} rows of {found}, {rows} of {wanted} are expected")
-    return batch
-
-
-def _view(array: pa.Array, column: ColumnSpec, rows: int) -> NDArray[Any]:
-    # The last buffer holds the numbers; those before it say which are null, and none is.
-    count = rows * int(np.prod(column.shape))
-    return np.frombuffer(array.buffers()[-1], dtype=column.dtype, count=count).reshape(rows, *column.shape)
 
 
 def check_size(path: Path, expected: int) -> None:

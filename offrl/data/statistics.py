@@ -47,13 +47,16 @@ class ColumnStatistics:
         flat = values.reshape(len(values), -1)
         shape = () if pooled else values.shape[1:]
         skip = np.empty(0, np.int64) if skip is None else skip
-        total = cls.empty((flat.shape[1],))
         step = max(1, _CHUNK_BYTES // max(1, flat.shape[1] * 8))
-        for start in range(0, len(flat), step):
+        total: ColumnStatistics | None = None
+        for start in range(0, max(1, len(flat)), step):
             stop = min(start + step, len(flat))
             low, high = np.searchsorted(skip, (start, stop))
-            total = total.merge(_reduce(flat[start:stop], skip[low:high] - start))
-        return (total.pooled() if pooled else total).reshape(shape)
+            part = _reduce(flat[start:stop], skip[low:high] - start)
+            total = part if total is None else total.merge(part)
+        assert total is not None
+        total = total.pooled() if pooled else total
+        return total if total.mean.shape == shape else total.reshape(shape)
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> ColumnStatistics:

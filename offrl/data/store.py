@@ -61,6 +61,7 @@ class TrajectoryStore(Trajectories):
         self.metadata = metadata
         self._mapped: dict[int, dict[str, NDArray[Any]]] = {}
         self._first_rows = np.cumsum([0, *(shard.rows for shard in metadata.shards)])
+        self.num_episodes, self.num_rows = sum(shard.episodes for shard in metadata.shards), int(self._first_rows[-1])
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> TrajectoryStore:
@@ -82,17 +83,12 @@ class TrajectoryStore(Trajectories):
     def fingerprint(self) -> str:
         return self.metadata.fingerprint
 
-    @property
+    @cached_property
     def statistics(self) -> dict[str, ColumnStatistics]:
         return self.metadata.statistics
 
-    @property
-    def num_episodes(self) -> int:
-        return sum(shard.episodes for shard in self.metadata.shards)
-
-    @property
-    def num_rows(self) -> int:
-        return int(self._first_rows[-1])
+    def column_statistics(self, columns: Sequence[str]) -> dict[str, ColumnStatistics]:
+        return {name: self.metadata.statistics[name] for name in columns}
 
     @cached_property
     def episodes(self) -> EpisodeTable:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -121,6 +121,12 @@ class Trajectories(ABC):
 
     Rows are numbered from 0 over all episodes, T + 1 rows each, without gaps.
 
+    Attributes:
+        metadata: spaces, columns, where it is from.
+        num_episodes: episodes.
+        num_rows: rows: one for each transition, and one more for each episode's final observation.
+        rows_at_once: how many are read together, where all are.
+
     Example:
         >>> store = open_dataset("hopper-medium")
         >>> len(store), [episode.length for episode in store[-3:]]
@@ -129,6 +135,9 @@ class Trajectories(ABC):
     """
 
     metadata: StoreMetadata
+    num_episodes: int
+    num_rows: int
+    rows_at_once: ClassVar[int] = 100_000
 
     def __len__(self) -> int:
         """Episodes."""
@@ -203,20 +212,26 @@ class Trajectories(ABC):
     def fingerprint(self) -> str:
         """Names the data and its order; the same wherever the store lies."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def statistics(self) -> dict[str, ColumnStatistics]:
         """By column, over transition rows; `return` and `length` over episodes."""
+        described = (schema.OBSERVATION, schema.ACTION, schema.REWARD)
+        return {
+            **self.column_statistics([name for name in self.columns if name.split(".")[0] in described]),
+            "return": ColumnStatistics.of(self.episodes.return_),
+            "length": ColumnStatistics.of(self.episodes.length),
+        }
 
-    @property
-    @abstractmethod
-    def num_episodes(self) -> int:
-        """Episodes."""
-
-    @property
-    @abstractmethod
-    def num_rows(self) -> int:
-        """Rows: one for each transition, and one more for each episode's final observation."""
+    def column_statistics(self, columns: Sequence[str]) -> dict[str, ColumnStatistics]:
+        """Those of some columns, over transition rows; only these are read."""
+        final, total = self.episodes.first_row + self.episodes.length, dict[str, ColumnStatistics]()
+        for start in range(0, self.num_rows, self.rows_at_once):
+            stop = min(start + self.rows_at_once, self.num_rows)
+            low, high = np.searchsorted(final, (start, stop))
+            for name, values in self.gather_columns(columns, np.arange(start, stop)).items():
+                part = ColumnStatistics.of(values, skip=final[low:high] - start)
+                total[name] = total[name].merge(part) if name in total else part
+        return total
 
     @abstractmethod
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
@@ -340,9 +355,9 @@ class StoreView(Trajectories):
     """Some episodes of a store, in an order of their own."""
 
     def __init__(self, parent: Trajectories, selected: NDArray[np.int64]) -> None:
-        self.parent = parent
-        self.selected = selected
-        self.metadata = parent.metadata
+        self.parent, self.selected = parent, selected
+        self.metadata, self.num_episodes = parent.metadata, len(selected)
+        self.num_rows = int(parent.episodes.length[selected].sum()) + len(selected)
 
     @cached_property
     def episodes(self) -> EpisodeTable:
@@ -355,18 +370,6 @@ class StoreView(Trajectories):
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.parent.fingerprint.encode() + self.selected.tobytes()).hexdigest()
-
-    @cached_property
-    def statistics(self) -> dict[str, ColumnStatistics]:
-        return merge_statistics(block.statistics() for block in self.iterate_blocks(max_rows=100_000))
-
-    @property
-    def num_episodes(self) -> int:
-        return len(self.selected)
-
-    @cached_property
-    def num_rows(self) -> int:
-        return int(self.parent.episodes.length[self.selected].sum()) + len(self.selected)
 
     @cached_property
     def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

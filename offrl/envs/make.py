@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 
-from offrl.envs.spaces import spaces_of
-from offrl.envs.vector import SerialEnvironments, make_single
 from offrl.errors import RequestError
 from offrl.types import Spec
 
 if TYPE_CHECKING:
+    from offrl.envs.vector import SerialEnvironments
     from offrl.envs.worker_processes import ParallelEnvironments
 
 Environments: TypeAlias = "SerialEnvironments | ParallelEnvironments"
@@ -34,6 +33,8 @@ def make_environments(
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
+    from offrl.envs.vector import SerialEnvironments
+
     with _known(environment):
         if min(processes, count) == 1:
             return SerialEnvironments(environment, count, frame_stack, horizon)
@@ -49,7 +50,8 @@ def make_environment(environment: str) -> gym.Env[Any, Any]:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     with _known(environment):
-        return make_single(environment, frame_stack=1)
+        made: gym.Env[Any, Any] = gym.make(environment, disable_env_checker=True)
+        return made
 
 
 @contextmanager
@@ -84,7 +86,7 @@ def environment_spec(environment: str) -> Spec:
     Raises:
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
-    environments = make_environments(environment, 1)
-    spec = spaces_of(environments)
-    environments.close()
+    single = make_environment(environment)
+    spec = Spec(single.observation_space, single.action_space)
+    single.close()
     return spec

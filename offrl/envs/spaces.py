@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,15 +10,11 @@ import numpy as np
 from offrl.errors import SpaceMismatchError
 from offrl.types import Spec
 
-
-class HasSpaces(Protocol):
-    """Copies of an environment."""
-
-    single_observation_space: gym.Space[Any]
-    single_action_space: gym.Space[Any]
+if TYPE_CHECKING:
+    from offrl.envs.make import Environments
 
 
-def spaces_of(environments: HasSpaces) -> Spec:
+def spaces_of(environments: Environments) -> Spec:
     """The spaces of one of the copies."""
     return Spec(environments.single_observation_space, environments.single_action_space)
 
@@ -36,7 +32,10 @@ def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
     """
     for name in ("observation_space", "action_space"):
         want, have = vars(wanted)[name], vars(found)[name]
-        if not same_kind(want, have) or (name == "action_space" and not _same_bounds(want, have)):
+        boxes = name == "action_space" and isinstance(want, gym.spaces.Box) and isinstance(have, gym.spaces.Box)
+        if not same_kind(want, have) or (
+            boxes and not (np.allclose(want.low, have.low) and np.allclose(want.high, have.high))
+        ):
             raise SpaceMismatchError(
                 f"the {name.replace('_', ' ')} of {environment} is {have}, but the data and policy have {want}",
                 hint="name the environment that the data came from (--env), or convert the data with that one's spaces "
@@ -54,12 +53,6 @@ def same_kind(one: object, other: object) -> bool:
     if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
         return one.shape == other.shape and one.dtype.kind == other.dtype.kind
     return one == other
-
-
-def _same_bounds(one: object, other: object) -> bool:
-    if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
-        return np.allclose(one.low, other.low) and np.allclose(one.high, other.high)
-    return True
 
 
 def _children(space: object) -> dict[Any, Any]:

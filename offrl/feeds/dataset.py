@@ -60,7 +60,7 @@ class DatasetFeed:
     @classmethod
     def build(cls, materials: Materials) -> Self:
         """With priorities, if the recipe has any."""
-        recipe, policy, data = materials.recipe, materials.policy, materials.data
+        recipe, policy, data = materials.problem.recipe, materials.policy, materials.data
         assert data is not None
         sampler = ReplaySampler(
             [data],

@@ -27,7 +27,6 @@ from offrl.feeds.warm_start import origin_of
 from offrl.ops.minibatches import without_time
 from offrl.ops.returns import running_returns
 from offrl.ops.trees import tree_map
-from offrl.replay.frame_stack import stacked_spec
 from offrl.replay.rollout_buffer import RolloutBuffer
 from offrl.replay.row_layout import RowLayout
 from offrl.replay.sampler import ReplaySampler
@@ -205,7 +204,7 @@ class DemonstrationsFeed:
         start = None if recipe.start is None else str(Path(recipe.start).resolve())
         recipe = replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset), start=start)
         check_spaces(store.spec, environment_spec(environment), environment)
-        spec = stacked_spec(store.spec, recipe.data.frame_stack)
+        spec = store.spec.stacked(recipe.data.frame_stack)
         origin = None
         if start is not None:
             origin = checkpoint or origin_of(recipe, Path(start))

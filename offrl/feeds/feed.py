@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from torch import Tensor
 
@@ -16,10 +16,12 @@ from offrl.feeds.problem import Problem
 from offrl.ops.noise import NoiseSource
 from offrl.replay.normalization import RewardScaler
 from offrl.replay.sampler import ReplaySampler
-from offrl.runs.listener import Listener
-from offrl.runs.recorder import EpisodeRecorder
 from offrl.runs.run import Run
 from offrl.types import Batch, Metrics, Noise
+
+if TYPE_CHECKING:
+    from offrl.runs.listener import Listener
+    from offrl.runs.recorder import EpisodeRecorder
 
 UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
 """Tell apart the sources of draws of one run: of updates, and of acting."""
@@ -147,7 +149,7 @@ def sampling_options(recipe: Recipe, policy: Policy) -> dict[str, Any]:
         "n_step": recipe.data.n_step,
         "discount": policy.agent.discount,
         "observation_normalizer": policy.normalizer,
-        "reward_scaler": RewardScaler(recipe.data.reward_scale),
+        "reward_scaler": None if recipe.data.reward_scale == 1.0 else RewardScaler(recipe.data.reward_scale),
         "action_map": policy.action_map,
         "device": policy.device,
         "memory_budget": recipe.data.memory_budget,

@@ -20,7 +20,6 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DataError, RecipeError
-from offrl.replay.frame_stack import StackedFrames, stacked_spec
 from offrl.replay.sampler import top_by_return
 from offrl.types import Agent, Spec
 
@@ -88,7 +87,7 @@ def dataset_problem(recipe: Recipe) -> Problem:
     recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset))
     if recipe.env not in (None, NO_ENVIRONMENT):
         check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
-    spec = stacked_spec(store.spec, recipe.data.frame_stack)
+    spec = store.spec.stacked(recipe.data.frame_stack)
     return Problem(recipe, spec, chosen_episodes(store, recipe), facts_of(store, recipe))
 
 
@@ -101,7 +100,7 @@ def online_problem(recipe: Recipe) -> Problem:
     """
     if recipe.env in (None, NO_ENVIRONMENT):
         raise RecipeError("the recipe names neither a dataset nor an environment", hint="add --dataset or --env")
-    spec = stacked_spec(environment_spec(recipe.env), recipe.data.frame_stack)
+    spec = environment_spec(recipe.env).stacked(recipe.data.frame_stack)
     facts: dict[str, Any] = {"dataset": None, "fingerprint": None, "reference_scores": {}}
     return Problem(recipe, spec, None, facts)
 
@@ -164,8 +163,10 @@ def _not_finite(dataset: str, column: str) -> DataError:
 
 def chosen_episodes(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
     """The episodes to learn from, as the agent is to see them."""
-    chosen, frames = top_by_return(store, recipe.data.top_fraction), recipe.data.frame_stack
-    count = recipe.data.episodes
+    chosen: Trajectories = store
+    fraction, count, frames = recipe.data.top_fraction, recipe.data.episodes, recipe.data.frame_stack
+    if fraction != 1.0:
+        chosen = top_by_return(store, fraction)
     if count > chosen.num_episodes:
         raise RecipeError(
             f"there are {chosen.num_episodes} episodes to choose from in '{recipe.dataset}', and {count} are asked for",
@@ -174,4 +175,8 @@ def chosen_episodes(store: TrajectoryStore, recipe: Recipe) -> Trajectories:
         )
     if count:
         chosen = chosen.select(np.arange(count))
-    return chosen if frames == 1 else StackedFrames(chosen, frames)
+    if frames == 1:
+        return chosen
+    from offrl.replay.frame_stack import StackedFrames
+
+    return StackedFrames(chosen, frames)

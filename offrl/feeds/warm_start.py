@@ -16,7 +16,6 @@ from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem, chosen_episodes, mixes_data, open_finite
 from offrl.nn.state import copy_state
-from offrl.replay.frame_stack import stacked_spec
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.load import load_policy, spec_of
 from offrl.runs.run import Run
@@ -44,13 +43,13 @@ def fine_tuning_problem(recipe: Recipe, checkpoint: Path | None) -> Problem:
     if recipe.env in (None, NO_ENVIRONMENT):
         raise RecipeError("fine-tuning needs an environment, and none is named", hint="add --env ID")
     frames = recipe.data.frame_stack
-    check_spaces(spec, stacked_spec(environment_spec(recipe.env), frames), recipe.env)
+    check_spaces(spec, environment_spec(recipe.env).stacked(frames), recipe.env)
     told = {name: facts[name] for name in ("dataset", "fingerprint", "reference_scores")}
     if not mixes_data(recipe):
         return Problem(recipe, spec, None, told, origin)
     assert recipe.dataset is not None
     store = open_finite(recipe.dataset)
-    check_spaces(spec, stacked_spec(store.spec, frames), recipe.dataset)
+    check_spaces(spec, store.spec.stacked(frames), recipe.dataset)
     told |= {"dataset": recipe.dataset, "fingerprint": store.fingerprint}
     return Problem(recipe, spec, chosen_episodes(store, recipe), told, origin)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +26,15 @@ class FlatObservation:
 
     def __init__(self, space: gym.Space[Any]) -> None:
         self.parts = dict(_leaves(space))
-        self.width = sum(_width(part) for part in self.parts.values())
+        self.width = 0
+        for part in self.parts.values():
+            if part.shape is None:
+                raise SpaceMismatchError(
+                    f"a {type(part).__name__} observation can't be flattened to a vector",
+                    hint="describe observations with Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of "
+                    "these",
+                )
+            self.width += int(part.n) if isinstance(part, gym.spaces.Discrete) else math.prod(part.shape)
 
     def __call__(self, observation: Observation) -> Tensor:
         """[S, B, …] to float32 [S, B, width]."""
@@ -48,19 +56,13 @@ def _leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.
         yield from _leaves(child, f"{prefix}.{key}" if prefix else key)
 
 
-def _width(space: gym.Space[Any]) -> int:
-    if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
-    if space.shape is None:
-        raise SpaceMismatchError(
-            f"a {type(space).__name__} observation can't be flattened to a vector",
-            hint="describe observations with Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these",
-        )
-    return int(np.prod(space.shape))
-
-
 def _flat(value: Tensor, space: gym.Space[Any]) -> Tensor:
     if isinstance(space, gym.spaces.Discrete):
-        return torch.nn.functional.one_hot(value.long() - int(space.start), int(space.n)).float()
+        return one_hot(value.long() - int(space.start), int(space.n))
     numbers = value.float() / 255.0 if value.dtype == torch.uint8 else value.float()
     return numbers if numbers.dim() == 3 else numbers.reshape(*numbers.shape[:2], -1)
+
+
+def one_hot(number: Tensor, count: int) -> Tensor:
+    """Whole numbers […] to float32 […, count]; PyTorch's own looks at the values, which no trace can repeat."""
+    return (number.unsqueeze(-1) == torch.arange(count, device=number.device)).float()

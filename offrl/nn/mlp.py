@@ -82,7 +82,7 @@ class MLP(FlatModule):
             x = x.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
         if dropout_noise is not None and self.ensemble:
             dropout_noise = dropout_noise.flatten(0, 1)
-        masks = dropout_masks(dropout_noise, self.keep, self.hidden)
+        masks = () if dropout_noise is None else dropout_masks(dropout_noise, self.keep, self.hidden)
         for depth in range(len(self.hidden)):
             x = self.layers[depth](x, count)
             if self.norms:

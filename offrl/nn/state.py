@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -59,10 +59,9 @@ def restore_state(state: Any, saved: Mapping[str, Tensor], where: str) -> None:
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(saved[name])
-    for name, part, put in parts:
+    for name, part, (container, key) in parts:
         if type(part) in NUMBER_TYPES:
-            assert put is not None
-            put(type(part)(saved[name].item()))
+            container[key] = type(part)(saved[name].item())
     for name, optimizer in optimizers.items():
         _restore_optimizer(optimizer, remembered[name])
 
@@ -77,49 +76,44 @@ def modules_of(state: Any) -> Iterator[nn.Module]:
     return (part for _, part, _ in _parts(state, "the state") if isinstance(part, nn.Module))
 
 
-Put = Callable[[Any], None]
+Place = tuple[Any, Any]
+"""A container and the key there; the container is None where it's a tuple, into which nothing can be put back."""
 
 
-def _parts(state: Any, where: str) -> Iterator[tuple[str, Any, Put | None]]:
-    """Name, value, and what puts another value there, of everything in a state that isn't a container."""
+def _parts(state: Any, where: str) -> Iterator[tuple[str, Any, Place]]:
+    """Name, value, and place of everything in a state that isn't a container."""
     if not dataclasses.is_dataclass(state) or isinstance(state, type):
         raise _refused("the state itself", state, where)
-    return _walk(state, "", None, where)
+    return _walk(state, "", (None, None), where)
 
 
-def _walk(part: Any, name: str, put: Put | None, where: str) -> Iterator[tuple[str, Any, Put | None]]:
+def _walk(part: Any, name: str, place: Place, where: str) -> Iterator[tuple[str, Any, Place]]:
     if part is None:
         return
+    prefix = f"{name}." if name else ""
     if isinstance(part, Tensor | nn.Module | Adam | torch.optim.Optimizer):
-        yield name, part, put
+        yield name, part, place
     elif type(part) in NUMBER_TYPES:
-        if put is None:
+        if place[0] is None:
             raise _refused(name, part, where, " in a tuple, where it can't be put back")
-        yield name, part, put
+        yield name, part, place
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
         for field in dataclasses.fields(part):
             if field.metadata.get("saved", True):
-                yield from _walk(vars(part)[field.name], _below(name, field.name), _into(vars(part), field.name), where)
+                yield from _walk(vars(part)[field.name], prefix + field.name, (vars(part), field.name), where)
     elif isinstance(part, MutableMapping):
         for key in part:
             if not isinstance(key, str | int):
                 raise _refused(name, key, where, " as a key")
-            yield from _walk(part[key], _below(name, str(key)), _into(part, key), where)
+            yield from _walk(part[key], f"{prefix}{key}", (part, key), where)
     elif isinstance(part, list):
         for i, item in enumerate(part):
-            yield from _walk(item, _below(name, str(i)), _into(part, i), where)
+            yield from _walk(item, f"{prefix}{i}", (part, i), where)
     elif isinstance(part, tuple):
         for i, item in enumerate(part):
-            yield from _walk(item, _below(name, str(i)), None, where)
+            yield from _walk(item, f"{prefix}{i}", (None, i), where)
     else:
         raise _refused(name, part, where)
-
-
-def _into(container: Any, key: Any) -> Put:
-    def put(value: Any) -> None:
-        container[key] = value
-
-    return put
 
 
 def _joined(groups: Iterable[Mapping[str, Tensor]], where: str) -> dict[str, Tensor]:
@@ -131,10 +125,6 @@ def _joined(groups: Iterable[Mapping[str, Tensor]], where: str) -> dict[str, Ten
             raise RunError(f"'{min(twice)}' is there twice", where=where, hint="let keys differ as text, without dots")
         tensors |= group
     return tensors
-
-
-def _below(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key
 
 
 def _tensors_of(name: str, part: Any) -> dict[str, Tensor]:

@@ -24,7 +24,9 @@ class NoiseSource:
 
     def __init__(self, seeds: Sequence[int], device: torch.device, stream: int) -> None:
         self.device = device
-        self.generators = [torch.Generator().manual_seed(_mix(seed, stream)) for seed in seeds]
+        # A generator seed of its own for each pair; small seeds alone would give related first draws.
+        mixed = ((seed * 0x9E3779B97F4A7C15 + stream * 0xBF58476D1CE4E5B9 + 1) % 2**63 for seed in seeds)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in mixed]
         self._ahead: Iterator[Tensor] = iter(())
         self._shape: tuple[int, ...] | None = None
 
@@ -62,8 +64,3 @@ class NoiseSource:
         self.forget()
         for i, generator in enumerate(self.generators):
             generator.set_state(tensors[str(i)])
-
-
-def _mix(seed: int, stream: int) -> int:
-    """A generator seed of its own for each pair; small seeds alone would give related first draws."""
-    return (seed * 0x9E3779B97F4A7C15 + stream * 0xBF58476D1CE4E5B9 + 1) % 2**63

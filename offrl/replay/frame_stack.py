@@ -9,21 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.schema import ColumnSpec
-from offrl.data.statistics import ColumnStatistics
-from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows, merge_statistics
-from offrl.types import Spec
-
-
-def stacked_spec(spec: Spec, frames: int) -> Spec:
-    """The spaces with `frames` observations along a new leading axis of every part; as they are for a single one."""
-    if frames == 1:
-        return spec
-    return Spec(batch_space(spec.observation_space, frames), spec.action_space)
+from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows
 
 
 def newest(columns: Mapping[str, NDArray[Any]], frames: int) -> dict[str, NDArray[Any]]:
@@ -42,14 +32,17 @@ class StackedFrames(Trajectories):
         frames: k.
     """
 
+    rows_at_once = 20_000
+
     def __init__(self, parent: Trajectories, frames: int) -> None:
         self.parent, self.frames = parent, frames
         columns = tuple(
             ColumnSpec(column.name, column.dtype, (frames, *column.shape)) if _is_observation(column.name) else column
             for column in parent.metadata.columns
         )
-        spec = stacked_spec(parent.spec, frames)
+        spec = parent.spec.stacked(frames)
         self.metadata = dataclasses.replace(parent.metadata, spec=spec, columns=columns, statistics={})
+        self.num_episodes, self.num_rows = parent.num_episodes, parent.num_rows
 
     @property
     def episodes(self) -> EpisodeTable:
@@ -58,18 +51,6 @@ class StackedFrames(Trajectories):
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.parent.fingerprint} x {self.frames}".encode()).hexdigest()
-
-    @cached_property
-    def statistics(self) -> dict[str, ColumnStatistics]:
-        return merge_statistics(block.statistics() for block in self.iterate_blocks(max_rows=20_000))
-
-    @property
-    def num_episodes(self) -> int:
-        return self.parent.num_episodes
-
-    @property
-    def num_rows(self) -> int:
-        return self.parent.num_rows
 
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
         check_range(start, stop, self.num_rows)

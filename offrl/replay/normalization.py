@@ -7,8 +7,7 @@ agree to the last bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -41,8 +40,10 @@ class ObservationNormalizer:
         eps: float = 1e-3,
     ) -> None:
         self.eps = eps
-        self.mean = {key: np.asarray(value, np.float32) for key, value in _parts(mean).items()}
-        self.std = {key: np.asarray(value, np.float32) for key, value in _parts(std).items()}
+        means, stds = (part if isinstance(part, Mapping) else {"": part} for part in (mean, std))
+        self.mean = {key: np.asarray(value, np.float32) for key, value in means.items()}
+        self.std = {key: np.asarray(value, np.float32) for key, value in stds.items()}
+        self._scale: dict[str, FloatArray] = {key: value + np.float32(eps) for key, value in self.std.items()}
         self._tensors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
     @classmethod
@@ -50,10 +51,8 @@ class ObservationNormalizer:
         """Mean and standard deviation over the transitions of a store or a selection from it."""
         leaves = flatten_space(store.spec.observation_space, OBSERVATION)
         chosen = [n for n, leaf in leaves.items() if isinstance(leaf, spaces.Box) and leaf.dtype != np.uint8]
-        statistics = store.statistics
-        mean = {observation_key(name): statistics[name].mean for name in chosen}
-        std = {observation_key(name): statistics[name].std for name in chosen}
-        return cls(mean, std, eps)
+        found = {observation_key(name): figures for name, figures in store.column_statistics(chosen).items()}
+        return cls({key: each.mean for key, each in found.items()}, {key: each.std for key, each in found.items()}, eps)
 
     def normalize(self, observation: Any) -> Any:
         """An observation (or a mapping of dotted keys) of NumPy arrays or tensors, with any leading axes."""
@@ -68,7 +67,7 @@ class ObservationNormalizer:
         if isinstance(value, Tensor):
             mean, scale = self._on(key, value.device)
             return (value.float() - mean) / scale
-        return cast(ArrayOrTensor, (value.astype(np.float32, copy=False) - self.mean[key]) / self._scale(key))
+        return cast(ArrayOrTensor, (value.astype(np.float32, copy=False) - self.mean[key]) / self._scale[key])
 
     def named_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold."""
@@ -86,12 +85,9 @@ class ObservationNormalizer:
         )
         return cls(mean, std, float(tensors["eps"]))
 
-    def _scale(self, key: str) -> FloatArray:
-        return self.std[key] + np.float32(self.eps)
-
     def _on(self, key: str, device: torch.device) -> tuple[Tensor, Tensor]:
         if (key, device) not in self._tensors:
-            mean, scale = torch.from_numpy(self.mean[key]), torch.from_numpy(self._scale(key))
+            mean, scale = torch.from_numpy(self.mean[key]), torch.from_numpy(self._scale[key])
             self._tensors[key, device] = mean.to(device), scale.to(device)
         return self._tensors[key, device]
 
@@ -99,10 +95,6 @@ class ObservationNormalizer:
 def observation_key(column: str) -> str:
     """The key of an observation column in a batch: "" where observations aren't nested."""
     return column.removeprefix(OBSERVATION).removeprefix(".")
-
-
-def _parts(value: NDArray[Any] | Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    return value if isinstance(value, Mapping) else {"": value}
 
 
 @dataclass(frozen=True)
@@ -118,17 +110,30 @@ class RewardScaler:
         return reward * self.scale + self.shift
 
 
-@dataclass(frozen=True)
+@dataclass
 class ActionMap:
     """The environment's action bounds to [-1, 1] and back, per component; the identity where a bound is infinite.
 
     Attributes:
         low: float32 [A], the flat action's lower bounds.
         high: float32 [A].
+        center: float32 [A]: what is mapped to 0.
+        half: float32 [A]: half the width of the bounds.
     """
 
     low: FloatArray
     high: FloatArray
+    center: FloatArray = field(init=False)
+    half: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        with np.errstate(invalid="ignore"):
+            self.center = np.where(bounded, self.low / 2 + self.high / 2, 0.0).astype(np.float32)
+            half = np.where(bounded, self.high / 2 - self.low / 2, 1.0)
+        self.half = np.where(half > 0, half, 1.0).astype(np.float32)
+        # But for clipping, as where bounds are ±1 already.
+        self._is_identity = bool((self.half == 1.0).all() and (self.center == 0.0).all())
 
     @classmethod
     def from_space(cls, space: spaces.Box) -> ActionMap:
@@ -161,28 +166,6 @@ class ActionMap:
     def log_volume(self) -> float:
         """log |∂a/∂u|: added to the log-density of an action, it gives that of the mapped action."""
         return float(np.log(self.half.astype(np.float64)).sum())
-
-    @cached_property
-    def center(self) -> FloatArray:
-        """float32 [A]: what is mapped to 0."""
-        with np.errstate(invalid="ignore"):
-            return np.where(self._bounded, self.low / 2 + self.high / 2, 0.0).astype(np.float32)
-
-    @cached_property
-    def half(self) -> FloatArray:
-        """float32 [A]: half the width of the bounds."""
-        with np.errstate(invalid="ignore"):
-            half = np.where(self._bounded, self.high / 2 - self.low / 2, 1.0)
-        return np.where(half > 0, half, 1.0).astype(np.float32)
-
-    @cached_property
-    def _is_identity(self) -> bool:
-        """But for clipping, as where bounds are ±1 already."""
-        return bool((self.half == 1.0).all() and (self.center == 0.0).all())
-
-    @property
-    def _bounded(self) -> NDArray[np.bool_]:
-        return np.isfinite(self.low) & np.isfinite(self.high)
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
         return torch.from_numpy(getattr(self, name)).to(like.device)

@@ -7,12 +7,11 @@ row and what the row behind it says of the state that followed: the observation,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
 _ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowLayout:
     """The columns of a packed row, in order, with the shape of each; and the columns that are images.
 
@@ -37,11 +36,35 @@ class RowLayout:
         columns: (name, shape of one row's value) of the columns in the row; observations come first.
         images: (name, shape) of the uint8 observation columns.
         integer_actions: whether actions are handed out as int64.
+        slices: column name to its place in the row.
+        width: floats in a row.
+        observation_width: floats of the observation in a row.
+        pair_width: floats of a row and, of the row behind it, all up to the observation, or to the mask where there is
+            one.
+        row_bytes: bytes of a packed row, images among them.
     """
 
     columns: tuple[tuple[str, tuple[int, ...]], ...]
     images: tuple[tuple[str, tuple[int, ...]], ...] = ()
     integer_actions: bool = False
+    slices: dict[str, slice] = field(init=False, repr=False, compare=False)
+    width: int = field(init=False, repr=False, compare=False)
+    observation_width: int = field(init=False, repr=False, compare=False)
+    pair_width: int = field(init=False, repr=False, compare=False)
+    row_bytes: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.slices, self.width = {}, 0
+        for name, shape in self.columns:
+            start, self.width = self.width, self.width + math.prod(shape)
+            self.slices[name] = slice(start, self.width)
+        self.observation_width = self.slices[schema.ACTION].start
+        told = schema.ACTION_MASK in self.slices
+        self.pair_width = self.width + (self.slices[schema.ACTION_MASK].stop if told else self.observation_width)
+        self.row_bytes = 4 * self.width + sum(math.prod(shape) for _, shape in self.images)
+        self._shapes = dict(self.columns)
+        observed = [name for name in self.slices if name.split(".")[0] == schema.OBSERVATION]
+        self._observation_keys = {name: observation_key(name) for name in observed}
 
     @classmethod
     def of(cls, spec: Spec, optional: Sequence[ColumnSpec] = ()) -> RowLayout:
@@ -55,46 +78,21 @@ class RowLayout:
         leaves = flatten_space(spec.observation_space, schema.OBSERVATION)
         images = {name: leaf for name, leaf in leaves.items() if leaf.dtype == np.uint8}
         extras = {column.name: column.shape for column in optional}
+        # Flat vectors, also of a Box that holds a single number; nothing for a Discrete action.
+        shape, continuous = spec.action_space.shape or (), isinstance(spec.action_space, spaces.Box)
+        action_shape = (math.prod(shape),) if shape or continuous else ()
         return cls(
             columns=(
                 *((name, tuple(leaf.shape or ())) for name, leaf in leaves.items() if name not in images),
-                (schema.ACTION, _action_shape(spec.action_space)),
+                (schema.ACTION, action_shape),
                 *((name, extras[name]) for name in OPTIONAL if name in extras),
                 (schema.REWARD, ()),
                 (schema.TERMINATED, ()),
                 (schema.TRUNCATED, ()),
             ),
             images=tuple((name, tuple(leaf.shape or ())) for name, leaf in images.items()),
-            integer_actions=not isinstance(spec.action_space, spaces.Box),
+            integer_actions=not continuous,
         )
-
-    @cached_property
-    def slices(self) -> dict[str, slice]:
-        """Column name to its place in the row."""
-        sizes = [int(np.prod(shape)) for _, shape in self.columns]
-        ends = np.cumsum(sizes).tolist()
-        return {name: slice(end - size, end) for (name, _), size, end in zip(self.columns, sizes, ends, strict=True)}
-
-    @cached_property
-    def width(self) -> int:
-        """Floats in a row."""
-        return int(self.slices[schema.TRUNCATED].stop)
-
-    @cached_property
-    def observation_width(self) -> int:
-        """Floats of the observation in a row."""
-        return int(self.slices[schema.ACTION].start)
-
-    @cached_property
-    def pair_width(self) -> int:
-        """Floats of a row and, of the row behind it, all up to the observation, or to the mask where there is one."""
-        mask = self.slices.get(schema.ACTION_MASK)
-        return self.width + (self.observation_width if mask is None else mask.stop)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a packed row, images among them."""
-        return 4 * self.width + sum(int(np.prod(shape)) for _, shape in self.images)
 
     def value(self, name: str, rows: Rows) -> Rows:
         """One column of packed rows (or pairs), a tensor or an array [..., >= width]: a view [..., *shape]."""
@@ -115,25 +113,10 @@ class RowLayout:
         parts |= {observation_key(name): image for name, image in images.items()}
         return parts.get("", parts)
 
-    @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self.columns)
-
-    @cached_property
-    def _observation_keys(self) -> dict[str, str]:
-        names = [name for name, _ in self.columns if name.split(".")[0] == schema.OBSERVATION]
-        return {name: observation_key(name) for name in names}
-
 
 def known_masks(mask: Any) -> Any:
     """Masks, a tensor or an array [..., A], all True where none was logged, as behind the end of an episode."""
     return mask | ~mask.any(axis=-1, keepdims=True)
-
-
-def _action_shape(space: gym.Space[Any]) -> tuple[int, ...]:
-    """Flat vectors, also of a Box that holds a single number; nothing for a Discrete action."""
-    size = int(np.prod(space.shape or ()))
-    return (size,) if space.shape or isinstance(space, spaces.Box) else ()
 
 
 @dataclass(frozen=True)

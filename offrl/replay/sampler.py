@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,32 +16,18 @@ from offrl.data import schema
 from offrl.data.trajectories import StoreView, Trajectories
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler
-from offrl.replay.priorities import Priorities, Prioritization
-from offrl.replay.ring import OnlineRing
 from offrl.replay.row_layout import RowLayout, Transforms, known_masks
-from offrl.replay.sources import EpisodeSource, StoreSource, TransitionSource, check_drawable, common_columns
+from offrl.replay.sources import EpisodeSource, StoreSource, TransitionSource, common_columns
 from offrl.types import Batch
+
+if TYPE_CHECKING:
+    from offrl.replay.priorities import Priorities, Prioritization
+    from offrl.replay.ring import OnlineRing
 
 __all__ = ["EpisodeSource", "ReplaySampler", "RowLayout", "TransitionSource", "split_by_episode", "top_by_return"]
 
 FEW_FLOATS = 2**16
 """In a batch that NumPy is still the faster one to gather."""
-
-
-class Pairs(NamedTuple):
-    """What transitions are read from.
-
-    Attributes:
-        first: [..., >= width], packed rows, with the flags of the last step that a reward sums.
-        following: [..., >= observation width], packed rows behind those of the last steps, as far as pairs hold them.
-        reward, discount, terminated: [...].
-    """
-
-    first: Tensor
-    following: Tensor
-    reward: Tensor
-    discount: Tensor
-    terminated: Tensor
 
 
 class ReplaySampler:
@@ -71,6 +57,8 @@ class ReplaySampler:
         RequestError: sizes, fractions or seeds don't fit together.
         SpaceMismatchError: the sources' rows differ.
     """
+
+    priorities: list[Priorities]
 
     def __init__(
         self,
@@ -118,11 +106,17 @@ class ReplaySampler:
             for source in sources
         ]
         self.layout = self.sources[0].layout
-        _check_same_layout(self.sources)
+        if len(sources) > 1:
+            _check_same_layout(self.sources)
         self.set_fractions([1.0] * len(sources) if fractions is None else fractions)
-        self._generators = [[_generator(seed, i) for seed in seeds] for i in range(len(sources))]
-        self.priority, self.batches_drawn, self.priorities = priority, 0, list[Priorities]()
+        self._generators = [
+            [np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, i]))) for seed in seeds]
+            for i in range(len(sources))
+        ]
+        self.priority, self.batches_drawn, self.priorities = priority, 0, []
         if priority is not None and priority.kind != "none":
+            from offrl.replay.priorities import Priorities
+
             self.priorities = [Priorities(source, priority.kind, priority.exponent) for source in self.sources]
 
     def set_fractions(self, fractions: Sequence[float]) -> None:
@@ -136,22 +130,31 @@ class ReplaySampler:
             raise RequestError(f"fractions {list(fractions)} don't fit {len(self.sources)} sources")
         self.fractions = shares / shares.sum()
         self.shares = largest_remainder(self.fractions, self.batch_size)
+        self._active = [i for i, share in enumerate(self.shares) if share]
 
     def sample(self, num_batches: int) -> Batch:
         """Transitions: a batch with the leading axes [num_batches, S, B]; with `weight` where they are prioritized."""
         if self.priorities:
             return self._prioritized(num_batches)
-        return self._mix(num_batches, lambda source, index: self._transitions(source, index, source.locate(index)))
+        parts = []
+        for i in self._active:
+            source = self.sources[i]
+            index = self._drawn(i, source.counts(), num_batches)
+            parts.append(self._transitions(source, index, source.locate(index)))
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     def batches(self, count: int) -> list[Batch]:
         """What `sample` gives, taken apart: batches with the leading axes [S, B].
 
         Small ones of a ring, as each step of an online run asks for, are made so in the first place.
         """
-        active = self._active()
-        source = self.sources[active[0]]
-        if self._gathers_few and len(active) == 1 and isinstance(source, OnlineRing):
-            return [self._few_transitions(source, index) for index in self._drawn(active[0], source.counts(), count)]
+        source = self.sources[self._active[0]]
+        if len(self._active) == 1 and not isinstance(source, StoreSource) and self._gathers_few:
+            from offrl.replay.ring import OnlineRing
+
+            if isinstance(source, OnlineRing):
+                drawn = self._drawn(self._active[0], source.counts(), count)
+                return [self._few_transitions(source, index) for index in drawn.numpy()]
         return self.sample(count).unbind()
 
     @cached_property
@@ -187,8 +190,8 @@ class ReplaySampler:
         """
         place = torch.stack([_index_of(batch) for batch in batches]).cpu().numpy()
         error = td_error.detach().cpu().double().numpy()
-        ends = np.cumsum([self.shares[i] for i in self._active()])
-        for i, end in zip(self._active(), ends, strict=True):
+        ends = np.cumsum([self.shares[i] for i in self._active])
+        for i, end in zip(self._active, ends, strict=True):
             part = slice(end - self.shares[i], end)
             self.priorities[i].learn(place[..., part], error[..., part])
 
@@ -201,11 +204,12 @@ class ReplaySampler:
         Raises:
             RequestError: a source is a ring.
         """
-
-        def windows(source: TransitionSource, index: Tensor) -> Batch:
-            return self._windows(_with_episodes(source), source.locate(index), index, length)
-
-        return self._mix(num_batches, windows)
+        parts = []
+        for i in self._active:
+            source = _with_episodes(self.sources[i])
+            index = self._drawn(i, source.counts(), num_batches)
+            parts.append(self._windows(source, source.locate(index), index, length))
+        return _joined(parts)
 
     def sample_episodes(self, num_batches: int) -> Batch:
         """Whole, uniformly drawn episodes: leading axes [num_batches, S, B, T], T the longest one's length.
@@ -218,9 +222,9 @@ class ReplaySampler:
         drawn = [
             (
                 _with_episodes(self.sources[i]),
-                self._draw(i, _with_episodes(self.sources[i]).episode_counts(), num_batches),
+                self._drawn(i, _with_episodes(self.sources[i]).episode_counts(), num_batches),
             )
-            for i in self._active()
+            for i in self._active
         ]
         starts = [source.locate_episodes(index).long() for source, index in drawn]
         length = max(
@@ -255,37 +259,26 @@ class ReplaySampler:
             prefix = f"priorities.{i}."
             priorities.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
 
-    def _mix(self, num_batches: int, make: Callable[[TransitionSource, Tensor], Batch]) -> Batch:
-        parts = []
-        for i in self._active():
-            source = self.sources[i]
-            parts.append(make(source, self._draw(i, source.counts(), num_batches)))
-        return _joined(parts)
-
-    def _active(self) -> list[int]:
-        return [i for i, share in enumerate(self.shares) if share]
-
-    def _draw(self, source: int, counts: NDArray[np.int64], num_batches: int) -> Tensor:
-        """As `_drawn`, on the device."""
-        return torch.from_numpy(self._drawn(source, counts, num_batches)).to(self.device, non_blocking=True)
-
-    def _drawn(self, source: int, counts: NDArray[np.int64], num_batches: int) -> NDArray[np.int64]:
+    def _drawn(self, source: int, counts: NDArray[np.int64], num_batches: int) -> Tensor:
         """int64 [num_batches, S, share of the source], below each seed's count."""
-        check_drawable(counts, "transitions")
+        if not counts.all():
+            raise _nothing_to_draw(counts)
         share = self.shares[source]
         drawn = [
             generator.integers(0, count, (num_batches, 1, share))
             for generator, count in zip(self._generators[source], counts.tolist(), strict=True)
         ]
-        return drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1)
+        index = torch.from_numpy(drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1))
+        return index if self.device.type == "cpu" else index.to(self.device, non_blocking=True)
 
     def _prioritized(self, num_batches: int) -> Batch:
         """Each batch's quantiles are drawn one from each of B equal parts of the distribution, as the paper has it."""
         parts, weights = [], []
         exponent = self._importance_exponents(num_batches)[:, None, None]
-        for i in self._active():
+        for i in self._active:
             source, share = self.sources[i], self.shares[i]
-            check_drawable(source.counts(), "transitions")
+            if not source.counts().all():
+                raise _nothing_to_draw(source.counts())
             uniform = np.stack([g.random((num_batches, share)) for g in self._generators[i]], axis=1)
             places, relative = self.priorities[i].draw((np.arange(share) + uniform) / share)
             place = torch.from_numpy(places).to(self.device, non_blocking=True)
@@ -303,19 +296,17 @@ class ReplaySampler:
         self.batches_drawn += num_batches
         return np.asarray(self.priority.importance_exponent * (1.0 - done) + done)
 
-    def _transitions(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
-        rows = rows.reshape(-1)
-        if self.n_step > 1:
+    def _transitions(self, source: TransitionSource, index: Tensor, rows: Tensor, n_step: int | None = None) -> Batch:
+        """A batch of transitions, int64 [K, S, B], at rows [K, S, B] of their source; `n_step` in place of its own."""
+        shape, rows = rows.shape, rows.reshape(-1)
+        if (self.n_step if n_step is None else n_step) > 1:
             return self._n_step(source, index, rows)
-        return self._batch(source, index, rows, rows, self._pairs(source, rows, index.shape))
-
-    def _pairs(self, source: TransitionSource, rows: Tensor, shape: torch.Size) -> Pairs:
-        """Single transitions at rows [N], shaped."""
         pairs = source.take(rows, 0, self.layout.pair_width).view(*shape, -1)
-        reward, terminated = self.layout.value(schema.REWARD, pairs), self.layout.value(schema.TERMINATED, pairs)
         # γ, or 0 after a terminal step.
+        terminated = self.layout.value(schema.TERMINATED, pairs)
         discount = torch.sub(self._full_discount, terminated, alpha=self.discount)
-        return Pairs(pairs, pairs[..., self.layout.width :], reward, discount, terminated)
+        reward, following = self.layout.value(schema.REWARD, pairs), pairs[..., self.layout.width :]
+        return self._batch(source, index, rows, rows, pairs, following, reward, discount)
 
     def _n_step(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         """Σ_k γ^k r_{t+k} over the steps there are, bootstrapped from the state behind the last of them."""
@@ -334,17 +325,15 @@ class ReplaySampler:
         tail = source.take(last, start, self.layout.pair_width)
         first[:, start:width] = tail[:, : width - start]
         discount *= 1.0 - tail[:, 0]
-        parts = Pairs(first, tail[:, width - start :], reward, discount, tail[:, 0])
-        return self._batch(source, index, rows, last, Pairs(*(part.unflatten(0, index.shape) for part in parts)))
+        parts = (part.unflatten(0, index.shape) for part in (first, tail[:, width - start :], reward, discount))
+        return self._batch(source, index, rows, last, *parts)
 
     def _windows(self, source: EpisodeSource, starts: Tensor, index: Tensor, length: int) -> Batch:
         starts = starts.long()
         wanted = starts[..., None] + torch.arange(length, device=starts.device)
         last = source.last_rows(starts)[..., None]
         rows = torch.minimum(wanted, last)
-        flat = rows.view(-1)
-        batch = self._batch(source, rows, flat, flat, self._pairs(source, flat, rows.shape))
-        return replace(batch, mask=wanted <= last, index=index)
+        return replace(self._transitions(source, rows, rows, n_step=1), mask=wanted <= last, index=index)
 
     def _batch(
         self,
@@ -352,15 +341,21 @@ class ReplaySampler:
         index: Tensor,
         rows: Tensor,
         last: Tensor,
-        pairs: Pairs,
+        first: Tensor,
+        following: Tensor,
+        reward: Tensor,
+        discount: Tensor,
     ) -> Batch:
         """A batch shaped like `index`.
 
         Args:
             rows, last: [N], the rows of the transitions, and of the last ones that each reward sums.
+            first: [..., >= width], packed rows, with the flags of the last step that a reward sums.
+            following: [..., >= observation width], packed rows behind those of the last steps, as far as pairs hold
+                them.
+            reward, discount: [...].
         """
         layout, images, next_images = self.layout, dict[str, Tensor](), dict[str, Tensor]()
-        first, following, reward, discount, terminated = pairs
         if layout.images:
             images, next_images = (
                 {name: image.unflatten(0, index.shape) for name, image in source.take_images(places).items()}
@@ -373,7 +368,7 @@ class ReplaySampler:
             reward=reward,
             discount=discount,
             next_observation=layout.observation(following, next_images),
-            terminated=terminated,
+            terminated=layout.value(schema.TERMINATED, first),
             behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
             action_mask=known_masks(layout.value(mask, first).bool()) if mask in layout.slices else None,
             next_action_mask=known_masks(layout.value(mask, following).bool()) if mask in layout.slices else None,
@@ -435,8 +430,8 @@ def _with_episodes(source: TransitionSource) -> EpisodeSource:
     return source
 
 
-def _generator(seed: int, source: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, source])))
+def _nothing_to_draw(counts: NDArray[np.int64]) -> RequestError:
+    return RequestError(f"there are no transitions to draw for the seed at position {np.argmin(counts)}")
 
 
 def _state_of(generator: np.random.Generator) -> NDArray[np.uint64]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from offrl.data import schema
 from offrl.data.trajectories import Trajectories
-from offrl.errors import RequestError
 from offrl.replay.row_layout import OPTIONAL, RowLayout, Transforms
+
+if TYPE_CHECKING:
+    from offrl.replay.mapped_rows import MappedRows
 
 Integers = NDArray[np.int64]
 _PACK_ROWS = 65_536
@@ -94,17 +97,29 @@ class StoreSource:
         memory_budget: int,
         device: torch.device,
     ) -> None:
-        self.layout, self.device = layout, device
-        self._rows = _rows_of(store, layout, transforms, memory_budget, device)
-        table = store.episodes
-        everything = np.arange(len(table))
-        subsets = [everything] if seed_episodes is None else [np.asarray(chosen) for chosen in seed_episodes]
-        self._transitions = _PerSeed(
-            [_transition_rows(table.first_row, table.length, s) for s in subsets], seeds, device
-        )
-        self._episodes = _PerSeed([table.first_row[chosen] for chosen in subsets], seeds, device)
-        self._first_rows = torch.from_numpy(table.first_row.copy()).to(device)
-        self._last_rows = torch.from_numpy(table.first_row + table.length - 1).to(device)
+        self.layout, self.device, self._seeds = layout, device, seeds
+        self._rows: PackedRows | MappedRows
+        if store.num_rows * layout.row_bytes <= memory_budget:
+            self._rows = PackedRows(store, layout, transforms, device)
+        else:
+            from offrl.replay.mapped_rows import MappedRows
+
+            self._rows = MappedRows(store, layout, transforms, device)
+        self._table = table = store.episodes
+        everything = np.arange(len(table.length))
+        self._subsets = [everything] if seed_episodes is None else [np.asarray(chosen) for chosen in seed_episodes]
+        rows = [_transition_rows(table.first_row, table.length, chosen) for chosen in self._subsets]
+        self._transitions = _PerSeed(rows, seeds, device)
+
+    @cached_property
+    def _episodes(self) -> _PerSeed:
+        return _PerSeed([self._table.first_row[chosen] for chosen in self._subsets], self._seeds, self.device)
+
+    @cached_property
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """The rows of every episode's first and last transition."""
+        first, length = self._table.first_row, self._table.length
+        return torch.from_numpy(first.copy()).to(self.device), torch.from_numpy(first + length - 1).to(self.device)
 
     def counts(self) -> NDArray[np.int64]:
         return self._transitions.counts
@@ -144,8 +159,8 @@ class StoreSource:
         return self._episodes.locate(index)
 
     def last_rows(self, rows: Tensor) -> Tensor:
-        episode = torch.searchsorted(self._first_rows, rows.long(), right=True) - 1
-        return self._last_rows[episode]
+        first, last = self._bounds
+        return last[torch.searchsorted(first, rows.long(), right=True) - 1]
 
 
 class _PerSeed:
@@ -175,20 +190,6 @@ def _transition_rows(first_row: NDArray[np.int64], length: NDArray[np.int64], ch
     return rows
 
 
-class _Rows(Protocol):
-    def take(self, rows: Tensor, start: int, stop: int) -> Tensor: ...
-
-    def take_images(self, rows: Tensor) -> dict[str, Tensor]: ...
-
-
-def _rows_of(
-    store: Trajectories, layout: RowLayout, transforms: Transforms, budget: int, device: torch.device
-) -> _Rows:
-    if store.num_rows * layout.row_bytes <= budget:
-        return PackedRows(store, layout, transforms, device)
-    return MappedRows(store, layout, transforms, device)
-
-
 class PackedRows:
     """All rows in one float32 matrix, viewed as overlapping pairs: one gather gives s, a, r and s'.
 
@@ -196,15 +197,16 @@ class PackedRows:
     """
 
     def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
-        matrix = torch.empty(store.num_rows, layout.width)
+        there = [column.name for column in store.metadata.columns if column.name in layout.slices]
+        matrix = (torch.empty if len(there) == len(layout.slices) else torch.zeros)(store.num_rows, layout.width)
         images = {name: torch.empty(store.num_rows, *shape, dtype=torch.uint8) for name, shape in layout.images}
         for start in range(0, store.num_rows, _PACK_ROWS):
             stop = min(start + _PACK_ROWS, store.num_rows)
-            for name, place in layout.slices.items():
-                values = matrix.numpy()[start:stop, place]
-                values[:] = transforms.apply(name, store.read(name, start, stop)) if name in store.column_names else 0.0
-            for name, image in images.items():
-                image.numpy()[start:stop] = store.read(name, start, stop)
+            for name, values in store.gather_columns([*there, *images], np.arange(start, stop)).items():
+                if name in images:
+                    images[name].numpy()[start:stop] = values
+                else:
+                    matrix.numpy()[start:stop, layout.slices[name]] = transforms.apply(name, values)
         shape, stride = (max(0, store.num_rows - 1), layout.pair_width), (layout.width, 1)
         self.pairs = matrix.to(device).as_strided(shape, stride)
         self.images = {name: image.to(device) for name, image in images.items()}
@@ -216,44 +218,9 @@ class PackedRows:
         return {name: image.index_select(0, rows) for name, image in self.images.items()}
 
 
-class MappedRows:
-    """Rows left in the store's memory map: only the columns and pages that are asked for are touched.
-
-    Columns of the layout that the store hasn't are zero.
-    """
-
-    def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
-        self.store, self.layout, self.transforms, self.device = store, layout, transforms, device
-
-    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
-        # In the order that they have on disk, rows next to each other share pages.
-        positions, order = np.unique(rows.cpu().numpy().astype(np.int64), return_inverse=True)
-        ordered = np.zeros((len(positions), stop - start), np.float32)
-        for step, shift in ((0, 0), (1, self.layout.width)):
-            places = {
-                name: slice(place.start + shift - start, place.stop + shift - start)
-                for name, place in self.layout.slices.items()
-                if start <= place.start + shift and place.stop + shift <= stop and name in self.store.column_names
-            }
-            for name, values in self.store.gather_columns(list(places), positions + step).items():
-                ordered[:, places[name]] = self.transforms.apply(name, values)
-        return torch.from_numpy(ordered.take(order, axis=0)).to(self.device)
-
-    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
-        names = [name for name, _ in self.layout.images]
-        gathered = self.store.gather_columns(names, rows.cpu().numpy().astype(np.int64)) if names else {}
-        return {name: torch.from_numpy(image).to(self.device) for name, image in gathered.items()}
-
-
 def common_columns(stores: Sequence[Trajectories]) -> list[schema.ColumnSpec]:
     """The optional columns that all stores have alike."""
     found = [{column for column in store.metadata.columns if column.name in OPTIONAL} for store in stores]
     shapes = [{(column.name, column.shape) for column in columns} for columns in found]
     shared = set.intersection(*shapes) if shapes else set()
     return [column for column in (found[0] if found else ()) if (column.name, column.shape) in shared]
-
-
-def check_drawable(counts: NDArray[np.int64], what: str) -> None:
-    """Raises RequestError where a seed has nothing to draw from."""
-    if not counts.all():
-        raise RequestError(f"there are no {what} to draw for the seed at position {np.argmin(counts)}")

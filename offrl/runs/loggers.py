@@ -6,15 +6,12 @@ Their table is `offrl.plugins.loggers`. Another package's is a subclass of `Logg
 
 from __future__ import annotations
 
-import csv
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from offrl import plugins
-from offrl.errors import PluginError, RequestError
-from offrl.files import naming
+from offrl.errors import PluginError
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.run import Run
 
@@ -55,49 +52,6 @@ class JsonLinesLogger(Logger):
 
     def write(self, line: Mapping[str, Any]) -> None:
         self.run.log("metrics.jsonl", line)
-
-
-class CsvLogger(Logger):
-    """`metrics.csv`: one row per step, seed and metric, so that new metrics never need new columns."""
-
-    def __init__(self, run: Run, first_step: int) -> None:
-        super().__init__(run, first_step)
-        self.path = run.path / "metrics.csv"
-        # A kill may have come between the file and its header.
-        if not self.path.exists() or not self.path.stat().st_size:
-            self._append([("step", "seed", "metric", "value")])
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        seeds = self.run.recipe.seeds
-        self._append((line["step"], seed, name, value) for seed, name, value in per_seed(line, seeds))
-
-    def _append(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        with naming(self.path), open(self.path, "a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-class TensorBoardLogger(Logger):
-    """TensorBoard event files in `tensorboard/seed-<number>`; needs the `tensorboard` extra."""
-
-    @classmethod
-    def require(cls) -> None:
-        if find_spec("tensorboard") is None:
-            raise RequestError("TensorBoard is not installed", hint="pip install 'offrl[tensorboard]'")
-
-    def __init__(self, run: Run, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        super().__init__(run, first_step)
-        folders = {seed: run.path / "tensorboard" / f"seed-{seed}" for seed in run.recipe.seeds}
-        self.writers = {seed: SummaryWriter(str(path), purge_step=first_step) for seed, path in folders.items()}
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        for seed, name, value in per_seed(line, self.run.recipe.seeds):
-            self.writers[seed].add_scalar(name, value, line["step"])
-
-    def close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
 
 
 def require_loggers(names: Iterable[str]) -> None:

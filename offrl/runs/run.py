@@ -13,7 +13,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict, to_toml
+from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
+from offrl.config.toml import write_toml
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.files import naming, write_whole
 
@@ -42,7 +43,7 @@ class Run:
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
-        self.path, self.recipe = path, recipe
+        self.path, self.recipe, self._checkpoints = path, recipe, path / "checkpoints"
 
     def __repr__(self) -> str:
         recipe = self.recipe
@@ -68,7 +69,7 @@ class Run:
                     where=str(path),
                     hint=f"continue it with --resume {path}, or choose another directory with --out",
                 )
-            write_whole(path / "recipe.toml", to_toml(recipe))
+            write_whole(path / "recipe.toml", write_toml(recipe.to_dict()))
         return run
 
     @classmethod
@@ -109,7 +110,7 @@ class Run:
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, as continuing for longer does."""
-        write_whole(self.path / "recipe.toml", to_toml(recipe))
+        write_whole(self.path / "recipe.toml", write_toml(recipe.to_dict()))
         self.recipe = recipe
 
     @staticmethod
@@ -322,10 +323,6 @@ class Run:
     def reported_checkpoint(self) -> str:
         """The kind of the one whose returns end training: `best`, as early stopping chose it, or else `last`."""
         return "best" if self.recipe.early_stopping.patience and self.has_checkpoint("best") else "last"
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.path / "checkpoints"
 
     def _index(self) -> dict[str, str]:
         path = self._checkpoints / "index.json"

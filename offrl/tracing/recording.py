@@ -39,6 +39,11 @@ class Recorder(TorchDispatchMode):
         kept: tensors that live on between runs and are the same ones in all of them, by a name for messages.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch's compiler, which never sees this, would be imported to keep out of it: a second for each process."""
+        return False
+
     def __init__(self, inputs: Sequence[Tensor], kept: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reason = ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -11,7 +12,6 @@ from offrl import __version__
 from offrl.config.recipe import Recipe
 from offrl.data.schema import space_to_json
 from offrl.data.trajectories import Trajectories
-from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy
 from offrl.feeds import feed_of
@@ -19,15 +19,16 @@ from offrl.feeds.feed import Materials, sampling_options
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.replay.sampler import ReplaySampler, split_by_episode
-from offrl.runs.listener import Listener
 from offrl.runs.load import fresh_policy, load_normalizer, resolve_device
 from offrl.runs.loggers import make_loggers
-from offrl.runs.recorder import FOLDER, EpisodeRecorder
 from offrl.runs.run import Run
-from offrl.runs.scores import summarize
 from offrl.training.loop import Loop
 from offrl.training.unused_options import warnings_of
-from offrl.types import Validates
+from offrl.types import Batch, Validates
+
+if TYPE_CHECKING:
+    from offrl.runs.listener import Listener
+    from offrl.runs.recorder import EpisodeRecorder
 
 VALIDATION_TRANSITIONS = 8_192
 """Held-out transitions that a validation loss is averaged over: a fixed sample of this size."""
@@ -36,11 +37,11 @@ VALIDATION_TRANSITIONS = 8_192
 def build_loop(run: Run, problem: Problem, listener: Listener) -> Loop:
     """Everything that a run needs, at step 0."""
     recipe, kind = problem.recipe, feed_of(problem.recipe)
-    training, held_out = _hold_out(problem)
+    training, held_out = _hold_out(problem, kind.holds_out)
     device = resolve_device(recipe.device)
     policy = fresh_policy(problem.algorithm, problem.agent, recipe, device, _normalizer(problem, training))
     recorder = _recorder(run) if kind.online and recipe.online.record else None
-    for text in warnings_of(recipe):
+    for text in warnings_of(recipe, kind):
         listener.warned(text)
     facts = {
         **problem.dataset_facts,
@@ -64,10 +65,10 @@ def build_loop(run: Run, problem: Problem, listener: Listener) -> Loop:
     )
 
 
-def _hold_out(problem: Problem) -> tuple[Trajectories | None, Trajectories | None]:
+def _hold_out(problem: Problem, holds_out: bool) -> tuple[Trajectories | None, Trajectories | None]:
     """Training episodes, and held-out ones for agents with a loss to validate; seeds don't matter to the split."""
     data, fraction = problem.data, problem.recipe.data.validation_fraction
-    validates = feed_of(problem.recipe).holds_out and problem.algorithm.can(Validates)
+    validates = holds_out and problem.algorithm.can(Validates)
     if data is None or fraction == 0.0 or data.num_episodes < 2 or not validates:
         return data, None
     return split_by_episode(data, fraction, seed=0)
@@ -83,6 +84,8 @@ def _normalizer(problem: Problem, training: Trajectories | None) -> ObservationN
 
 
 def _recorder(run: Run) -> EpisodeRecorder:
+    from offrl.runs.recorder import FOLDER, EpisodeRecorder
+
     recipe = run.recipe
     assert recipe.env is not None
     return EpisodeRecorder(
@@ -98,15 +101,16 @@ def _recorder(run: Run) -> EpisodeRecorder:
 
 def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Callable[[], Tensor]:
     """The mean loss over a fixed sample of held-out transitions, the same for every seed."""
-    sampler = ReplaySampler(
-        [held_out], batch_size=VALIDATION_TRANSITIONS, seeds=[0], **sampling_options(recipe, policy)
-    )
-    (batch,) = sampler.sample(1).unbind()
-    batch = batch.repeat_seeds(policy.seeds)
     agent: Any = policy.agent
 
+    @cache
+    def batch() -> Batch:
+        options = sampling_options(recipe, policy)
+        sampler = ReplaySampler([held_out], batch_size=VALIDATION_TRANSITIONS, seeds=[0], **options)
+        return sampler.batches(1)[0].repeat_seeds(policy.seeds)
+
     def validate() -> Tensor:
-        loss: Tensor = agent.validation_loss(policy.state, batch)
+        loss: Tensor = agent.validation_loss(policy.state, batch())
         return loss.cpu()
 
     return validate
@@ -117,6 +121,9 @@ def _evaluation(recipe: Recipe, policy: Policy, facts: dict[str, Any]) -> Callab
     assert environment is not None
 
     def evaluate_now(step: int) -> dict[str, Any]:
+        from offrl.envs.evaluator import evaluate
+        from offrl.runs.scores import summarize
+
         evaluation = evaluate(policy, environment, recipe.evaluation.episodes, seed=step)
         return summarize(evaluation, environment, recipe.seeds, facts["reference_scores"])
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,14 +22,16 @@ from offrl.errors import DivergenceError
 from offrl.feeds.feed import Feed
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs.checkpoint import read_facts, read_part
-from offrl.runs.listener import Listener
 from offrl.runs.load import saved_state
 from offrl.runs.loggers import Logger
-from offrl.runs.recorder import EpisodeRecorder
 from offrl.runs.run import Run
 from offrl.training.fast_update import Update, fast_update
 from offrl.training.threads import threads_for
 from offrl.types import Metrics
+
+if TYPE_CHECKING:
+    from offrl.runs.listener import Listener
+    from offrl.runs.recorder import EpisodeRecorder
 
 MAX_ROUNDS = 64
 """Rounds prepared at once: enough to make their cost per batch small, few enough to answer Ctrl-C at once."""
@@ -99,22 +102,32 @@ class Loop:
     update: Update = field(init=False)
 
     def __post_init__(self) -> None:
-        self.update = fast_update(self.policy.agent, self.policy.state, self.policy.device)
+        self.update = self._fast(self.policy.agent.update)
         self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
         self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
+
+    @cached_property
+    def update_critic(self) -> Update:
+        """The update that leaves the policy as it is, of an agent that has one."""
+        agent: Any = self.policy.agent
+        return self._fast(agent.update_critic)
+
+    def _fast(self, update: Callable[..., Metrics]) -> Update:
+        policy = self.policy
+        return fast_update(policy.agent, policy.state, policy.device, update)
 
     def resume(self) -> None:
         """Go back to the last checkpoint, and forget what was logged after it."""
         directory = self.run.checkpoint("last")
         facts = read_facts(directory)
-        restore_state(self.policy.state, saved_state(directory), str(directory))
+        restore_state(self.policy.state, saved_state(directory, self.policy.state), str(directory))
         self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
         if self.recorder is not None:
             self.recorder.restore(read_part(directory, "recording"))
         progress = read_part(directory, "progress")
         self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
         if self.run.has_checkpoint("best"):
-            best = saved_state(self.run.checkpoint("best"))
+            best = saved_state(self.run.checkpoint("best"), self.policy.state)
             self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
         self.step = facts["step"]
         self.run.forget_after(self.step)
@@ -133,14 +146,18 @@ class Loop:
             DivergenceError: a loss is no longer finite; the last good checkpoint is kept.
         """
         recipe = self.run.recipe
-        clock = _RateClock(self.step)
+        self._clock = self.step, time.perf_counter()
         # What is no longer finite is told at the next checkpoint, once and by name.
-        with threads_for(recipe, self.policy), _interruptions() as interrupted, np.errstate(all="ignore"):
+        with (
+            threads_for(self.feed.gradient_rows(recipe), self.policy),
+            _interruptions() as interrupted,
+            np.errstate(all="ignore"),
+        ):
             self.feed.at_checkpoint(self.step)
             while self.step < recipe.steps and not self._all_stopped():
                 before, metrics = self.step, self._advance()
                 if self._due(before, recipe.log_every):
-                    self._log(metrics, clock.rate(self.step))
+                    self._log(metrics)
                 if self.validate and self._due(before, recipe.early_stopping.every):
                     self._validate()
                 if self.evaluate and self._crossed(before, recipe.evaluation.every):
@@ -172,22 +189,15 @@ class Loop:
     def _advance(self) -> Metrics:
         """Rounds up to the next event, or `MAX_ROUNDS`; the last update's metrics."""
         metrics: Metrics = {}
-        size = self.feed.steps_per_round
-        rounds = min(MAX_ROUNDS, -(-(self._next_event() - self.step) // size))
+        recipe, size = self.run.recipe, self.feed.steps_per_round
+        periods = (recipe.log_every, recipe.early_stopping.every, recipe.evaluation.every, recipe.checkpoint_every)
+        upcoming = ((self.step // period + 1) * period for period in periods if period)
+        rounds = min(MAX_ROUNDS, -(-(min(recipe.steps, *upcoming) - self.step) // size))
         for batches, noise, critic_only in self.feed.rounds(rounds):
-            if critic_only:
-                metrics = self.policy.agent.update_critic(self.policy.state, batches, noise)  # type: ignore[attr-defined]
-            else:
-                metrics = self.update(batches, noise)
+            metrics = (self.update_critic if critic_only else self.update)(batches, noise)
             self.feed.learned(batches, metrics)
         self.step += rounds * size
         return metrics
-
-    def _next_event(self) -> int:
-        recipe = self.run.recipe
-        periods = (recipe.log_every, recipe.early_stopping.every, recipe.evaluation.every, recipe.checkpoint_every)
-        upcoming = ((self.step // period + 1) * period for period in periods if period)
-        return min(recipe.steps, *upcoming)
 
     def _due(self, before: int, period: int) -> bool:
         """Whether a period ended, or the run does."""
@@ -196,7 +206,7 @@ class Loop:
     def _crossed(self, before: int, period: int) -> bool:
         return bool(period) and self.step // period > before // period
 
-    def _log(self, metrics: Metrics, rate: float) -> None:
+    def _log(self, metrics: Metrics) -> None:
         values: dict[str, Any] = {name: mean_per_seed(value).tolist() for name, value in metrics.items()}
         for name, per_seed in values.items():
             for seed, value in zip(self.run.recipe.seeds, per_seed, strict=True):
@@ -204,6 +214,8 @@ class Loop:
                     self._require_finite_state()
                     raise self._divergence(f"'{name}' became {value} for seed {seed}")
         values |= self.feed.report()
+        (step, then), self._clock = self._clock, (self.step, time.perf_counter())
+        rate = (self.step - step) / max(self._clock[1] - then, 1e-9)
         line = {"step": self.step, "steps_per_second": round(rate, 2), **values}
         for writer in self.writers:
             writer.write(line)
@@ -270,19 +282,6 @@ class Loop:
 def mean_per_seed(values: Tensor) -> Tensor:
     """[S, …] to [S]."""
     return values if values.dim() == 1 else values.flatten(1).mean(dim=1)
-
-
-class _RateClock:
-    """Steps per second since the last reading."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.time = step, time.perf_counter()
-
-    def rate(self, step: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self.step) / max(now - self.time, 1e-9)
-        self.step, self.time = step, now
-        return rate
 
 
 @contextmanager

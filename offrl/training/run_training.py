@@ -6,6 +6,7 @@ import dataclasses
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offrl.config.recipe import Recipe
 from offrl.errors import OffrlError, RecipeError, RequestError
@@ -16,8 +17,6 @@ from offrl.feeds.warm_start import take_over
 from offrl.files import write_whole
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.runs.checkpoint import read_facts
-from offrl.runs.evaluate import evaluate_run, scores_of
-from offrl.runs.listener import Listener, SilentListener
 from offrl.runs.load import fresh_policy, resolve_device
 from offrl.runs.loggers import require_loggers
 from offrl.runs.run import Run
@@ -25,6 +24,9 @@ from offrl.training.build import build_loop
 from offrl.training.cross_validation import cross_validate, fold_episodes, with_coefficient
 from offrl.training.loop import Loop
 from offrl.types import Penalized, Validates
+
+if TYPE_CHECKING:
+    from offrl.runs.listener import Listener
 
 
 def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = None) -> Run:
@@ -41,7 +43,7 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
     """
     problem = open_problem(recipe)
     check_buildable(problem)
-    listener = listener or SilentListener()
+    listener = listener or _nobody()
     run = Run.create(path, problem.recipe) if path else Run.create_default(problem.recipe, datetime.now())
     listener.began(run.path)
     with run.lock():
@@ -52,7 +54,9 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
         except OffrlError:
             run.discard()
             raise
-        return _finish(_begin(loop, problem))
+        if recipe.start is not None:
+            _begin_from_another(loop, problem)
+        return _finish(loop)
 
 
 def check_buildable(problem: Problem) -> None:
@@ -61,7 +65,7 @@ def check_buildable(problem: Problem) -> None:
     Raises:
         OffrlError: the device, the agent's options, the metric writers or the cross-validation don't fit.
     """
-    recipe, algorithm, learner = problem.recipe, problem.algorithm, problem.learner
+    recipe, algorithm = problem.recipe, problem.algorithm
     device = resolve_device(recipe.device)
     agent = problem.agent
     if recipe.priority.kind != "none" and not algorithm.td_errors:
@@ -80,7 +84,7 @@ def check_buildable(problem: Problem) -> None:
         take_over(fresh_policy(algorithm, agent, recipe, device, None), problem)
     require_loggers(recipe.writers)
     kind = recipe.cross_validation.kind
-    if kind != "none" and (problem.data is None or not learner.can(Penalized)):
+    if kind != "none" and (problem.data is None or not problem.learner.can(Penalized)):
         raise RecipeError(
             f"{recipe.algo} has no coefficient '{kind}' to cross-validate on a dataset",
             hint="cross-validate bc with --dataset NAME",
@@ -102,7 +106,7 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
         RunError: there is no run, or its checkpoint is damaged.
         RequestError: it has taken more steps already.
     """
-    listener = listener or SilentListener()
+    listener = listener or _nobody()
     run = Run.open(path)
     listener.began(run.path)
     with run.lock():
@@ -117,8 +121,15 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
             loop.resume()
         else:
             run.forget_after(-1)
-            _begin(loop, problem)
+            if run.recipe.start is not None:
+                _begin_from_another(loop, problem)
         return _finish(loop)
+
+
+def _nobody() -> Listener:
+    from offrl.runs.listener import SilentListener
+
+    return SilentListener()
 
 
 def _require_ahead(run: Run, steps: int) -> None:
@@ -149,12 +160,10 @@ def choose_coefficient(run: Run, problem: Problem) -> Problem:
     return dataclasses.replace(problem, recipe=run.recipe)
 
 
-def _begin(loop: Loop, problem: Problem) -> Loop:
-    """A run's first step is from scratch, or, in fine-tuning, from what another run has learned."""
-    if problem.recipe.start is not None:
-        take_over(loop.policy, problem)
-        loop.start()
-    return loop
+def _begin_from_another(loop: Loop, problem: Problem) -> None:
+    """Take over what another run has learned, before the first step."""
+    take_over(loop.policy, problem)
+    loop.start()
 
 
 def _finish(loop: Loop) -> Run:
@@ -170,6 +179,8 @@ def _finish(loop: Loop) -> Run:
     run, episodes = loop.run, loop.run.recipe.evaluation.final_episodes
     loop.feed.conclude(run)
     if loop.evaluate:
+        from offrl.runs.evaluate import evaluate_run, scores_of
+
         reported = run.reported_checkpoint
         if reported == "last":
             scores = scores_of(loop.policy, run, loop.facts, checkpoint=reported, episodes=episodes)

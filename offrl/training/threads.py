@@ -7,10 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from offrl.config.recipe import Recipe
 from offrl.envs.policy import Policy
-from offrl.feeds import feed_of
-from offrl.nn.state import state_tensors
+from offrl.nn.state import modules_of
 from offrl.replay.row_layout import RowLayout
 
 SMALL_PRODUCT = 2**20
@@ -18,14 +16,18 @@ SMALL_PRODUCT = 2**20
 
 
 @contextmanager
-def threads_for(recipe: Recipe, policy: Policy) -> Iterator[None]:
+def threads_for(rows: int, policy: Policy) -> Iterator[None]:
     """One thread for small networks, and as many as there were before for others, and afterwards.
+
+    Args:
+        rows: transitions of each seed that one gradient step learns from.
+        policy: its state's networks do.
 
     Sharing a small product saves microseconds at best, and costs a wait for the slower thread at every operation: where
     the other core is busy, each of them takes milliseconds.
     """
     before = torch.get_num_threads()
-    if largest_product(feed_of(recipe).gradient_rows(recipe), policy) <= SMALL_PRODUCT:
+    if largest_product(rows, policy) <= SMALL_PRODUCT:
         torch.set_num_threads(1)
     try:
         yield
@@ -37,4 +39,5 @@ def largest_product(rows: int, policy: Policy) -> float:
     """Multiplications of the largest matrix product in a gradient step; infinite with images, which are convolved."""
     if RowLayout.of(policy.agent.spec).images:
         return float("inf")
-    return float(rows * max((tensor.numel() for tensor in state_tensors(policy.state).values()), default=0))
+    sizes = (part.numel() for network in modules_of(policy.state) for part in network.parameters())
+    return float(rows * max(sizes, default=0))

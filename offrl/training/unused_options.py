@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from offrl.config.recipe import Recipe
-from offrl.feeds import feed_of
+
+if TYPE_CHECKING:
+    from offrl.feeds.feed import Feed
 
 
-def warnings_of(recipe: Recipe) -> list[str]:
-    """A sentence for each doubt."""
-    return [text for text in (_warmup(recipe), _unread(recipe), _unread_end(recipe)) if text]
+def warnings_of(recipe: Recipe, feed: type[Feed]) -> list[str]:
+    """A sentence for each doubt.
 
-
-def _warmup(recipe: Recipe) -> str:
-    warmup, kind = recipe.online.warmup_steps, feed_of(recipe)
-    fills = kind.online and "online.capacity" not in kind.unread(recipe)[0]
-    if not fills or recipe.steps >= warmup:
-        return ""
-    return (
-        f"Nothing is learned: the first {warmup:,} steps only fill the replay, and there are {recipe.steps:,}. "
-        "Take more (--steps), or fewer of those (--set online.warmup_steps=N)."
-    )
-
-
-def _unread(recipe: Recipe) -> str:
-    """A warning of the options that nothing reads, where they aren't at their defaults."""
-    names, why = feed_of(recipe).unread(recipe)
-    changed = [name for name in names if _changed(recipe, name)]
-    return f"Without effect on {recipe.algo} here: {', '.join(changed)}; {why}." if changed else ""
-
-
-def _unread_end(recipe: Recipe) -> str:
-    if not recipe.online.offline_fraction_end or recipe.online.offline_fraction_steps:
-        return ""
-    return (
-        "online.offline_fraction_end has no effect: the data's share stays at online.offline_fraction, unless "
-        "online.offline_fraction_steps says how long it takes to get there."
-    )
+    Args:
+        recipe: what is to be trained.
+        feed: how it learns.
+    """
+    (unread, why), warmup, texts = feed.unread(recipe), recipe.online.warmup_steps, []
+    if feed.online and "online.capacity" not in unread and recipe.steps < warmup:
+        texts.append(
+            f"Nothing is learned: the first {warmup:,} steps only fill the replay, and there are {recipe.steps:,}. "
+            "Take more (--steps), or fewer of those (--set online.warmup_steps=N)."
+        )
+    changed = [name for name in unread if _changed(recipe, name)]
+    if changed:
+        texts.append(f"Without effect on {recipe.algo} here: {', '.join(changed)}; {why}.")
+    if recipe.online.offline_fraction_end and not recipe.online.offline_fraction_steps:
+        texts.append(
+            "online.offline_fraction_end has no effect: the data's share stays at online.offline_fraction, unless "
+            "online.offline_fraction_steps says how long it takes to get there."
+        )
+    return texts
 
 
 def _changed(recipe: Recipe, name: str) -> bool:

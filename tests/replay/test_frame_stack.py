@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
-from offrl.replay.frame_stack import StackedFrames, stacked_spec
+from offrl.replay.frame_stack import StackedFrames
 from offrl.replay.sampler import ReplaySampler
 from offrl.types import Spec
 from tests.data.stores import make_store
@@ -57,7 +57,7 @@ def test_stacks_are_those_of_gymnasium(frames: int, tmp_path: Path) -> None:
 
 def test_the_spec_of_nested_observations_is_gymnasiums() -> None:
     wrapped = gym.wrappers.FrameStackObservation(gym.make(NESTED), 3)
-    assert stacked_spec(Spec(PARTS, ACTIONS), 3).observation_space == wrapped.observation_space
+    assert Spec(PARTS, ACTIONS).stacked(3).observation_space == wrapped.observation_space
 
 
 def test_reading_and_gathering_agree(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from offrl.data.store import TrajectoryStore
+from offrl.replay.mapped_rows import MappedRows
 from offrl.replay.row_layout import RowLayout, Transforms
-from offrl.replay.sources import EpisodeSource, MappedRows, PackedRows, StoreSource, TransitionSource, common_columns
+from offrl.replay.sources import EpisodeSource, PackedRows, StoreSource, TransitionSource, common_columns
 from tests.data.stores import SPEC, make_store
 
 CPU = torch.device("cpu")

@@ -17,7 +17,6 @@ from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.nn.state import state_tensors
-from offrl.replay.frame_stack import stacked_spec
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.runs.load import fresh_policy, load_policy
 from offrl.runs.run import Run
@@ -28,7 +27,7 @@ from tests.envs.menus import MENU
 def untrained(path: Path, algo: str, env: str, **changes: Any) -> Run:
     """A run of random policies for an environment, at step 5; frames as `data.frame_stack` says."""
     recipe = recipe_from_dict({"algo": algo, "env": env, "seeds": [2, 7], "device": "cpu", **changes})
-    spec = stacked_spec(environment_spec(env), recipe.data.frame_stack)
+    spec = environment_spec(env).stacked(recipe.data.frame_stack)
     algorithm = plugins.algorithms[algo]
     policy = fresh_policy(algorithm, algorithm.build(recipe.agent, spec), recipe, torch.device("cpu"), None)
     generator = torch.Generator().manual_seed(1)

@@ -14,8 +14,10 @@ import pytest
 from offrl import plugins
 from offrl.config.recipe import recipe_from_dict
 from offrl.errors import DiskFullError, PluginError, RecipeError, RequestError
-from offrl.runs.loggers import CsvLogger, JsonLinesLogger, Logger, TensorBoardLogger, make_loggers, require_loggers
+from offrl.runs.csv_logger import CsvLogger
+from offrl.runs.loggers import JsonLinesLogger, Logger, make_loggers, require_loggers
 from offrl.runs.run import Run
+from offrl.runs.tensorboard_logger import TensorBoardLogger
 from tests.plugged import plug
 
 LINE = {"step": 40, "steps_per_second": 12.5, "loss": [0.5, 0.25], "episode_return": [None, 3.0]}
@@ -107,9 +109,9 @@ def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(
 
 
 def test_tensorboard_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offrl.runs.loggers.find_spec", lambda name: object())
+    monkeypatch.setattr("offrl.runs.tensorboard_logger.find_spec", lambda name: object())
     require_loggers(["csv", "tensorboard"])
-    monkeypatch.setattr("offrl.runs.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("offrl.runs.tensorboard_logger.find_spec", lambda name: None)
     require_loggers(["csv"])
     with pytest.raises(RequestError, match=r"offrl\[tensorboard\]"):
         require_loggers(["csv", "tensorboard"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from offrl.config.recipe import recipe_from_dict
+from offrl.feeds import feed_of
 from offrl.plugins import algorithms
 from offrl.runs.load import fresh_policy
 from offrl.training.threads import threads_for
@@ -46,7 +47,7 @@ def test_products_that_are_large_are_shared(
     recipe = recipe_from_dict({"algo": algo, "env": "CartPole-v1", "agent": agent, "batch_size": batch_size})
     built = algorithms[algo].build(recipe.agent, Spec(space, gym.spaces.Discrete(2)))
     policy = fresh_policy(algorithms[algo], built, recipe, torch.device("cpu"), None)
-    with threads_for(recipe, policy):
+    with threads_for(feed_of(recipe).gradient_rows(recipe), policy):
         assert torch.get_num_threads() == threads
     assert torch.get_num_threads() == 2
 
@@ -55,6 +56,6 @@ def test_there_are_as_many_as_before_after_an_error() -> None:
     recipe = recipe_from_dict({"algo": "dqn", "env": "CartPole-v1", "agent": {"hidden": [8]}})
     built = algorithms["dqn"].build(recipe.agent, Spec(VECTORS, gym.spaces.Discrete(2)))
     policy = fresh_policy(algorithms["dqn"], built, recipe, torch.device("cpu"), None)
-    with pytest.raises(ZeroDivisionError), threads_for(recipe, policy):
+    with pytest.raises(ZeroDivisionError), threads_for(feed_of(recipe).gradient_rows(recipe), policy):
         raise ZeroDivisionError
     assert torch.get_num_threads() == 2

@@ -8,6 +8,7 @@ import pytest
 
 from offrl.config.library import RecipeFile, bundled_recipes
 from offrl.config.recipe import Recipe, recipe_from_dict, with_settings
+from offrl.feeds import feed_of
 from offrl.training.unused_options import warnings_of
 
 
@@ -15,10 +16,14 @@ def recipe_of(algo: str, settings: list[str], **values: Any) -> Recipe:
     return recipe_from_dict(with_settings({"algo": algo, **values}, settings))
 
 
+def doubts(recipe: Recipe) -> list[str]:
+    return warnings_of(recipe, feed_of(recipe))
+
+
 @pytest.mark.parametrize("bundled", bundled_recipes(), ids=lambda bundled: bundled.name)
 def test_no_recipe_of_offrl_s_own_is_warned_of(bundled: RecipeFile) -> None:
     place = {} if {"env", "dataset"} & set(bundled.values) else {"dataset": "any"}
-    assert warnings_of(recipe_from_dict({**bundled.values, **place})) == []
+    assert doubts(recipe_from_dict({**bundled.values, **place})) == []
 
 
 @pytest.mark.parametrize(
@@ -35,8 +40,8 @@ def test_no_recipe_of_offrl_s_own_is_warned_of(bundled: RecipeFile) -> None:
     ],
 )
 def test_an_option_that_nothing_reads_is_named(algo: str, place: dict[str, str], setting: str, named: str) -> None:
-    assert warnings_of(recipe_of(algo, [], **place)) == []
-    (warning,) = warnings_of(recipe_of(algo, [setting], **place))
+    assert doubts(recipe_of(algo, [], **place)) == []
+    (warning,) = doubts(recipe_of(algo, [setting], **place))
     assert named in warning
 
 
@@ -52,4 +57,4 @@ def test_an_option_that_nothing_reads_is_named(algo: str, place: dict[str, str],
     ],
 )
 def test_an_option_that_is_read_is_not(algo: str, place: dict[str, str], setting: str) -> None:
-    assert warnings_of(recipe_of(algo, [setting], **place)) == []
+    assert doubts(recipe_of(algo, [setting], **place)) == []
