@@ -118,7 +118,8 @@ def metrics_in_words(metrics: Mapping[str, Sequence[float | None]]) -> str:
 def _in_notebook() -> bool:
     """Whether an IPython kernel runs this program."""
     interactive = sys.modules.get("IPython")
-    shell = None if interactive is None else vars(interactive)["get_ipython"]()
+    # An attribute, not an entry of the module's dictionary: IPython 9 gives it on request only.
+    shell = None if interactive is None else interactive.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config
 
 
