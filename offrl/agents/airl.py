@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.wrapper import RewardLearner, chosen_rows, draws_of_step, mean_reward
-from offrl.config.fields import Activation, Count, NonNegative, Positive, Widths
+from offrl.config.fields import STRICT, Activation, Count, NonNegative, Positive, Widths
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
 from offrl.nn.discriminator import TransitionFeatures
 from offrl.ops.adversarial import expert_loss, generator_loss
@@ -40,7 +39,7 @@ class AIRLConfig:
         normalize_input: shift and scale observations by the running mean and standard deviation of all that was seen.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     generator: Literal["ppo"] = "ppo"
     generator_options: Any = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -163,9 +163,22 @@ def _require_follows(agent: Callable[..., Any], protocol: type[Any]) -> None:
             raise _lacking(agent, protocol, f"has no `{name}`")
         if not inspect.isfunction(wanted) or not callable(found):
             continue
-        want, have = (list(inspect.signature(part).parameters) for part in (wanted, found))
-        if have[: len(want)] != want:
-            raise _lacking(agent, protocol, f"has `{name}({', '.join(have)})` in place of `{name}({', '.join(want)})`")
+        want, have = (list(inspect.signature(part).parameters.values()) for part in (wanted, found))
+        if not _takes(have, want):
+            texts = [f"{name}({', '.join(_written(each) for each in parameters)})" for parameters in (have, want)]
+            raise _lacking(agent, protocol, f"has `{texts[0]}` in place of `{texts[1]}`")
+
+
+def _takes(have: Sequence[inspect.Parameter], want: Sequence[inspect.Parameter]) -> bool:
+    """Whether a method can be called as another one is: with the same names, leaving out what may be left out there."""
+    names = [each.name for each in have[: len(want)]] == [each.name for each in want]
+    whatever_comes = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = {each.name for each in have if each.default is each.empty and each.kind not in whatever_comes}
+    return names and needed <= {each.name for each in want if each.default is each.empty}
+
+
+def _written(parameter: inspect.Parameter) -> str:
+    return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
 
 
 def _lacking(agent: Callable[..., Any], protocol: type[Any], what: str) -> PluginError:

@@ -8,12 +8,11 @@ from typing import ClassVar
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
-from offrl.config.fields import Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.config.fields import STRICT, Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.distributions import (
@@ -48,7 +47,7 @@ class BCConfig:
         layer_norm, dropout, activation: see `offrl.nn.MLP`.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     policy: PolicyKind = "auto"
     hidden: Widths = (256, 256)

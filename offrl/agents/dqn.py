@@ -17,15 +17,16 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import require_discrete
 from offrl.config.fields import (
+    STRICT,
     Activation,
     Count,
+    CountOrZero,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -70,7 +71,7 @@ class DQNConfig:
         epsilon_steps: exploring steps of each seed in which it goes from one to the other, linearly.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     hidden: Widths = (256, 256)
     convolutions: Literal["auto"] | tuple[tuple[Count, Count, Count], ...] = "auto"
@@ -80,7 +81,7 @@ class DQNConfig:
     weight_decay: NonNegative = 0.0
     max_gradient_norm: NonNegative = 10.0
     learning_rate: Positive = 3e-4
-    decay_steps: NonNegativeInt = 0
+    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     target_every: Count = 1

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.wrapper import RewardLearner, chosen_rows, draws_of_step, mean_reward
-from offrl.config.fields import Count, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.config.fields import STRICT, Count, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
 from offrl.nn import Adam, seed_generators
 from offrl.nn.discriminator import Discriminator, Inputs, TransitionFeatures, gradient_penalty
@@ -65,7 +64,7 @@ class GAILConfig:
         normalize_input: shift and scale observations by the running mean and standard deviation of all that it saw.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     generator: Literal["ppo", "sac", "td3"] = "ppo"
     generator_options: Any = None

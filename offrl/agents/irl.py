@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor, nn
 
 from offrl.agents.algorithm import Algorithm
-from offrl.config.fields import Activation, NonNegative, Positive, PositiveFraction, Widths
+from offrl.config.fields import STRICT, Activation, CountOrZero, NonNegative, Positive, PositiveFraction, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.mdp import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
 from offrl.nn import MLP, Adam, FlatModule, seed_generators
@@ -49,14 +48,14 @@ class IRLConfig:
             is the difference between a feature's expected discounted counts under the policy and the expert.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     method: Literal["maxcausalent", "maxent", "apprenticeship"] = "maxcausalent"
     features: Literal["state", "state_action"] = "state"
     hidden: Widths = ()
     activation: Activation = "tanh"
     discount: PositiveFraction = 0.99
-    horizon: NonNegativeInt = 0
+    horizon: CountOrZero = 0
     learning_rate: Positive = 0.5
     l2: NonNegative = 0.0
     tolerance: Positive = 1e-3

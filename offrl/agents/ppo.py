@@ -6,17 +6,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import explore_around_clone, keep_steady, without_decay
 from offrl.agents.space_checks import choices_of, policy_kind
-from offrl.config.fields import Activation, Count, NonNegative, Positive, Probability, ProbabilityBelowOne, Widths
+from offrl.config.fields import (
+    STRICT,
+    Activation,
+    Count,
+    CountOrZero,
+    Finite,
+    NonNegative,
+    Positive,
+    Probability,
+    ProbabilityBelowOne,
+    Widths,
+)
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.copy_weights import adopt_layers
@@ -60,7 +70,7 @@ class PPOConfig:
         initial_log_std: of the Gaussian policies, where actions span [-1, 1].
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     policy: Literal["auto", "gaussian", "squashed_gaussian", "categorical"] = "auto"
     hidden: Widths = (64, 64)
@@ -70,7 +80,7 @@ class PPOConfig:
     weight_decay: NonNegative = 0.0
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
-    decay_steps: Annotated[int, Field(ge=0)] = 0
+    decay_steps: CountOrZero = 0
     max_gradient_norm: NonNegative = 0.5
     discount: Probability = 0.99
     trace_decay: Probability = 0.95
@@ -87,7 +97,7 @@ class PPOConfig:
     normalize_advantage: bool = True
     normalize_observation: bool = False
     scale_reward: bool = False
-    initial_log_std: FiniteFloat = 0.0
+    initial_log_std: Finite = 0.0
 
 
 @dataclass

@@ -10,15 +10,17 @@ from typing import Literal
 
 import gymnasium as gym
 import torch
-from pydantic import ConfigDict, FiniteFloat, NonNegativeInt
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
+    STRICT,
     Activation,
     Count,
+    CountOrZero,
+    Finite,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -65,7 +67,7 @@ class SACConfig:
         bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
@@ -76,16 +78,16 @@ class SACConfig:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: NonNegative = 3e-4
-    decay_steps: NonNegativeInt = 0
+    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     initial_temperature: Positive = 1.0
-    target_entropy: FiniteFloat | Literal["auto"] = "auto"
+    target_entropy: Finite | Literal["auto"] = "auto"
     target_entropy_fraction: Probability = 0.98
     value_network: bool = False
     sde: bool = False
     sde_every: Count = 8
-    sde_initial_log_std: FiniteFloat = -3.0
+    sde_initial_log_std: Finite = -3.0
     bc_alpha: NonNegative = 0.0
     bc_decay: Probability = 1.0
 
@@ -298,8 +300,7 @@ class SAC:
             choice = dist.categorical_mode(log_probs) if noise is None else dist.categorical_sample(log_probs, noise)
             return choice.squeeze(-1) + self.first_action, carry
         mean, log_std = dist.split_gaussian(output)
-        sample = mean if noise is None else mean + log_std.exp() * noise
-        return sample.tanh(), carry
+        return (mean if noise is None else mean + log_std.exp() * noise).tanh(), carry
 
     @property
     def has_density(self) -> bool:
@@ -330,12 +331,10 @@ class SAC:
             SpaceMismatchError: the networks read observations of different widths.
         """
         require_kind("SAC", kind, ("categorical",) if self.discrete else ("squashed_gaussian", "deterministic"))
-        if isinstance(state.actor, StateDependentGaussian):
-            adopt_layers(state.actor.mean, policy)
-            return
-        adopt_layers(state.actor, policy)
-        if kind == "deterministic":
-            set_spread(state.actor, dist.log_std_of_entropy(self.target_entropy / self.spec.action_dim))
+        network = state.actor.mean if isinstance(state.actor, StateDependentGaussian) else state.actor
+        adopt_layers(network, policy)
+        if kind == "deterministic" and network is state.actor:
+            set_spread(network, dist.log_std_of_entropy(self.target_entropy / self.spec.action_dim))
 
 
 ALGORITHM = Algorithm(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.wrapper import GeneratorWrapper, draws_of_generator
+from offrl.config.fields import STRICT
 from offrl.types import Agent, Batch, Demonstrated, Density, Metrics, Noise, Observation, Scheduled, Spec
 
 
@@ -24,7 +24,7 @@ class SQILConfig:
         generator_options: that agent's own options.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     generator: Literal["sac", "dqn"] = "sac"
     generator_options: Any = None

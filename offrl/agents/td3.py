@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
+    STRICT,
     Activation,
     Count,
+    CountOrZero,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -72,7 +73,7 @@ class TD3Config:
         exploration_noise: standard deviation of the noise added to actions while collecting.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    __pydantic_config__ = STRICT
 
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
@@ -82,15 +83,15 @@ class TD3Config:
     max_gradient_norm: NonNegative = 0.0
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
-    decay_steps: NonNegativeInt = 0
-    constant_steps: NonNegativeInt = 0
+    decay_steps: CountOrZero = 0
+    constant_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     critics: Literal[1, 2] = 2
     policy_delay: Count = 2
     target_noise: NonNegative = 0.2
     target_noise_clip: NonNegative = 0.5
-    softmax_samples: NonNegativeInt = 0
+    softmax_samples: CountOrZero = 0
     softmax_beta: NonNegative = 0.05
     bc_alpha: NonNegative = 0.0
     bc_decay: Probability = 1.0

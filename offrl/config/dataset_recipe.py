@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from offrl.config.fields import Count
+from offrl.config.fields import STRICT, Count, CountOrZero
 from offrl.errors import RecipeError
 
-STRICT = ConfigDict(extra="forbid")
 MEASURED = "measured"
 """As a dataset recipe's `references`: measure them."""
 
@@ -48,7 +47,7 @@ class RandomSource:
     kind: Literal["random"]
     env: str
     episodes: Count
-    seed: NonNegativeInt = 0
+    seed: CountOrZero = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class PolicySource:
     kind: Literal["policy"]
     episodes: Count
     stochastic: bool = False
-    seed: NonNegativeInt = 0
+    seed: CountOrZero = 0
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,34 @@
-"""Kinds of option values that configs share: a value out of range is an error that names the option."""
+"""Kinds of option values that configs share: a value out of range is an error that names the option.
+
+They say what `offrl.config.validation` asks of values, and need nothing that checks: an agent works where that isn't
+installed.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from annotated_types import Ge, Gt, Le, Lt
 
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-ProbabilityBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
-PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
+STRICT: dict[str, Any] = {"extra": "forbid"}
+"""As a config's `__pydantic_config__`: a key that it doesn't have is an error."""
+
+
+class IsFinite:
+    """Neither infinite nor NaN: a mark on a float, read by pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(source) | {"allow_inf_nan": False}
+
+
+Finite = Annotated[float, IsFinite()]
+Positive = Annotated[Finite, Gt(0.0)]
+NonNegative = Annotated[Finite, Ge(0.0)]
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+Probability = Annotated[float, Ge(0.0), Le(1.0)]
+ProbabilityBelowOne = Annotated[float, Ge(0.0), Lt(1.0)]
+PositiveFraction = Annotated[float, Gt(0.0), Le(1.0)]
 Widths = tuple[Count, ...]
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]

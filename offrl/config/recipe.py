@@ -10,15 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import AfterValidator, Field
 
 from offrl import plugins
-from offrl.config.fields import Count, NonNegative, PositiveFraction, Probability, ProbabilityBelowOne
+from offrl.config.fields import (
+    STRICT,
+    Count,
+    CountOrZero,
+    Finite,
+    NonNegative,
+    PositiveFraction,
+    Probability,
+    ProbabilityBelowOne,
+)
 from offrl.config.toml import write_toml
 from offrl.config.validation import validated
 from offrl.errors import RecipeError
-
-STRICT = ConfigDict(extra="forbid")
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,13 +66,13 @@ class DataConfig:
     __pydantic_config__ = STRICT
 
     top_fraction: PositiveFraction = 1.0
-    episodes: NonNegativeInt = 0
+    episodes: CountOrZero = 0
     validation_fraction: ProbabilityBelowOne = 0.1
     normalize_observation: bool = True
-    reward_scale: FiniteFloat = 1.0
+    reward_scale: Finite = 1.0
     n_step: Count = 1
     frame_stack: Count = 1
-    memory_budget: NonNegativeInt = 512 * 2**20
+    memory_budget: CountOrZero = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -117,14 +124,14 @@ class OnlineConfig:
     environments: Count = 1
     processes: Count = 1
     capacity: Count = 1_000_000
-    warmup_steps: NonNegativeInt = 10_000
-    critic_warmup: NonNegativeInt = 0
+    warmup_steps: CountOrZero = 10_000
+    critic_warmup: CountOrZero = 0
     updates_per_step: UpdateRatio = 1.0
     offline_fraction: Probability = 0.0
     offline_fraction_end: Probability = 0.0
-    offline_fraction_steps: NonNegativeInt = 0
-    fixed_horizon: NonNegativeInt = 0
-    stop_at: FiniteFloat | None = None
+    offline_fraction_steps: CountOrZero = 0
+    fixed_horizon: CountOrZero = 0
+    stop_at: Finite | None = None
     record: bool = False
 
 
@@ -140,7 +147,7 @@ class EvaluationConfig:
 
     __pydantic_config__ = STRICT
 
-    every: NonNegativeInt = 5_000
+    every: CountOrZero = 5_000
     episodes: Count = 10
     final_episodes: Count = 20
 
@@ -157,7 +164,7 @@ class EarlyStopping:
     __pydantic_config__ = STRICT
 
     every: Count = 500
-    patience: NonNegativeInt = 0
+    patience: CountOrZero = 0
 
 
 @dataclass(frozen=True)

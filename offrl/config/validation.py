@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
-
 from offrl.errors import RecipeError
 
 
@@ -22,6 +20,9 @@ def validated(kind: type[Any], values: Any, where: str = "", prefix: tuple[str, 
     Raises:
         RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
     """
+    # Agents build without it, where configs are made in Python.
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

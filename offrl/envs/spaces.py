@@ -31,7 +31,7 @@ def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
         SpaceMismatchError: their kinds or shapes differ, or the bounds of their actions, which scale a policy's output.
     """
     for name in ("observation_space", "action_space"):
-        want, have = getattr(wanted, name), getattr(found, name)
+        want, have = vars(wanted)[name], vars(found)[name]
         boxes = name == "action_space" and isinstance(want, gym.spaces.Box) and isinstance(have, gym.spaces.Box)
         if not same_kind(want, have) or (
             boxes and not (np.allclose(want.low, have.low) and np.allclose(want.high, have.high))
@@ -47,7 +47,7 @@ def same_kind(one: object, other: object) -> bool:
     """Whether two spaces hold values of the same shape and kind; floating-point width and bounds may differ."""
     if type(one) is not type(other):
         return False
-    if hasattr(one, "spaces"):
+    if isinstance(one, gym.spaces.Dict | gym.spaces.Tuple | gym.spaces.OneOf):
         a, b = _children(one), _children(other)
         return a.keys() == b.keys() and all(same_kind(a[key], b[key]) for key in a)
     if isinstance(one, gym.spaces.Box) and isinstance(other, gym.spaces.Box):
@@ -55,9 +55,10 @@ def same_kind(one: object, other: object) -> bool:
     return one == other
 
 
-def _children(space: object) -> dict[object, object]:
-    children = getattr(space, "spaces", {})
-    return dict(children) if hasattr(children, "keys") else dict(enumerate(children))
+def _children(space: object) -> dict[Any, Any]:
+    if isinstance(space, gym.spaces.Dict):
+        return dict(space.spaces)
+    return dict(enumerate(space.spaces)) if isinstance(space, gym.spaces.Tuple | gym.spaces.OneOf) else {}
 
 
 def _single(space: gym.Space[Any]) -> gym.Space[Any]:

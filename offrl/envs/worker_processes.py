@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -66,9 +66,8 @@ class ParallelEnvironments:
             self._send(connection, ("step", share))
         parts = [self.own.step(shares[0]), *(self._receive(connection) for connection in self.connections)]
         next_observation = joined([part.next_observation for part in parts])
-        reward, terminated, truncated = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("reward", "terminated", "truncated")
-        )
+        told = zip(*((part.reward, part.terminated, part.truncated) for part in parts), strict=True)
+        reward, terminated, truncated = map(np.concatenate, told)
         observation = next_observation
         if (terminated | truncated).any():
             observation = joined([part.observation for part in parts])
@@ -113,11 +112,12 @@ class ParallelEnvironments:
 def serve(connection: Connection, spec: EnvSpec, count: int, frame_stack: int, horizon: int) -> None:
     """What another process does: step its share of the copies until the connection closes."""
     environments = SerialEnvironments(spec, count, frame_stack, horizon)
+    commands: dict[str, Callable[[Any], Any]] = {"reset": environments.reset, "step": environments.step}
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
         while True:
             name, argument = connection.recv()
             try:
-                result = getattr(environments, name)(argument)
+                result = commands[name](argument)
             except Exception:
                 connection.send((traceback.format_exc(), None))
             else:

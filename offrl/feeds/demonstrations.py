@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,6 +26,7 @@ from offrl.feeds.problem import NO_ENVIRONMENT, Problem, chosen_episodes, facts_
 from offrl.feeds.warm_start import origin_of
 from offrl.ops.minibatches import without_time
 from offrl.ops.returns import running_returns
+from offrl.ops.trees import tree_map
 from offrl.replay.rollout_buffer import RolloutBuffer
 from offrl.replay.row_layout import RowLayout
 from offrl.replay.sampler import ReplaySampler
@@ -297,10 +298,5 @@ def _own_kind(learner: Algorithm) -> type[Feed]:
 
 def first_steps(batch: Batch, count: int) -> Batch:
     """The first `count` steps of a rollout [S, E, T, …]."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cut(part) for key, part in value.items()}
-        return None if value is None else value[:, :, :count]
-
-    return replace(batch, **{field.name: cut(getattr(batch, field.name)) for field in fields(batch)})
+    first: Batch = tree_map(lambda part: part[:, :, :count], batch)
+    return first

@@ -81,7 +81,8 @@ def demonstrations_of(mdp: TabularMDP, data: Trajectories, spec: Spec) -> Demons
     Raises:
         DataError: there are none, or they do what the process can't do.
     """
-    firsts = [int(getattr(space, "start", 0)) for space in (spec.observation_space, spec.action_space)]
+    spaces = (spec.observation_space, spec.action_space)
+    firsts = [int(space.start) if isinstance(space, gym.spaces.Discrete) else 0 for space in spaces]
     states, actions = [], []
     for block in data.iterate_blocks(100_000):
         ends = block.final_rows + 1

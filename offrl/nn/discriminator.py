@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from offrl.nn.flat import FlatModule, uniform_per_seed
-from offrl.nn.flatten import FlatObservation
+from offrl.nn.flatten import FlatObservation, one_hot
 from offrl.nn.mlp import MLP
 from offrl.ops.running_moments import normalize
 from offrl.types import Batch, Spec
@@ -66,16 +66,11 @@ class TransitionFeatures:
     def _action(self, action: Tensor) -> Tensor:
         space = self.spec.action_space
         if isinstance(space, gym.spaces.Discrete):
-            return _one_hot(action - int(space.start), int(space.n))
+            return one_hot(action - int(space.start), int(space.n))
         if isinstance(space, gym.spaces.MultiDiscrete):
             columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
-            return torch.cat([_one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
+            return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
         return action
-
-
-def _one_hot(number: Tensor, count: int) -> Tensor:
-    """[…] to float32 […, count]. PyTorch's own looks at the values, which no trace can repeat."""
-    return (number.unsqueeze(-1) == torch.arange(count, device=number.device)).float()
 
 
 class Layer(NamedTuple):

@@ -58,6 +58,11 @@ def _leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.
 
 def _flat(value: Tensor, space: gym.Space[Any]) -> Tensor:
     if isinstance(space, gym.spaces.Discrete):
-        return torch.nn.functional.one_hot(value.long() - int(space.start), int(space.n)).float()
+        return one_hot(value.long() - int(space.start), int(space.n))
     numbers = value.float() / 255.0 if value.dtype == torch.uint8 else value.float()
     return numbers if numbers.dim() == 3 else numbers.reshape(*numbers.shape[:2], -1)
+
+
+def one_hot(number: Tensor, count: int) -> Tensor:
+    """Whole numbers […] to float32 […, count]; PyTorch's own looks at the values, which no trace can repeat."""
+    return (number.unsqueeze(-1) == torch.arange(count, device=number.device)).float()

@@ -66,7 +66,7 @@ def load_policy(run: Run, checkpoint: str, device: str = "cpu") -> tuple[Policy,
     algorithm: Algorithm = plugins.algorithms[recipe.algo]
     agent = algorithm.build(recipe.agent, spec_of(facts))
     policy = fresh_policy(algorithm, agent, recipe, resolve_device(device), load_normalizer(directory))
-    restore_state(policy.state, saved_state(directory), str(directory))
+    restore_state(policy.state, saved_state(directory, policy.state), str(directory))
     return policy, facts
 
 
@@ -90,10 +90,10 @@ def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
     return dataclasses.replace(policy, state=state, seeds=1)
 
 
-def saved_state(directory: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's agent, without what former versions kept there."""
-    tensors = read_part(directory, "state")
-    return {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in FORMER}
+def saved_state(directory: Path, state: Any) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's agent, without what former versions kept there and the state has no place for."""
+    tensors, wanted = read_part(directory, "state"), state_tensors(state)
+    return {name: tensor for name, tensor in tensors.items() if name in wanted or name.rpartition(".")[2] not in FORMER}
 
 
 def load_normalizer(directory: Path) -> ObservationNormalizer | None:

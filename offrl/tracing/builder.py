@@ -105,7 +105,7 @@ class Builder:
         if id(value) not in self.places:
             assert value.tensor is not None, "a value is used before it is made"
             literal = value.storage.origin is Origin.MADE
-            self.places[id(value)] = Place(value.tensor.detach(), literal)
+            self.places[id(value)] = Place(_plain(value.tensor), literal)
             if literal and value.storage.rigid:
                 # It is written to: each replay starts from what it was.
                 place = self._buffer(value.shape, value.stride, value.dtype)
@@ -210,7 +210,6 @@ class Builder:
                 place is not None
                 and place.tensor is not None
                 and place_of(place.tensor) in self.buffers
-                and not operand.storage.rigid
                 and (operand.shape, operand.dtype) == (value.shape, value.dtype)
                 and self.last_use[id(operand.storage)] == self.now
                 and _is_dense(place.tensor)
@@ -252,6 +251,12 @@ class Builder:
     def begin(self, call: Call, index: int) -> None:
         """The steps that follow are this call's."""
         self._call, self.now = call, index
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The same memory in a tensor that autograd, and inference mode, know nothing of."""
+    empty = torch.empty(0, dtype=tensor.dtype)
+    return empty.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def _strides(shape: Sequence[int], stride: Sequence[int]) -> list[int]:

@@ -39,10 +39,17 @@ class Recorder(TorchDispatchMode):
         kept: tensors that live on between runs and are the same ones in all of them, by a name for messages.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch's compiler, which never sees this, would be imported to keep out of it: a second for each process."""
+        return False
+
     def __init__(self, inputs: Sequence[Tensor], kept: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reason = ""
         self.calls: list[Call] = []
+        self._noted: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+        self._understood = 0
         self._values: dict[int, Value] = {}
         self._storages: dict[Any, Storage] = {}
         self._held: list[Tensor] = []  # Keeps every address, and so every identity, from being used again.
@@ -80,6 +87,7 @@ class Recorder(TorchDispatchMode):
         Args:
             outputs: what the function returned.
         """
+        self._understand_noted()
         returned = replaced(outputs, Tensor, self._value)
         for leaf in leaves(returned):
             if not isinstance(leaf, Value | None) and not isinstance(leaf, PLAIN):
@@ -98,18 +106,34 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if self.reason or func.namespace == "profiler":
-            return func(*args, **kwargs)
-        self._check(func, args)
-        find = self._literal if func is aten.lift_fresh.default else self._value
-        arguments, options = replaced(args, Tensor, find), replaced(kwargs, Tensor, find)
-        result = func(*args, **kwargs)
+        """Note the call, and make it; what it means is found out when the run is over."""
         if torch.Tag.inplace_view in func.tags:
-            func = self._turned(func, args[0])
-        if not self.reason:
-            self._note(func, arguments, options, result)
+            return self._turn(func, args, kwargs or {})
+        if func is aten.lift_fresh.default:
+            # A number becomes a tensor, which may be written to later.
+            self._understand_noted()
+            self._literal(args[0])
+        result = func(*args, **(kwargs or {}))
+        if len(self._noted) < MOST_CALLS:
+            self._noted.append((func, args, kwargs or {}, result))
+        else:
+            self.refuse(f"it has more than {MOST_CALLS} operations: mark a part that is repeated")
         return result
+
+    def _understand_noted(self) -> None:
+        """Add all calls that were noted since the last time to the record."""
+        for function, args, kwargs, result in self._noted[self._understood :]:
+            if not self.reason and function.namespace != "profiler":
+                self._understand(function, args, kwargs, result)
+        self._understood = len(self._noted)
+
+    def _understand(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Add a call that was noted to the record."""
+        self._check(function, args)
+        find = self._literal if function is aten.lift_fresh.default else self._value
+        arguments, options = replaced(args, Tensor, find), replaced(kwargs, Tensor, find)
+        if not self.reason:
+            self._note(function, arguments, options, result)
 
     def _check(self, function: Any, arguments: Any) -> None:
         masked = any(isinstance(leaf, Tensor) and leaf.dtype in MASKS for leaf in leaves(arguments[1:]))
@@ -121,8 +145,6 @@ class Recorder(TorchDispatchMode):
                 self.refuse(reason.format(name=function))
         if function.overloadpacket.__name__ in RESIZING:
             self.refuse(f"{function} gives a tensor other memory")
-        if len(self.calls) >= MOST_CALLS:
-            self.refuse(f"it has more than {MOST_CALLS} operations: mark a part that is repeated")
 
     def _value(self, tensor: Tensor) -> Value:
         """The value of a tensor among the arguments or outputs."""
@@ -142,9 +164,8 @@ class Recorder(TorchDispatchMode):
         """The same of what `torch.tensor(number)` made."""
         if id(tensor) not in self._values and place_of(tensor) not in self._storages:
             self._storages[place_of(tensor)] = Storage(Origin.MADE)
-            self._remember(tensor.detach())
-            self._values[id(tensor)] = self._values[id(self._held[-1])]
-            self._held.append(tensor)
+            # A copy, for the function may go on to write to it.
+            self._remember(tensor).tensor = tensor.clone()
         return self._value(tensor)
 
     def _remember(self, tensor: Tensor) -> Value:
@@ -153,12 +174,18 @@ class Recorder(TorchDispatchMode):
         self._held.append(tensor)
         return value
 
-    def _turned(self, function: Any, tensor: Tensor) -> Any:
-        """What makes a view of a tensor, for what turned the tensor itself into that view: it is another value now."""
-        if self._value(tensor).storage.origin is not Origin.MADE:
+    def _turn(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call that turns a tensor into a view of itself, which is another value from then on."""
+        # What came before has seen it as it was.
+        self._understand_noted()
+        arguments, options = replaced(args, Tensor, self._value), replaced(kwargs, Tensor, self._value)
+        if self._value(args[0]).storage.origin is not Origin.MADE:
             self.refuse(f"{function} changes the shape of an input or a part of the state")
-        del self._values[id(tensor)]
-        return without_output(function)
+        result = function(*args, **kwargs)
+        del self._values[id(args[0])]
+        if not self.reason:
+            self._note(without_output(function), arguments, options, result)
+        return result
 
     def _note(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
         made: list[Value] = []

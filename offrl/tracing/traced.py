@@ -180,17 +180,17 @@ class Traced:
     Args:
         agent: its tensors, as its state's, are taken to be the same ones at each call.
         state: on the CPU; its tensors are changed in place.
-        method: another update of the agent's, as `update_critic` is.
+        function: another update of the agent's, as `update_critic` is.
     """
 
-    def __init__(self, agent: Agent[Any, Any], state: Any, method: str = "update") -> None:
+    def __init__(self, agent: Agent[Any, Any], state: Any, function: Callable[..., Metrics] | None = None) -> None:
         self.agent, self.state = agent, state
-        self.function: Callable[..., Metrics] = getattr(agent, method)
+        self.function = agent.update if function is None else function
         self.roots = {"state": state, "agent": agent}
         self.parts: dict[tuple[Any, ...], Traces] = {}
         self.whole: Traces | None = None
         if not _has_repeated_parts(agent):
-            name = f"{type(agent).__name__}.{method}"
+            name = self.function.__qualname__
             self.whole = Traces(name, lambda *inputs: self.function(state, *inputs), state, self.roots)
 
     def update(self, batches: Sequence[Batch], noise: Noise) -> Metrics:

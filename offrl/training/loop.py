@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,22 +102,32 @@ class Loop:
     update: Update = field(init=False)
 
     def __post_init__(self) -> None:
-        self.update = fast_update(self.policy.agent, self.policy.state, self.policy.device)
+        self.update = self._fast(self.policy.agent.update)
         self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
         self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
+
+    @cached_property
+    def update_critic(self) -> Update:
+        """The update that leaves the policy as it is, of an agent that has one."""
+        agent: Any = self.policy.agent
+        return self._fast(agent.update_critic)
+
+    def _fast(self, update: Callable[..., Metrics]) -> Update:
+        policy = self.policy
+        return fast_update(policy.agent, policy.state, policy.device, update)
 
     def resume(self) -> None:
         """Go back to the last checkpoint, and forget what was logged after it."""
         directory = self.run.checkpoint("last")
         facts = read_facts(directory)
-        restore_state(self.policy.state, saved_state(directory), str(directory))
+        restore_state(self.policy.state, saved_state(directory, self.policy.state), str(directory))
         self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
         if self.recorder is not None:
             self.recorder.restore(read_part(directory, "recording"))
         progress = read_part(directory, "progress")
         self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
         if self.run.has_checkpoint("best"):
-            best = saved_state(self.run.checkpoint("best"))
+            best = saved_state(self.run.checkpoint("best"), self.policy.state)
             self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
         self.step = facts["step"]
         self.run.forget_after(self.step)
@@ -183,10 +194,7 @@ class Loop:
         upcoming = ((self.step // period + 1) * period for period in periods if period)
         rounds = min(MAX_ROUNDS, -(-(min(recipe.steps, *upcoming) - self.step) // size))
         for batches, noise, critic_only in self.feed.rounds(rounds):
-            if critic_only:
-                metrics = self.policy.agent.update_critic(self.policy.state, batches, noise)  # type: ignore[attr-defined]
-            else:
-                metrics = self.update(batches, noise)
+            metrics = (self.update_critic if critic_only else self.update)(batches, noise)
             self.feed.learned(batches, metrics)
         self.step += rounds * size
         return metrics

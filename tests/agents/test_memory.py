@@ -251,6 +251,24 @@ def test_an_evaluation_of_the_run_is_that_of_its_policy(run: Run) -> None:
     np.testing.assert_allclose(scores["returns"], evaluate(policy, run.recipe.env or "", 6, seed=2).returns)
 
 
+def test_programs_that_step_an_environment_have_it_remembered(run: Run) -> None:
+    """Until they say that another episode begins."""
+    loaded, _ = load_policy(run, "last")
+    policy = run.policy(5, checkpoint="last")
+    environment = gym.make(run.recipe.env or "")
+    for reset_seed in (1, 2):
+        episode, ended = Episode(loaded, 1), False
+        observation, info = environment.reset(seed=reset_seed)
+        policy.reset()
+        while not ended:
+            mask = info.get("action_mask")
+            action = policy(observation, action_mask=mask)
+            wanted = episode.act(one(observation), None if mask is None else np.array([mask], bool))
+            np.testing.assert_allclose(action, wanted, rtol=1e-4, atol=1e-4)
+            observation, _, terminated, truncated, info = environment.step(wanted)
+            ended = terminated or truncated
+
+
 class Shown(Counting):
     """Renders pictures as bright as the last reward is large."""
 

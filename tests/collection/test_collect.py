@@ -13,6 +13,7 @@ import torch
 from offrl.collection.collect import collect, collect_random, uniform_log_prob
 from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
+from offrl.envs.policy import Actor
 from offrl.errors import RequestError
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
@@ -63,7 +64,7 @@ def test_greedy_actions_are_the_policys(cloned: Run, tmp_path: Path) -> None:
     for position in range(2):
         episode = store.episode(position)
         both = np.concatenate([episode.observation[:-1]] * 2)
-        wanted = policy.act_greedily(both).reshape(2, 200, 1)[position]
+        wanted = Actor(policy, 200).greedy(both).reshape(2, 200, 1)[position]
         np.testing.assert_allclose(episode.action, wanted, atol=1e-5)
     assert "behavior_log_prob" not in store.column_names
 
@@ -77,7 +78,7 @@ def test_sampled_actions_come_with_their_log_density(cloned: Run, tmp_path: Path
     observed = policy.observe(np.concatenate([episode.observation[:-1]] * 2))
     unit = torch.from_numpy(episode.action / 2.0).expand(2, -1, -1)
     # Densities are per unit of the environment's actions, which span [-2, 2].
-    wanted = policy.agent.log_prob(policy.state, observed, unit)[1].numpy() - np.log(2.0)  # type: ignore[attr-defined]
+    wanted = policy.log_prob(observed, unit, ())[1].numpy() - np.log(2.0)
     np.testing.assert_allclose(episode.extras["behavior_log_prob"], wanted, rtol=1e-3, atol=1e-3)
     assert len(np.unique(episode.action)) > 100
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from tests.old_files.library import FILES, MORE, MORE_STEPS, as_arrays, greedy_a
 EXPECTED: dict[str, Any] = json.loads((FILES / "expected.json").read_text(encoding="utf-8"))
 RUNS: dict[str, dict[str, Any]] = EXPECTED["runs"]
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
+EXPLORES_ANEW = "sac-sde"
+"""Explores by a random function of the state: one for each environment that begins anew with each episode, where the
+version that left the run had one for all environments, which went on over their ends. What it does from the resumption
+on differs therefore, and so does what it learns from that."""
 every_run = pytest.mark.parametrize("name", RUNS)
 
 
@@ -104,6 +109,9 @@ def test_runs_are_resumed_as_they_were(offrl: Offrl, old: Path, name: str) -> No
     assert result.code == 0, result.stderr
     assert result.json["seeds"] == RUNS[name]["seeds"]
     resumed = RUNS[name]["resumed"]
+    if name == EXPLORES_ANEW:
+        assert_goes_on_alike(metrics_after(run, steps), resumed["metrics"])
+        return
     assert_close(metrics_after(run, steps), resumed["metrics"], relative=1e-3, absolute=1e-5)
     for checkpoint, actions in resumed["actions"].items():
         assert_close(greedy_actions(run, shown_to(name), checkpoint), actions, relative=1e-3, absolute=1e-4)
@@ -111,6 +119,31 @@ def test_runs_are_resumed_as_they_were(offrl: Offrl, old: Path, name: str) -> No
         assert_close(
             offrl("datasets", "info", run / "replay", "--json").json, resumed["replay"], relative=0, absolute=0
         )
+
+
+def assert_goes_on_alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """The same lines of the same metrics, of other explored steps; the temperature moves as fast as it did."""
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert [one[name] for name in ("step", "episode_return", "episode_length")] == [
+            other[name] for name in ("step", "episode_return", "episode_length")
+        ]
+        values = [one[name][0] for name in ("critic_loss", "q", "target_q", "actor_loss", "entropy")]
+        assert all(math.isfinite(value) for value in values)
+        assert_close(one["alpha"], other["alpha"], relative=0.05, absolute=0.0)
+
+
+def test_a_resumed_run_that_explores_anew_is_reproducible(offrl: Offrl, old: Path) -> None:
+    run = old / "runs" / EXPLORES_ANEW
+    steps = RUNS[EXPLORES_ANEW]["steps"]
+    twin = old / "runs" / "twin"
+    shutil.copytree(run, twin)
+    for each, more in ((run, 16), (twin, 16)):
+        result = offrl("train", "--resume", each, "--steps", steps + more, "--json")
+        assert result.code == 0, result.stderr
+    assert metrics_after(run, steps) == metrics_after(twin, steps)
+    shown = shown_to(EXPLORES_ANEW)
+    assert greedy_actions(run, shown, "last") == greedy_actions(twin, shown, "last")
 
 
 @every_run

@@ -69,7 +69,7 @@ def assert_close(ours: Any, theirs: Any, tolerance: float = 2e-6) -> None:
             assert one == other
             continue
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
-        numbers = other.double()
+        numbers = other.detach().double()
         finite = numbers[numbers.isfinite()].abs()
         scale = max(1.0, float(finite.max())) if finite.numel() else 1.0
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
@@ -95,8 +95,10 @@ def check(
     theirs, ours = (copy.deepcopy(Store() if state is None else state) for _ in range(2))
     traces = traced(function, ours)
     for inputs in calls:
-        expected = function(theirs, *copy.deepcopy(inputs))
+        given = copy.deepcopy(inputs)
+        expected = function(theirs, *given)
         assert_close(traces(*inputs), expected, tolerance)
+        assert_close(list(inputs), list(given), tolerance)
         assert_close(tensors_in(ours), tensors_in(theirs), tolerance)
     assert (traces.traces[0].replay is not None) is replayed, traces.explain()
     return traces

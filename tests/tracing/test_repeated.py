@@ -35,7 +35,7 @@ class Minibatches:
         """One step of the optimizer."""
         self.runs.append("step")
         loss = (forward(state.network, rows) - noise).square().mean((1, 2))
-        state.optimizer.minimise(loss.sum())
+        state.optimizer.minimize(loss.sum())
         return loss.detach()
 
 

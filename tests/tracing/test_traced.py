@@ -33,7 +33,7 @@ def step(state: Learner, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         goal = forward(state.target, x).tanh() + y
     value = forward(state.network, x)
     loss = (value - goal).square().mean((1, 2))
-    state.optimizer.minimise(loss.sum())
+    state.optimizer.minimize(loss.sum())
     state.target.move_towards(state.network, 0.1)
     return {"loss": loss.detach(), "value": value.detach()}
 
@@ -219,6 +219,51 @@ def test_a_copy_of_the_state_keeps_what_was_there() -> None:
         return before, state.x.clone(), twice, state.x * 2.0, (state.x - before).sum()
 
     check(function, [(torch.randn(3, 4),) for _ in range(3)])
+
+
+def test_inference_mode_makes_no_difference() -> None:
+    @torch.inference_mode()
+    def function(state: Store, x: Tensor) -> Any:
+        state.x.lerp_(x, x.sigmoid())
+        state.x[0].copy_(x[0])
+        return state.x.cumsum(0), x * 1.0
+
+    with torch.inference_mode():
+        state = Store()
+        inputs = [(torch.randn(3, 4),) for _ in range(3)]
+    run, other = traced(function, state), Store()
+    for x in (*inputs, (torch.randn(3, 4),)):
+        assert_close(run(*x), function(other, *x))
+        assert_close(state.x, other.x)
+    assert run.traces[0].replay is not None
+
+
+def test_parts_of_a_flat_tensor_that_live_on() -> None:
+    """They are computed where they will lie in it; then either is changed, or overwritten once it isn't needed."""
+
+    def function(state: Store, x: Tensor, overwrites: bool) -> Any:
+        one, other = x.tanh() * 2.0, (x.mT @ x) * 0.5
+        flat = torch.cat([one.reshape(-1), other.mT.reshape(-1), one.flatten()])
+        if overwrites:
+            flat.mul_(3.0)
+        third = one * 2.0
+        fourth = other.sin() + 1.0
+        state.x.add_(flat[:12].view(3, 4))
+        return flat * 1.0, third.exp(), fourth
+
+    check(function, [(torch.randn(3, 4), overwrites) for overwrites in (False, False, True, True)])
+
+
+def test_numbers_in_the_source_that_are_written_to() -> None:
+    def function(state: Store, x: Tensor) -> Any:
+        total = torch.tensor(2.0)
+        total.mul_(x.sum()).add_(1.0)
+        zeros, ones = torch.zeros(3), torch.tensor([1.0, 2.0])
+        zeros[1:].add_(x.sum())
+        ones[0] = x.mean()
+        return total, zeros, ones * 1.0
+
+    check(function, [(torch.randn(4),) for _ in range(4)])
 
 
 def test_numbers_of_the_state_that_change_between_calls_are_heeded() -> None:

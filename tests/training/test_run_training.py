@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.agents.bc import BC
 from offrl.config.recipe import Recipe, to_toml
 from offrl.converters.catalog import local_path
 from offrl.data.store import StoreWriter
@@ -35,8 +35,9 @@ from offrl.runs.checkpoint import read_part
 from offrl.runs.evaluate import evaluate_run
 from offrl.runs.load import load_policy, resolve_device
 from offrl.runs.run import Run
+from offrl.training.fast_update import Update, fast_update
 from offrl.training.run_training import resume, train
-from offrl.types import Spec
+from offrl.types import Agent, Metrics, Spec
 from tests.training.runs import (
     PENDULUM,
     assert_same_tensors,
@@ -50,9 +51,11 @@ from tests.training.runs import (
 
 TRAIN = """
 import sys, tomllib, torch
+from collections.abc import Callable
 from pathlib import Path
 from offrl.config.recipe import recipe_from_dict
 from offrl.training.loop import Interrupted
+from offrl.training.fast_update import Update, fast_update
 from offrl.training.run_training import SilentListener, resume, train
 torch.set_num_threads(1)
 
@@ -231,16 +234,25 @@ def test_top_episodes_only(demonstrations: Path, tmp_path: Path) -> None:
     assert not torch.equal(*normalizers)
 
 
+def after_each_update(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Metrics], Metrics]) -> None:
+    """Let something happen to the state, or to the metrics, behind every update that the loop makes."""
+
+    def changed_update(agent: Agent[Any, Any], state: Any, device: torch.device) -> Update:
+        update = fast_update(agent, state, device)
+        return lambda batches, noise: change(state, update(batches, noise))
+
+    monkeypatch.setattr("offrl.training.loop.fast_update", changed_update)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    healthy, calls = BC.update, iter(range(10_000))
+    calls = iter(range(10_000))
 
-    def update(self: BC, *arguments: Any) -> dict[str, torch.Tensor]:
-        metrics = healthy(self, *arguments)
+    def spoil(state: Any, metrics: Metrics) -> Metrics:
         return {name: value * float("nan") for name, value in metrics.items()} if next(calls) >= 70 else metrics
 
-    monkeypatch.setattr(BC, "update", update)
+    after_each_update(monkeypatch, spoil)
     with pytest.raises(DivergenceError, match="'imitation_loss' became nan for seed 0 by step 80"):
         train(bc_recipe(demonstrations), tmp_path / "run")
     assert Run.open(tmp_path / "run").checkpoint("last").name == "step-40"
@@ -249,14 +261,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 def test_a_diverged_policy_is_not_kept_as_the_best(
     demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    healthy = BC.update
 
-    def update(self: BC, state: Any, *arguments: Any) -> dict[str, torch.Tensor]:
+    def spoil(state: Any, metrics: Metrics) -> Metrics:
         if next(calls) == 25:
             state.policy.flat.fill_(float("nan"))
-        return healthy(self, state, *arguments)
+        return metrics
 
-    monkeypatch.setattr(BC, "update", update)
+    after_each_update(monkeypatch, spoil)
     rarely = {"log_every": 1000, "checkpoint_every": 1000, "data": {"validation_fraction": 0.0}}
     for every, left in ((30, "there is no checkpoint yet"), (10, r"the checkpoint before \(best\)")):
         calls = iter(range(100))
@@ -308,6 +319,12 @@ def test_patience_needs_a_loss_to_validate(tmp_path: Path) -> None:
     recipe = bc_recipe(tmp_path / "data", algo="td3", agent={}, early_stopping={"patience": 2}, env="none")
     with pytest.raises(RecipeError, match="no validation loss"):
         train(recipe, tmp_path / "run")
+
+
+def test_priorities_need_an_algorithm_that_tells_its_errors(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="td3 has no TD errors to draw by"):
+        train(td3_recipe(priority={"kind": "rank"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_reward_that_is_no_number_ends_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Rounds of own steps and updates: how many each holds, and what they pass on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from offrl.config.recipe import OnlineConfig
+from offrl.feeds import feed_of, open_problem
+from offrl.feeds.replay import ReplayFeed, offline_share
+from offrl.runs.listener import SilentListener
+from offrl.runs.run import Run
+from offrl.training.build import build_loop
+from tests.training.runs import td3_recipe
+
+
+@pytest.mark.parametrize(
+    ("environments", "updates_per_step", "vector_steps", "updates"),
+    [(1, 1.0, 2, 1), (2, 1.0, 1, 1), (4, 1.0, 1, 2), (1, 0.5, 4, 1), (3, 1.0, 2, 3), (1, 4.0, 1, 2)],
+)
+def test_a_round_keeps_the_ratio_of_updates_to_steps(
+    environments: int, updates_per_step: float, vector_steps: int, updates: int, tmp_path: Path
+) -> None:
+    """TD3 takes two gradient steps per update: 2 · updates = updates_per_step · vector_steps · environments."""
+    feed = _feed(tmp_path, environments, updates_per_step, warmup_steps=0)
+
+    assert (feed.vector_steps, feed.updates) == (vector_steps, updates)
+    feed.at_checkpoint(0)
+    cycles = list(feed.rounds(3))
+    assert len(cycles) == 3 * updates
+    assert int(feed.steps_taken) == 3 * feed.steps_per_round == 3 * vector_steps * environments
+    assert all(len(cycle.batches) == 2 and not cycle.critic_only for cycle in cycles)
+
+
+def test_the_warm_up_collects_without_learning(tmp_path: Path) -> None:
+    feed = _feed(tmp_path, environments=1, updates_per_step=1.0, warmup_steps=7)
+    feed.at_checkpoint(0)
+
+    assert [len(list(feed.rounds(1))) for _ in range(5)] == [0, 0, 0, 1, 1]
+    actions = feed.ring.rows[0, :6, 3]
+    assert (abs(actions) < 1.0).all()
+    assert actions.std() > 0.1
+
+
+def test_what_chooses_among_a_dataset_s_episodes_is_unread_without_one(tmp_path: Path) -> None:
+    recipe = td3_recipe()
+    names, why = feed_of(recipe).unread(recipe)
+    assert "data.top_fraction" in names
+    assert why == "it learns from its own steps alone"
+
+
+def test_the_data_s_share_changes_in_a_straight_line() -> None:
+    online = OnlineConfig(offline_fraction=0.8, offline_fraction_end=0.2, offline_fraction_steps=100)
+    assert [offline_share(online, step) for step in (0, 50, 100, 500)] == pytest.approx([0.8, 0.5, 0.2, 0.2])
+    assert offline_share(dataclasses.replace(online, offline_fraction_steps=0), 70) == 0.8
+
+
+def test_what_is_restored_goes_on_as_what_was_not_stopped(tmp_path: Path) -> None:
+    """The ring, its draws and the steps taken; environments are reset at every checkpoint."""
+    one, other = (_feed(tmp_path / name, 2, 1.0, warmup_steps=10) for name in ("one", "other"))
+    one.at_checkpoint(0)
+    list(one.rounds(8))
+    parts = {part: {name: tensor.clone() for name, tensor in named.items()} for part, named in one.parts().items()}
+    assert parts.keys() == {"sampler", "noise", "exploration", "ring"}
+    other.restore(parts)
+    for feed in (one, other):
+        feed.at_checkpoint(16)
+    assert other.steps_taken == one.steps_taken == 16
+    for cycle, again in zip(one.rounds(6), other.rounds(6), strict=True):
+        for batch, twin in zip(cycle.batches, again.batches, strict=True):
+            assert torch.equal(torch.as_tensor(batch.observation), torch.as_tensor(twin.observation))
+        assert all(torch.equal(draws, again.noise[name]) for name, draws in cycle.noise.items())
+    one.close()
+    other.close()
+
+
+def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> ReplayFeed:
+    recipe = td3_recipe(seeds=[0])
+    online = dataclasses.replace(
+        recipe.online, environments=environments, updates_per_step=updates_per_step, warmup_steps=warmup_steps
+    )
+    recipe = dataclasses.replace(recipe, online=online)
+    loop = build_loop(Run.create(path / "run", recipe), open_problem(recipe), SilentListener())
+    assert isinstance(loop.feed, ReplayFeed)
+    return loop.feed
