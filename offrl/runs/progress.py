@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from offrl.runs.scores import mean_return
-
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = 2
 
@@ -73,6 +71,8 @@ class TrainingProgress:
 
     def evaluated(self, step: int, scores: Mapping[str, Any]) -> None:
         """Show an evaluation's mean return."""
+        from offrl.runs.scores import mean_return
+
         text = f"step {step:,}: return {mean_return(scores)}"
         if scores.get("normalized_score") is not None:
             text += f", normalized score {scores['normalized_score']:.1f}"
@@ -118,7 +118,8 @@ def metrics_in_words(metrics: Mapping[str, Sequence[float | None]]) -> str:
 def _in_notebook() -> bool:
     """Whether an IPython kernel runs this program."""
     interactive = sys.modules.get("IPython")
-    shell = None if interactive is None else vars(interactive)["get_ipython"]()
+    # An attribute, not an entry of the module's dictionary: IPython 9 gives it on request only.
+    shell = None if interactive is None else interactive.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config
 
 
