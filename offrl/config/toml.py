@@ -16,8 +16,9 @@ def write_toml(values: Mapping[str, Any]) -> str:
     Inner mappings are inline, or sections of their own where that would make a long line of a mapping's.
 
     Args:
-        values: text, numbers, booleans, lists and mappings of these. None has no TOML.
+        values: text, numbers, booleans, lists and mappings of these; what is None is left out.
     """
+    values = {key: value for key, value in values.items() if value is not None}
     sections = {
         key: value
         for key, value in values.items()
@@ -35,7 +36,7 @@ def write_toml(values: Mapping[str, Any]) -> str:
 
 def _section(name: str, table: Mapping[str, Any]) -> list[str]:
     """Lines of a section, and of those within it."""
-    written = {key: f"{key} = {_value(value)}" for key, value in table.items()}
+    written = {key: f"{key} = {_value(value)}" for key, value in table.items() if value is not None}
     inner = [key for key, value in table.items() if isinstance(value, Mapping) and len(written[key]) > LINE]
     lines = ["", f"[{name}]", *(line for key, line in written.items() if key not in inner)]
     for key in inner:
@@ -47,7 +48,7 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items() if item is not None)} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_value(item) for item in value)}]"
     if isinstance(value, str):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from offrl.data.schema import ColumnSpec, StoreMetadata
@@ -17,6 +16,9 @@ from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.errors import SourceError, StoreError
 from offrl.files import whole_folder
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 STEPS_FILE, EPISODES_FILE = "steps.parquet", "episodes.parquet"
 _METADATA_KEY = b"offrl"
@@ -37,6 +39,8 @@ def write_parquet(store: Trajectories, folder: Path) -> None:
         DiskFullError: there is no room; nothing is left behind.
         StoreError: the folder holds such files already, or can't be written.
     """
+    import pyarrow.parquet as pq
+
     for path in (folder / STEPS_FILE, folder / EPISODES_FILE):
         if path.exists():
             raise StoreError("there is such a file already", where=str(path), hint="choose another folder")
@@ -59,6 +63,8 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
     Raises:
         SourceError: a file is missing, damaged, or not of a dataset that offrl wrote.
     """
+    import pyarrow.parquet as pq
+
     try:
         steps, episodes = pq.ParquetFile(folder / STEPS_FILE), pq.read_table(folder / EPISODES_FILE)
         metadata = _metadata(steps, folder)
@@ -85,6 +91,8 @@ def read_metadata(folder: Path) -> StoreMetadata:
     Raises:
         SourceError: the file is missing, damaged, or not of a dataset that offrl wrote.
     """
+    import pyarrow.parquet as pq
+
     try:
         return _metadata(pq.ParquetFile(folder / STEPS_FILE), folder)
     except (OSError, pa.ArrowException) as error:
@@ -93,6 +101,8 @@ def read_metadata(folder: Path) -> StoreMetadata:
 
 def count_rows(folder: Path) -> tuple[int, int]:
     """Episodes and transitions, from the files' footers."""
+    import pyarrow.parquet as pq
+
     episodes = int(pq.ParquetFile(folder / EPISODES_FILE).metadata.num_rows)
     return episodes, int(pq.ParquetFile(folder / STEPS_FILE).metadata.num_rows) - episodes
 

@@ -22,12 +22,12 @@ HINT = "restore the file from a copy, or convert the source again"
 def write_rows(path: Path, columns: Sequence[ColumnSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[int, str]:
     """Write one shard of rows as an Arrow IPC file with a single record batch; returns its size and SHA-256."""
     schema = pa.schema([_field(column) for column in columns])
-    return _write_batch(path, pa.record_batch([_to_arrow(arrays[column.name]) for column in columns], schema=schema))
+    return _write_batch(path, pa.record_batch([to_arrow(arrays[column.name]) for column in columns], schema=schema))
 
 
 def write_episodes(path: Path, columns: Mapping[str, NDArray[Any]], sources: Sequence[str | None]) -> tuple[int, str]:
     """Write one shard's episode table, likewise; `columns` maps first_row, length, return and seed to [episodes]."""
-    arrays = [_to_arrow(columns[column.name].astype(column.dtype, copy=False)) for column in EPISODE_COLUMNS]
+    arrays = [to_arrow(columns[column.name].astype(column.dtype, copy=False)) for column in EPISODE_COLUMNS]
     return _write_batch(path, pa.record_batch([*arrays, pa.array(sources, pa.string())], schema=_EPISODE_SCHEMA))
 
 
@@ -59,8 +59,8 @@ EPISODE_COLUMNS = (
 _EPISODE_SCHEMA = pa.schema([*map(_field, EPISODE_COLUMNS), pa.field("source", pa.string())])
 
 
-def _to_arrow(array: NDArray[Any]) -> pa.Array:
-    """An Arrow array over the same memory."""
+def to_arrow(array: NDArray[Any]) -> pa.Array:
+    """An Arrow array over the same memory; Arrow's own constructor imports pandas first, if that is installed."""
     flat = np.ascontiguousarray(array).reshape(-1)
     scalars = pa.Array.from_buffers(_arrow_dtype(array.dtype), len(flat), [None, pa.py_buffer(flat)])
     if array.ndim == 1:

@@ -17,6 +17,7 @@ from offrl.data import schema
 from offrl.data.block import EpisodeBlock
 from offrl.data.pandas_table import to_pandas
 from offrl.data.schema import ColumnSpec, StoreMetadata, has_final_row, unflatten_value
+from offrl.data.shard import to_arrow
 from offrl.data.statistics import ColumnStatistics
 from offrl.errors import RequestError
 from offrl.types import Spec
@@ -364,7 +365,7 @@ class StoreView(Trajectories):
         table, chosen = self.parent.episodes, self.selected
         length = table.length[chosen]
         first_row = np.cumsum(length + 1) - (length + 1)
-        sources = table.sources.take(pa.array(chosen))
+        sources = table.sources.take(to_arrow(chosen))
         return EpisodeTable(first_row, length, table.return_[chosen], table.seed[chosen], sources)
 
     @cached_property

@@ -64,7 +64,7 @@ class Materials:
 
     def update_noise(self) -> NoiseSource:
         """The updates' draws."""
-        return NoiseSource(self.recipe.seeds, self.policy.device, UPDATE_STREAM)
+        return NoiseSource(self.problem.recipe.seeds, self.policy.device, UPDATE_STREAM)
 
     def exploration_noise(self) -> NoiseSource:
         """The draws for acting."""

@@ -124,7 +124,7 @@ def facts_of(store: TrajectoryStore, recipe: Recipe) -> dict[str, Any]:
     """What checkpoints say of a dataset."""
     return {
         "dataset": recipe.dataset,
-        "fingerprint": store.fingerprint,
+        "fingerprint": store.metadata.fingerprint,
         "reference_scores": store.metadata.reference_scores,
     }
 
@@ -141,7 +141,7 @@ def open_finite(dataset: str) -> TrajectoryStore:
             f"the dataset '{dataset}' has no episodes: nothing can be learned from it",
             hint="collect or convert some, or name another one",
         )
-    for name, column in store.statistics.items():
+    for name, column in store.metadata.statistics.items():
         if column.count and not np.isfinite([column.min, column.max]).all():
             raise _not_finite(dataset, name)
     # The statistics leave out the final observations, which bootstrapping reads.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -97,7 +97,7 @@ class StoreSource:
         memory_budget: int,
         device: torch.device,
     ) -> None:
-        self.layout, self.device, self._seeds = layout, device, seeds
+        self.layout, self.device = layout, device
         self._rows: PackedRows | MappedRows
         if store.num_rows * layout.row_bytes <= memory_budget:
             self._rows = PackedRows(store, layout, transforms, device)
@@ -105,15 +105,18 @@ class StoreSource:
             from offrl.replay.mapped_rows import MappedRows
 
             self._rows = MappedRows(store, layout, transforms, device)
+        self.take: Callable[[Tensor, int, int], Tensor] = self._rows.take
+        self.take_images: Callable[[Tensor], dict[str, Tensor]] = self._rows.take_images
         self._table = table = store.episodes
         everything = np.arange(len(table.length))
         self._subsets = [everything] if seed_episodes is None else [np.asarray(chosen) for chosen in seed_episodes]
         rows = [_transition_rows(table.first_row, table.length, chosen) for chosen in self._subsets]
-        self._transitions = _PerSeed(rows, seeds, device)
+        self._transitions, self._offsets = _joined(rows, device)
+        self._counts = np.broadcast_to(np.array([len(each) for each in rows], np.int64), (seeds,)).copy()
 
     @cached_property
-    def _episodes(self) -> _PerSeed:
-        return _PerSeed([self._table.first_row[chosen] for chosen in self._subsets], self._seeds, self.device)
+    def _episodes(self) -> tuple[Tensor, Tensor]:
+        return _joined([self._table.first_row[chosen] for chosen in self._subsets], self.device)
 
     @cached_property
     def _bounds(self) -> tuple[Tensor, Tensor]:
@@ -122,21 +125,17 @@ class StoreSource:
         return torch.from_numpy(first.copy()).to(self.device), torch.from_numpy(first + length - 1).to(self.device)
 
     def counts(self) -> NDArray[np.int64]:
-        return self._transitions.counts
+        return self._counts
 
     def locate(self, index: Tensor) -> Tensor:
-        return self._transitions.locate(index)
+        if len(self._subsets) > 1:
+            index = index + self._offsets
+        return self._transitions.index_select(0, index.reshape(-1)).view(index.shape)
 
     def follow(self, rows: Tensor) -> Tensor:
         flags = slice(self.layout.slices[schema.TERMINATED].start, self.layout.slices[schema.TRUNCATED].stop)
         ended = self.take(rows, flags.start, flags.stop).any(dim=-1)
         return rows + (~ended).to(rows.dtype)
-
-    def take(self, rows: Tensor, start: int, stop: int) -> Tensor:
-        return self._rows.take(rows, start, stop)
-
-    def take_images(self, rows: Tensor) -> dict[str, Tensor]:
-        return self._rows.take_images(rows)
 
     def num_places(self) -> int:
         return int(self.counts().max())
@@ -153,30 +152,22 @@ class StoreSource:
         return seed, np.concatenate(added), np.ones(len(seed), np.bool_)
 
     def episode_counts(self) -> NDArray[np.int64]:
-        return self._episodes.counts
+        return np.broadcast_to(np.array([len(each) for each in self._subsets], np.int64), self._counts.shape)
 
     def locate_episodes(self, index: Tensor) -> Tensor:
-        return self._episodes.locate(index)
+        first_rows, offsets = self._episodes
+        return first_rows[index + offsets]
 
     def last_rows(self, rows: Tensor) -> Tensor:
         first, last = self._bounds
         return last[torch.searchsorted(first, rows.long(), right=True) - 1]
 
 
-class _PerSeed:
-    """Tables of rows, one for each seed or one that all share."""
-
-    def __init__(self, tables: list[NDArray[Any]], seeds: int, device: torch.device) -> None:
-        sizes = np.array([len(table) for table in tables], np.int64)
-        self.counts = np.broadcast_to(sizes, (seeds,)).copy()
-        self._shared = len(tables) == 1
-        self._table = torch.from_numpy(tables[0] if self._shared else np.concatenate(tables)).to(device)
-        self._offsets = torch.from_numpy(np.cumsum(sizes) - sizes).to(device)
-
-    def locate(self, index: Tensor) -> Tensor:
-        if not self._shared:
-            index = index + self._offsets[:, None]
-        return self._table.index_select(0, index.reshape(-1)).view(index.shape)
+def _joined(tables: list[NDArray[Any]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tables of rows, one for each seed or one that all share, as one; and where each begins, [seeds or 1, 1]."""
+    sizes = np.array([len(table) for table in tables], np.int64)
+    joined = torch.from_numpy(tables[0] if len(tables) == 1 else np.concatenate(tables))
+    return joined.to(device), torch.from_numpy(np.cumsum(sizes) - sizes)[:, None].to(device)
 
 
 def _transition_rows(first_row: NDArray[np.int64], length: NDArray[np.int64], chosen: NDArray[Any]) -> NDArray[Any]:

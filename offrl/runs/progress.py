@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from offrl.runs.scores import mean_return
-
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = 2
 
@@ -73,6 +71,8 @@ class TrainingProgress:
 
     def evaluated(self, step: int, scores: Mapping[str, Any]) -> None:
         """Show an evaluation's mean return."""
+        from offrl.runs.scores import mean_return
+
         text = f"step {step:,}: return {mean_return(scores)}"
         if scores.get("normalized_score") is not None:
             text += f", normalized score {scores['normalized_score']:.1f}"

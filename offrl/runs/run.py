@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -69,7 +70,7 @@ class Run:
                     where=str(path),
                     hint=f"continue it with --resume {path}, or choose another directory with --out",
                 )
-            write_whole(path / "recipe.toml", write_toml(recipe.to_dict()))
+            write_whole(path / "recipe.toml", write_toml(dataclasses.asdict(recipe)))
         return run
 
     @classmethod
@@ -110,7 +111,7 @@ class Run:
 
     def change_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, as continuing for longer does."""
-        write_whole(self.path / "recipe.toml", write_toml(recipe.to_dict()))
+        write_whole(self.path / "recipe.toml", write_toml(dataclasses.asdict(recipe)))
         self.recipe = recipe
 
     @staticmethod

@@ -27,17 +27,12 @@ def threads_for(rows: int, policy: Policy) -> Iterator[None]:
     the other core is busy, each of them takes milliseconds.
     """
     before = torch.get_num_threads()
-    if largest_product(rows, policy) <= SMALL_PRODUCT:
+    sizes = (part.numel() for network in modules_of(policy.state) for part in network.parameters())
+    # Images are convolved, which is larger work than the weights tell.
+    images = bool(RowLayout.of(policy.agent.spec).images)
+    if not images and rows * max(sizes, default=0) <= SMALL_PRODUCT:
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def largest_product(rows: int, policy: Policy) -> float:
-    """Multiplications of the largest matrix product in a gradient step; infinite with images, which are convolved."""
-    if RowLayout.of(policy.agent.spec).images:
-        return float("inf")
-    sizes = (part.numel() for network in modules_of(policy.state) for part in network.parameters())
-    return float(rows * max(sizes, default=0))

@@ -23,7 +23,12 @@ def warnings_of(recipe: Recipe, feed: type[Feed]) -> list[str]:
             f"Nothing is learned: the first {warmup:,} steps only fill the replay, and there are {recipe.steps:,}. "
             "Take more (--steps), or fewer of those (--set online.warmup_steps=N)."
         )
-    changed = [name for name in unread if _changed(recipe, name)]
+    changed = []
+    for name in unread:
+        section, _, option = name.rpartition(".")
+        table = vars(recipe)[section] if section else recipe
+        if vars(table)[option] != vars(type(table))[option]:
+            changed.append(name)
     if changed:
         texts.append(f"Without effect on {recipe.algo} here: {', '.join(changed)}; {why}.")
     if recipe.online.offline_fraction_end and not recipe.online.offline_fraction_steps:
@@ -32,9 +37,3 @@ def warnings_of(recipe: Recipe, feed: type[Feed]) -> list[str]:
             "online.offline_fraction_steps says how long it takes to get there."
         )
     return texts
-
-
-def _changed(recipe: Recipe, name: str) -> bool:
-    section, _, option = name.rpartition(".")
-    table = vars(recipe)[section] if section else recipe
-    return bool(vars(table)[option] != vars(type(table))[option])
