@@ -203,10 +203,10 @@ class Trajectories(ABC):
         """
         return to_pandas(self, final=final)
 
-    @property
-    @abstractmethod
+    @cached_property
     def episodes(self) -> EpisodeTable:
         """The table of episodes."""
+        raise NotImplementedError
 
     @property
     @abstractmethod
@@ -357,26 +357,18 @@ class StoreView(Trajectories):
 
     def __init__(self, parent: Trajectories, selected: NDArray[np.int64]) -> None:
         self.parent, self.selected = parent, selected
-        self.metadata, self.num_episodes = parent.metadata, len(selected)
-        self.num_rows = int(parent.episodes.length[selected].sum()) + len(selected)
-
-    @cached_property
-    def episodes(self) -> EpisodeTable:
-        table, chosen = self.parent.episodes, self.selected
-        length = table.length[chosen]
+        self.metadata, table = parent.metadata, parent.episodes
+        length, sources = table.length[selected], table.sources.take(to_arrow(selected))
         first_row = np.cumsum(length + 1) - (length + 1)
-        sources = table.sources.take(to_arrow(chosen))
-        return EpisodeTable(first_row, length, table.return_[chosen], table.seed[chosen], sources)
+        self.episodes = EpisodeTable(first_row, length, table.return_[selected], table.seed[selected], sources)
+        self.num_episodes, self.num_rows = len(selected), int(length.sum()) + len(selected)
+        # Where each run of episodes that are neighbors in the parent too starts: rows here, rows in the parent.
+        breaks = np.flatnonzero(np.diff(selected, prepend=-2) != 1)
+        self._runs = first_row[breaks], table.first_row[selected[breaks]]
 
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.parent.fingerprint.encode() + self.selected.tobytes()).hexdigest()
-
-    @cached_property
-    def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each run of episodes that are neighbors in the parent too starts: rows here, rows in the parent."""
-        breaks = np.flatnonzero(np.diff(self.selected, prepend=-2) != 1)
-        return self.episodes.first_row[breaks], self.parent.episodes.first_row[self.selected[breaks]]
 
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
         check_range(start, stop, self.num_rows)

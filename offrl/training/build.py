@@ -15,7 +15,7 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy
 from offrl.feeds import feed_of
-from offrl.feeds.feed import Materials, sampling_options
+from offrl.feeds.materials import Materials, sampling_options
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.replay.sampler import ReplaySampler, split_by_episode

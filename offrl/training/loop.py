@@ -19,7 +19,6 @@ from torch import Tensor
 from offrl import __version__
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
-from offrl.feeds.feed import Feed
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.load import saved_state
@@ -30,6 +29,7 @@ from offrl.training.threads import threads_for
 from offrl.types import Metrics
 
 if TYPE_CHECKING:
+    from offrl.feeds.feed import Feed
     from offrl.runs.listener import Listener
     from offrl.runs.recorder import EpisodeRecorder
 
