@@ -23,7 +23,8 @@ def training_progress(shown: bool = True) -> TrainingProgress:
         return SilentProgress()
     # Whether an IPython kernel runs this program.
     interactive = sys.modules.get("IPython")
-    shell = None if interactive is None else vars(interactive)["get_ipython"]()
+    # An attribute, not an entry of the module's dictionary: IPython 9 gives it on request only.
+    shell = None if interactive is None else interactive.get_ipython()
     if shell is not None and "IPKernelApp" in shell.config:
         from offrl.runs.notebook_line import NotebookProgress
 

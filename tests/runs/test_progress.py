@@ -101,7 +101,9 @@ def test_a_notebook_gets_a_line_that_is_written_over(
         return Handle()
 
     ipython, display_module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
-    vars(ipython)["get_ipython"] = lambda: types.SimpleNamespace(config={"IPKernelApp": {}})
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    # As IPython 9 does: there on request, and nowhere in the module's dictionary.
+    vars(ipython)["__getattr__"] = {"get_ipython": lambda: shell}.__getitem__
     vars(display_module)["display"] = display
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", display_module)

@@ -39,7 +39,7 @@ class Tiny:
     def __init__(self, config: TinyConfig, spec: Spec) -> None:
         require_discrete(spec, "tiny")
         self.config, self.spec = config, spec
-        self.acting_noise_shape = (spec.action_dim,)
+        self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
         self.flat_observation = FlatObservation(spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> TinyState:
