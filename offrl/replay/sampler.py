@@ -17,14 +17,15 @@ from offrl.data.trajectories import StoreView, Trajectories
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.replay.row_layout import RowLayout, Transforms, known_masks
-from offrl.replay.sources import EpisodeSource, StoreSource, TransitionSource, common_columns
+from offrl.replay.sources import StoreSource, common_columns
 from offrl.types import Batch
 
 if TYPE_CHECKING:
     from offrl.replay.priorities import Priorities, Prioritization
     from offrl.replay.ring import OnlineRing
+    from offrl.replay.source_protocols import EpisodeSource, TransitionSource
 
-__all__ = ["EpisodeSource", "ReplaySampler", "RowLayout", "TransitionSource", "split_by_episode", "top_by_return"]
+__all__ = ["ReplaySampler", "RowLayout", "split_by_episode", "top_by_return"]
 
 FEW_FLOATS = 2**16
 """In a batch that NumPy is still the faster one to gather."""
@@ -425,6 +426,8 @@ def _check_same_layout(sources: Sequence[TransitionSource]) -> None:
 
 
 def _with_episodes(source: TransitionSource) -> EpisodeSource:
+    from offrl.replay.source_protocols import EpisodeSource
+
     if not isinstance(source, EpisodeSource):
         raise RequestError("windows and whole episodes can only be drawn from stores")
     return source
