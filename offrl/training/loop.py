@@ -102,19 +102,17 @@ class Loop:
     update: Update = field(init=False)
 
     def __post_init__(self) -> None:
-        self.update = self._fast(self.policy.agent.update)
+        policy = self.policy
+        self.update = fast_update(policy.agent, policy.state, policy.device)
         self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
         self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
 
     @cached_property
     def update_critic(self) -> Update:
         """The update that leaves the policy as it is, of an agent that has one."""
-        agent: Any = self.policy.agent
-        return self._fast(agent.update_critic)
-
-    def _fast(self, update: Callable[..., Metrics]) -> Update:
         policy = self.policy
-        return fast_update(policy.agent, policy.state, policy.device, update)
+        agent: Any = policy.agent
+        return fast_update(agent, policy.state, policy.device, agent.update_critic)
 
     def resume(self) -> None:
         """Go back to the last checkpoint, and forget what was logged after it."""
