@@ -8,7 +8,8 @@ can't be replaced.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +25,7 @@ class Table(Mapping[str, Any]):
         noun: what an entry is, for messages.
         group: the entry-point group that other packages extend it by.
         own: offrl's entries, name to `"module:object"`.
+        kind: the class whose instances entries must be, as `"module:class"`; empty where who uses them looks.
 
     Raises:
         RequestError: (by indexing) there is no entry of that name; the message names the nearest ones.
@@ -36,8 +38,8 @@ class Table(Mapping[str, Any]):
         ('dataset',)
     """
 
-    def __init__(self, noun: str, group: str, own: Mapping[str, str]) -> None:
-        self.noun, self.group, self.own = noun, group, dict(own)
+    def __init__(self, noun: str, group: str, own: Mapping[str, str], kind: str = "") -> None:
+        self.noun, self.group, self.own, self.kind = noun, group, dict(own), kind
         self._resolved: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -54,6 +56,15 @@ class Table(Mapping[str, Any]):
     def __len__(self) -> int:
         return len({*self.own, *self._foreign})
 
+    def able(self, fits: Callable[[Any], bool]) -> list[str]:
+        """The names of those that can be loaded and of which something holds: for hints, which must not fail."""
+        names = []
+        for name in self:
+            with suppress(PluginError):
+                if fits(self[name]):
+                    names.append(name)
+        return names
+
     def origin(self, name: str) -> str:
         """The package that an entry comes from, for people: `offrl`, or the other one's name and version."""
         if name in self.own:
@@ -67,25 +78,37 @@ class Table(Mapping[str, Any]):
 
     def _load(self, name: str) -> Any:
         if name in self.own:
-            module, _, attribute = self.own[name].partition(":")
-            return vars(import_module(module))[attribute]
+            return _resolved(self.own[name])
         if name not in self._foreign:
             raise RequestError(f"there is no {self.noun} {name!r}", hint=self.suggestion(name))
         entry = self._foreign[name]
         try:
-            return entry.load()
+            found = entry.load()
         except Exception as error:  # whatever another package's import raises
             raise PluginError(
                 f"the {self.noun} {name!r} can't be loaded: {type(error).__name__}: {error}",
                 where=f"{entry.value}, of {self.origin(name)}",
                 hint="update or uninstall that package",
             ) from error
+        if self.kind and not isinstance(found, _resolved(self.kind)):
+            raise PluginError(
+                f"the {self.noun} {name!r} is a {type(found).__name__}, not {self.kind.replace(':', '.')}",
+                where=f"{entry.value}, of {self.origin(name)}",
+                hint="let the entry point name such an object",
+            )
+        return found
 
     def suggestion(self, name: str) -> str:
         """A hint at the entries there are, those with similar names first."""
         near = difflib.get_close_matches(str(name), list(self), n=2)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         return f"{guess}choose one of: {', '.join(self)}"
+
+
+def _resolved(name: str) -> Any:
+    """What `"module:object"` names."""
+    module, _, attribute = name.partition(":")
+    return vars(import_module(module))[attribute]
 
 
 algorithms = Table(
@@ -103,6 +126,7 @@ algorithms = Table(
         "sqil": "offrl.agents.sqil:ALGORITHM",
         "td3": "offrl.agents.td3:ALGORITHM",
     },
+    kind="offrl.agents.algorithm:Algorithm",
 )
 """Algorithms: `offrl.agents.algorithm.Algorithm` records."""
 

@@ -13,7 +13,7 @@ import pytest
 from offrl import plugins
 from offrl.errors import PluginError, RequestError
 from offrl.plugins import Table
-from tests.plugged import entry_point
+from tests.plugged import entry_point, plug
 
 GROUP = "offrl.tests"
 OWN = {"mean": "statistics:mean", "median": "statistics:median", "missing": "no_such_module:thing"}
@@ -152,3 +152,15 @@ def test_listing_the_tables_imports_none_of_their_modules() -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split(maxsplit=1)[1].strip() == "['offrl.errors']"
+
+
+def test_an_entry_that_is_no_record_is_refused(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    plug(monkeypatch, plugins.algorithms, added=f"{module}:add")
+    with pytest.raises(PluginError, match="is a function, not offrl.agents.algorithm.Algorithm"):
+        plugins.algorithms["added"]
+
+
+def test_what_cannot_be_loaded_is_left_out_of_hints(install: Install, module: str) -> None:
+    table = install(entry_point(GROUP, "add", f"{module}:add"), entry_point(GROUP, "broken", "no_such_module"))
+    del table.own["missing"]
+    assert table.able(lambda found: found([2, 2]) == 2) == ["mean", "median"]

@@ -134,8 +134,10 @@ class Algorithm:
             options = self.fits_clone(options, kind, spec)
         if not self.can(StartsFromPolicy):
             return options
-        theirs, adopted = vars(source), vars(self.agent)["adopted_options"]
-        return dataclasses.replace(options, **{name: theirs[name] for name in adopted if name in theirs})
+        agent: Any = self.agent
+        theirs = vars(source)
+        adopted = {name: theirs[name] for name in agent.adopted_options if name in theirs}
+        return dataclasses.replace(options, **adopted)
 
     def can(self, protocol: type[Any]) -> bool:
         """Whether its agents follow an optional Protocol."""

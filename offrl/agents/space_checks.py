@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -10,7 +9,7 @@ import numpy as np
 
 from offrl import plugins
 from offrl.agents.algorithm import Actions
-from offrl.errors import PluginError, SpaceMismatchError
+from offrl.errors import SpaceMismatchError
 from offrl.types import Spec
 
 SUITED: dict[type[gym.Space[Any]], Actions] = {
@@ -70,14 +69,9 @@ def _suited(space: gym.Space[Any]) -> str:
 
 def _algorithms_for(actions: Actions) -> list[str]:
     """Names of those that act in such a space and need neither an expert's run nor a table of the dynamics."""
-    names = []
-    for name in plugins.algorithms:
-        # A hint must not fail in the place of the error that it belongs to.
-        with suppress(PluginError, KeyError):
-            record = plugins.algorithms[name]
-            if actions in record.actions and not record.expert and "table" not in record.feeds:
-                names.append(name)
-    return names
+    return plugins.algorithms.able(
+        lambda record: actions in record.actions and not record.expert and "table" not in record.feeds
+    )
 
 
 def policy_kind(

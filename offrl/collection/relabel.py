@@ -177,7 +177,7 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
 
 def _able() -> str:
     """Algorithms that learn a reward."""
-    return ", ".join(name for name in plugins.algorithms if plugins.algorithms[name].can(GivesReward))
+    return ", ".join(plugins.algorithms.able(lambda record: record.can(GivesReward)))
 
 
 def _check_spaces(wanted: Spec, found: Spec, dataset: str | None) -> None:

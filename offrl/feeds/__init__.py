@@ -20,16 +20,10 @@ def feed_of(recipe: Recipe) -> type[Feed]:
 
     Raises:
         RecipeError: all have one; the message is the first one's.
-        RequestError: a run to go on from is named, and isn't there.
     """
     algorithm = plugins.algorithms[recipe.algo]
     if recipe.expert is not None and not algorithm.expert:
         raise RecipeError(f"{recipe.algo} has no use for an expert", hint="leave --expert out, or train dagger")
-    if recipe.start is not None and not goes_online(algorithm):
-        source, _ = starting_point(Path(recipe.start))
-        raise RecipeError(
-            f"{recipe.algo} learns from a dataset only, so it can't go on online", hint=successors(source.recipe)
-        )
     kinds: list[type[Feed]] = [plugins.feeds[name] for name in algorithm.feeds]
     objections = [kind.objection(recipe) for kind in kinds]
     for kind, objection in zip(kinds, objections, strict=True):
@@ -50,4 +44,9 @@ def open_problem(recipe: Recipe, checkpoint: Path | None = None) -> Problem:
         RecipeError: the algorithm can't learn from what is named.
         OffrlError: something isn't there, or the parts don't belong together.
     """
+    if recipe.start is not None and not goes_online(plugins.algorithms[recipe.algo]):
+        source, _ = starting_point(Path(recipe.start))
+        raise RecipeError(
+            f"{recipe.algo} learns from a dataset only, so it can't go on online", hint=successors(source.recipe)
+        )
     return feed_of(recipe).open(recipe, checkpoint)

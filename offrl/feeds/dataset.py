@@ -35,7 +35,7 @@ class DatasetFeed:
     def objection(cls, recipe: Recipe) -> RecipeError | None:
         """It needs a dataset, and no run to go on from online."""
         if recipe.start is not None:
-            return RecipeError(f"{recipe.algo} goes on by acting, not from a dataset alone")
+            return RecipeError(f"{recipe.algo} learns from a dataset only, so it can't go on online")
         if recipe.dataset is None:
             return RecipeError(f"{recipe.algo} learns from a dataset, and none is named", hint="add --dataset NAME")
         return None

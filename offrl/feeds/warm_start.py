@@ -141,11 +141,7 @@ def successors(source: Recipe) -> str:
     """What can go on from a run of this recipe, as a hint."""
     algorithm = _algorithm(source)
     if algorithm.can(GivesPolicy):
-        able = [
-            name
-            for name in plugins.algorithms
-            if plugins.algorithms[name].can(StartsFromPolicy) and not plugins.algorithms[name].wraps
-        ]
+        able = plugins.algorithms.able(lambda record: record.can(StartsFromPolicy) and not record.wraps)
         return f"choose what goes on from a cloned policy with --algo: {', '.join(able)}"
     if goes_online(algorithm):
         return f"leave --algo out to go on with {source.algo}; only cloned policies (bc) start another algorithm"

@@ -21,6 +21,8 @@ ROWS_AT_ONCE = 16_384
 DRAWS = 4
 """Continuous actions that are drawn for each row of the log from a policy that samples."""
 LOG_PROB_SUFFIX = "log_prob"
+CARRY = "carry"
+"""What the names of further inputs begin with, where `offrl export` writes a policy with a memory."""
 
 
 class TargetPolicy(Protocol):
@@ -162,7 +164,8 @@ class OnnxPolicy:
         epsilon: the share of uniformly random actions among discrete ones.
 
     Raises:
-        RequestError: onnxruntime isn't installed, the file can't be read by it, or has no such output.
+        RequestError: onnxruntime isn't installed, the file can't be read by it, has no such output, or its policy has a
+            memory.
     """
 
     def __init__(self, path: Path, output: str | None = None, epsilon: float = 0.0) -> None:
@@ -178,6 +181,12 @@ class OnnxPolicy:
             raise RequestError(
                 f"the ONNX file can't be read: {error}", where=str(path), hint="export it again"
             ) from error
+        if any(each.name.split(".")[0] == CARRY for each in self.session.get_inputs()):
+            raise RequestError(
+                "the policy in the ONNX file remembers what it saw, and takes more than observations",
+                where=str(path),
+                hint="name the run that it was exported from: that one goes through the log's episodes",
+            )
         names = [each.name for each in self.session.get_outputs()]
         if output is not None and output not in names:
             raise RequestError(

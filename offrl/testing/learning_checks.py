@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 from torch import Tensor
@@ -110,6 +111,8 @@ def check_tracing(trial: Trial) -> None:
         expected = trial.update(agent, states[1], number)
         _close_by_scale(found, expected, f"traced, update {number} has other metrics")
         _close_by_scale(values_of(states[0]), values_of(states[1]), f"traced, update {number} comes to another state")
+    if "runs as it is" in traced.explain():
+        warnings.warn(f"updates can't be replayed, and take longer: {traced.explain()}", stacklevel=2)
 
 
 def _checked(trial: Trial, metrics: Metrics) -> Metrics:

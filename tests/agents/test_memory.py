@@ -25,11 +25,13 @@ from offrl.envs.episodes import CountedStep, rollouts, single_episode
 from offrl.envs.evaluator import Greedy, evaluate, evaluation_seeds
 from offrl.envs.make import environment_spec, make_environments
 from offrl.envs.policy import Policy
+from offrl.errors import RequestError
 from offrl.feeds.dagger import Teacher
 from offrl.off_policy.agent_policies import AgentPolicies
 from offrl.off_policy.evaluate import Plan
 from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
 from offrl.off_policy.fqe import FQEConfig
+from offrl.off_policy.target_policies import OnnxPolicy
 from offrl.plugins import algorithms
 from offrl.replay.ring import OnlineRing
 from offrl.replay.row_layout import RowLayout
@@ -357,6 +359,9 @@ def test_an_exported_file_acts_through_an_episode_as_the_policy_does(run: Run, f
         observation, taken = step.observation, taken + int(done.sum())
     environments.close()
     assert taken >= 4
+    if format == "onnx":
+        with pytest.raises(RequestError, match="remembers what it saw"):
+            OnnxPolicy(exported.path)
 
 
 def masks(observation: Any) -> NDArray[np.bool_]:

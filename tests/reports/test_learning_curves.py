@@ -19,6 +19,10 @@ from offrl.runs.run import Run
 REFERENCES = {"random": 100.0, "expert": 300.0}
 
 
+STARTED = {"start": "where/it/was"}
+"""Of a run whose origin needs not be there any more."""
+
+
 def make_run(path: Path, **values: Any) -> Run:
     return Run.create(path, recipe_from_dict({"algo": "bc", "dataset": "demos", "env": "Hopper-v5", **values}))
 
@@ -72,10 +76,10 @@ def test_runs_of_other_settings_are_curves_of_their_own_and_labeled_by_them(tmp_
 
 
 def test_fine_tuned_runs_are_labeled_so(tmp_path: Path) -> None:
-    before, after = make_run(tmp_path / "a"), make_run(tmp_path / "b", start=str(tmp_path / "a"))
+    before, after = (make_run(tmp_path / name, algo="td3", **more) for name, more in (("a", {}), ("b", STARTED)))
     for run in (before, after):
         log_evaluation(run, 10, [1.0])
-    assert [c.label for c in plot_runs([before, after], tmp_path / "p.png")] == ["bc, demos", "bc, demos, fine-tuned"]
+    assert [c.label for c in plot_runs([before, after], tmp_path / "p.png")] == ["td3, demos", "td3, demos, fine-tuned"]
 
 
 def test_the_final_evaluation_belongs_to_the_curve_unless_it_is_of_an_earlier_checkpoint(tmp_path: Path) -> None:
