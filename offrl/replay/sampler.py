@@ -307,7 +307,7 @@ class ReplaySampler:
         terminated = self.layout.value(schema.TERMINATED, pairs)
         discount = torch.sub(self._full_discount, terminated, alpha=self.discount)
         reward, following = self.layout.value(schema.REWARD, pairs), pairs[..., self.layout.width :]
-        return self._batch(source, index, rows, rows, pairs, following, reward, discount)
+        return self._batch(source, index, rows, rows, pairs, following, reward, discount, terminated)
 
     def _n_step(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         """Σ_k γ^k r_{t+k} over the steps there are, bootstrapped from the state behind the last of them."""
@@ -326,8 +326,8 @@ class ReplaySampler:
         tail = source.take(last, start, self.layout.pair_width)
         first[:, start:width] = tail[:, : width - start]
         discount *= 1.0 - tail[:, 0]
-        parts = (part.unflatten(0, index.shape) for part in (first, tail[:, width - start :], reward, discount))
-        return self._batch(source, index, rows, last, *parts)
+        parts = first, tail[:, width - start :], reward, discount, tail[:, 0]
+        return self._batch(source, index, rows, last, *(part.unflatten(0, index.shape) for part in parts))
 
     def _windows(self, source: EpisodeSource, starts: Tensor, index: Tensor, length: int) -> Batch:
         starts = starts.long()
@@ -346,6 +346,7 @@ class ReplaySampler:
         following: Tensor,
         reward: Tensor,
         discount: Tensor,
+        terminated: Tensor,
     ) -> Batch:
         """A batch shaped like `index`.
 
@@ -354,7 +355,7 @@ class ReplaySampler:
             first: [..., >= width], packed rows, with the flags of the last step that a reward sums.
             following: [..., >= observation width], packed rows behind those of the last steps, as far as pairs hold
                 them.
-            reward, discount: [...].
+            reward, discount, terminated: [...].
         """
         layout, images, next_images = self.layout, dict[str, Tensor](), dict[str, Tensor]()
         if layout.images:
@@ -369,7 +370,7 @@ class ReplaySampler:
             reward=reward,
             discount=discount,
             next_observation=layout.observation(following, next_images),
-            terminated=layout.value(schema.TERMINATED, first),
+            terminated=terminated,
             behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
             action_mask=known_masks(layout.value(mask, first).bool()) if mask in layout.slices else None,
             next_action_mask=known_masks(layout.value(mask, following).bool()) if mask in layout.slices else None,
