@@ -18,7 +18,7 @@ from offrl_cli.errors import INTERRUPTED, WORK_FAILED, command, fail
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
 
 if TYPE_CHECKING:
-    from offrl.converters.catalog import DatasetEntry
+    from offrl.converters.listing import DatasetEntry
     from offrl.data.store import TrajectoryStore
     from offrl.data.validate import Finding
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from offrl.collection.record import RecordedEnvironment
-    from offrl.converters.catalog import DatasetEntry
+    from offrl.converters.listing import DatasetEntry
     from offrl.converters.options import OutOfBounds, Timeouts
     from offrl.converters.report import ConversionReport
     from offrl.data.store import TrajectoryStore
@@ -50,8 +50,8 @@ def list_datasets() -> list[DatasetEntry]:
     Example:
         >>> [entry.name for entry in offrl.list_datasets() if entry.kind == "bundled"]
     """
-    from offrl.converters.catalog import list_datasets as entries
-    from offrl.converters.catalog import recipe_entries
+    from offrl.converters.listing import list_datasets as entries
+    from offrl.converters.listing import recipe_entries
 
     here = entries()
     return [*here, *recipe_entries({entry.name for entry in here})]

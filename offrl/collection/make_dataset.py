@@ -30,7 +30,8 @@ from offrl.config.dataset_recipe import (
 from offrl.config.library import RecipeFile, bundled_dataset_recipes, find_dataset_recipe, find_recipe
 from offrl.config.recipe import Recipe, recipe_from_dict, with_settings
 from offrl.config.toml import write_toml
-from offrl.converters.catalog import CARD_FILE, home, local_path, open_dataset
+from offrl.converters.catalog import home, local_path, open_dataset
+from offrl.converters.listing import CARD_FILE
 from offrl.data.parquet import STEPS_FILE, write_parquet
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.evaluator import evaluate_random

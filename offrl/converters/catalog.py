@@ -5,43 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-import tomllib
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from offrl.config.bundled import bundled_root
-from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet
+from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, unpack_parquet
 from offrl.data.store import METADATA_FILE, TrajectoryStore
-from offrl.errors import DataError, DatasetNotFoundError, OffrlError, RequestError, StoreError
+from offrl.errors import DataError, DatasetNotFoundError, RequestError, StoreError
 from offrl.files import require_free, whole_folder
 
-CARD_FILE = "card.toml"
 REMOTE = ("d4rl:", "minari:")
 """What the names of datasets that live elsewhere begin with."""
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """What `offrl datasets list` says of a dataset.
-
-    Attributes:
-        name: as `open_dataset` takes it.
-        kind: "bundled" or "local"; or "recipe", for one that isn't there yet.
-        path: the folder of Parquet files, or of the store; the recipe's file.
-        environment: the Gymnasium id, if there is one.
-        episodes, steps: how many; None where it isn't there yet.
-        card: its `card.toml`; empty where there is none. Of a recipe, what it is for, as `description`.
-    """
-
-    name: str
-    kind: str
-    path: Path
-    environment: str | None
-    episodes: int | None
-    steps: int | None
-    card: dict[str, Any] = field(default_factory=dict)
 
 
 def home() -> Path:
@@ -143,9 +119,9 @@ def _find(text: str) -> _Found | None:
         return _Found(path, "store", by_path=True)
     if (local / METADATA_FILE).is_file():
         return _Found(local, "store", by_path=False)
-    if _is_parquet_dataset(path):
+    if is_parquet_dataset(path):
         return _Found(path, "parquet", by_path=True)
-    if _is_parquet_dataset(bundled):
+    if is_parquet_dataset(bundled):
         return _Found(bundled, "parquet", by_path=False)
     return _Found(path, "source", by_path=True) if path.is_file() or _is_source_folder(path) else None
 
@@ -162,54 +138,8 @@ def _is_source_folder(path: Path) -> bool:
     return True
 
 
-def list_datasets() -> list[DatasetEntry]:
-    """Bundled datasets, then local ones, each by name; nothing is unpacked, and stores that don't open are left out."""
-    bundled = [folder for folder in _folders(bundled_root() / "datasets") if _is_parquet_dataset(folder)]
-    return [
-        *(_bundled_entry(folder) for folder in bundled),
-        *(entry for folder in _folders(home() / "stores") if (entry := _local_entry(folder)) is not None),
-    ]
-
-
-def recipe_entries(known: Collection[str]) -> list[DatasetEntry]:
-    """The datasets that bundled recipes make, but for those that are known already."""
-    from offrl.config.library import bundled_dataset_recipes
-
-    recipes = [recipe for recipe in bundled_dataset_recipes() if recipe.name not in known]
-    return [
-        DatasetEntry(each.name, "recipe", each.path, None, None, None, {"description": each.purpose})
-        for each in recipes
-    ]
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The `card.toml` beside a dataset's files; empty where there is none."""
-    path = folder / CARD_FILE
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _bundled_entry(folder: Path) -> DatasetEntry:
-    episodes, steps = count_rows(folder)
-    metadata = read_metadata(folder)
-    return DatasetEntry(folder.name, "bundled", folder, metadata.environment, episodes, steps, read_card(folder))
-
-
-def _local_entry(folder: Path) -> DatasetEntry | None:
-    try:
-        store = TrajectoryStore.open(folder)
-    except OffrlError:
-        return None
-    environment = store.metadata.environment
-    return DatasetEntry(
-        folder.name, "local", folder, environment, store.num_episodes, store.num_steps, read_card(folder)
-    )
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-
-
-def _is_parquet_dataset(folder: Path) -> bool:
+def is_parquet_dataset(folder: Path) -> bool:
+    """Whether a folder holds the files that `write_parquet` writes."""
     return (folder / STEPS_FILE).is_file() and (folder / EPISODES_FILE).is_file()
 
 
@@ -259,6 +189,8 @@ def _not_found(name: str) -> DatasetNotFoundError:
             f"the dataset '{name}' doesn't come with offrl, but its recipe does",
             hint=f"make it, which may train for hours: offrl datasets make {name}",
         )
+    from offrl.converters.listing import list_datasets
+
     known = [entry.name for entry in list_datasets()]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""

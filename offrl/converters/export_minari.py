@@ -16,7 +16,8 @@ import numpy as np
 
 from offrl.converters.remote import minari_folder
 from offrl.data import schema
-from offrl.data.trajectories import Episode, Trajectories
+from offrl.data.episode import Episode
+from offrl.data.trajectories import Trajectories
 from offrl.errors import DiskFullError, RequestError
 from offrl.files import whole_folder
 

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import UnionType
 from typing import Any
 
 import gymnasium as gym
@@ -148,16 +147,17 @@ class StoreMetadata:
             type(version := value.get("schema_version")) is int and version == SCHEMA_VERSION
         ):
             raise _of_another_version(version, where)
+        kinds = {"name": str | None, "environment": str | None, "provenance": dict, "reference_scores": dict}
         try:
+            for key, kind in kinds.items():
+                if not isinstance(value[key], kind):
+                    raise ValueError(f"the {key} is {value[key]!r}")
             return cls(
                 spec=Spec(space_from_json(value["observation_space"]), space_from_json(value["action_space"])),
                 columns=tuple(ColumnSpec.from_json(column) for column in value["columns"]),
                 shards=tuple(ShardRecord.from_json(shard) for shard in value["shards"]),
                 statistics={name: ColumnStatistics.from_json(item) for name, item in value["statistics"].items()},
-                name=_typed(value, "name", str | None),
-                environment=_typed(value, "environment", str | None),
-                provenance=_typed(value, "provenance", dict),
-                reference_scores=_typed(value, "reference_scores", dict),
+                **{key: value[key] for key in kinds},
             )
         # A Gymnasium space asserts what it is made of.
         except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError) as error:
@@ -176,12 +176,6 @@ def _of_another_version(version: Any, where: str) -> SchemaVersionError:
         where=where,
         hint="install a newer offrl" if newer else "convert the source again with this offrl",
     )
-
-
-def _typed(value: Mapping[str, Any], key: str, kind: type | UnionType) -> Any:
-    if not isinstance(item := value[key], kind):
-        raise ValueError(f"the {key} is {item!r}")
-    return item
 
 
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:

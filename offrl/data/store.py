@@ -34,7 +34,6 @@ from offrl.data.shard import (
 )
 from offrl.data.statistics import ColumnStatistics
 from offrl.data.trajectories import (
-    Episode,
     EpisodeTable,
     StoreView,
     Trajectories,
@@ -46,7 +45,7 @@ from offrl.errors import CorruptStoreError, DatasetNotFoundError, RequestError, 
 from offrl.files import naming, remove_leftovers, write_whole
 from offrl.types import Spec
 
-__all__ = ["Episode", "EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajectories", "TrajectoryStore"]
+__all__ = ["EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajectories", "TrajectoryStore"]
 
 METADATA_FILE = "metadata.json"
 _LOCK_FILE = "lock"

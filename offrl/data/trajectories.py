@@ -1,11 +1,11 @@
-"""Episodes in memory, and the reading interface that stores and selections from them share."""
+"""The reading interface that stores and selections from them share."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -25,69 +25,7 @@ from offrl.types import Spec
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode of T transitions, nested as the spaces are; arrays are views of the store's, where they can be.
-
-    Attributes:
-        observation: [T + 1, ...], or a nested mapping or tuple of such arrays.
-        action: [T, ...], likewise.
-        reward: [T].
-        terminated: bool [T].
-        truncated: bool [T].
-        extras: the other columns: T + 1 rows for `info.*` and `action_mask`, T for the rest.
-        seed: the seed it was started with; -1 where it is not known.
-        source: where it came from; None where it is not known.
-        return_: undiscounted sum of its rewards.
-
-    Example:
-        >>> store[-1]
-        Episode(length=310, return=1050.21, observation=float32 [311, 11], action=float32 [310, 3], terminated)
-        >>> store[-1].reward.shape, store[-1].source
-        ((310,), 'policy of seed 0')
-    """
-
-    observation: Any
-    action: Any
-    reward: NDArray[Any]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    extras: dict[str, NDArray[Any]] = field(default_factory=dict)
-    seed: int = -1
-    source: str | None = None
-    return_: float = 0.0
-
-    @property
-    def length(self) -> int:
-        """Transitions: T."""
-        return len(self.reward)
-
-    def __len__(self) -> int:
-        return self.length
-
-    @property
-    def info(self) -> dict[str, NDArray[Any]]:
-        """What the environment told beside its observations, by key: [T + 1, ...] each."""
-        prefix = f"{schema.INFO}."
-        return {name.removeprefix(prefix): array for name, array in self.extras.items() if name.startswith(prefix)}
-
-    def __repr__(self) -> str:
-        nested = {schema.OBSERVATION: self.observation, schema.ACTION: self.action}
-        parts = [f"length={self.length}", f"return={self.return_:g}"]
-        parts += [f"{name}={_described(value)}" for name, value in nested.items()]
-        parts.append(schema.TERMINATED if self.terminated[-1:].any() else schema.TRUNCATED)
-        parts += [f"info: {', '.join(self.info)}"] if self.info else []
-        return f"Episode({', '.join(parts)})"
-
-
-def _described(value: Any) -> str:
-    """The types and shapes of arrays, nested as they are."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_described(item)}' for key, item in value.items())}}}"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_described, value))})"
-    return f"{value.dtype} {list(value.shape)}"
+    from offrl.data.episode import Episode
 
 
 @dataclass(frozen=True)
@@ -203,10 +141,10 @@ class Trajectories(ABC):
         """
         return to_pandas(self, final=final)
 
-    @property
-    @abstractmethod
+    @cached_property
     def episodes(self) -> EpisodeTable:
         """The table of episodes."""
+        raise NotImplementedError
 
     @property
     @abstractmethod
@@ -302,6 +240,8 @@ class Trajectories(ABC):
 
     def episode(self, index: int) -> Episode:
         """One episode, nested as the spaces are."""
+        from offrl.data.episode import Episode
+
         table = self.episodes
         check_rows(np.array([index]), len(table), "episode")
         first, length = int(table.first_row[index]), int(table.length[index])
@@ -357,26 +297,18 @@ class StoreView(Trajectories):
 
     def __init__(self, parent: Trajectories, selected: NDArray[np.int64]) -> None:
         self.parent, self.selected = parent, selected
-        self.metadata, self.num_episodes = parent.metadata, len(selected)
-        self.num_rows = int(parent.episodes.length[selected].sum()) + len(selected)
-
-    @cached_property
-    def episodes(self) -> EpisodeTable:
-        table, chosen = self.parent.episodes, self.selected
-        length = table.length[chosen]
+        self.metadata, table = parent.metadata, parent.episodes
+        length, sources = table.length[selected], table.sources.take(to_arrow(selected))
         first_row = np.cumsum(length + 1) - (length + 1)
-        sources = table.sources.take(to_arrow(chosen))
-        return EpisodeTable(first_row, length, table.return_[chosen], table.seed[chosen], sources)
+        self.episodes = EpisodeTable(first_row, length, table.return_[selected], table.seed[selected], sources)
+        self.num_episodes, self.num_rows = len(selected), int(length.sum()) + len(selected)
+        # Where each run of episodes that are neighbors in the parent too starts: rows here, rows in the parent.
+        breaks = np.flatnonzero(np.diff(selected, prepend=-2) != 1)
+        self._runs = first_row[breaks], table.first_row[selected[breaks]]
 
     @cached_property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.parent.fingerprint.encode() + self.selected.tobytes()).hexdigest()
-
-    @cached_property
-    def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where each run of episodes that are neighbors in the parent too starts: rows here, rows in the parent."""
-        breaks = np.flatnonzero(np.diff(self.selected, prepend=-2) != 1)
-        return self.episodes.first_row[breaks], self.parent.episodes.first_row[self.selected[breaks]]
 
     def read(self, column: str, start: int, stop: int) -> NDArray[Any]:
         check_range(start, stop, self.num_rows)

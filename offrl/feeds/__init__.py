@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offrl import plugins
 from offrl.config.recipe import Recipe
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Feed
 from offrl.feeds.problem import Problem
 from offrl.feeds.warm_start import goes_online, starting_point, successors
+
+if TYPE_CHECKING:
+    from offrl.feeds.feed import Feed
 
 
 def feed_of(recipe: Recipe) -> type[Feed]:

@@ -19,7 +19,7 @@ from offrl.envs.collector import StepSink
 from offrl.envs.policy import Actor, Columns, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError, RequestError, RunError
-from offrl.feeds.feed import Materials
+from offrl.feeds.materials import Materials
 from offrl.feeds.problem import Problem, online_problem, refuse_mixing
 from offrl.feeds.replay import ReplayFeed
 from offrl.ops.trees import tree_map

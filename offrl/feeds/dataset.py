@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offrl.config.recipe import OnlineConfig, Recipe
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Cycle, Materials, cycles, sampling_options, tell_errors
+from offrl.feeds.materials import Cycle, Materials, cycles, sampling_options, tell_errors
 from offrl.feeds.problem import Problem, dataset_problem, refuse_mixing
 from offrl.ops.noise import NoiseSource
 from offrl.replay.sampler import ReplaySampler

@@ -21,7 +21,8 @@ from offrl.envs.make import environment_spec
 from offrl.envs.policy import Columns, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Cycle, Feed, Materials, sampling_options
+from offrl.feeds.feed import Feed
+from offrl.feeds.materials import Cycle, Materials, sampling_options
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem, chosen_episodes, facts_of, open_finite
 from offrl.feeds.warm_start import origin_of
 from offrl.ops.minibatches import without_time

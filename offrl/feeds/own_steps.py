@@ -13,7 +13,7 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import Collector, StepSink
 from offrl.envs.make import tells_of_masks
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Materials
+from offrl.feeds.materials import Materials
 from offrl.feeds.problem import Problem, online_problem, refuse_mixing
 from offrl.feeds.warm_start import fine_tuning_problem
 from offrl.replay.normalization import RewardScaler

@@ -14,7 +14,7 @@ from offrl.config.recipe import OnlineConfig, Recipe
 from offrl.envs.collector import Collector
 from offrl.envs.exploration import uniform_actions
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Cycle, Materials, cycles, sampling_options, tell_errors
+from offrl.feeds.materials import Cycle, Materials, cycles, sampling_options, tell_errors
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
 from offrl.feeds.problem import Problem
 from offrl.ops.noise import NoiseSource

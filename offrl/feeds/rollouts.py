@@ -12,7 +12,7 @@ from offrl import plugins
 from offrl.config.recipe import Recipe
 from offrl.envs.collector import Collector
 from offrl.errors import RecipeError
-from offrl.feeds.feed import Cycle, Materials
+from offrl.feeds.materials import Cycle, Materials
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
 from offrl.feeds.problem import Problem
 from offrl.ops.noise import NoiseSource

@@ -21,7 +21,7 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.vector import make_single
 from offrl.errors import RecipeError, RequestError
 from offrl.feeds.dataset import DatasetFeed
-from offrl.feeds.feed import Cycle, Materials
+from offrl.feeds.materials import Cycle, Materials
 from offrl.feeds.problem import Problem
 from offrl.files import write_whole
 from offrl.mdp import Demonstrations, TabularMDP, evaluate_policy, mdp_of, optimal_policy, visits_of

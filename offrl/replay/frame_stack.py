@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.schema import ColumnSpec
-from offrl.data.trajectories import EpisodeTable, Trajectories, check_range, check_rows
+from offrl.data.trajectories import Trajectories, check_range, check_rows
 
 
 def newest(columns: Mapping[str, NDArray[Any]], frames: int) -> dict[str, NDArray[Any]]:
@@ -42,11 +42,7 @@ class StackedFrames(Trajectories):
         )
         spec = parent.spec.stacked(frames)
         self.metadata = dataclasses.replace(parent.metadata, spec=spec, columns=columns, statistics={})
-        self.num_episodes, self.num_rows = parent.num_episodes, parent.num_rows
-
-    @property
-    def episodes(self) -> EpisodeTable:
-        return self.parent.episodes
+        self.episodes, self.num_episodes, self.num_rows = parent.episodes, parent.num_episodes, parent.num_rows
 
     @cached_property
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.replay.sources import TransitionSource
+from offrl.replay.source_protocols import TransitionSource
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

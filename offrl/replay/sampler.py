@@ -17,14 +17,15 @@ from offrl.data.trajectories import StoreView, Trajectories
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.replay.row_layout import RowLayout, Transforms, known_masks
-from offrl.replay.sources import EpisodeSource, StoreSource, TransitionSource, common_columns
+from offrl.replay.sources import StoreSource, common_columns
 from offrl.types import Batch
 
 if TYPE_CHECKING:
     from offrl.replay.priorities import Priorities, Prioritization
     from offrl.replay.ring import OnlineRing
+    from offrl.replay.source_protocols import EpisodeSource, TransitionSource
 
-__all__ = ["EpisodeSource", "ReplaySampler", "RowLayout", "TransitionSource", "split_by_episode", "top_by_return"]
+__all__ = ["ReplaySampler", "RowLayout", "split_by_episode", "top_by_return"]
 
 FEW_FLOATS = 2**16
 """In a batch that NumPy is still the faster one to gather."""
@@ -306,7 +307,7 @@ class ReplaySampler:
         terminated = self.layout.value(schema.TERMINATED, pairs)
         discount = torch.sub(self._full_discount, terminated, alpha=self.discount)
         reward, following = self.layout.value(schema.REWARD, pairs), pairs[..., self.layout.width :]
-        return self._batch(source, index, rows, rows, pairs, following, reward, discount)
+        return self._batch(source, index, rows, rows, pairs, following, reward, discount, terminated)
 
     def _n_step(self, source: TransitionSource, index: Tensor, rows: Tensor) -> Batch:
         """Σ_k γ^k r_{t+k} over the steps there are, bootstrapped from the state behind the last of them."""
@@ -325,8 +326,8 @@ class ReplaySampler:
         tail = source.take(last, start, self.layout.pair_width)
         first[:, start:width] = tail[:, : width - start]
         discount *= 1.0 - tail[:, 0]
-        parts = (part.unflatten(0, index.shape) for part in (first, tail[:, width - start :], reward, discount))
-        return self._batch(source, index, rows, last, *parts)
+        parts = first, tail[:, width - start :], reward, discount, tail[:, 0]
+        return self._batch(source, index, rows, last, *(part.unflatten(0, index.shape) for part in parts))
 
     def _windows(self, source: EpisodeSource, starts: Tensor, index: Tensor, length: int) -> Batch:
         starts = starts.long()
@@ -345,6 +346,7 @@ class ReplaySampler:
         following: Tensor,
         reward: Tensor,
         discount: Tensor,
+        terminated: Tensor,
     ) -> Batch:
         """A batch shaped like `index`.
 
@@ -353,7 +355,7 @@ class ReplaySampler:
             first: [..., >= width], packed rows, with the flags of the last step that a reward sums.
             following: [..., >= observation width], packed rows behind those of the last steps, as far as pairs hold
                 them.
-            reward, discount: [...].
+            reward, discount, terminated: [...].
         """
         layout, images, next_images = self.layout, dict[str, Tensor](), dict[str, Tensor]()
         if layout.images:
@@ -368,7 +370,7 @@ class ReplaySampler:
             reward=reward,
             discount=discount,
             next_observation=layout.observation(following, next_images),
-            terminated=layout.value(schema.TERMINATED, first),
+            terminated=terminated,
             behavior_log_prob=layout.value(log_prob, first) if log_prob in layout.slices else None,
             action_mask=known_masks(layout.value(mask, first).bool()) if mask in layout.slices else None,
             next_action_mask=known_masks(layout.value(mask, following).bool()) if mask in layout.slices else None,
@@ -425,6 +427,8 @@ def _check_same_layout(sources: Sequence[TransitionSource]) -> None:
 
 
 def _with_episodes(source: TransitionSource) -> EpisodeSource:
+    from offrl.replay.source_protocols import EpisodeSource
+
     if not isinstance(source, EpisodeSource):
         raise RequestError("windows and whole episodes can only be drawn from stores")
     return source

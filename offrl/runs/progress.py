@@ -21,7 +21,11 @@ def training_progress(shown: bool = True) -> TrainingProgress:
     """
     if not shown:
         return SilentProgress()
-    if _in_notebook():
+    # Whether an IPython kernel runs this program.
+    interactive = sys.modules.get("IPython")
+    # An attribute, not an entry of the module's dictionary: IPython 9 gives it on request only.
+    shell = None if interactive is None else interactive.get_ipython()
+    if shell is not None and "IPKernelApp" in shell.config:
         from offrl.runs.notebook_line import NotebookProgress
 
         return NotebookProgress()
@@ -113,14 +117,6 @@ def metrics_in_words(metrics: Mapping[str, Sequence[float | None]]) -> str:
             mean = sum(known) / len(known)
             texts.append(f"{name} {mean:.1f}" if 1000 <= abs(mean) < 1e9 else f"{name} {mean:.4g}")
     return ", ".join(texts[:SHOWN_METRICS])
-
-
-def _in_notebook() -> bool:
-    """Whether an IPython kernel runs this program."""
-    interactive = sys.modules.get("IPython")
-    # An attribute, not an entry of the module's dictionary: IPython 9 gives it on request only.
-    shell = None if interactive is None else interactive.get_ipython()
-    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _duration(seconds: float) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy
 from offrl.feeds import feed_of
-from offrl.feeds.feed import Materials, sampling_options
+from offrl.feeds.materials import Materials, sampling_options
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.replay.sampler import ReplaySampler, split_by_episode
@@ -57,7 +57,7 @@ def build_loop(run: Run, problem: Problem, listener: Listener) -> Loop:
         feed=kind.build(Materials(problem, policy, training, recorder, listener)),
         facts=facts,
         fixed_parts={"normalizer": policy.normalizer.named_tensors()} if policy.normalizer else {},
-        evaluate=_evaluation(recipe, policy, facts) if facts["environment"] else None,
+        evaluate=partial(_evaluated, recipe, policy, facts) if facts["environment"] else None,
         validate=None if held_out is None else _validation(recipe, policy, held_out),
         writers=make_loggers(run),
         listener=listener,
@@ -116,15 +116,11 @@ def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Calla
     return validate
 
 
-def _evaluation(recipe: Recipe, policy: Policy, facts: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
-    environment = recipe.env
-    assert environment is not None
+def _evaluated(recipe: Recipe, policy: Policy, facts: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """What the policies are worth at a step."""
+    from offrl.envs.evaluator import evaluate
+    from offrl.runs.scores import summarize
 
-    def evaluate_now(step: int) -> dict[str, Any]:
-        from offrl.envs.evaluator import evaluate
-        from offrl.runs.scores import summarize
-
-        evaluation = evaluate(policy, environment, recipe.evaluation.episodes, seed=step)
-        return summarize(evaluation, environment, recipe.seeds, facts["reference_scores"])
-
-    return evaluate_now
+    assert recipe.env is not None
+    evaluation = evaluate(policy, recipe.env, recipe.evaluation.episodes, seed=step)
+    return summarize(evaluation, recipe.env, recipe.seeds, facts["reference_scores"])

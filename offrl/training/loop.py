@@ -19,7 +19,6 @@ from torch import Tensor
 from offrl import __version__
 from offrl.envs.policy import Policy
 from offrl.errors import DivergenceError
-from offrl.feeds.feed import Feed
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.load import saved_state
@@ -30,6 +29,7 @@ from offrl.training.threads import threads_for
 from offrl.types import Metrics
 
 if TYPE_CHECKING:
+    from offrl.feeds.feed import Feed
     from offrl.runs.listener import Listener
     from offrl.runs.recorder import EpisodeRecorder
 
@@ -102,19 +102,17 @@ class Loop:
     update: Update = field(init=False)
 
     def __post_init__(self) -> None:
-        self.update = self._fast(self.policy.agent.update)
+        policy = self.policy
+        self.update = fast_update(policy.agent, policy.state, policy.device)
         self.best = BestState(torch.full((self.policy.seeds,), -math.inf))
         self.stale_validations = torch.zeros(self.policy.seeds, dtype=torch.int64)
 
     @cached_property
     def update_critic(self) -> Update:
         """The update that leaves the policy as it is, of an agent that has one."""
-        agent: Any = self.policy.agent
-        return self._fast(agent.update_critic)
-
-    def _fast(self, update: Callable[..., Metrics]) -> Update:
         policy = self.policy
-        return fast_update(policy.agent, policy.state, policy.device, update)
+        agent: Any = policy.agent
+        return fast_update(agent, policy.state, policy.device, agent.update_critic)
 
     def resume(self) -> None:
         """Go back to the last checkpoint, and forget what was logged after it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from offrl.config.recipe import Recipe
 from offrl.errors import OffrlError, RecipeError, RequestError
 from offrl.feeds import open_problem
-from offrl.feeds.feed import sampling_options
+from offrl.feeds.materials import sampling_options
 from offrl.feeds.problem import Problem
 from offrl.feeds.warm_start import take_over
 from offrl.files import write_whole

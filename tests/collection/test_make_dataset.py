@@ -13,7 +13,8 @@ from offrl.collection.make_dataset import Maker
 from offrl.config import library as recipe_catalog
 from offrl.config.toml import write_toml
 from offrl.converters import catalog
-from offrl.converters.catalog import home, list_datasets, local_path, open_dataset
+from offrl.converters.catalog import home, local_path, open_dataset
+from offrl.converters.listing import list_datasets
 from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError

@@ -248,7 +248,7 @@ def test_the_reward_of_a_discriminator_is_that_of_its_batches(tmp_path: Path) ->
     run = train(recipe, tmp_path / "run")
     learned = LearnedReward.of(run)
     relabel(demos.path, learned, tmp_path / "after")
-    from offrl.feeds.feed import sampling_options
+    from offrl.feeds.materials import sampling_options
     from offrl.replay.sampler import ReplaySampler
 
     policy = learned.policy

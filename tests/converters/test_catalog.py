@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from offrl.converters import catalog
-from offrl.converters.catalog import list_datasets, local_path, name_anywhere, open_dataset
+from offrl.converters import catalog, listing
+from offrl.converters.catalog import local_path, name_anywhere, open_dataset
+from offrl.converters.listing import list_datasets
 from offrl.data.parquet import write_parquet
 from offrl.errors import DatasetNotFoundError, RequestError
 from tests.data.stores import make_store
@@ -23,7 +24,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = root / "datasets" / "toy-expert"
     write_parquet(make_store(tmp_path / "origin", [3, 4]), folder)
     (folder / "card.toml").write_text('name = "toy-expert"\ndescription = "Two toys."\n')
-    monkeypatch.setattr(catalog, "bundled_root", lambda: root)
+    for module in (catalog, listing):
+        monkeypatch.setattr(module, "bundled_root", lambda: root)
     return folder
 
 

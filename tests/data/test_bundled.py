@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from offrl.config.library import bundled_dataset_recipes
-from offrl.converters.catalog import DatasetEntry, list_datasets, open_dataset
+from offrl.converters.catalog import open_dataset
+from offrl.converters.listing import DatasetEntry, list_datasets
 from offrl.data.validate import validate
 
 BUNDLED = {entry.name: entry for entry in list_datasets() if entry.kind == "bundled"}

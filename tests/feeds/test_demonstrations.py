@@ -17,7 +17,7 @@ from offrl.data.store import EpisodeBlock, StoreWriter
 from offrl.errors import DataError, OffrlError, RecipeError, RequestError, SpaceMismatchError
 from offrl.feeds import open_problem
 from offrl.feeds.demonstrations import DemonstrationsFeed
-from offrl.feeds.feed import Cycle
+from offrl.feeds.materials import Cycle
 from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run

@@ -14,7 +14,7 @@ from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data.schema import ACTION_MASK
 from offrl.errors import RecipeError
 from offrl.feeds import open_problem
-from offrl.feeds.feed import Materials
+from offrl.feeds.materials import Materials
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
 from offrl.replay.ring import OnlineRing
 from offrl.runs.listener import SilentListener

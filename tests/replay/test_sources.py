@@ -11,7 +11,8 @@ import torch
 from offrl.data.store import TrajectoryStore
 from offrl.replay.mapped_rows import MappedRows
 from offrl.replay.row_layout import RowLayout, Transforms
-from offrl.replay.sources import EpisodeSource, PackedRows, StoreSource, TransitionSource, common_columns
+from offrl.replay.source_protocols import EpisodeSource, TransitionSource
+from offrl.replay.sources import PackedRows, StoreSource, common_columns
 from tests.data.stores import SPEC, make_store
 
 CPU = torch.device("cpu")

@@ -56,7 +56,8 @@ from pathlib import Path
 from offrl.config.recipe import recipe_from_dict
 from offrl.training.loop import Interrupted
 from offrl.training.fast_update import Update, fast_update
-from offrl.training.run_training import SilentListener, resume, train
+from offrl.runs.listener import SilentListener
+from offrl.training.run_training import resume, train
 torch.set_num_threads(1)
 
 class Announce(SilentListener):

@@ -53,7 +53,8 @@ from offrl.data.store import StoreWriter, TrajectoryStore
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimate import estimate
 from offrl.replay.sampler import ReplaySampler
-from offrl.training.run_training import SilentListener, train
+from offrl.runs.listener import SilentListener
+from offrl.training.run_training import train
 from offrl.types import Spec
 
 

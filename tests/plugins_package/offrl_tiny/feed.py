@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from offrl.feeds.dataset import DatasetFeed
-from offrl.feeds.feed import Cycle
+from offrl.feeds.materials import Cycle
 
 
 class TwiceFeed(DatasetFeed):
