@@ -169,6 +169,9 @@ class Replays:
         self.state.weight += self.off * (self.calls > 1)
         return metrics
 
+    def explain(self) -> str:
+        return "everything is replayed"
+
 
 class Misses(Replays):
     off = 1e-4
@@ -180,6 +183,18 @@ def test_traces_are_compared_with_plain_updates(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(learning_checks, "Traced", Misses)
     with pytest.raises(AssertionError, match="traced, update 1 comes to another state: 'weight' is off by up to"):
         check(Honest)
+
+
+class ReadsAValue(Honest):
+    def update(self, state: Any, batches: Any, noise: Any) -> Any:
+        metrics = super().update(state, batches, noise)
+        assert float(state.weight.sum()) < 1e9
+        return metrics
+
+
+def test_updates_that_cannot_be_replayed_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="can't be replayed"):
+        check(ReadsAValue)
 
 
 # Acting
