@@ -120,6 +120,7 @@ algorithms = Table(
         "dagger": "offrl.agents.bc:DAGGER",
         "dqn": "offrl.agents.dqn:ALGORITHM",
         "gail": "offrl.agents.gail:ALGORITHM",
+        "iql": "offrl.agents.iql:ALGORITHM",
         "irl": "offrl.agents.irl:ALGORITHM",
         "ppo": "offrl.agents.ppo:ALGORITHM",
         "sac": "offrl.agents.sac:ALGORITHM",

@@ -67,6 +67,8 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         UNIT,
         {**SMALL, "layer_norm": True, "dropout": 0.1, "bc_alpha": 2.5, "bc_decay": 0.9, "softmax_samples": 3},
     ),
+    "iql": ("iql", BOX, UNIT, SMALL),
+    "iql, squashed": ("iql", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
     "gail, ppo": ("gail", BOX, UNIT, {**SMALL, "generator": "ppo", "generator_options": ROLLOUT}),
     "gail, sac": ("gail", BOX, CHOICE, {**SMALL, "generator": "sac", "generator_options": SMALL, "updates": 2}),
     "gail, td3": ("gail", BOX, UNIT, {**SMALL, "generator": "td3", "generator_options": SMALL}),

@@ -1,0 +1,260 @@
+"""Implicit Q-learning (Kostrikov, Nair & Levine, 2021), https://arxiv.org/abs/2110.06169."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import keep_steady
+from offrl.agents.space_checks import require_bounded_box
+from offrl.config.fields import (
+    STRICT,
+    Activation,
+    CountOrZero,
+    Finite,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Probability,
+    Widths,
+)
+from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn.adam import ended_schedule
+from offrl.nn.copy_weights import adopt_layers, require_kind
+from offrl.nn.policy_heads import GaussianActor
+from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
+
+
+@dataclass(frozen=True)
+class IQLConfig:
+    """Options of IQL, with the paper's values for locomotion unless noted.
+
+    Attributes:
+        policy: "gaussian" around the tanh of a network's output, with a spread that is the same in all states, as in
+            the paper; "squashed_gaussian", the same before a tanh, whose samples have a density within the bounds.
+        hidden: widths of the hidden layers of all networks.
+        activation: see `offrl.nn.MLP`.
+        layer_norm: normalize the hidden layers of the critics and of the value (not in the paper).
+        actor_learning_rate, critic_learning_rate: Adam's step sizes; the value network has the critics'.
+        decay_steps: steps over which the actor's falls linearly to 0 (in the paper by a cosine); 0 keeps it.
+        discount: γ, per step.
+        target_rate: τ of the target critics' Polyak averaging.
+        expectile: τ, of Q(s, ·) over the data's actions that V(s) is: 0.5 is their mean, towards 1 their maximum; 0.9
+            where good actions are rare.
+        temperature: β, the weight of the advantage in exp(β A): 0 clones the data, more picks its best actions.
+        largest_weight: that an action may have, exp(β A) is clipped to it.
+        initial_log_std: of the policy, where actions span [-1, 1].
+    """
+
+    __pydantic_config__ = STRICT
+
+    policy: Literal["gaussian", "squashed_gaussian"] = "gaussian"
+    hidden: Widths = (256, 256)
+    activation: Activation = "relu"
+    layer_norm: bool = False
+    actor_learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 3e-4
+    decay_steps: CountOrZero = 0
+    discount: Probability = 0.99
+    target_rate: PositiveFraction = 0.005
+    expectile: PositiveFraction = 0.7
+    temperature: NonNegative = 3.0
+    largest_weight: Positive = 100.0
+    initial_log_std: Finite = 0.0
+
+
+@dataclass
+class IQLState:
+    """All that training changes."""
+
+    actor: GaussianActor
+    critic: MLP
+    target_critic: MLP
+    value: MLP
+    actor_optimizer: Adam
+    critic_optimizer: Adam
+    value_optimizer: Adam
+
+
+class IQL:
+    """Values of the data's own actions alone, and a policy that clones the better ones among them.
+
+    No action that the data doesn't hold is ever asked about: V(s) is an expectile of Q(s, a) over the data's actions, Q
+    bootstraps from V, and the policy is a regression on the data weighted by exp(β (Q − V)).
+
+    Observations and actions are flat vectors; actions span [-1, 1] (environment bounds are mapped outside).
+
+    Raises:
+        SpaceMismatchError: actions aren't vectors with finite bounds.
+    """
+
+    batches_per_update = 1
+    adopted_options: ClassVar[tuple[str, ...]] = ("hidden", "activation")
+
+    def __init__(self, config: IQLConfig, spec: Spec) -> None:
+        require_bounded_box(spec, "IQL")
+        self.config, self.spec, self.discount = config, spec, config.discount
+        self.squashed = config.policy == "squashed_gaussian"
+        self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
+        self.flat_observation = FlatObservation(spec.observation_space)
+
+    def init(self, seeds: Sequence[int], device: torch.device) -> IQLState:
+        """Fresh networks for each seed; the target starts as a copy."""
+        c, generators = self.config, seed_generators(seeds)
+        observations, actions = self.flat_observation.width, self.spec.action_dim
+        mean = MLP(observations, actions, c.hidden, generators, activation=c.activation)
+        actor = GaussianActor(mean, actions, c.initial_log_std, squashed=self.squashed, bounded=True).to(device)
+        critic, value = (
+            MLP(
+                inputs,
+                1,
+                c.hidden,
+                generators,
+                ensemble=members,
+                activation=c.activation,
+                layer_norm=c.layer_norm,
+            ).to(device)
+            for inputs, members in ((observations + actions, 2), (observations, None))
+        )
+        return IQLState(
+            actor=actor,
+            critic=critic,
+            target_critic=critic.clone(),
+            value=value,
+            actor_optimizer=Adam(actor, c.actor_learning_rate, decay_steps=c.decay_steps),
+            critic_optimizer=Adam(critic, c.critic_learning_rate),
+            value_optimizer=Adam(value, c.critic_learning_rate),
+        )
+
+    def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
+        """No draws: all actions are the data's."""
+        return {}
+
+    def update(self, state: IQLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """One step each of value, actor, critics and targets, in the order of the authors' code."""
+        metrics, q = self._value_step(state, batches[0])
+        loss = self.actor_loss(state, batches[0], q)
+        state.actor_optimizer.minimize(loss.sum())
+        return metrics | self._critic_step(state, batches[0]) | {"actor_loss": loss.detach()}
+
+    def update_critic(self, state: IQLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
+        """The same with the policy left as it is."""
+        metrics, _ = self._value_step(state, batches[0])
+        return metrics | self._critic_step(state, batches[0])
+
+    def _value_step(self, state: IQLState, batch: Batch) -> tuple[Metrics, Tensor]:
+        """Its metrics, and the lower one of the target critics' values, [S, B]."""
+        with torch.no_grad():
+            q = state.target_critic(self._pairs(batch)).squeeze(-1).amin(dim=1)
+        loss, value = self.value_loss(state, batch, q)
+        state.value_optimizer.minimize(loss.sum())
+        return {"value_loss": loss.detach(), "value": value.detach()}, q
+
+    def value_loss(self, state: IQLState, batch: Batch, q: Tensor) -> tuple[Tensor, Tensor]:
+        """L₂^τ(Q(s, a) − V(s)), [S], the expectile loss of the paper's equation 5; and V(s), [S, B]."""
+        value = self._value(state, batch.observation)
+        return expectile_loss(q - value, self.config.expectile).mean(dim=1), value
+
+    def actor_loss(self, state: IQLState, batch: Batch, q: Tensor) -> Tensor:
+        """−exp(β (Q(s, a) − V(s))) log π(a | s), [S], the advantage-weighted regression of equation 7."""
+        with torch.no_grad():
+            advantage = q - self._value(state, batch.observation)
+            weight = (self.config.temperature * advantage).exp().clamp(max=self.config.largest_weight)
+        log_prob = state.actor.log_density(self._policy(state, batch.observation), batch.action)
+        return -(weight * log_prob).mean(dim=1)
+
+    def _critic_step(self, state: IQLState, batch: Batch) -> Metrics:
+        loss, q = self.critic_loss(state, batch)
+        state.critic_optimizer.minimize(loss.sum())
+        state.target_critic.move_towards(state.critic, self.config.target_rate)
+        return {"critic_loss": loss.detach(), "q": q.detach()}
+
+    def critic_loss(self, state: IQLState, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Σ_i (r + γ V(s') − Q_i(s, a))², [S], equation 6; and each critic's Q(s, a), [S, 2, B]."""
+        with torch.no_grad():
+            target = batch.reward + batch.discount * self._value(state, batch.next_observation)
+        q = state.critic(self._pairs(batch)).squeeze(-1)
+        return (q - target.unsqueeze(1)).square().mean(dim=2).sum(dim=1), q
+
+    def _pairs(self, batch: Batch) -> Tensor:
+        return torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
+
+    def _value(self, state: IQLState, observation: Observation) -> Tensor:
+        value: Tensor = state.value(self.flat_observation(observation)).squeeze(-1)
+        return value
+
+    def _policy(self, state: IQLState, observation: Observation) -> tuple[Tensor, ...]:
+        """The action distributions."""
+        return state.actor.distribution(self._mean(state, observation))
+
+    def _mean(self, state: IQLState, observation: Observation) -> Tensor:
+        """Of the Gaussian, which a squashed one has before its tanh."""
+        output: Tensor = state.actor.network(self.flat_observation(observation))
+        return output if self.squashed else output.tanh()
+
+    def initial_carry(self, state: IQLState, count: int) -> tuple[()]:
+        """Nothing: actions depend on the observation alone."""
+        return ()
+
+    def act(
+        self,
+        state: IQLState,
+        observation: Observation,
+        carry: tuple[()],
+        noise: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[()]]:
+        """The policy's mean; with draws [S, N, A] a sample, which no bounds clip."""
+        return state.actor.act(self._mean(state, observation), noise), carry
+
+    @property
+    def has_density(self) -> bool:
+        """Whether sampled actions have the density `log_prob`: those that bounds clip have none."""
+        return self.squashed
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        state: IQLState,
+        observation: Observation,
+        action: Tensor,
+        carry: tuple[()],
+        action_mask: Tensor | None = None,
+    ) -> Tensor:
+        """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
+        return state.actor.log_density(self._policy(state, observation), action)
+
+    def ended_schedule(self, state: IQLState) -> int:
+        """The steps taken, where the actor's step size has fallen to 0."""
+        return ended_schedule((state.actor_optimizer,))
+
+    def adopt_policy(self, state: IQLState, policy: MLP, kind: str) -> None:
+        """Start the actor's mean from a cloned policy of the same hidden widths; its spread stays.
+
+        Raises:
+            SpaceMismatchError: it reads other observations.
+            RecipeError: it is of another kind, or of other widths, activation or number of seeds.
+        """
+        require_kind("IQL", kind, ("deterministic", "squashed_gaussian"))
+        adopt_layers(state.actor.network, policy)
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """|τ − 1(u < 0)| u² of errors u, whose minimum over a constant is the τ-expectile."""
+    return torch.where(error < 0.0, 1.0 - expectile, expectile) * error.square()
+
+
+ALGORITHM = Algorithm(
+    IQLConfig,
+    IQL,
+    feeds=("dataset", "replay"),
+    actions=("continuous",),
+    provides=(Density, CriticOnly, StartsFromPolicy, Scheduled),
+    summary="expectile and temperature, Gaussian or squashed policies",
+    goes_on=keep_steady,
+)

@@ -1,0 +1,211 @@
+"""IQL against a plain single-seed implementation, hand-computed losses, and itself on the seed axis."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from offrl.agents.iql import ALGORITHM, IQL, IQLConfig, IQLState, expectile_loss
+from offrl.errors import RecipeError, SpaceMismatchError
+from offrl.nn import MLP
+from offrl.testing import check_agent
+from offrl.types import Batch
+from tests.agents.batches import CPU, act, continuous, discrete, no_values_read, of_seed, random_batches, unbounded
+from tests.nn.plain import assert_member_equals, copy_of_member, fall_linearly
+
+UPDATES = 10
+SMALL = IQLConfig(hidden=(16, 12), actor_learning_rate=3e-3, critic_learning_rate=5e-3, target_rate=0.05)
+VARIANTS = {
+    "paper": SMALL,
+    "AntMaze": dataclasses.replace(SMALL, expectile=0.9, temperature=10.0),
+    "squashed": dataclasses.replace(SMALL, policy="squashed_gaussian", initial_log_std=-1.0),
+    "layer norm, a rate that falls": dataclasses.replace(SMALL, layer_norm=True, decay_steps=8, largest_weight=2.0),
+}
+
+
+class PlainIQL:
+    """The algorithm as the paper's equations and the authors' order of steps have it, for one seed."""
+
+    def __init__(self, config: IQLConfig, state: IQLState, seed: int) -> None:
+        self.config = c = config
+        self.mean = copy_of_member(state.actor.network, seed, c.activation)
+        self.log_std = nn.Parameter(state.actor.log_std[seed, 0].detach().clone())
+        self.critics = nn.ModuleList(copy_of_member(state.critic, seed, c.activation, member) for member in range(2))
+        self.targets = copy.deepcopy(self.critics)
+        self.value = copy_of_member(state.value, seed, c.activation)
+        self.actor_optimizer = torch.optim.Adam([*self.mean.parameters(), self.log_std], lr=c.actor_learning_rate)
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=c.critic_learning_rate)
+        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=c.critic_learning_rate)
+        fall_linearly(self.actor_optimizer, c.decay_steps)
+
+    def update(self, batch: Batch) -> None:
+        c, s, a = self.config, batch.observation[0], batch.action[0]
+        pairs = torch.cat([s, a], dim=1)
+        with torch.no_grad():
+            q = torch.min(*(target(pairs)[:, 0] for target in self.targets))
+        error = q - self.value(s)[:, 0]
+        weight = torch.abs(c.expectile - (error < 0.0).float())
+        step(self.value_optimizer, (weight * error**2).mean())
+        with torch.no_grad():
+            advantage = torch.clip(torch.exp(c.temperature * (q - self.value(s)[:, 0])), max=c.largest_weight)
+        step(self.actor_optimizer, -(advantage * self.log_prob(s, a)).mean())
+        with torch.no_grad():
+            y = batch.reward[0] + 0.9 * (1.0 - batch.terminated[0]) * self.value(batch.next_observation[0])[:, 0]
+        step(self.critic_optimizer, sum(((critic(pairs)[:, 0] - y) ** 2).mean() for critic in self.critics))
+        with torch.no_grad():
+            for target, source in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
+                target.mul_(1.0 - c.target_rate).add_(c.target_rate * source)
+
+    def log_prob(self, s: Tensor, a: Tensor) -> Tensor:
+        if self.config.policy == "gaussian":
+            return torch.distributions.Normal(self.mean(s).tanh(), self.log_std.exp()).log_prob(a).sum(dim=-1)
+        base = torch.distributions.Normal(self.mean(s), self.log_std.exp())
+        squashed = torch.distributions.TransformedDistribution(base, [torch.distributions.TanhTransform()])
+        return squashed.log_prob(a).sum(dim=-1)
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_updates_equal_a_plain_implementation(name: str) -> None:
+    seeds, config = (3, 8), VARIANTS[name]
+    agent = IQL(config, continuous())
+    state = agent.init(seeds, CPU)
+    batches = random_batches(agent.spec, UPDATES, len(seeds))
+    plains = [PlainIQL(config, state, position) for position in range(len(seeds))]
+    for batch in batches:
+        agent.update(state, [batch], {})
+    for position, plain in enumerate(plains):
+        for batch in batches:
+            plain.update(of_seed(batch, position))
+        assert_member_equals(state.actor.network, position, plain.mean)
+        assert_member_equals(state.value, position, plain.value)
+        torch.testing.assert_close(state.actor.log_std[position, 0], plain.log_std, rtol=0.0, atol=1e-5)
+        for member in range(2):
+            assert_member_equals(state.critic, position, plain.critics[member], member)
+            assert_member_equals(state.target_critic, position, plain.targets[member], member)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_keeps_the_contract(name: str) -> None:
+    options = dataclasses.asdict(VARIANTS[name]) | {"hidden": [8, 6]}
+    check_agent(ALGORITHM, continuous(), options)
+
+
+def test_the_expectile_loss_by_hand() -> None:
+    errors = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+    assert expectile_loss(errors, 0.7).tolist() == pytest.approx([0.3 * 4.0, 0.0, 0.7 * 0.25, 0.7 * 9.0])
+
+
+def test_its_minimum_is_the_expectile() -> None:
+    """Of 0 and 1, equally often, the τ-expectile is τ: there (1 − τ) v = τ (1 − v)."""
+    data, constants = torch.tensor([0.0, 1.0]), torch.linspace(0.0, 1.0, 1001)
+    losses = expectile_loss(data - constants.unsqueeze(1), 0.9).mean(dim=1)
+    assert constants[losses.argmin()].item() == pytest.approx(0.9, abs=2e-3)
+
+
+def linear(network: MLP, *members: tuple[list[float], float]) -> None:
+    """Set one seed's linear networks: for each member its weights and bias."""
+    (layer,) = network.layers
+    with torch.no_grad():
+        for member, (weight, bias) in enumerate(members):
+            layer.weight[0, member, 0] = torch.tensor(weight)
+            layer.bias[0, member] = bias
+
+
+def test_losses_by_hand() -> None:
+    """One transition from s = 0.5 by a = 0.2 with reward 1 to s' = −1, γ = 0.9; all networks are linear."""
+    agent = IQL(IQLConfig(hidden=(), expectile=0.8, temperature=2.0), continuous(1, 1))
+    state = agent.init([0], CPU)
+    linear(state.value, ([2.0], 0.1))
+    linear(state.critic, ([1.0, 1.0], 0.0), ([0.0, 5.0], -0.5))
+    linear(state.target_critic, ([1.0, 4.0], 0.2), ([3.0, 0.0], 1.0))
+    linear(state.actor.network, ([0.4], 0.1))
+    batch = Batch(
+        observation=torch.tensor([[[0.5]]]),
+        action=torch.tensor([[[0.2]]]),
+        reward=torch.tensor([[1.0]]),
+        discount=torch.tensor([[0.9]]),
+        next_observation=torch.tensor([[[-1.0]]]),
+        terminated=torch.zeros(1, 1),
+    )
+    # The targets give 0.5 + 0.8 + 0.2 = 1.5 and 1.5 + 1 = 2.5; V(s) = 1.1.
+    q = torch.tensor([[1.5]])
+    loss, value = agent.value_loss(state, batch, q)
+    assert value.item() == pytest.approx(1.1)
+    assert loss.item() == pytest.approx(0.8 * 0.4**2)
+    # exp(2 · 0.4) times the negative log-density of 0.2 under N(tanh 0.3, 1).
+    squares = 0.5 * (0.2 - math.tanh(0.3)) ** 2
+    expected = math.exp(0.8) * (squares + 0.5 * math.log(2.0 * math.pi))
+    assert agent.actor_loss(state, batch, q).item() == pytest.approx(expected, rel=1e-5)
+    # V(s') = −1.9, so y = 1 − 1.71 = −0.71; the critics say 0.7 and 0.5.
+    loss, q_values = agent.critic_loss(state, batch)
+    assert q_values.flatten().tolist() == pytest.approx([0.7, 0.5])
+    assert loss.item() == pytest.approx(1.41**2 + 1.21**2, rel=1e-5)
+
+
+def test_weights_are_clipped() -> None:
+    agent = IQL(dataclasses.replace(SMALL, temperature=50.0, largest_weight=3.0), continuous())
+    state = agent.init([0], CPU)
+    (batch,) = random_batches(agent.spec, 1, 1)
+    far = torch.full((1, 8), 1e3)
+    log_prob = state.actor.log_density(agent._policy(state, batch.observation), batch.action)
+    torch.testing.assert_close(agent.actor_loss(state, batch, far), -3.0 * log_prob.mean(dim=1))
+
+
+def test_the_critics_alone_learn() -> None:
+    agent = IQL(SMALL, continuous())
+    state = agent.init([0, 1], CPU)
+    actor, critic = state.actor.flat.clone(), state.critic.flat.clone()
+    agent.update_critic(state, random_batches(agent.spec, 1, 2), {})
+    assert torch.equal(state.actor.flat, actor)
+    assert not torch.equal(state.critic.flat, critic)
+
+
+def test_greedy_actions_are_the_mean_and_samples_spread_around_it() -> None:
+    agent = IQL(dataclasses.replace(SMALL, initial_log_std=-1.0), continuous())
+    state = agent.init([0], CPU)
+    observation = torch.randn(1, 4, 3)
+    mean = state.actor.network(observation).tanh()
+    with torch.no_grad():
+        assert torch.equal(act(agent, state, observation), mean)
+        draws = torch.randn(1, 4, 2)
+        torch.testing.assert_close(act(agent, state, observation, draws), mean + math.exp(-1.0) * draws)
+
+
+def test_values_are_never_read() -> None:
+    agent = IQL(SMALL, continuous())
+    state = agent.init([0], CPU)
+    batches = random_batches(agent.spec, 1, 1)
+    with no_values_read():
+        agent.update(state, batches, {})
+        act(agent, state, batches[0].observation, torch.zeros(1, 8, 2))
+
+
+def test_spaces_that_it_cannot_act_in_are_refused() -> None:
+    for spec in (discrete(), unbounded()):
+        with pytest.raises(SpaceMismatchError):
+            IQL(SMALL, spec)
+
+
+def test_a_clone_of_another_kind_is_refused() -> None:
+    agent = IQL(SMALL, continuous())
+    state = agent.init([0], CPU)
+    with pytest.raises(RecipeError, match="IQL"):
+        agent.adopt_policy(state, copy.deepcopy(state.actor.network), "categorical")
+
+
+def test_actions_are_taken_within_the_bounds_of_a_box() -> None:
+    spec = dataclasses.replace(continuous(), action_space=gym.spaces.Box(-2.0, 2.0, (2,), np.float32))
+    assert IQL(SMALL, spec).acting_noise_shape == (2,)
