@@ -156,7 +156,7 @@ def test_listing_the_tables_imports_none_of_their_modules() -> None:
 
 def test_an_entry_that_is_no_record_is_refused(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     plug(monkeypatch, plugins.algorithms, added=f"{module}:add")
-    with pytest.raises(PluginError, match="is a function, not offrl.agents.algorithm.Algorithm"):
+    with pytest.raises(PluginError, match=r"is a function, not offrl\.agents\.algorithm\.Algorithm"):
         plugins.algorithms["added"]
 
 

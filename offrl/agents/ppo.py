@@ -15,18 +15,7 @@ from offrl import types
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import explore_around_clone, keep_steady, without_decay
 from offrl.agents.space_checks import choices_of, policy_kind
-from offrl.config.fields import (
-    STRICT,
-    Activation,
-    Count,
-    CountOrZero,
-    Finite,
-    NonNegative,
-    Positive,
-    Probability,
-    ProbabilityBelowOne,
-    Widths,
-)
+from offrl.config import fields as kinds
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn.copy_weights import adopt_layers
@@ -70,34 +59,34 @@ class PPOConfig:
         initial_log_std: of the Gaussian policies, where actions span [-1, 1].
     """
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = kinds.STRICT
 
     policy: Literal["auto", "gaussian", "squashed_gaussian", "categorical"] = "auto"
-    hidden: Widths = (64, 64)
-    activation: Activation = "tanh"
+    hidden: kinds.Widths = (64, 64)
+    activation: kinds.Activation = "tanh"
     layer_norm: bool = False
-    dropout: ProbabilityBelowOne = 0.0
-    weight_decay: NonNegative = 0.0
-    actor_learning_rate: Positive = 3e-4
-    critic_learning_rate: Positive = 3e-4
-    decay_steps: CountOrZero = 0
-    max_gradient_norm: NonNegative = 0.5
-    discount: Probability = 0.99
-    trace_decay: Probability = 0.95
-    rollout_steps: Count = 2_048
-    epochs: Count = 10
-    minibatch_size: Count = 64
+    dropout: kinds.ProbabilityBelowOne = 0.0
+    weight_decay: kinds.NonNegative = 0.0
+    actor_learning_rate: kinds.Positive = 3e-4
+    critic_learning_rate: kinds.Positive = 3e-4
+    decay_steps: kinds.CountOrZero = 0
+    max_gradient_norm: kinds.NonNegative = 0.5
+    discount: kinds.Probability = 0.99
+    trace_decay: kinds.Probability = 0.95
+    rollout_steps: kinds.Count = 2_048
+    epochs: kinds.Count = 10
+    minibatch_size: kinds.Count = 64
     objective: Literal["clip", "penalty"] = "clip"
-    clip: Positive = 0.2
-    kl_target: Positive = 0.01
-    kl_coefficient: Positive = 1.0
-    max_kl: NonNegative = 0.0
-    value_clip: NonNegative = 0.0
-    entropy_bonus: NonNegative = 0.0
+    clip: kinds.Positive = 0.2
+    kl_target: kinds.Positive = 0.01
+    kl_coefficient: kinds.Positive = 1.0
+    max_kl: kinds.NonNegative = 0.0
+    value_clip: kinds.NonNegative = 0.0
+    entropy_bonus: kinds.NonNegative = 0.0
     normalize_advantage: bool = True
     normalize_observation: bool = False
     scale_reward: bool = False
-    initial_log_std: Finite = 0.0
+    initial_log_std: kinds.Finite = 0.0
 
 
 @dataclass

@@ -15,19 +15,7 @@ from torch import Tensor
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
-from offrl.config.fields import (
-    STRICT,
-    Activation,
-    Count,
-    CountOrZero,
-    Finite,
-    NonNegative,
-    Positive,
-    PositiveFraction,
-    Probability,
-    ProbabilityBelowOne,
-    Widths,
-)
+from offrl.config import fields as kinds
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
 from offrl.nn import distributions as dist
@@ -67,29 +55,29 @@ class SACConfig:
         bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.
     """
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = kinds.STRICT
 
-    hidden: Widths = (256, 256)
-    activation: Activation = "relu"
+    hidden: kinds.Widths = (256, 256)
+    activation: kinds.Activation = "relu"
     layer_norm: bool = False
-    dropout: ProbabilityBelowOne = 0.0
-    weight_decay: NonNegative = 0.0
-    max_gradient_norm: NonNegative = 0.0
-    actor_learning_rate: Positive = 3e-4
-    critic_learning_rate: Positive = 3e-4
-    temperature_learning_rate: NonNegative = 3e-4
-    decay_steps: CountOrZero = 0
-    discount: Probability = 0.99
-    target_rate: PositiveFraction = 0.005
-    initial_temperature: Positive = 1.0
-    target_entropy: Finite | Literal["auto"] = "auto"
-    target_entropy_fraction: Probability = 0.98
+    dropout: kinds.ProbabilityBelowOne = 0.0
+    weight_decay: kinds.NonNegative = 0.0
+    max_gradient_norm: kinds.NonNegative = 0.0
+    actor_learning_rate: kinds.Positive = 3e-4
+    critic_learning_rate: kinds.Positive = 3e-4
+    temperature_learning_rate: kinds.NonNegative = 3e-4
+    decay_steps: kinds.CountOrZero = 0
+    discount: kinds.Probability = 0.99
+    target_rate: kinds.PositiveFraction = 0.005
+    initial_temperature: kinds.Positive = 1.0
+    target_entropy: kinds.Finite | Literal["auto"] = "auto"
+    target_entropy_fraction: kinds.Probability = 0.98
     value_network: bool = False
     sde: bool = False
-    sde_every: Count = 8
-    sde_initial_log_std: Finite = -3.0
-    bc_alpha: NonNegative = 0.0
-    bc_decay: Probability = 1.0
+    sde_every: kinds.Count = 8
+    sde_initial_log_std: kinds.Finite = -3.0
+    bc_alpha: kinds.NonNegative = 0.0
+    bc_decay: kinds.Probability = 1.0
 
 
 @dataclass

@@ -15,15 +15,19 @@ class NotebookProgress(TrainingProgress):
 
     def __init__(self) -> None:
         super().__init__()
-        self.line: Any = vars(import_module("IPython.display"))["display"](_Text(""), display_id=True)
+        self.line: Any = None
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
         print(text, flush=True)
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, Sequence[float | None]]) -> None:
-        """Write the line over."""
-        self.line.update(_Text(self.so_far(step, steps, metrics, time.monotonic())))
+        """Write the line over; the first one comes below what was said before it."""
+        text = _Text(self.so_far(step, steps, metrics, time.monotonic()))
+        if self.line is None:
+            self.line = import_module("IPython.display").display(text, display_id=True)
+        else:
+            self.line.update(text)
 
 
 class _Text:

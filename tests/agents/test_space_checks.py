@@ -68,13 +68,13 @@ def test_the_hint_names_the_algorithms_whose_records_suit(monkeypatch: pytest.Mo
         )
     }
 
-    class Broken(dict[str, Any]):
+    class Broken(plugins.Table):
         def __getitem__(self, name: str) -> Any:
             if name == "mover":
                 raise PluginError("the algorithm 'mover' can't be loaded")
-            return super().__getitem__(name)
+            return records[name]
 
-    monkeypatch.setattr(plugins, "algorithms", Broken(records))
+    monkeypatch.setattr(plugins, "algorithms", Broken("algorithm", "offrl.tests", dict.fromkeys(records, "")))
     for space, hint in (
         (CHOICES, "choose chooser, which can"),
         (BOX, "use Box, Discrete or MultiDiscrete actions"),

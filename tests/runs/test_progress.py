@@ -98,6 +98,7 @@ def test_a_notebook_gets_a_line_that_is_written_over(
 
     def display(value: Any, display_id: bool) -> Handle:
         assert display_id
+        shown.append(f"new: {value!r}")
         return Handle()
 
     ipython, display_module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
@@ -109,8 +110,9 @@ def test_a_notebook_gets_a_line_that_is_written_over(
     monkeypatch.setitem(sys.modules, "IPython.display", display_module)
     with training_progress() as progress:
         progress.began(Path("run"))
+        assert shown == []
         for seconds, step in ((0.0, 100), (1.0, 200)):
             at(seconds)
             progress.progress(step, 1_000, {"loss": [0.5]})
-    assert shown == ["step 100 of 1,000, loss 0.5", "step 200 of 1,000, 100 steps/s, 0:00:08 left, loss 0.5"]
+    assert shown == ["new: step 100 of 1,000, loss 0.5", "step 200 of 1,000, 100 steps/s, 0:00:08 left, loss 0.5"]
     assert capsys.readouterr().out == "Run: run\n"

@@ -353,7 +353,7 @@ def test_an_agents_update() -> None:
         inputs = [batch()], {"n": torch.randn(2)}
         assert_close(run(*inputs), agent.update(theirs, *inputs))
         assert_close(ours.x, theirs.x)
-    other = Traced(agent, ours, "update_half")  # type: ignore[arg-type]
+    other = Traced(agent, ours, agent.update_half)  # type: ignore[arg-type]
     assert_close([other.update(*inputs), other.update(*inputs)], [{"x": ours.x[0] / 0.5}, {"x": ours.x[0]}])
     assert "Doubling.update_half: " in other.explain()
     assert "Doubling.update: " in run.explain()

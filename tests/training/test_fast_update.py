@@ -38,7 +38,7 @@ def test_on_the_cpu_an_update_is_the_agents_own(kind: str, method: str) -> None:
     batches, noise = make(agent.spec, UPDATES * size, 1), random_noise(agent, UPDATES, 1, ROWS[kind])
     one, other = agent.init((0,), CPU), agent.init((0,), CPU)
     function = getattr(agent, method)
-    update = fast_update(agent, one, CPU, getattr(agent, method))
+    update = fast_update(agent, one, CPU, function)
     before = {path: tensor.clone() for path, tensor in state_tensors(one).items()}
     for i, draws in enumerate(noise):
         cycle = batches[i * size : (i + 1) * size]
