@@ -76,7 +76,9 @@ def test_it_acts_as_evaluation_does(tmp_path: Path, frames: int, position: int) 
 
 def test_one_observation_or_many_in_the_environment_s_units(tmp_path: Path) -> None:
     policy = untrained(tmp_path / "run", "td3", "Pendulum-v1").policy()
-    observations = gym.make("Pendulum-v1").observation_space.sample()[None] * np.linspace(0, 1, 5)[:, None]
+    space = gym.make("Pendulum-v1").observation_space
+    space.seed(0)
+    observations = space.sample()[None] * np.linspace(0, 1, 5)[:, None]
     actions = policy(observations)
     assert (actions.shape, actions.dtype) == ((5, 1), np.float32)
     assert np.abs(actions).max() <= 2.0
