@@ -33,7 +33,10 @@ def finetune(
     ] = None,
     algo: Annotated[
         str | None,
-        typer.Option(metavar="ALGO", help="Go on with ppo, sac or td3 from a policy cloned by bc. Default: as before."),
+        typer.Option(
+            metavar="ALGO",
+            help="Go on with another one, such as sac or td3, from a policy cloned by bc. Default: as before.",
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     eval_every: EvalEvery = None,
