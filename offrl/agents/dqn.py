@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -294,18 +295,28 @@ class DQN:
     def _sometimes_random(self, state: DQNState, action: Tensor, draws: Tensor, mask: Tensor | None) -> Tensor:
         """ε-greedy: the place of the largest allowed draw is a uniformly random action, whatever the draws' sum is.
 
-        The sum says whether it is taken: Φ(sum / √A) is uniform on [0, 1]. ε falls with the state's count of steps,
-        which goes up.
+        The sum says whether it is taken: Φ(sum / √A) is uniform on [0, 1]. ε goes by the state's count of steps, which
+        goes up, unless it is the same at all times.
         """
         c = self.config
-        share = (state.exploration_steps.double() / c.epsilon_steps).clamp(max=1.0)
-        epsilon = c.epsilon_start + share * (c.epsilon_end - c.epsilon_start)
-        state.exploration_steps += draws.shape[1]
-        explores = draws.sum(dim=-1) < torch.special.ndtri(epsilon) * self.actions**0.5
+        if c.epsilon_start == c.epsilon_end:
+            quantile: Tensor | float = normal_quantile(c.epsilon_end)
+        else:
+            slope = (c.epsilon_end - c.epsilon_start) / c.epsilon_steps
+            low, high = sorted((c.epsilon_start, c.epsilon_end))
+            epsilon = (state.exploration_steps.float() * slope + c.epsilon_start).clamp(low, high)
+            quantile = torch.special.ndtri(epsilon)
+            state.exploration_steps += draws.shape[1]
+        explores = draws.sum(dim=-1) < quantile * self.actions**0.5
         return torch.where(explores, allowed(draws, mask).argmax(dim=-1), action)
 
     def _network(self, seeds: Sequence[int]) -> QNetwork:
         return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
+
+
+def normal_quantile(probability: float) -> float:
+    """Φ⁻¹; infinite at 0 and 1."""
+    return NormalDist().inv_cdf(probability) if 0.0 < probability < 1.0 else math.copysign(math.inf, probability - 0.5)
 
 
 def of_choice(values: Tensor, choice: Tensor) -> Tensor:
