@@ -31,7 +31,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             assert group == GROUP
             return list(entries)
 
-        monkeypatch.setattr(plugins, "entry_points", find)
+        monkeypatch.setattr(plugins, "entries_of", find)
         return Table("statistic", GROUP, OWN)
 
     return make
@@ -67,7 +67,7 @@ def test_own_entries_need_no_look_at_other_packages(monkeypatch: pytest.MonkeyPa
     def find(group: str) -> list[EntryPoint]:
         raise AssertionError("the packages were searched, which takes a while")
 
-    monkeypatch.setattr(plugins, "entry_points", find)
+    monkeypatch.setattr(plugins, "entries_of", find)
     table = Table("statistic", GROUP, OWN)
     assert "mean" in table
     assert table["mean"]([1, 3]) == 2
