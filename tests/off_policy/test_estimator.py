@@ -38,7 +38,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, Any]], None
         vars(module).update(held)
         monkeypatch.setitem(sys.modules, "the_package", module)
         entry = EntryPoint(name, "the_package:ESTIMATOR", "offrl.estimators")
-        monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == entry.group else [])
+        monkeypatch.setattr(plugins, "entries_of", lambda group: [entry] if group == entry.group else [])
         fresh = plugins.Table("estimator", "offrl.estimators", plugins.estimators.own)
         monkeypatch.setattr(plugins, "estimators", fresh)
 
