@@ -28,7 +28,8 @@ def test_a_pretrained_expert_goes_on_without_losing_its_skill(tmp_path: Path) ->
 @pytest.mark.learning
 @pytest.mark.parametrize("algo", ["sac", "td3"])
 def test_a_cloned_expert_goes_on_without_losing_its_skill(algo: str, tmp_path: Path) -> None:
-    smaller = ["seeds=[0, 1]", "steps=3_000", "agent.hidden=[64, 64]", "evaluation.every=0"]
+    # Four seeds, since a single one may fall to half of it and rise again within some thousand steps.
+    smaller = ["seeds=[0, 1, 2, 3]", "steps=3_000", "agent.hidden=[64, 64]", "evaluation.every=0"]
     train(recipe_from_dict(with_settings(find_recipe("bc/hopper").values, smaller)), tmp_path / "clone")
     settings = {"online.critic_warmup": 2_000, "evaluation.every": 1_000, "evaluation.episodes": 5}
     base = find_recipe(f"{algo}/hopper").values
