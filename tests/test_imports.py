@@ -12,7 +12,7 @@ import pytest
 
 import offrl
 from offrl import plugins
-from tests.source import imported_modules, syntax_trees
+from tests.source import PACKAGES, imported_modules, syntax_trees
 
 HOUSE = (
     *("api", "testing", "reports", "off_policy", "collection", "training", "feeds", "deploy", "runs", "envs"),
@@ -164,3 +164,8 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     code = f"import sys, {package}; print(*sorted({HEAVY!r} & sys.modules.keys()))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split() == []
+
+
+def test_no_file_name_stands_in_two_rooms() -> None:
+    names = [path.name for path in PACKAGES["offrl"].rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []

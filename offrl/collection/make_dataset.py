@@ -39,7 +39,7 @@ from offrl.envs.spaces import check_spaces
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
 from offrl.files import whole_folder, write_whole
 from offrl.runs.checkpoint import read_facts
-from offrl.runs.evaluate import evaluate_run
+from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.listener import Listener
 from offrl.runs.recorder import FOLDER
 from offrl.runs.run import Run

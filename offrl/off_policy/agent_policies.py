@@ -18,9 +18,9 @@ from offrl.envs.policy import Actor, Policy, rows_of
 from offrl.envs.spaces import check_spaces
 from offrl.errors import SpaceMismatchError
 from offrl.off_policy.choices import Choices
-from offrl.off_policy.dataset import read_log
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.features import one_hot_each
+from offrl.off_policy.read_log import read_log
 from offrl.off_policy.target_policies import ROWS_AT_ONCE, chunks, deterministic_choices, discrete_choices, mixed, take
 from offrl.ops.noise import NoiseSource
 from offrl.ops.trees import tree_map

@@ -32,7 +32,7 @@ class EpisodeLog:
     task gives it as `horizon`; an episode that was truncated before the horizon would have gone on: values (`v_final`)
     can stand for the rest of it, importance sampling can't.
 
-    Arrays suffice for importance sampling and for given values. A dataset's log (`offrl.off_policy.dataset.read_log`)
+    Arrays suffice for importance sampling and for given values. A dataset's log (`offrl.off_policy.read_log.read_log`)
     holds what was seen and done too: R + N rows of observations, the last of each episode behind its last step, as
     `spaces`, `observations` and `taken`, which are read as `spec`, `observation` and `action`.
 

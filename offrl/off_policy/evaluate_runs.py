@@ -23,9 +23,9 @@ from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.agent_policies import AgentPolicies
 from offrl.off_policy.choices import Choices
-from offrl.off_policy.dataset import read_log
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.read_log import read_log
 from offrl.off_policy.results import Evaluation
 from offrl.off_policy.target_policies import (
     DRAWS,

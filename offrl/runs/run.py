@@ -186,7 +186,7 @@ class Run:
         Example:
             >>> run.evaluate(episodes=100)["mean_return"]
         """
-        from offrl.runs.evaluate import evaluate_run
+        from offrl.runs.evaluate_run import evaluate_run
         from offrl.runs.scores import Scores
 
         films = None if video is None else Path(video)

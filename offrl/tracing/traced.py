@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from offrl.tracing.contents import OPAQUE, Contents, Snapshot, facts_of
 from offrl.tracing.graph import Origin, Program, replaced, values_in
 from offrl.tracing.recording import Recorder, place_of
-from offrl.tracing.state import OPAQUE, Contents, Snapshot, facts_of
 from offrl.tracing.structure import Match, UnknownInputError, matching, stand_in, tensors_of
 from offrl.types import Agent, Batch, Metrics, Noise
 
@@ -142,7 +142,7 @@ def compiled(program: Program, match: Match) -> Trace:
     """The trace of a recorded program."""
     from offrl.tracing.lowering import lowered
     from offrl.tracing.passes import tidied
-    from offrl.tracing.source import written
+    from offrl.tracing.replay_source import written
 
     # Before it is tidied: what is returned for the copy of an input must stay a copy.
     made = [value.storage.origin is Origin.MADE for value in values_in(program.outputs)]

@@ -179,7 +179,7 @@ def _finish(loop: Loop) -> Run:
     run, episodes = loop.run, loop.run.recipe.evaluation.final_episodes
     loop.feed.conclude(run)
     if loop.evaluate:
-        from offrl.runs.evaluate import evaluate_run, scores_of
+        from offrl.runs.evaluate_run import evaluate_run, scores_of
 
         reported = run.reported_checkpoint
         if reported == "last":

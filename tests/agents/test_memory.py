@@ -35,7 +35,7 @@ from offrl.off_policy.target_policies import OnnxPolicy
 from offrl.plugins import algorithms
 from offrl.replay.ring import OnlineRing
 from offrl.replay.row_layout import RowLayout
-from offrl.runs.evaluate import evaluate_run
+from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.run_training import resume, train

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from offrl.config.recipe import recipe_from_dict
-from offrl.runs.evaluate import evaluate_run
+from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.run_training import train

@@ -22,7 +22,7 @@ from offrl.feeds.replay import ReplayFeed
 from offrl.feeds.warm_start import take_over
 from offrl.nn.state import state_tensors
 from offrl.runs.checkpoint import read_part
-from offrl.runs.evaluate import evaluate_run
+from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run

@@ -11,7 +11,7 @@ import numpy as np
 from offrl.collection.collect import collect
 from offrl.config.recipe import recipe_from_dict
 from offrl.data.store import TrajectoryStore
-from offrl.runs.evaluate import evaluate_run
+from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.load import load_policy
 from offrl.training.finetune import fine_tuning_recipe
 from offrl.training.run_training import resume, train

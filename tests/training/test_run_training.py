@@ -32,7 +32,7 @@ from offrl.errors import (
 )
 from offrl.nn.state import state_tensors
 from offrl.runs.checkpoint import read_part
-from offrl.runs.evaluate import evaluate_run
+from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.load import load_policy, resolve_device
 from offrl.runs.run import Run
 from offrl.training.fast_update import Update, fast_update

@@ -3,5 +3,7 @@
 from offrl.converters.formats import Format
 
 FORMAT = Format(
-    "table, one JSON object per line and step", "offrl.converters.readers.table:open_jsonl", (".jsonl", ".ndjson")
+    "table, one JSON object per line and step",
+    "offrl.converters.readers.tabular:open_jsonl",
+    (".jsonl", ".ndjson"),
 )

@@ -11,9 +11,9 @@ import pytest
 from offrl.envs.evaluator import evaluate
 from offrl.errors import RequestError, RunNotFoundError, SpaceMismatchError
 from offrl.nn.state import state_tensors
-from offrl.runs import evaluate as module
+from offrl.runs import evaluate_run as module
 from offrl.runs.checkpoint import read_facts
-from offrl.runs.evaluate import evaluate_run, scores_of
+from offrl.runs.evaluate_run import evaluate_run, scores_of
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from tests.envs.counting import COUNTING
