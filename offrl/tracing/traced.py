@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
+from threading import RLock
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -62,20 +63,22 @@ class Traces:
         self.name, self.function, self.state, self.roots = name, function, state, roots
         self.traces: list[Trace] = []
         self.unknown = ""
+        self._alone = RLock()
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the function returns."""
-        traces = self.traces
-        for position, trace in enumerate(traces):
-            tensors = trace.match(inputs)
-            if tensors is None:
-                continue
-            if position:
-                traces.insert(0, traces.pop(position))
-            if trace.replay is not None:
-                return self._replayed(trace.replay, tensors)
-            return self.function(*inputs) if trace.tries >= MOST_TRIES else self._recorded(inputs, trace)
-        return self.function(*inputs) if self.unknown else self._recorded(inputs, None)
+        """What the function returns; one thread at a time, for a replay has one place for its results."""
+        with self._alone:
+            traces = self.traces
+            for position, trace in enumerate(traces):
+                tensors = trace.match(inputs)
+                if tensors is None:
+                    continue
+                if position:
+                    traces.insert(0, traces.pop(position))
+                if trace.replay is not None:
+                    return self._replayed(trace.replay, tensors)
+                return self.function(*inputs) if trace.tries >= MOST_TRIES else self._recorded(inputs, trace)
+            return self.function(*inputs) if self.unknown else self._recorded(inputs, None)
 
     def _replayed(self, replay: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
         with torch._C._AutoDispatchBelowAutograd(), np.errstate(all="ignore"):

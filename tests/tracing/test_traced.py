@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from offrl.errors import DataError
-from offrl.nn import MLP
+from offrl.nn import MLP, seed_generators
 from offrl.tracing import Traced
 from offrl.tracing.traced import MOST_TRACES
 from offrl.types import Batch
@@ -358,3 +359,17 @@ def test_an_agents_update() -> None:
     assert "Doubling.update_half: " in other.explain()
     assert "Doubling.update: " in run.explain()
     assert "replayed" in run.explain()
+
+
+def test_threads_do_not_write_over_each_others_results() -> None:
+    """A policy may be asked by a server's threads; large products let others run in their midst."""
+    network = MLP(64, 64, (256, 256), seed_generators([0]))
+    run = traced(lambda state, x: state(x).tanh(), network)
+    inputs = [torch.randn(1, 128, 64) for _ in range(8)]
+    with torch.no_grad():
+        expected = [network(x).tanh() for x in inputs]
+        run(inputs[0])
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda i: (i % 8, run(inputs[i % 8])), range(200)))
+    for i, result in found:
+        assert_close(result, expected[i], 1e-6)
