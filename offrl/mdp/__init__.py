@@ -1,5 +1,6 @@
 """Finite Markov decision processes, solved exactly: what inverse reinforcement learning of tables stands on."""
 
+from offrl.mdp.expert_visits import Demonstrations, visits_of
 from offrl.mdp.from_gymnasium import grid_of, mdp_of
 from offrl.mdp.mdp import TabularMDP
 from offrl.mdp.planning import (
@@ -11,7 +12,6 @@ from offrl.mdp.planning import (
     soft_values,
     visits,
 )
-from offrl.mdp.visits import Demonstrations, visits_of
 
 __all__ = [
     "Demonstrations",
