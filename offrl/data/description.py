@@ -10,6 +10,8 @@ from offrl.data.statistics import ColumnStatistics
 from offrl.data.store import TrajectoryStore
 
 BINS = 12
+ROUNDING = 1e-9
+"""Returns whose range is so small a share of the largest are equal but for rounding."""
 
 
 def description_of(store: TrajectoryStore) -> dict[str, Any]:
@@ -41,9 +43,22 @@ def description_of(store: TrajectoryStore) -> dict[str, Any]:
 
 
 def return_histogram(store: TrajectoryStore) -> tuple[list[int], list[float]]:
-    """Episodes in each of `BINS` equal ranges of the return, and the ranges' BINS + 1 ends."""
+    """Episodes in each of `BINS` equal ranges of the return, and the ranges' BINS + 1 ends.
+
+    Returns that are equal but for rounding lie in one range of a span that is wider than they need.
+    """
     returns = store.episodes.return_
-    counts, edges = np.histogram(returns[np.isfinite(returns)], bins=BINS)
+    finite = returns[np.isfinite(returns)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    # Halves, whose difference can't overflow.
+    largest = max(abs(low), abs(high))
+    if high / 2 - low / 2 <= ROUNDING * largest:
+        # Around the middle of a range: an end would part them.
+        middle, width = low / 2 + high / 2, max(1.0, 4 * BINS * ROUNDING * largest)
+        low = middle - (BINS // 2 + 0.5) / BINS * width
+        high = low + width
+    edges = 2 * np.linspace(low / 2, high / 2, BINS + 1)
+    counts, _ = np.histogram(finite, bins=edges)
     return counts.tolist(), edges.tolist()
 
 

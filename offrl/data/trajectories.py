@@ -280,7 +280,7 @@ class Trajectories(ABC):
         """100 (R - random) / (expert - random), with the references that came with the data.
 
         Raises:
-            RequestError: the store has no reference scores.
+            RequestError: the store has no reference scores, or equal ones.
         """
         scores = self.metadata.reference_scores
         if "random" not in scores or "expert" not in scores:
@@ -289,6 +289,11 @@ class Trajectories(ABC):
                 hint="measure a random and an expert policy, and write both into its reference scores",
             )
         span = float(scores["expert"]) - float(scores["random"])
+        if span == 0.0:
+            raise RequestError(
+                f"the dataset '{self.metadata.name}' has equal reference scores for both policies: they make no scale",
+                hint="measure a random and an expert policy again, and write both into its reference scores",
+            )
         return 100.0 * (returns - float(scores["random"])) / span
 
 

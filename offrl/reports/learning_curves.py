@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from offrl.config.recipe import Recipe
 from offrl.errors import RequestError
 from offrl.feeds import feed_of
-from offrl.reports.figures import save_picture
+from offrl.reports.figures import MOST_DRAWN, drawable, save_picture
 from offrl.runs.run import Run
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Curve:
         label: what tells it from the others.
         seeds: how many seeds it averages.
         x: float64 [points]: steps or minutes.
-        mean: float64 [points]: over the seeds that have a value there.
-        error: float64 [points]: standard error of that mean; 0 with one seed.
+        mean: float64 [points]: over the seeds that have a value there; infinite where one of theirs is.
+        error: float64 [points]: standard error of that mean; 0 with one seed, NaN where the mean is infinite.
     """
 
     label: str
@@ -127,9 +127,12 @@ def _curve(group: Sequence[Run], label: str, metric: str, x: Axis) -> Curve:
     seeds = [points for run in group for points in _seed_curves(run, metric)]
     steps = np.array(sorted({step for points in seeds for step in points}), np.float64)
     values = np.array([[points.get(int(step), np.nan) for step in steps] for points in seeds])
-    count = np.isfinite(values).sum(axis=0)
-    mean = np.nansum(values, axis=0) / count
-    variance = np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
+    count = (~np.isnan(values)).sum(axis=0)
+    # Returns may be infinite, or overflow here: then there is no spread.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        mean = np.nansum(values, axis=0) / count
+        variance = np.where(np.isfinite(mean), np.nansum((values - mean) ** 2, axis=0), np.nan)
+        variance /= np.maximum(count - 1, 1)
     places = steps if x == "step" else np.mean([_minutes(run, steps) for run in group], axis=0)
     return Curve(label, len(seeds), places, mean, np.sqrt(variance / count))
 
@@ -183,7 +186,10 @@ def _references(runs: Iterable[Run]) -> tuple[float, float] | None:
     for run in runs:
         scores = (run.lines("evaluations.jsonl") or [{}])[-1].get("reference_scores") or {}
         known.add((scores["random"], scores["expert"]) if {"random", "expert"} <= set(scores) else None)
-    return known.pop() if len(known) == 1 else None
+    references = known.pop() if len(known) == 1 else None
+    # Equal ones make no scale, nor do infinite ones.
+    drawn = references is not None and references[0] != references[1] and max(map(abs, references)) <= MOST_DRAWN
+    return references if drawn else None
 
 
 def _value_label(metric: str) -> str:
@@ -200,7 +206,9 @@ def _x_label(runs: Iterable[Run], x: Axis) -> str:
 def _draw(curves: Sequence[Curve], y: str, x: str, references: tuple[float, float] | None) -> Figure:
     from matplotlib.figure import Figure
 
-    labels = [f"{curve.label}: {curve.seeds} seed{'s' if curve.seeds > 1 else ''}" for curve in curves]
+    labels = [
+        f"{curve.label}: {curve.seeds} seed{'s' if curve.seeds > 1 else ''}{_left_out(curve)}" for curve in curves
+    ]
     labels = [textwrap.fill(label, LABEL_WIDTH, break_long_words=False) for label in labels]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(7.0, 4.2 + 0.18 * lines), layout="constrained")
@@ -217,10 +225,17 @@ def _draw(curves: Sequence[Curve], y: str, x: str, references: tuple[float, floa
     return figure
 
 
+def _left_out(curve: Curve) -> str:
+    """Of how many points a label must say that the picture doesn't have them."""
+    missing = int(np.isnan(drawable(curve.mean)).sum())
+    return f" ({missing} of {len(curve.mean)} points infinite)" if missing else ""
+
+
 def _draw_curve(axes: Axes, curve: Curve, label: str, color: str, style: str) -> None:
     marker = "o" if len(curve.x) <= MARKED_POINTS else None
-    axes.plot(curve.x, curve.mean, style, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=label)
-    axes.fill_between(curve.x, curve.mean - curve.error, curve.mean + curve.error, color=color, alpha=0.18, linewidth=0)
+    mean, error = drawable(curve.mean), drawable(curve.error)
+    axes.plot(curve.x, mean, style, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=label)
+    axes.fill_between(curve.x, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
 
 
 def _explain(curves: Sequence[Curve], references: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,13 @@ import numpy as np
 
 from offrl.files import naming, write_whole
 from offrl.off_policy.results import Evaluation, PolicyResult
+from offrl.reports.figures import MOST_DRAWN, picture_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+DOTS_PER_INCH = 110
 MOST_POLICIES = 6
 """Policies that get a row of their own in the picture; the page's tables have them all."""
 VISIBLE_SPAN = 3.0
@@ -62,7 +63,6 @@ def write_report(evaluation: Evaluation, path: Path) -> tuple[Path, Path]:
 
 def draw(evaluation: Evaluation) -> bytes:
     """A PNG: for each policy its estimates, its weights, and how many episodes they are worth at each step."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = evaluation.policies[:MOST_POLICIES]
@@ -70,11 +70,8 @@ def draw(evaluation: Evaluation) -> bytes:
     tallest = max(len(policy.estimates) for policy in shown)
     height = 3.3 if weighted else 1.3 + 0.25 * tallest
     figure = Figure(figsize=(13.0, 0.6 + height * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
     _fill(figure, shown, evaluation, weighted)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return picture_of(figure, "png", DOTS_PER_INCH)
 
 
 def _fill(figure: Figure, shown: Sequence[PolicyResult], evaluation: Evaluation, weighted: bool) -> None:
@@ -107,8 +104,9 @@ def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation, li
         marker = ("<" if each.value < low else ">") if outside else ("o" if each.reliable else "x")
         axes.plot(np.clip(each.value, low, high), position, marker, color=color, markersize=6)
     behavior = evaluation.behavior
-    axes.axvline(behavior.value, color=GREY, linestyle="--", linewidth=1.2, label="logged return")
-    if policy.truth is not None:
+    if abs(behavior.value) <= MOST_DRAWN:
+        axes.axvline(behavior.value, color=GREY, linestyle="--", linewidth=1.2, label="logged return")
+    if policy.truth is not None and abs(policy.truth.value) <= MOST_DRAWN:
         axes.axvline(policy.truth.value, color=GREEN, linewidth=1.6, label="truth")
     margin = 0.04 * (high - low)
     axes.set_xlim(low - margin, high + margin)
@@ -122,12 +120,16 @@ def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation, li
 
 
 def _visible(shown: Sequence[PolicyResult], evaluation: Evaluation) -> tuple[float, float]:
-    """One range for all, so that policies can be compared: of what is trusted, widened for what isn't within reason."""
+    """One range for all, so that policies can be compared: of what is trusted, widened for what isn't within reason.
+
+    What is infinite can't widen it; 0 to 1 where nothing else is known.
+    """
     estimates = [each for policy in shown for each in policy.estimates]
     trusted = [evaluation.behavior.value, *(policy.truth.value for policy in shown if policy.truth is not None)]
     for each in estimates:
         if each.reliable and each.value is not None:
             trusted += [each.value, *([] if each.interval is None else [each.interval.low, each.interval.high])]
+    trusted = [value for value in trusted if abs(value) <= MOST_DRAWN] or [0.0, 1.0]
     low, high = min(trusted), max(trusted)
     width = max(high - low, 0.05 * max(abs(low), abs(high)), 1e-9)
     doubtful = [each.value for each in estimates if each.value is not None and not each.reliable]
@@ -154,6 +156,8 @@ def _draw_weights(axes: Axes, policy: PolicyResult) -> None:
 
 
 def _draw_sizes(axes: Axes, policy: PolicyResult) -> None:
+    from matplotlib.ticker import LogFormatter
+
     if policy.diagnostics is None:
         axes.set_axis_off()
         return
@@ -164,6 +168,8 @@ def _draw_sizes(axes: Axes, policy: PolicyResult) -> None:
     axes.plot(steps, np.maximum(sizes, 0.5), color=BLUE, linewidth=1.6, marker=marker, label="that they are worth")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.5)
+    # The formatter that comes with the scale writes its powers of ten as mathematics, which figures here don't read.
+    axes.yaxis.set_major_formatter(LogFormatter())
     axes.set_title("episodes by time step", fontsize=10, loc="left")
     axes.set_xlabel("step of the episode", fontsize=9)
     axes.legend(fontsize=8, loc="best")

@@ -50,10 +50,12 @@ def summarize(
 
 
 def normalized_score(mean_return: float, reference_scores: Mapping[str, Any]) -> float | None:
-    """100 · (R − R_random) / (R_expert − R_random), or None without references."""
+    """100 · (R − R_random) / (R_expert − R_random), or None without references, or where they are equal."""
     if "random" not in reference_scores or "expert" not in reference_scores:
         return None
     random, expert = float(reference_scores["random"]), float(reference_scores["expert"])
+    if random == expert:
+        return None
     return 100.0 * (mean_return - random) / (expert - random)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_fingerprints_tell_selections_apart(store: TrajectoryStore) -> None:
 def test_a_score_needs_references(store: TrajectoryStore) -> None:
     with pytest.raises(RequestError, match="reference scores"):
         store.normalized_score(1.0)
+    equal = replace(store.metadata, reference_scores={"random": 2.0, "expert": 2.0})
+    with pytest.raises(RequestError, match="equal reference scores"):
+        TrajectoryStore(store.path, equal).normalized_score(1.0)
     assert isinstance(store.select(np.array([0])), StoreView)
 
 

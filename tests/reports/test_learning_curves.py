@@ -36,9 +36,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that would have been written, in place of what is in the files."""
     drawn: list[Figure] = []
 
-    def savefig(figure: Figure, path: Path, **_: Any) -> None:
+    def savefig(figure: Figure, file: Any, **_: Any) -> None:
         drawn.append(figure)
-        path.touch()
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     return drawn
@@ -213,3 +212,22 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"can't be written.*\n.*file/p.png"):
         plot_runs([run], tmp_path / "file" / "p.png")
+
+
+@pytest.mark.parametrize("returns", [[1.0, math.inf, 2.0], [-math.inf], [1e308, -1e308], [1e308]])
+def test_what_can_not_be_drawn_is_a_gap_that_the_label_counts(returns: list[float], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", seeds=[0, 1])
+    for step, value in enumerate(returns):
+        log_evaluation(run, step, [value, 1.0], reference_scores={"random": 0.0, "expert": math.inf})
+    (curve,) = plot_runs([run], tmp_path / "p.svg")
+    assert curve.mean.tolist() == [value / 2 + 0.5 for value in returns]
+    infinite = [value for value in returns if abs(value) > 2.0]
+    with_label = f"2 seeds ({len(infinite)} of {len(returns)} points infinite)"
+    assert with_label in (tmp_path / "p.svg").read_text()
+
+
+def test_equal_references_make_no_scale(tmp_path: Path, figures: list[Figure]) -> None:
+    run = make_run(tmp_path / "a")
+    log_evaluation(run, 10, [200.0], reference_scores={"random": 5.0, "expert": 5.0})
+    plot_runs([run], tmp_path / "p.png")
+    assert figures[0].axes[0].child_axes == []

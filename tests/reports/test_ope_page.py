@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -95,3 +96,13 @@ def test_a_browser_without_a_network_finds_nothing_wrong(evaluation: Evaluation,
     )
     assert "CONSOLE" not in done.stderr
     assert shot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_name_is_no_mathematics_and_an_infinite_value_is_at_the_edge(evaluation: Evaluation, tmp_path: Path) -> None:
+    first, second = evaluation.policies
+    endless = [replace(each, value=value, interval=None) for each in first.estimates for value in (np.inf, -np.inf)]
+    policies = (replace(first, name=r"a$\frac{b$", estimates=tuple(endless)), second)
+    behavior = replace(evaluation.behavior, value=np.inf)
+    picture, page = write_report(replace(evaluation, policies=policies, behavior=behavior), tmp_path / "report")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert r"a$\frac{b$" in page.read_text(encoding="utf-8")

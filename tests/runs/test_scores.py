@@ -18,6 +18,7 @@ def test_normalized_scores_are_0_for_random_and_100_for_the_expert() -> None:
     assert [normalized_score(value, scores) for value in (-50.0, 150.0, 50.0)] == [0.0, 100.0, 50.0]
     assert normalized_score(1.0, {}) is None
     assert normalized_score(1.0, {"random": 0.0}) is None
+    assert normalized_score(1.0, {"random": 7.0, "expert": 7.0}) is None
 
 
 def test_a_summary_is_json_with_every_return() -> None:
