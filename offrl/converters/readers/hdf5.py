@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from h5py import h5d, h5l, h5o
 from numpy.typing import NDArray
 
 from offrl.converters.source import ColumnInfo
@@ -20,10 +21,12 @@ _CACHE_BYTES = 4 * 2**20
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, once nothing in it leads to another file.
 
     Raises:
-        SourceError: it is empty, not HDF5, cut short or damaged; also while it is read.
+        SourceError: it is empty, not HDF5, cut short or damaged; also while it is read. Or an array of it lies in
+            another file, by a link, external storage or a virtual layout, and so whatever its author named would be
+            read.
     """
     if path.stat().st_size == 0:
         raise SourceError("the file is empty", where=str(path), hint="copy or download it again")
@@ -32,11 +35,37 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             raise SourceError("this is not an HDF5 file", where=str(path), hint="name its format with --from")
     try:
         with h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES) as opened:
+            _refuse_other_files(opened, path)
             yield opened
     except (OSError, RuntimeError, KeyError) as error:
         raise SourceError(
             f"the HDF5 file is cut short or damaged ({error})", where=str(path), hint="copy or download it again"
         ) from error
+
+
+def _refuse_other_files(file: h5py.File, path: Path) -> None:
+    """Look at every link and every array once, through HDF5's own functions: these are quick, and follow no link."""
+    leading: list[str] = []
+
+    def see_link(name: bytes, link: Any) -> None:
+        if link.type not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+            leading.append(f"'{name.decode(errors='replace')}' is a link to another file")
+
+    def see_object(name: bytes, item: Any) -> None:
+        if item.type != h5o.TYPE_DATASET:
+            return
+        layout = h5d.open(file.id, name).get_create_plist()
+        if layout.get_external_count() or layout.get_layout() == h5d.VIRTUAL:
+            leading.append(f"'{name.decode(errors='replace')}' lies in external storage: another file")
+
+    file.id.links.visit(see_link, info=True)
+    h5o.visit(file.id, see_object, info=True)
+    if leading:
+        raise SourceError(
+            f"{leading[0]}, and only the file that was named is read",
+            where=str(path),
+            hint="write it into one file, which h5repack does of a file that you trust",
+        )
 
 
 def list_arrays(file: h5py.File) -> tuple[dict[str, ColumnInfo | None], dict[str, int]]:

@@ -261,15 +261,22 @@ def _read_hugging_face(path: Path) -> list[Part]:
 
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        files = [path / item["filename"] for item in state["_data_files"]]
+        names = [str(item["filename"]) for item in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(
             f"the folder's state.json can't be read ({error})",
             where=str(path),
             hint="give the folder that save_to_disk wrote; of one with splits, the folder of a split",
         ) from error
+    for name in names:
+        if Path(name).name != name:
+            raise SourceError(
+                f"state.json names '{name}', and only files in the folder that was named are read",
+                where=str(path),
+                hint="save it again with save_to_disk",
+            )
     parts = []
-    for file in files:
+    for file in map(path.joinpath, names):
         try:
             with pa.memory_map(str(file)) as mapped:
                 batches = list(pa.ipc.open_stream(mapped))

@@ -1,4 +1,8 @@
-"""Minari datasets (0.4 and 0.5): metadata through the `minari` package, arrays read in bulk from HDF5 or Arrow."""
+"""Minari datasets (0.4 and 0.5): spaces through the `minari` package, arrays read in bulk from HDF5 or Arrow.
+
+The package is given the spaces alone: of a folder whose metadata lacks them, it would make the environment that the
+metadata names, and so run what its author wished.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +42,10 @@ def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
     if form not in _READERS:
         raise SourceError(f"the data format '{form}' is not known", where=str(folder), hint=_HINT)
     reader = import_module(f"offrl.converters.readers.{_READERS[form]}")
-    spec, jpeg = _spaces(folder, options, log)
-    layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options.mapping, log)
     environment = _environment_id(metadata)
+    spec = _spaces(metadata, folder, environment, options, log)
+    jpeg = bool(metadata.get("jpeg_encoding", True))
+    layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options.mapping, log)
     if options.environment is not None:
         environment, spec = options.environment, environment_spec(options.environment)
         check_columns(spec, layout.columns, environment=environment, where=str(folder))
@@ -78,19 +83,43 @@ def _metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _spaces(folder: Path, options: ConvertOptions, log: Log) -> tuple[Spec, bool]:
-    """The spaces as far as they can be stored, and whether images are compressed."""
-    from minari.dataset.minari_storage import MinariStorage
+def _spaces(metadata: dict[str, Any], folder: Path, environment: str | None, options: ConvertOptions, log: Log) -> Spec:
+    """The spaces as far as they can be stored: the metadata's, or those of the environment that the user named."""
+    observation = _space(metadata, "observation_space", folder)
+    action = _space(metadata, "action_space", folder)
+    if observation is None or action is None:
+        missing = "observation space" if observation is None else "action space"
+        if options.environment is None:
+            named = f"{environment}, if that is it" if environment else "a Gymnasium id"
+            raise SourceError(
+                f"the dataset's metadata holds no {missing}, and no environment is made because a dataset names it",
+                where=str(folder),
+                hint=f"name the environment that it was made in yourself: --env ID ({named})",
+            )
+        known = environment_spec(options.environment)
+        observation, action = observation or known.observation_space, action or known.action_space
+    return Spec(
+        _without_texts(observation, schema.OBSERVATION, folder, log),
+        _bounded(_without_texts(action, schema.ACTION, folder, log), options),
+    )
 
+
+def _space(metadata: dict[str, Any], key: str, folder: Path) -> gym.Space[Any] | None:
+    """A space as the metadata spells it; None where it doesn't."""
+    from minari.serialization import deserialize_space
+
+    spelled = metadata.get(key)
+    if spelled is None:
+        return None
     try:
-        storage = MinariStorage.read(folder)
-    except Exception as error:  # minari asserts, and makes the environment where spaces are missing
+        space: gym.Space[Any] = deserialize_space(spelled)
+    except Exception as error:  # minari and Gymnasium assert what spaces are made of
         raise SourceError(
-            f"Minari can't read the dataset's spaces ({type(error).__name__}: {error})", where=str(folder), hint=_HINT
+            f"the {key.replace('_', ' ')} can't be read ({type(error).__name__}: {error})",
+            where=str(folder),
+            hint=_HINT,
         ) from error
-    observation = _without_texts(storage.observation_space, schema.OBSERVATION, folder, log)
-    action = _bounded(_without_texts(storage.action_space, schema.ACTION, folder, log), options)
-    return Spec(observation, action), bool(getattr(storage, "jpeg_encoding", True))
+    return space
 
 
 def _without_texts(space: gym.Space[Any], name: str, folder: Path, log: Log) -> gym.Space[Any]:

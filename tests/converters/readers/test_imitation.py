@@ -241,6 +241,17 @@ def test_damaged_sources_are_refused(tmp_path: Path) -> None:
         convert(folder, tmp_path / "store", options=NOT_LIMITED)
 
 
+def test_a_folder_names_files_of_its_own_only(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "saved", [trajectory(0, 3)])
+    secret = write_folder(tmp_path / "secret", [trajectory(0, 3)])
+    state = folder / "state.json"
+    own = json.loads(state.read_text())["_data_files"][0]["filename"]
+    for foreign in (f"../secret/{own}", str(secret / own)):
+        state.write_text(json.dumps({"_data_files": [{"filename": foreign}]}))
+        with pytest.raises(SourceError, match="only files in the folder"):
+            plan_conversion(folder)
+
+
 def test_other_mappings_are_refused(tmp_path: Path) -> None:
     source = write_npz(tmp_path / "demos.npz", [trajectory(0, 3)])
     with pytest.raises(RequestError, match="'observation' can't be mapped"):

@@ -341,7 +341,7 @@ def test_files_that_are_cut_or_missing(tmp_path: Path, minari_home: Path) -> Non
     with pytest.raises(SourceError, match="cut short"):
         convert("minari:toy/broken-v0", tmp_path / "store")
     (data / "main_data.hdf5").unlink()
-    with pytest.raises(SourceError, match="No data found"):
+    with pytest.raises(SourceError, match="data file is missing"):
         convert("minari:toy/broken-v0", tmp_path / "store")
     (data / "metadata.json").write_text('{"data_format": "hdf5"')
     with pytest.raises(SourceError, match="metadata"):
@@ -375,3 +375,31 @@ def test_rewards_that_are_whole_in_the_first_episode_only(tmp_path: Path) -> Non
     minari.create_dataset_from_buffers("toy/whole-v0", made, observation_space=space, action_space=actions)
     convert("minari:toy/whole-v0", tmp_path / "store")
     assert TrajectoryStore.open(tmp_path / "store").episode(1).reward.tolist() == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("missing", ["observation_space", "action_space"])
+def test_no_environment_is_made_because_the_metadata_names_one(tmp_path: Path, minari_home: Path, missing: str) -> None:
+    make("toy/plain-v0", [3, 2])
+    path = minari_home / "toy/plain-v0/data/metadata.json"
+    metadata = json.loads(path.read_text())
+    ran = tmp_path / "ran"
+    spec = gym.envs.registration.EnvSpec("Evil-v0", entry_point="os:system", kwargs={"command": f"touch {ran}"})
+    metadata["env_spec"] = spec.to_json()
+    del metadata[missing]
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(SourceError, match=f"no {missing.replace('_', ' ')}") as refused:
+        plan_conversion("minari:toy/plain-v0")
+    assert "Evil-v0" in str(refused.value)
+    assert not ran.exists()
+
+
+def test_the_environment_that_the_user_names_has_the_missing_spaces(minari_home: Path) -> None:
+    env = gym.make("Pendulum-v1")
+    make("toy/pendulum-v0", [3, 2], env.observation_space, env.action_space)
+    path = minari_home / "toy/pendulum-v0/data/metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["observation_space"], metadata["action_space"]
+    path.write_text(json.dumps(metadata))
+    report = plan_conversion("minari:toy/pendulum-v0", options=ConvertOptions(environment="Pendulum-v1"))
+    assert (report.steps, report.environment) == (5, "Pendulum-v1")
+    assert report.spec.observation_space == env.observation_space
