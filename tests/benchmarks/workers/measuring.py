@@ -32,6 +32,8 @@ DISCRIMINATOR_UPDATES, DISCRIMINATOR_BATCH_SIZE = 8, 256
 """GAIL: discriminator steps in a round, and the transitions of either side in each."""
 ENVIRONMENTS = 8
 """Where several are stepped side by side."""
+SEEDS = 4
+"""Where several are trained side by side."""
 DQN_BATCH_SIZE, STEPS_PER_UPDATE, STEPS_PER_TARGET = 32, 4, 10_000
 """DQN: environment steps from one update to the next, and from one copy of the network to its target to the next."""
 EPSILON = 0.05

@@ -33,6 +33,7 @@ from measuring import (
     RESAMPLES,
     ROLLOUT_STEPS,
     SAMPLING_EPISODES,
+    SEEDS,
     SHORT_EPISODES,
     SMALL_HIDDEN,
     STEPS_PER_TARGET,
@@ -147,12 +148,12 @@ def bc_likelihood(window: Window) -> float:
     return bc(window, "gaussian")
 
 
-def td3_bc(window: Window) -> float:
+def td3_bc(window: Window, seeds: int = 1) -> float:
     """With the paper's options, states normalized."""
     agent = {"hidden": HIDDEN, "policy_delay": 2, "bc_alpha": 2.5}
+    settings: dict[str, Any] = {"agent": agent, "data": {"validation_fraction": 0.0}, "seeds": tuple(range(seeds))}
     with store(DEMONSTRATIONS) as dataset:
-        data = {"validation_fraction": 0.0}
-        return train_until_over(Ticks(window), algo="td3", dataset=str(dataset.path), agent=agent, data=data)
+        return train_until_over(Ticks(window), algo="td3", dataset=str(dataset.path), **settings)
 
 
 def replay_online(window: Window, algo: str, agent: dict[str, Any]) -> float:
@@ -280,6 +281,7 @@ if __name__ == "__main__":
         "bc": bc,
         "bc-likelihood": bc_likelihood,
         "td3-bc": td3_bc,
+        "td3-bc-seeds": lambda window: td3_bc(window, SEEDS),
         "td3-online": td3_online,
         "sac-online": sac_online,
         "ppo": ppo,

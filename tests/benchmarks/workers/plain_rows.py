@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -21,7 +22,7 @@ from measuring import (
     steadily,
     synthetic_episodes,
 )
-from torch import nn
+from torch import Tensor, nn
 
 
 def sampling(window: Window, batches: int = 1) -> float:
@@ -47,16 +48,31 @@ def network(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(HIDDEN[-1], outputs))
 
 
-def bc(window: Window) -> float:
-    """Deterministic cloning: squared error, Adam."""
+def batches(columns: list[Tensor], *, one_gather: bool) -> Callable[[], Sequence[Tensor]]:
+    """What draws the same random rows of all columns, [BATCH_SIZE, width], column by column or by one gather."""
+    columns = [column.float().reshape(len(column), -1) for column in columns]
+    if not one_gather:
+        rows = len(columns[0])
+
+        def each() -> Sequence[Tensor]:
+            index = torch.randint(rows, (BATCH_SIZE,))
+            return [column[index] for column in columns]
+
+        return each
+    packed, widths = torch.cat(columns, dim=1), [column.shape[1] for column in columns]
+    return lambda: packed[torch.randint(len(packed), (BATCH_SIZE,))].split(widths, dim=1)
+
+
+def bc(window: Window, *, fused: bool = False) -> float:
+    """Deterministic cloning: squared error, Adam; `fused` as in `td3_bc`."""
     transitions = synthetic_episodes(DEMONSTRATIONS).transitions()
-    observations, actions = torch.from_numpy(transitions["observation"]), torch.from_numpy(transitions["action"])
+    draw = batches([torch.from_numpy(transitions[name]) for name in ("observation", "action")], one_gather=fused)
     policy = nn.Sequential(network(OBSERVATION_DIM, ACTION_DIM), nn.Tanh())
-    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3, fused=fused)
 
     def step() -> int:
-        index = torch.randint(len(observations), (BATCH_SIZE,))
-        loss = nn.functional.mse_loss(policy(observations[index]), actions[index])
+        observation, action = draw()
+        loss = nn.functional.mse_loss(policy(observation), action)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -121,19 +137,24 @@ def bc_kernels(window: Window) -> float:
     return steadily(window, step)
 
 
-def td3_bc(window: Window) -> float:
-    """TD3+BC with the paper's options; every second critic step is followed by one of the actor and the targets."""
+def td3_bc(window: Window, *, fused: bool = False) -> float:
+    """TD3+BC with the paper's options; every second critic step is followed by one of the actor and the targets.
+
+    Args:
+        window: how long to count.
+        fused: batches by one gather, Adam's steps in one kernel and the targets' in one call.
+    """
     columns = [torch.from_numpy(column) for column in synthetic_episodes(DEMONSTRATIONS).transitions().values()]
     observations, actions, rewards, next_observations, terminated = columns
     mean, std = observations.mean(0), observations.std(0) + 1e-3
     observations, next_observations = (observations - mean) / std, (next_observations - mean) / std
-    rewards, discounts = rewards.unsqueeze(1), 0.99 * (~terminated).float().unsqueeze(1)
+    draw = batches([observations, actions, rewards, next_observations, 0.99 * (~terminated).float()], one_gather=fused)
 
     actor = nn.Sequential(network(OBSERVATION_DIM, ACTION_DIM), nn.Tanh())
     critics = nn.ModuleList(network(OBSERVATION_DIM + ACTION_DIM, 1) for _ in range(2))
     target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
-    actor_optimizer = torch.optim.Adam(actor.parameters(), lr=3e-4)
-    critic_optimizer = torch.optim.Adam(critics.parameters(), lr=3e-4)
+    actor_optimizer = torch.optim.Adam(actor.parameters(), lr=3e-4, fused=fused)
+    critic_optimizer = torch.optim.Adam(critics.parameters(), lr=3e-4, fused=fused)
     learned = [*actor.parameters(), *critics.parameters()]
     targets = [*target_actor.parameters(), *target_critics.parameters()]
     updates = 0
@@ -141,14 +162,13 @@ def td3_bc(window: Window) -> float:
     def step() -> int:
         nonlocal updates
         updates += 1
-        index = torch.randint(len(observations), (BATCH_SIZE,))
-        observation, action, next_observation = observations[index], actions[index], next_observations[index]
+        observation, action, reward, next_observation, discount = draw()
         with torch.no_grad():
             noise = (0.2 * torch.randn_like(action)).clamp(-0.5, 0.5)
             next_action = (target_actor(next_observation) + noise).clamp(-1.0, 1.0)
             following = torch.cat([next_observation, next_action], dim=1)
             next_value = torch.min(target_critics[0](following), target_critics[1](following))
-            target_q = rewards[index] + discounts[index] * next_value
+            target_q = reward + discount * next_value
         taken = torch.cat([observation, action], dim=1)
         critic_loss = sum(nn.functional.mse_loss(critic(taken), target_q) for critic in critics)
         critic_optimizer.zero_grad()
@@ -163,8 +183,11 @@ def td3_bc(window: Window) -> float:
         actor_loss.backward()
         actor_optimizer.step()
         with torch.no_grad():
-            for target, parameter in zip(targets, learned, strict=True):
-                target.lerp_(parameter, 0.005)
+            if fused:
+                torch._foreach_lerp_(targets, learned, 0.005)
+            else:
+                for target, parameter in zip(targets, learned, strict=True):
+                    target.lerp_(parameter, 0.005)
         return 1
 
     return steadily(window, step)
@@ -181,6 +204,8 @@ if __name__ == "__main__":
         "bc": bc,
         "bc-kernels": bc_kernels,
         "td3-bc": td3_bc,
+        "bc-fused": lambda window: bc(window, fused=True),
+        "td3-bc-fused": lambda window: td3_bc(window, fused=True),
         "help": import_torch,
     }
     main(rows, "torch")
