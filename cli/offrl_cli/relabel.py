@@ -10,7 +10,7 @@ import typer
 import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, working
-from offrl_cli.runs import Kind
+from offrl_cli.runs import Checkpoint
 
 
 @command
@@ -24,7 +24,7 @@ def relabel(
     out: Annotated[
         str, typer.Option(metavar="NAME|PATH", help="The new dataset: a bare name goes to your local datasets.")
     ],
-    checkpoint: Annotated[Kind, typer.Option(help="Which checkpoint of the run.")] = Kind.last,
+    checkpoint: Checkpoint = None,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Of which training seed. Default: the mean over all seeds.")
     ] = None,
@@ -38,7 +38,7 @@ def relabel(
     Example: offrl relabel cartpole-replay --reward runs/airl-cartpole-20250101-120000 --out cartpole-learned
     """
     with working("Relabeling"):
-        report = offrl.relabel(dataset, reward=reward, out=out, checkpoint=checkpoint.value, seed=seed)
+        report = offrl.relabel(dataset, reward=reward, out=out, checkpoint=checkpoint, seed=seed)
     if as_json:
         print_json(report)
         return

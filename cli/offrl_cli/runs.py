@@ -83,9 +83,7 @@ def collect(
         float | None,
         typer.Option(min=0.0, metavar="X", help="With --optimal: draw actions, of higher entropy the larger X is."),
     ] = None,
-    checkpoint: Annotated[
-        Kind | None, typer.Option(help="Which checkpoint to load. Default: best, or last where none is marked best.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions in place of the greedy ones, and log their density.")
     ] = False,

@@ -245,7 +245,7 @@ def collect(
         random: uniformly random actions in `env`, and their density.
         optimal: the best policy of a toy-text `env`, found exactly.
         temperature: with `optimal`: draw actions, of higher entropy the larger it is.
-        checkpoint: "last" or "best"; None for the best, or the last where none is marked best.
+        checkpoint: "last" or "best"; None for the one that training reported.
         stochastic: sample actions in place of the greedy ones, and log their density.
         reference_scores: measure a random policy too, and store both returns as references.
         seed: picks the episodes' initial states.
@@ -307,7 +307,7 @@ def relabel(
     *,
     reward: str | os.PathLike[str] | Run,
     out: str | os.PathLike[str],
-    checkpoint: str = "last",
+    checkpoint: str | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
     """Write a dataset again, with learned rewards in place of its own; all else is as it was.
@@ -316,7 +316,7 @@ def relabel(
         dataset: as `open_dataset` takes it.
         reward: the run whose learned reward to write: of irl, gail or airl.
         out: the new dataset: a bare name goes to the local datasets.
-        checkpoint: "last" or "best".
+        checkpoint: "last" or "best"; None for the one that training reported.
         seed: of which training seed; None for the mean over all.
 
     Returns:

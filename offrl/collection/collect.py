@@ -58,7 +58,7 @@ def collect(
         run: a run with a checkpoint.
         episodes: how many, over all the run's seeds.
         destination: a new directory for the store.
-        checkpoint: "last" or "best"; None for the best, or the last where none is marked best.
+        checkpoint: "last" or "best"; None for the one that training reported.
         seed: picks initial states and samples.
         env: a Gymnasium id in place of the run's own.
         stochastic: sample actions where the greedy ones are meant otherwise; their log-density is stored as
@@ -72,7 +72,7 @@ def collect(
     Raises:
         RequestError: the episodes can't be shared evenly among the seeds, or no environment is known.
     """
-    checkpoint = checkpoint or ("best" if run.has_checkpoint("best") else "last")
+    checkpoint = checkpoint or run.reported_checkpoint
     policy, facts = load_policy(run, checkpoint)
     environment = env or facts["environment"]
     if environment is None:

@@ -149,7 +149,7 @@ class Maker:
         run = self._trained(recipe, training_path(recipe.algo, values))
         self.tell("Evaluating the policy")
         scores = evaluate_run(run, episodes=REFERENCE_EPISODES, checkpoint=training.checkpoint)
-        return Policy(run, training.checkpoint, scores["mean_return"])
+        return Policy(run, scores["checkpoint"], scores["mean_return"])
 
     def _trained(self, recipe: Recipe, path: Path) -> Run:
         if not (path / "recipe.toml").exists():

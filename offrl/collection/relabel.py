@@ -47,18 +47,19 @@ class LearnedReward:
         self.transforms = Transforms(observation_normalizer=policy.normalizer, action_map=policy.action_map)
 
     @classmethod
-    def of(cls, run: Run, checkpoint: str = "last", seed: int | None = None) -> LearnedReward:
+    def of(cls, run: Run, checkpoint: str | None = None, seed: int | None = None) -> LearnedReward:
         """Load it.
 
         Args:
             run: of an algorithm that learns a reward.
-            checkpoint: "last" or "best".
+            checkpoint: "last" or "best"; None for the one that training reported.
             seed: the training seed whose reward to take; None averages over all of them.
 
         Raises:
             RunError: there is no such checkpoint, or it is damaged.
             RequestError: the run has learned no reward, or has no such seed.
         """
+        checkpoint = checkpoint or run.reported_checkpoint
         policy, facts = load_policy(run, checkpoint)
         seeds = run.recipe.seeds
         if not plugins.algorithms[run.recipe.algo].can(GivesReward):

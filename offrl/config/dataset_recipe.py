@@ -22,14 +22,14 @@ class Training:
     Attributes:
         recipe: the name or path of a training recipe.
         set: `key=value` settings over it, as `offrl train --set` takes them.
-        checkpoint: which one is the policy.
+        checkpoint: which one is the policy; None for the one that training reported.
     """
 
     __pydantic_config__ = STRICT
 
     recipe: str
     set: tuple[str, ...] = ()
-    checkpoint: Literal["last", "best"] = "last"
+    checkpoint: Literal["last", "best"] | None = None
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,9 @@ class Recipe:
         dataset: name, path or prefixed id of the data; None learns online only.
         start: a run directory whose policies are the start of a fine-tuning, which learns online; None trains from
             scratch.
-        start_checkpoint: which of that run's checkpoints.
-        expert: a run directory whose policies say what to do, for dagger; its last checkpoint counts.
+        start_checkpoint: which of that run's checkpoints; None takes the one that its training reported.
+        expert: a run directory whose policies say what to do, for dagger: those of the checkpoint that its training
+            reported.
         env: Gymnasium id to evaluate, and learn online, in; None takes the dataset's own, if it names one; "none"
             evaluates nowhere.
         steps: gradient steps offline, environment steps (per seed) online.
@@ -215,7 +216,7 @@ class Recipe:
     agent: Any
     dataset: str | None = None
     start: str | None = None
-    start_checkpoint: Literal["last", "best"] = "last"
+    start_checkpoint: Literal["last", "best"] | None = None
     expert: str | None = None
     env: str | None = None
     steps: Count = 20_000

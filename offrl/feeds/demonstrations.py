@@ -24,7 +24,7 @@ from offrl.errors import RecipeError
 from offrl.feeds.feed import Feed
 from offrl.feeds.materials import Cycle, Materials, sampling_options
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem, chosen_episodes, facts_of, open_finite
-from offrl.feeds.warm_start import origin_of
+from offrl.feeds.warm_start import begun_from
 from offrl.ops.minibatches import without_time
 from offrl.ops.returns import running_returns
 from offrl.ops.trees import tree_map
@@ -208,7 +208,9 @@ class DemonstrationsFeed:
         spec = store.spec.stacked(recipe.data.frame_stack)
         origin = None
         if start is not None:
-            origin = checkpoint or origin_of(recipe, Path(start))
+            origin = checkpoint
+            if origin is None:
+                recipe, origin = begun_from(recipe, Path(start))
             check_spaces(spec_of(read_facts(origin)), spec, environment)
         return Problem(recipe, spec, chosen_episodes(store, recipe), facts_of(store, recipe), origin)
 

@@ -227,8 +227,8 @@ class TableReward(NamedTuple):
     mdp: TabularMDP
 
     @classmethod
-    def of(cls, run: Run, checkpoint: str = "last") -> TableReward:
-        """Load it.
+    def of(cls, run: Run) -> TableReward:
+        """Load what training reported.
 
         Raises:
             RunError: there is no such checkpoint, or it is damaged.
@@ -238,7 +238,7 @@ class TableReward(NamedTuple):
             raise RequestError(
                 f"a run of {run.recipe.algo} has no table of rewards", where=str(run.path), hint="choose a run of irl"
             )
-        policy, _ = load_policy(run, checkpoint)
+        policy, _ = load_policy(run, run.reported_checkpoint)
         return cls(policy.agent, policy.state, process_of(run.recipe))  # type: ignore[arg-type]
 
     @property

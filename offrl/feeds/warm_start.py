@@ -37,7 +37,9 @@ def fine_tuning_problem(recipe: Recipe, checkpoint: Path | None) -> Problem:
     assert recipe.start is not None
     start = Path(recipe.start).resolve()
     recipe = dataclasses.replace(recipe, start=str(start), dataset=recipe.dataset and name_anywhere(recipe.dataset))
-    origin = checkpoint or origin_of(recipe, start)
+    origin = checkpoint
+    if origin is None:
+        recipe, origin = begun_from(recipe, start)
     facts = read_facts(origin)
     spec = spec_of(facts)
     if recipe.env in (None, NO_ENVIRONMENT):
@@ -54,11 +56,13 @@ def fine_tuning_problem(recipe: Recipe, checkpoint: Path | None) -> Problem:
     return Problem(recipe, spec, chosen_episodes(store, recipe), told, origin)
 
 
-def origin_of(recipe: Recipe, start: Path) -> Path:
-    """The checkpoint to start from, of a run that the recipe can go on from."""
+def begun_from(recipe: Recipe, start: Path) -> tuple[Recipe, Path]:
+    """The recipe, which names the checkpoint to start from, and its folder: of a run that it can go on from."""
     run, kind = starting_point(start, recipe.start_checkpoint)
     check_fine_tuning(recipe, run.recipe)
-    return run.checkpoint(kind)
+    # There is such a checkpoint, so it is one of the two kinds.
+    named = dataclasses.replace(recipe, start_checkpoint=kind)  # type: ignore[arg-type]
+    return named, run.checkpoint(kind)
 
 
 def starting_point(start: Path, kind: str | None = None) -> tuple[Run, str]:
@@ -157,6 +161,7 @@ def take_over(policy: Policy, problem: Problem) -> None:
     """
     recipe = problem.recipe
     assert recipe.start is not None
+    assert recipe.start_checkpoint is not None
     run = Run.open(Path(recipe.start))
     source, _ = load_policy(run, recipe.start_checkpoint, str(policy.device))
     agent: Any = policy.agent

@@ -75,12 +75,24 @@ def test_the_checkpoint_that_training_reported_is_what_later_commands_take(offrl
     tuned = offrl("finetune", run.path, *options, "--out", "tuned", "--json")
     assert tuned.code == 0, tuned.stderr
     assert Run.open(Path("tuned")).recipe.start_checkpoint == "best"
+    for named, kind in (((), "best"), (("--checkpoint", "last"), "last")):
+        collected = offrl("collect", run.path, "--episodes", 1, *named, "--out", Path.cwd() / kind)
+        assert collected.code == 0, collected.stderr
+        assert TrajectoryStore.open(Path(kind)).metadata.provenance["checkpoint"] == kind
     log = ("--dataset", tmp_path / "noise", "--estimators", "fqe", "--fqe-steps", 20, "--json")
     valued, best, other = (
         offrl("ope", run.path, *log, *named) for named in ((), ("--checkpoint", "best"), ("--checkpoint", "last"))
     )
     assert valued.code == 0, valued.stderr
     assert valued.stdout == best.stdout != other.stdout
+
+
+def test_a_best_checkpoint_that_training_did_not_report_is_left_alone(offrl: Offrl, run: Path) -> None:
+    assert Run.open(run).has_checkpoint("best")
+    assert offrl("evaluate", run, "--episodes", 1, "--json").json["checkpoint"] == "last"
+    for out, named, kind in (("./made", (), "last"), ("./better", ("--checkpoint", "best"), "best")):
+        assert offrl("collect", run, "--episodes", 2, *named, "--out", out).code == 0
+        assert TrajectoryStore.open(Path(out)).metadata.provenance["checkpoint"] == kind
 
 
 @pytest.mark.parametrize("command", ["evaluate", "plot", "collect", "export"])
@@ -127,15 +139,6 @@ def test_collect_makes_a_dataset_by_name_that_other_commands_know(offrl: Offrl, 
     assert again.code == 2
     assert str(store.path) in again.stderr
     assert TrajectoryStore.open(store.path).fingerprint == fingerprint
-
-
-def test_collect_takes_a_path_and_the_best_or_else_the_last_checkpoint(offrl: Offrl, run: Path) -> None:
-    for out, options in (("./best", ()), ("./last", ("--checkpoint", "last"))):
-        assert offrl("collect", run, "--episodes", 2, "--out", out, *options).code == 0
-    (run / "checkpoints" / "index.json").write_text(f'{{"last": "{Run.open(run).checkpoint("last").name}"}}')
-    assert offrl("collect", run, "--episodes", 2, "--out", "./else").code == 0
-    checkpoints = [TrajectoryStore.open(name).metadata.provenance["checkpoint"] for name in ("best", "last", "else")]
-    assert checkpoints[1] == checkpoints[2] != checkpoints[0]
 
 
 def test_episodes_are_shared_evenly_or_refused(offrl: Offrl, run: Path) -> None:

@@ -14,11 +14,11 @@ from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.errors import RecipeError, RequestError
 from offrl.feeds import open_problem
 from offrl.feeds.warm_start import (
+    begun_from,
     check_fine_tuning,
     fine_tuning_problem,
     goes_online,
     mixes,
-    origin_of,
     starting_point,
     successors,
     take_over,
@@ -83,7 +83,9 @@ def test_the_checkpoint_that_training_reported_is_the_start(pretrained: Run, clo
         starting_point(pretrained.path, "best")
     with pytest.raises(RequestError, match="no policy to fine-tune: there is no run"):
         starting_point(tmp_path / "nowhere")
-    assert origin_of(going_on(cloned, "td3", start_checkpoint="last"), cloned.path) == cloned.checkpoint("last")
+    for asked, kind in ((None, "best"), ("best", "best"), ("last", "last")):
+        recipe, origin = begun_from(going_on(cloned, "td3", start_checkpoint=asked), cloned.path)
+        assert (recipe.start_checkpoint, origin) == (kind, cloned.checkpoint(kind))
 
 
 def test_a_started_run_needs_no_more_of_what_it_started_from(pretrained: Run, tmp_path: Path) -> None:

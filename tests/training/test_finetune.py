@@ -99,6 +99,7 @@ def test_the_recipe_is_the_run_s_own_but_for_where_it_learns(pretrained: Run) ->
         source,
         agent=dataclasses.replace(source.agent, actor_learning_rate=SMALL_ACTOR_STEP),
         start=str(pretrained.path),
+        start_checkpoint="last",
         env="Pendulum-v1",
         steps=60,
         online=dataclasses.replace(
