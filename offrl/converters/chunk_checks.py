@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from offrl.converters.field_mapping import BEHAVIOR_PROB
+from offrl.converters.flags import read_flags
 from offrl.converters.options import OutOfBounds
 from offrl.converters.report import Chunk, Log
 from offrl.data import schema
@@ -29,23 +32,29 @@ class Checker:
         out_of_bounds: what to do with actions outside their bounds.
         label: the file, for messages.
         log: is told.
+        keys: column to what the source calls it, for messages.
     """
 
-    def __init__(self, spec: Spec, out_of_bounds: OutOfBounds, label: str, log: Log) -> None:
+    def __init__(
+        self, spec: Spec, out_of_bounds: OutOfBounds, label: str, log: Log, keys: Mapping[str, str] | None = None
+    ) -> None:
         self._actions = flatten_space(spec.action_space, schema.ACTION)
         observed = flatten_space(spec.observation_space, schema.OBSERVATION)
         self._choices = {name: space for name, space in observed.items() if not isinstance(space, spaces.Box)}
         self._out_of_bounds = out_of_bounds
         self._label = label
         self._log = log
+        self._keys = keys or {}
 
     def check(self, chunk: Chunk) -> Chunk:
-        """The chunk, with its actions clipped if that was asked for.
+        """The chunk with masks as booleans, probabilities as logarithms, and actions clipped if that was asked for.
 
         Raises:
-            DataError: a reward, action or log-probability isn't finite, an action or a discrete observation isn't in
-                its space, or a mask forbids every action or the one taken (unless the log only lists problems).
+            DataError: a reward, action or log-probability isn't finite, a probability is none, an action or a discrete
+                observation isn't in its space, or a mask forbids every action or the one taken (unless the log only
+                lists problems); or a mask's value is neither yes nor no.
         """
+        chunk = self._with_log_probabilities(self._with_masks(chunk))
         for name, array in chunk.block.columns.items():
             root = name.split(".")[0]
             if root == schema.OBSERVATION:
@@ -58,23 +67,54 @@ class Checker:
         self._refuse_impossible(chunk)
         self._refuse_wrong_masks(chunk)
         clipped = {name: self._bounded(chunk, name, space) for name, space in self._actions.items()}
-        block = chunk.block
-        return replace(
-            chunk, block=EpisodeBlock({**block.columns, **clipped}, block.lengths, block.seeds, block.sources)
-        )
+        return replace(chunk, block=_with(chunk.block, {**chunk.block.columns, **clipped}))
+
+    def _place(self, chunk: Chunk, row: int, name: str) -> str:
+        """Where a value stands in the source, by the source's own names."""
+        return f"{self._label}, {chunk.locate(int(row))}, column '{self._keys.get(name, name)}'"
+
+    def _with_masks(self, chunk: Chunk) -> Chunk:
+        mask = chunk.block.columns.get(schema.ACTION_MASK)
+        if mask is None or mask.dtype == np.bool_:
+            return chunk
+        key = self._keys.get(schema.ACTION_MASK, schema.ACTION_MASK)
+        read = read_flags(mask, field=schema.ACTION_MASK, key=key, where=self._label, locate=chunk.locate)
+        return replace(chunk, block=_with(chunk.block, {**chunk.block.columns, schema.ACTION_MASK: read}))
+
+    def _with_log_probabilities(self, chunk: Chunk) -> Chunk:
+        """Probabilities become their logarithms, once each can be one: a density has no upper limit."""
+        if BEHAVIOR_PROB not in chunk.block.columns:
+            return chunk
+        columns = dict(chunk.block.columns)
+        probability = columns.pop(BEHAVIOR_PROB)
+        discrete = not any(isinstance(space, spaces.Box) for space in self._actions.values())
+        possible = (probability > 0) & (probability <= (1 + _ROUNDING if discrete else np.finfo(np.float64).max))
+        possible[chunk.block.final_rows] = True  # padding
+        rows = np.flatnonzero(~possible)
+        if len(rows):
+            self._log.problem(
+                f"the {BEHAVIOR_PROB} is {_shown(probability[rows[0]])}, which can't be the probability of an action "
+                f"that was taken ({len(rows)} such rows from here on)",
+                where=self._place(chunk, rows[0], BEHAVIOR_PROB),
+                hint=f"map probabilities above 0, up to 1, as {BEHAVIOR_PROB}; their logarithms are "
+                f"{schema.BEHAVIOR_LOG_PROB}",
+            )
+        logged = np.zeros(len(probability), np.result_type(probability, np.float32))
+        np.log(probability, out=logged, where=possible & (probability > 0))
+        columns[schema.BEHAVIOR_LOG_PROB] = logged
+        return replace(chunk, block=_with(chunk.block, columns))
 
     def _warn_of_gaps(self, chunk: Chunk, name: str, array: NDArray[Any]) -> None:
         rows = _not_finite(array)
         if len(rows):
-            where = f"{self._label}, {chunk.locate(int(rows[0]))}"
-            self._log.warn(f"the {name} holds NaN or infinity", len(rows), where)
+            self._log.warn(f"the {name} holds NaN or infinity", len(rows), self._place(chunk, rows[0], name))
 
     def _refuse_gaps(self, chunk: Chunk, name: str, array: NDArray[Any]) -> None:
         rows = _not_finite(array)
         if len(rows):
             self._log.problem(
                 f"the {name} is {_shown(array[rows[0]])} ({len(rows)} such rows from here on)",
-                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{name}'",
+                where=self._place(chunk, rows[0], name),
                 hint=f"correct the {name} in the source, or leave those episodes out of it",
             )
 
@@ -86,7 +126,7 @@ class Checker:
         if len(rows):
             self._log.problem(
                 f"the {name} {_shown(array[rows[0]])} lies outside {space} ({len(rows)} such rows from here on)",
-                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{name}'",
+                where=self._place(chunk, rows[0], name),
                 hint="give the environment that the data was made in",
             )
 
@@ -111,7 +151,7 @@ class Checker:
             self._log.problem(
                 f"the {schema.BEHAVIOR_LOG_PROB} is {_shown(logged[rows[0]])}, a probability of more than 1 "
                 f"({len(rows)} such rows from here on)",
-                where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.BEHAVIOR_LOG_PROB}'",
+                where=self._place(chunk, rows[0], schema.BEHAVIOR_LOG_PROB),
                 hint="map probabilities as behavior_prob, and their logarithms as behavior_log_prob",
             )
 
@@ -122,7 +162,7 @@ class Checker:
             if len(rows):
                 self._log.problem(
                     f"the {schema.ACTION_MASK} forbids {what} ({len(rows)} such rows from here on)",
-                    where=f"{self._label}, {chunk.locate(int(rows[0]))}, column '{schema.ACTION_MASK}'",
+                    where=self._place(chunk, rows[0], schema.ACTION_MASK),
                     hint="a mask is True where an action is allowed: check that it isn't the other way round in the "
                     "source",
                 )
@@ -135,7 +175,7 @@ class Checker:
         rows = np.flatnonzero(outside.reshape(len(array), -1).any(axis=1))
         if not len(rows):
             return array
-        where = f"{self._label}, {chunk.locate(int(rows[0]))}"
+        where = self._place(chunk, rows[0], name)
         if self._out_of_bounds == "keep" and isinstance(space, spaces.Box):
             self._log.warn(f"the {name} lies outside its bounds; kept as it is", len(rows), where)
             return array
@@ -146,12 +186,17 @@ class Checker:
             return array
         self._log.problem(
             f"the {name} {_shown(array[rows[0]])} lies outside {space} ({len(rows)} such rows from here on)",
-            where=f"{where}, column '{name}'",
+            where=where,
             hint="give the right bounds (--env ID or --action-bounds LOW,HIGH), or say --out-of-bounds clip or keep"
             if isinstance(space, spaces.Box)
             else "give the environment that the data was made in",
         )
         return array
+
+
+def _with(block: EpisodeBlock, columns: Mapping[str, NDArray[Any]]) -> EpisodeBlock:
+    """The same episodes with these columns."""
+    return EpisodeBlock(dict(columns), block.lengths, block.seeds, block.sources)
 
 
 def _not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
@@ -179,4 +224,4 @@ def _bounds(space: gym.Space[Any]) -> tuple[Any, Any, Any]:
 
 
 def _shown(value: Any) -> str:
-    return np.array2string(np.asarray(value), precision=6, threshold=8)
+    return np.array2string(value, precision=6, threshold=8) if np.ndim(value) else str(value)

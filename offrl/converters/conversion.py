@@ -117,7 +117,7 @@ def _run(
 
 
 def _checked(source: Source, options: ConvertOptions, label: str, tally: Tally, log: Log) -> Iterator[Chunk]:
-    checker = Checker(source.spec, options.out_of_bounds, label, log)
+    checker = Checker(source.spec, options.out_of_bounds, label, log, source.keys)
     steps = 0
     for chunk in source.chunks():
         checked = checker.check(chunk)

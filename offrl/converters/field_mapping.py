@@ -11,7 +11,7 @@ from offrl.converters.source import ColumnInfo
 from offrl.data import schema
 from offrl.errors import DataError, RequestError, SourceError
 
-NEXT_OBSERVATION = "next_observation"
+NEXT_OBSERVATION, BEHAVIOR_PROB = "next_observation", "behavior_prob"
 
 _KEYS = {
     schema.OBSERVATION: ("observations", "observation", "obs"),
@@ -25,8 +25,8 @@ _KEYS = {
 }
 """The keys that a column goes by, the first that is there. `dones` is none: it may mean either flag."""
 
-_SCALARS = (schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB)
-_TABLE_ONLY = {"episode", "step", "behavior_prob"}
+_SCALARS = (schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB, BEHAVIOR_PROB)
+_TABLE_ONLY = {"episode", "step", BEHAVIOR_PROB}
 
 
 def assign_fields(

@@ -167,9 +167,7 @@ def stream(
 
 def _conform(name: str, array: NDArray[Any], spaces: dict[str, gym.Space[Any] | None]) -> NDArray[Any]:
     root = name.split(".")[0]
-    if root == schema.ACTION_MASK:
-        return array.astype(np.bool_, copy=False)
-    if root == schema.INFO:
+    if root in (schema.INFO, schema.ACTION_MASK):
         return array
     return conform(array, spaces.get(name.replace(NEXT_OBSERVATION, schema.OBSERVATION, 1)))
 
@@ -186,7 +184,7 @@ def _check_exact(
     """Where numbers became those of a space, none may have changed: 0.5 is no choice, and 300 no byte."""
     for name, array in before.items():
         root, count = name.split(".")[0], len(array)
-        if array.dtype == after[name].dtype or root == schema.ACTION_MASK:
+        if array.dtype == after[name].dtype:
             continue
         changed = (array.reshape(count, -1) != after[name].reshape(count, -1)).any(axis=1)
         if root not in (schema.OBSERVATION, NEXT_OBSERVATION):

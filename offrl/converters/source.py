@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from offrl.converters.flags import read_flags
 from offrl.converters.report import Chunk
 from offrl.types import Spec
 
@@ -25,6 +26,7 @@ class Source:
         rows: time steps in it; None where only reading it tells.
         chunks: starts one pass over its episodes.
         environment: the environment's id, if known.
+        keys: column of the store to what the source calls it, for messages; its own name where it isn't there.
         provenance: what the source says of its origin; JSON values.
         reference_scores: returns of a random and an expert policy, if known.
     """
@@ -33,6 +35,7 @@ class Source:
     rows: int | None
     chunks: Callable[[], Iterator[Chunk]]
     environment: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     reference_scores: dict[str, Any] = field(default_factory=dict)
 
@@ -60,6 +63,10 @@ class Rows(Protocol):
     def columns(self) -> Mapping[str, ColumnInfo]:
         """The columns by name: the store's names, and `next_observation`."""
 
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """What the source calls each column, for messages; a column that isn't there goes by its own name."""
+
     def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
         """For each (start, stop) in turn, which ascend, those rows of the columns: writable arrays."""
 
@@ -69,10 +76,14 @@ def read_whole(rows: Rows, name: str) -> NDArray[Any]:
     return next(iter(rows.slices([(0, rows.count)], [name])))[name]
 
 
-def are_set(flags: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of the flags are set, as one row of them; NaN is a missing flag, and a missing one is not set."""
-    flat = flags.reshape(-1)
-    return np.asarray((flat != 0) & (flat == flat))
+def flags_of(rows: Rows, name: str, where: str) -> NDArray[np.bool_]:
+    """A column of flags in full: bool [rows].
+
+    Raises:
+        DataError: one is neither yes nor no.
+    """
+    key = rows.keys.get(name, name)
+    return read_flags(read_whole(rows, name).reshape(-1), field=name, key=key, where=where)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class MemoryRows:
     """Columns that are in memory already."""
 
     arrays: Mapping[str, NDArray[Any]]
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:

@@ -162,7 +162,9 @@ def test_gaps_in_observations_are_warned_of_final_ones_too() -> None:
     observations = np.zeros((7, 2))
     observations[2, 1], observations[6] = np.nan, np.inf
     check(spaces.Box(-1, 1, (1,), np.float64), chunk([[0.0]] * 7, observation=observations), log=log)
-    assert log.warnings == ["the observation holds NaN or infinity (2 in all, first at log.csv, row 102)"]
+    assert log.warnings == [
+        "the observation holds NaN or infinity (2 in all, first at log.csv, row 102, column 'observation')"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offrl.converters.flags import read_flags
 from offrl.converters.report import Chunk
 from offrl.converters.source import BLOCK_BYTES, ColumnInfo
 from offrl.data import schema
@@ -24,12 +25,20 @@ class BlockBuilder:
         columns: the columns of the block.
         describe: turns an episode's number in the source into words ("episode 7").
         label: the source, as it is named in the episode table.
+        keys: column to what the source calls it, for messages.
     """
 
-    def __init__(self, columns: Mapping[str, ColumnInfo], describe: Callable[[int], str], label: str) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, ColumnInfo],
+        describe: Callable[[int], str],
+        label: str,
+        keys: Mapping[str, str],
+    ) -> None:
         self._columns = columns
         self._describe = describe
         self._label = label
+        self._keys = keys
         self._longer = {name: name.split(".")[0] in _FILLED_TO_THE_END for name in columns}
         self._capacity = max(1, BLOCK_BYTES // sum(info.row_bytes for info in columns.values()))
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -59,6 +68,9 @@ class BlockBuilder:
         """What was collected. Its arrays are good until the next block is taken: two sets take turns.
 
         Padding is zeroed, and an episode without a flag at its end is marked truncated.
+
+        Raises:
+            DataError: a flag is neither yes nor no.
         """
         lengths = np.array(self._lengths, np.int64)
         final = np.cumsum(lengths + 1) - 1
@@ -66,16 +78,19 @@ class BlockBuilder:
         for name, array in columns.items():
             if name.split(".")[0] not in _WITH_FINAL_ROW:
                 array[final] = 0
-        open_ended = ~(columns[schema.TERMINATED][final - 1] | columns[schema.TRUNCATED][final - 1])
-        columns[schema.TRUNCATED][final - 1] |= open_ended
         numbers, firsts = self._numbers, final - lengths
-        sources = [f"{self._label}#{number}" for number in numbers]
-        block = EpisodeBlock(columns, lengths, np.array(self._seeds, np.int64), sources)
-        self._lengths, self._seeds, self._numbers, self._rows = [], [], [], 0
-        self._arrays, self._spare = self._spare, self._arrays
 
         def locate(row: int) -> str:
             index = int(np.searchsorted(final, row))
             return f"{self._describe(numbers[index])}, step {row - int(firsts[index])}"
 
+        for name in (schema.TERMINATED, schema.TRUNCATED):
+            key = self._keys.get(name, name)
+            columns[name] = read_flags(columns[name], field=name, key=key, where=self._label, locate=locate)
+        open_ended = ~(columns[schema.TERMINATED][final - 1] | columns[schema.TRUNCATED][final - 1])
+        columns[schema.TRUNCATED][final - 1] |= open_ended
+        sources = [f"{self._label}#{number}" for number in numbers]
+        block = EpisodeBlock(columns, lengths, np.array(self._seeds, np.int64), sources)
+        self._lengths, self._seeds, self._numbers, self._rows = [], [], [], 0
+        self._arrays, self._spare = self._spare, self._arrays
         return Chunk(block, locate, int(np.count_nonzero(open_ended)))

@@ -20,7 +20,7 @@ from offrl.converters.rows_to_episodes import (
     split_at_flags,
     stream,
 )
-from offrl.converters.source import Rows, Source, are_set, read_whole
+from offrl.converters.source import Rows, Source, flags_of
 from offrl.data import schema
 from offrl.errors import RequestError, SourceError
 
@@ -45,9 +45,13 @@ def flagged_source(
         provenance: what the file says of its origin.
 
     Raises:
+        DataError: a flag is neither yes nor no.
         RequestError: nothing tells truncation apart, and no time limit was given.
     """
-    terminated, truncated = (_flags(rows, name) for name in (schema.TERMINATED, schema.TRUNCATED))
+    terminated, truncated = (
+        flags_of(rows, name, str(path)) if name in rows.columns else None
+        for name in (schema.TERMINATED, schema.TRUNCATED)
+    )
     episodes = limited_episodes(
         np.zeros(rows.count, np.bool_) if terminated is None else terminated,
         truncated,
@@ -63,6 +67,7 @@ def flagged_source(
         rows=rows.count,
         chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log),
         environment=options.environment,
+        keys=rows.keys,
         provenance=provenance,
     )
 
@@ -116,7 +121,3 @@ def limited_episodes(
     struck = limit_flags(terminated, limit)
     episodes = split_at_flags(terminated, struck & ~terminated)
     return reinterpret_terminals(episodes, limit, log) if terminal_may_be_limit else episodes
-
-
-def _flags(rows: Rows, name: str) -> Bools | None:
-    return are_set(read_whole(rows, name)) if name in rows.columns else None

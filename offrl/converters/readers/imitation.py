@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offrl.converters.flags import read_flags
 from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.npz import archive_keys
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import Bools, Ints, episodes_from, settle, stream
-from offrl.converters.source import ColumnInfo, Source, are_set
+from offrl.converters.source import ColumnInfo, Source
 from offrl.data import schema
 from offrl.errors import DataError, RequestError, SourceError
 
@@ -104,6 +105,7 @@ def open_imitation(path: Path, options: ConvertOptions, log: Log) -> Source:
         rows=int(lengths.sum()),
         chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log),
         environment=options.environment,
+        keys=rows.keys,
     )
 
 
@@ -140,6 +142,10 @@ class PartRows:
         if self.has_reward and first.reward is not None:
             arrays[schema.REWARD] = first.reward
         return {name: ColumnInfo(array.dtype, array.shape[1:]) for name, array in arrays.items()}
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        return {schema.OBSERVATION: "obs", schema.ACTION: "acts", schema.REWARD: "rews"}
 
     def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
         for start, stop in bounds:
@@ -250,7 +256,7 @@ def _read_npz(path: Path) -> Part:
         action=arrays["acts"],
         reward=arrays.get("rews"),
         lengths=np.diff(ends, prepend=0),
-        over=are_set(arrays["terminal"]),
+        over=_flags(arrays["terminal"], path),
         limit=np.full(len(arrays["terminal"]), -1, np.int8),
     )
 
@@ -309,8 +315,18 @@ def _part_of(batch: pa.RecordBatch, file: Path) -> Part:
         action=action,
         reward=reward,
         lengths=lengths,
-        over=batch.column("terminal").to_numpy(zero_copy_only=False).astype(np.bool_),
+        over=_flags(batch.column("terminal").to_numpy(zero_copy_only=False), file),
         limit=_limits(batch),
+    )
+
+
+def _flags(terminal: NDArray[Any], file: Path) -> Bools:
+    return read_flags(
+        terminal.reshape(-1),
+        field=schema.TERMINATED,
+        key="terminal",
+        where=str(file),
+        locate=lambda index: f"trajectory {index}",
     )
 
 

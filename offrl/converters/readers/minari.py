@@ -61,6 +61,7 @@ def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
         rows=None,
         chunks=lambda: reader.chunks(folder, layout, label, log),
         environment=environment,
+        keys=layout.keys,
         provenance={"minari": {key: metadata[key] for key in _PROVENANCE if key in metadata}},
         reference_scores=_reference_scores(metadata, environment),
     )

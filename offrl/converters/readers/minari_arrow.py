@@ -152,7 +152,7 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
         SourceError: an episode can't be read, or lacks a part.
         DataError: an array has another length or dtype than it should.
     """
-    builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label)
+    builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label, layout.keys)
     reader, memory = _Reader(layout.leaves, log), _Memory()
     for number in layout.numbers:
         episode = f"{folder}/{number}"
@@ -183,7 +183,7 @@ class _Reader:
         for leaf, route in zip(self._leaves, self._routes, strict=True):
             out = rows[leaf.column]
             if route is None:
-                fill_missing(out)
+                fill_missing(leaf.column, out)
                 self._log.warn(f"episodes without '{leaf.name}' get NaN, or 0 where it holds whole numbers", 1, episode)
                 continue
             array = batch.column(route[0])

@@ -95,7 +95,7 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
         DataError: an array has another length or dtype than it should.
     """
     path = _file(folder)
-    builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label)
+    builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label, layout.keys)
     with open_hdf5(path) as file, DirectFile(path) as direct:
         reader = _Reader(file, direct, layout, path, log)
         for number in layout.numbers:
@@ -197,7 +197,7 @@ class _Reader:
         if not isinstance(dataset, h5py.Dataset):
             if not leaf.optional:
                 raise SourceError(f"the episode has no '{leaf.name}'", where=where, hint=_HINT)
-            fill_missing(out)
+            fill_missing(leaf.column, out)
             self._log.warn(f"episodes without '{leaf.name}' get NaN, or 0 where it holds whole numbers", 1, where)
             return
         if dataset.shape[0] != len(out) or (dataset.size != out.size and not leaf.jpeg):

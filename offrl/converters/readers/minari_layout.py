@@ -73,6 +73,11 @@ class Layout:
     def columns(self) -> dict[str, ColumnInfo]:
         return {leaf.column: leaf.info for leaf in self.leaves}
 
+    @property
+    def keys(self) -> dict[str, str]:
+        """Column to its name in the file."""
+        return {leaf.column: leaf.name for leaf in self.leaves}
+
 
 def parts_of(spec: Spec, tuple_key: Callable[[int], str], *, jpeg: bool) -> list[Part]:
     """The parts that every episode of these spaces has.
@@ -121,11 +126,11 @@ def leaf_of(part: Part, stored: np.dtype[Any]) -> Leaf:
     """A part whose dtype in the first episode is known.
 
     Floating-point numbers keep the stored precision. Whole rewards become floating-point ones: another episode may
-    have fractions.
+    have fractions. Flags stay what they are until they are checked.
     """
     stored = stored.newbyteorder("=")
     if part.column in (schema.TERMINATED, schema.TRUNCATED):
-        return Leaf(part.column, part.keys, ColumnInfo(np.dtype(np.bool_), ()))
+        return Leaf(part.column, part.keys, ColumnInfo(stored if stored.kind in "biuf" else np.dtype(np.bool_), ()))
     if part.space is None:
         dtype = stored if stored.kind == "f" else np.dtype(np.float64)
         return Leaf(part.column, part.keys, ColumnInfo(dtype, ()))
@@ -169,14 +174,17 @@ def info_leaf(
 
 def can_hold(wanted: np.dtype[Any], found: np.dtype[Any]) -> bool:
     """Whether numbers of the dtype `found` keep their value as `wanted`; the spaces vouch for whole ones."""
-    if wanted.kind == "b" or (wanted.kind in "iu" and found.kind in "iub"):
-        return found.kind in "iub"
+    if wanted.kind in "iu" and found.kind in "iub":
+        return True
     return np.can_cast(found, wanted, casting="safe")
 
 
-def fill_missing(rows: NDArray[Any]) -> None:
-    """What an info holds in an episode that lacks it: NaN, or zero where there is none."""
-    rows[...] = np.nan if rows.dtype.kind == "f" else 0
+def fill_missing(column: str, rows: NDArray[Any]) -> None:
+    """What an info holds in an episode that lacks it: NaN, or zero where there is none; a mask allows everything."""
+    if column == schema.ACTION_MASK:
+        rows[...] = 1
+    else:
+        rows[...] = np.nan if rows.dtype.kind == "f" else 0
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.npz import NpzRows, archive_keys, read_headers
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import episodes_from, settle, stream
-from offrl.converters.source import Source, are_set, read_whole
+from offrl.converters.source import Source, flags_of
 from offrl.data import schema
 
 _KEYS = {"observations", "actions", "terminals"}
@@ -38,7 +38,7 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
     )
     columns = {name: info for name, key in keys.items() if (info := available[key])}
     rows = NpzRows(path, keys, columns, count)
-    ends = are_set(read_whole(rows, schema.TERMINATED))
+    ends = flags_of(rows, schema.TERMINATED, str(path))
     last = np.union1d(np.flatnonzero(ends), count - 1)
     if not ends[-1]:
         log.warn("the last trajectory has no end mark; the file may have been cut")
@@ -54,6 +54,7 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
         rows=count,
         chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log),
         environment=options.environment,
+        keys=rows.keys,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offrl.converters.field_mapping import NEXT_OBSERVATION, assign_fields
+from offrl.converters.flags import read_flags
 from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
@@ -24,7 +25,7 @@ from offrl.converters.rows_to_episodes import (
     settle,
     stream,
 )
-from offrl.converters.source import ColumnInfo, MemoryRows, Source, are_set
+from offrl.converters.source import ColumnInfo, MemoryRows, Source
 from offrl.data import schema
 from offrl.errors import DataError, RequestError, SourceError, UnsafeSourceError
 
@@ -46,8 +47,7 @@ def open_paths(path: Path, options: ConvertOptions, log: Log) -> Source:
         )
     paths = [_flat(item) for item in _load(path)]
     lengths = np.array([_steps(item, index, path, options) for index, item in enumerate(paths)], np.int64)
-    arrays = _joined(paths, lengths, path, options, log)
-    rows = MemoryRows(arrays)
+    rows = _joined(paths, lengths, path, options, log)
     episodes = _episodes(rows, lengths, path, options, log)
     episodes = settle(episodes, has_next=has_next(rows, where=str(path)), timeouts=options.timeouts, log=log)
     spec = spec_of(rows, options, where=str(path), log=log)
@@ -56,6 +56,7 @@ def open_paths(path: Path, options: ConvertOptions, log: Log) -> Source:
         rows=rows.count,
         chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log),
         environment=options.environment,
+        keys=rows.keys,
     )
 
 
@@ -113,7 +114,7 @@ def _steps(item: Mapping[str, NDArray[Any]], index: int, path: Path, options: Co
 
 def _joined(
     paths: list[dict[str, NDArray[Any]]], lengths: Ints, path: Path, options: ConvertOptions, log: Log
-) -> dict[str, NDArray[Any]]:
+) -> MemoryRows:
     """The store's columns over all paths; observations one longer than the actions give next observations too."""
     common = [key for key in paths[0] if all(key in item for item in paths)]
     for key in dict.fromkeys(key for item in paths for key in item):
@@ -139,7 +140,7 @@ def _joined(
         if key in one_longer and name.split(".")[0] == schema.OBSERVATION:
             columns[name.replace(schema.OBSERVATION, NEXT_OBSERVATION, 1)] = np.concatenate([p[1:] for p in parts])
         columns[name] = np.concatenate([part[:length] for part, length in zip(parts, lengths, strict=True)])
-    return columns
+    return MemoryRows(columns, keys)
 
 
 def _kind(parts: list[NDArray[Any]]) -> ColumnInfo | None:
@@ -183,14 +184,18 @@ def _flags_at(rows: MemoryRows, name: str, last: Ints, path: Path) -> NDArray[np
     """A flag at the end of each path; it must not be set before."""
     if name not in rows.columns:
         return np.zeros(len(last), np.bool_)
-    flags = are_set(rows.arrays[name])
+
+    def locate(row: int) -> str:
+        index = int(np.searchsorted(last, row))
+        return f"path {index}, step {row - (int(last[index - 1]) + 1 if index else 0)}"
+
+    key = rows.keys.get(name, name)
+    flags = read_flags(rows.arrays[name].reshape(-1), field=name, key=key, where=str(path), locate=locate)
     early = np.setdiff1d(np.flatnonzero(flags), last)
     if len(early):
-        index = int(np.searchsorted(last, early[0]))
-        step = int(early[0]) - (int(last[index - 1]) + 1 if index else 0)
         raise DataError(
             f"the path goes on after a step that is {name}",
-            where=f"{path}, path {index}, step {step}",
+            where=f"{path}, {locate(int(early[0]))}",
             hint="cut the path there, or correct the flag",
         )
     return np.asarray(flags[last])

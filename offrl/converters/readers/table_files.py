@@ -16,12 +16,10 @@ import pyarrow.csv as pv
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from offrl.converters.source import ColumnInfo, are_set
+from offrl.converters.flags import read_flags, read_words, refuse_flag
+from offrl.converters.source import ColumnInfo
 from offrl.data import schema
 from offrl.errors import DataError, SourceError
-
-_TRUE = {"true", "t", "yes", "1", "1.0"}
-_FALSE = {"false", "f", "no", "0", "0.0", ""}
 
 
 @contextmanager
@@ -155,27 +153,28 @@ def _vectors(array: pa.ChunkedArray, name: str, where: str, first_row: int) -> N
     return values.reshape(len(array), int(size), *values.shape[1:])
 
 
-def flags(array: pa.ChunkedArray, name: str, where: str) -> NDArray[np.bool_]:
-    """A column of flags: booleans, numbers or words; a missing one is not set.
+def flags(array: pa.ChunkedArray, field: str, name: str, where: str) -> NDArray[np.bool_]:
+    """A column of flags: booleans, numbers or words.
+
+    Args:
+        array: the column.
+        field: what it says, such as `terminated`.
+        name: the column's name.
+        where: the file.
 
     Raises:
-        DataError: a word is neither yes nor no.
+        DataError: one is missing, or neither yes nor no.
     """
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        words = pc.utf8_lower(pc.fill_null(array, ""))
-        known = pc.is_in(words, value_set=pa.array(sorted(_TRUE | _FALSE)))
-        if not pc.all(known).as_py():
-            row = pc.index(known, False).as_py()
-            raise DataError(
-                f"column '{name}' holds '{array[row]}', which is neither true nor false",
-                where=f"{where}, row {row}",
-                hint="write true or false, 1 or 0",
-            )
-        return np.asarray(pc.is_in(words, value_set=pa.array(sorted(_TRUE))).to_numpy())
-    if pa.types.is_null(array.type):
-        return np.zeros(len(array), np.bool_)
-    empty = False if pa.types.is_boolean(array.type) else pa.scalar(0, array.type)
-    return are_set(numbers(pc.fill_null(array, empty), name, where))
+    if array.null_count:
+        row = pc.index(pc.is_null(array), True).as_py()
+        refuse_flag(None, array.null_count, f"row {row}", field, name, where)
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
+        encoded = array.combine_chunks().dictionary_encode()
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        return read_words(encoded.dictionary.to_pylist(), codes, field=field, key=name, where=where)
+    return read_flags(numbers(array, name, where), field=field, key=name, where=where)
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,6 @@ class TableRows:
         fields: column of the store to columns of the table.
         columns: what they hold, as given out.
         count: rows.
-        probabilities: `behavior_log_prob` holds probabilities, whose logarithm is taken.
         order: the row of the file that each row is, where they must be sorted; the table is then read into memory.
     """
 
@@ -197,8 +195,11 @@ class TableRows:
     fields: Mapping[str, list[str]]
     columns: Mapping[str, ColumnInfo]
     count: int
-    probabilities: bool = False
     order: NDArray[np.int64] | None = None
+
+    @property
+    def keys(self) -> Mapping[str, str]:
+        return {name: ",".join(columns) for name, columns in self.fields.items()}
 
     def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
         needed = list(dict.fromkeys(column for name in names for column in self.fields[name]))
@@ -232,7 +233,4 @@ class TableRows:
                 where=f"{self.path}, row {start}",
                 hint="give every row a list of the same length",
             )
-        if self.probabilities and name == schema.BEHAVIOR_LOG_PROB:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                array = np.log(array)
         return np.array(array.reshape(len(array), *info.shape), dtype=info.dtype)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from offrl.converters.field_mapping import NEXT_OBSERVATION, check_scalar
+from offrl.converters.field_mapping import BEHAVIOR_PROB, NEXT_OBSERVATION, check_scalar
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.flagged_arrays import has_next, limited_episodes
@@ -41,8 +41,7 @@ from offrl.converters.source import ColumnInfo, Source
 from offrl.data import schema
 from offrl.errors import DataError, RequestError, SourceError
 
-_PROBABILITY = "behavior_prob"
-_FRACTIONS = (schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, schema.BEHAVIOR_LOG_PROB, _PROBABILITY)
+_FRACTIONS = (schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, schema.BEHAVIOR_LOG_PROB, BEHAVIOR_PROB)
 _WORDS = ("episode", schema.TERMINATED, schema.TRUNCATED)
 _KEYS = ("episode", "step", schema.TERMINATED, schema.TRUNCATED)
 
@@ -93,6 +92,7 @@ def open_table_source(path: Path, format: str, options: ConvertOptions, log: Log
         rows=rows.count,
         chunks=lambda: stream(rows, episodes, spec, label=path.name, log=log, order=order),
         environment=options.environment,
+        keys=rows.keys,
     )
 
 
@@ -110,11 +110,11 @@ def _check_required(fields: Mapping[str, list[str]], mapping: Mapping[str, str],
                 hint=f"say which, with --map {name}=COLUMN (or a,b,c or prefix_*); "
                 f"the columns are {', '.join(kinds.names)}",
             )
-    if {schema.BEHAVIOR_LOG_PROB, _PROBABILITY} <= there:
+    if {schema.BEHAVIOR_LOG_PROB, BEHAVIOR_PROB} <= there:
         raise RequestError(
             "both behavior_log_prob and behavior_prob are mapped",
             where=where,
-            hint=f"leave one out: --map {_PROBABILITY}=",
+            hint=f"leave one out: --map {BEHAVIOR_PROB}=",
         )
     for name in ("episode", "step", schema.TERMINATED, schema.TRUNCATED, schema.REWARD):
         if len(fields.get(name, [])) > 1:
@@ -164,10 +164,8 @@ def _rows(table: ds.Dataset, path: Path, fields: Mapping[str, list[str]], count:
     with reading(path):
         head = table.head(1)
     used = {name: columns for name, columns in fields.items() if name not in _KEYS}
-    if _PROBABILITY in used:
-        used[schema.BEHAVIOR_LOG_PROB] = used.pop(_PROBABILITY)
     columns = {name: _info(name, head, used[name], str(path)) for name in used}
-    return TableRows(table, path, used, columns, count, probabilities=_PROBABILITY in fields)
+    return TableRows(table, path, used, columns, count)
 
 
 def _info(name: str, head: pa.Table, columns: list[str], where: str) -> ColumnInfo:
@@ -240,7 +238,7 @@ def _check_ascent(codes: Ints, steps: NDArray[Any], name: str, where: str) -> No
 
 
 def _flags(keys: pa.Table, fields: Mapping[str, list[str]], name: str, where: str) -> Bools | None:
-    return flags(keys.column(fields[name][0]), fields[name][0], where) if name in fields else None
+    return flags(keys.column(fields[name][0]), name, fields[name][0], where) if name in fields else None
 
 
 def _split_at_ids(

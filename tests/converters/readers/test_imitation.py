@@ -117,6 +117,26 @@ def test_trajectories_become_episodes(tmp_path: Path, layout: str) -> None:
         assert not episode.terminated[:-1].any()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_flags_as_text_are_read_as_what_they_say(tmp_path: Path, layout: str) -> None:
+    trajectories = [trajectory(0, 2), trajectory(1, 3), trajectory(2, 2)]
+    for item, word in zip(trajectories, ("True", "False", "1"), strict=True):
+        item["terminal"] = word
+    report = plan_conversion(write(tmp_path, layout, trajectories), options=NOT_LIMITED)
+    assert (report.terminated, report.truncated) == (2, 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("value", [np.nan, 0.5, "perhaps"])
+def test_a_flag_that_is_neither_yes_nor_no_is_refused(tmp_path: Path, layout: str, value: float | str) -> None:
+    trajectories = [trajectory(0, 2), trajectory(1, 3)]
+    trajectories[0]["terminal"] = "true" if isinstance(value, str) else 1.0
+    trajectories[1]["terminal"] = value
+    with pytest.raises(DataError, match="neither true nor false") as raised:
+        plan_conversion(write(tmp_path, layout, trajectories), options=NOT_LIMITED)
+    assert "trajectory 1" in raised.value.where
+
+
 def test_what_the_last_info_says_of_a_time_limit_is_believed(tmp_path: Path) -> None:
     trajectories = [trajectory(0, 5, limit=True), trajectory(1, 2, limit=False), trajectory(2, 4, limit=True)]
     trajectories.append(trajectory(3, 2, terminal=False, limit=True))

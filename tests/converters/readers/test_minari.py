@@ -304,6 +304,13 @@ def _flag_inside(file: h5py.File) -> None:
     file["episode_1/terminations"][0] = True
 
 
+def _flag_of_two(file: h5py.File) -> None:
+    for name in ("episode_0", "episode_1"):
+        flags = file[f"{name}/truncations"][()].astype(np.int64)
+        del file[f"{name}/truncations"]
+        file[f"{name}/truncations"] = 2 * flags
+
+
 def _no_episodes(file: h5py.File) -> None:
     for key in list(file):
         del file[key]
@@ -318,6 +325,7 @@ def _no_episodes(file: h5py.File) -> None:
         (_no_rewards, SourceError, "no 'rewards'", "episode 1"),
         (_gap_in_rewards, DataError, "reward", "episode 1, step 2"),
         (_flag_inside, DataError, "goes on", "episode 1, step 0"),
+        (_flag_of_two, DataError, "'truncations' holds 2, which is neither", "episode 1, step 2"),
         (_no_episodes, SourceError, "no episodes", "main_data.hdf5"),
     ],
 )

@@ -51,12 +51,28 @@ def test_any_archive_is_read_as_by_hand(
     assert_holds(TrajectoryStore.open(folder / "store"), expected)
 
 
-def test_not_a_number_is_a_flag_that_is_not_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [np.nan, 0.5, -100.0])
+def test_a_flag_that_is_neither_yes_nor_no_is_refused_by_row_and_key(tmp_path: Path, value: float) -> None:
     log = make_log([2, 3], ["terminal", "timeout"], seed=0)
-    terminals, truncations = (np.where(flags, 1.0, np.nan) for flags in (log.terminated, log.truncated))
-    path = write_npz(tmp_path / "log.npz", log, terminals=terminals, truncations=truncations)
-    convert(path, tmp_path / "store")
-    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=True))
+    terminals = np.where(np.arange(5) == 2, value, log.terminated)
+    path = write_npz(tmp_path / "log.npz", log, terminals=terminals)
+    with pytest.raises(DataError, match=f"'terminals' holds {value}, which is neither") as raised:
+        plan_conversion(path)
+    assert "row 2, column 'terminals'" in raised.value.where
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5, 2.0])
+def test_a_mask_that_is_neither_yes_nor_no_is_refused(tmp_path: Path, value: float) -> None:
+    log = make_log([2, 3], ["terminal", "timeout"], seed=0)
+    mask = np.ones((5, 4))
+    keys = {"actions": np.array([0, 1, 2, 3, 0]), "action_masks": mask}
+    convert(write_npz(tmp_path / "log.npz", log, **keys), tmp_path / "store")
+    stored = TrajectoryStore.open(tmp_path / "store").episode(0).extras["action_mask"]
+    assert stored.dtype == np.bool_
+    mask[3, 1] = value
+    with pytest.raises(DataError, match=f"'action_masks' holds {value}, which is neither") as raised:
+        plan_conversion(write_npz(tmp_path / "log.npz", log, **keys))
+    assert "row 3" in raised.value.where
 
 
 def test_keys_of_ones_own(tmp_path: Path) -> None:

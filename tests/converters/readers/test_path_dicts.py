@@ -51,12 +51,12 @@ def test_paths_are_read_as_by_hand(tmp_path: Path, log: Log) -> None:
     assert any("exactly 3 steps" in note for note in report.notes)
 
 
-def test_not_a_number_is_a_flag_that_is_not_set(tmp_path: Path, log: Log) -> None:
+def test_a_flag_that_is_neither_yes_nor_no_is_refused_by_path_and_step(tmp_path: Path, log: Log) -> None:
     paths = to_paths(log)
-    for item in paths:
-        item["terminal"][item["terminal"] == 0] = np.nan
-    convert(write(tmp_path / "paths.pkl", paths), tmp_path / "store", options=TRUSTED)
-    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=True))
+    paths[1]["terminal"] = np.where(np.arange(len(paths[1]["terminal"])) == 1, np.nan, paths[1]["terminal"])
+    with pytest.raises(DataError, match="'terminal' holds nan") as raised:
+        convert(write(tmp_path / "paths.pkl", paths), tmp_path / "store", options=TRUSTED)
+    assert "path 1, step 1" in raised.value.where
 
 
 def test_pickles_are_read_only_where_that_is_allowed(tmp_path: Path) -> None:

@@ -192,9 +192,11 @@ def test_a_clock_in_fractions_of_a_second_is_even(tmp_path: Path, log: Log) -> N
 def test_what_can_be_no_probability_is_refused(tmp_path: Path, probability: float) -> None:
     table = pd.DataFrame({"observation": [1.0, 2.0], "action": [0, 1], "behavior_prob": [0.5, probability]})
     table["reward"] = 0.0
-    with pytest.raises(DataError, match="behavior_log_prob") as raised:
-        convert(write(table, tmp_path / "bandit.csv"), tmp_path / "store")
-    assert "row 1" in raised.value.where
+    table = table.rename(columns={"behavior_prob": "propensity"})
+    plan = ConvertOptions(mapping={"behavior_prob": "propensity"})
+    with pytest.raises(DataError, match=f"the behavior_prob is {probability}") as raised:
+        convert(write(table, tmp_path / "bandit.csv"), tmp_path / "store", options=plan)
+    assert "row 1, column 'propensity'" in raised.value.where
 
 
 def test_flags_end_episodes_where_no_column_names_them(tmp_path: Path, log: Log) -> None:
@@ -221,19 +223,34 @@ def test_flags_in_words_and_numbers(tmp_path: Path, log: Log) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_missing_flag_is_not_set(tmp_path: Path, log: Log, format: str) -> None:
+@pytest.mark.parametrize(("over", "cut"), [(1.0, None), (None, 1.0), (np.nan, 0.0)])
+def test_a_missing_flag_is_refused_by_row_and_column(
+    tmp_path: Path, log: Log, format: str, over: float | None, cut: float | None
+) -> None:
     table = to_table(log)
-    for name, flags in (("over", log.terminated), ("cut", log.truncated)):
-        table[name] = np.where(flags, 1.0, np.nan)
-    convert(write(table, tmp_path / f"log.{format}"), tmp_path / "store", options=options())
-    assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=False))
+    for name, value in (("over", over), ("cut", cut)):
+        table[name] = table[name].astype(float)
+        table.loc[3, name] = value
+    with pytest.raises(DataError, match=r"is empty|holds nan") as raised:
+        plan_conversion(write(table, tmp_path / f"log.{format}"), options=options())
+    assert f"row 3, column '{'cut' if cut is None else 'over'}'" in raised.value.where
+    assert "--map" in raised.value.hint
 
 
-def test_not_a_number_in_a_column_of_flags_is_a_missing_one(tmp_path: Path, log: Log) -> None:
+def test_not_a_number_in_a_column_of_flags_is_refused(tmp_path: Path, log: Log) -> None:
     arrays = {name: pa.array(column) for name, column in to_table(log).items()}
     arrays["over"] = pa.array(np.where(log.terminated, 1.0, np.nan))  # pandas would write null instead
     pq.write_table(pa.table(arrays), tmp_path / "log.parquet")
-    convert(tmp_path / "log.parquet", tmp_path / "store", options=options())
+    with pytest.raises(DataError, match="'over' holds nan"):
+        plan_conversion(tmp_path / "log.parquet", options=options())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_flags_as_text_are_read_as_what_they_say(tmp_path: Path, log: Log, format: str) -> None:
+    table = to_table(log)
+    table["over"] = ["True" if flag else "False" for flag in log.terminated]
+    table["cut"] = ["1" if flag else "0" for flag in log.truncated]
+    convert(write(table, tmp_path / f"log.{format}"), tmp_path / "store", options=options())
     assert_holds(TrajectoryStore.open(tmp_path / "store"), read_by_hand(log, has_next=False))
 
 
