@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.errors import RequestError
 from offrl.nn import MLP, Adam, seed_generators
 from offrl.nn.distributions import categorical_log_prob, gaussian_log_prob, split_categoricals, split_gaussian
 from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.folds import fold_of_episodes
 
 ROWS_AT_ONCE = 16_384
 CALIBRATION_BINS = 15
@@ -34,8 +34,9 @@ class BehaviorConfig:
         learning_rate: Adam's step size.
         batch_size: steps of the log in each gradient step.
         steps: gradient steps at most.
-        check_every: gradient steps between looks at the held-out likelihood.
-        patience: looks without a better one after which fitting ends; the best weights count.
+        stopping_share: of the episodes that a network is fitted to, the share that it is only watched on, to stop it.
+        check_every: gradient steps between looks at the likelihood of these.
+        patience: looks without a better one after which a network is done; its best weights count.
     """
 
     folds: int = 5
@@ -43,13 +44,14 @@ class BehaviorConfig:
     learning_rate: float = 1e-3
     batch_size: int = 512
     steps: int = 4_000
+    stopping_share: float = 0.2
     check_every: int = 200
     patience: int = 3
 
 
 @dataclass(frozen=True)
 class BehaviorEstimate:
-    """Probabilities of the logged actions, each by a network that hasn't seen its episode.
+    """Probabilities of the logged actions, each by a network that hasn't seen its episode, nor was stopped by it.
 
     Attributes:
         log_prob: float64 [R], in nats and the environment's action units.
@@ -58,7 +60,7 @@ class BehaviorEstimate:
         calibration_error: how far shares are from the probabilities that were foretold for them, on average: of each
             action among the steps that it had such a probability in, or, of continuous actions, below each quantile.
         folds: how many networks there were.
-        steps: gradient steps of each.
+        steps: gradient steps of each network.
         warnings: what speaks against using it, one sentence each.
     """
 
@@ -67,7 +69,7 @@ class BehaviorEstimate:
     baseline_log_likelihood: float
     calibration_error: float
     folds: int
-    steps: int
+    steps: tuple[int, ...]
     warnings: tuple[str, ...]
 
 
@@ -82,14 +84,7 @@ def estimate_behavior(logged: EpisodeLog, config: BehaviorConfig | None = None, 
     Raises:
         RequestError: there is a single episode: nothing is left to check with.
     """
-    config = config or BehaviorConfig()
-    episodes = len(logged.lengths)
-    if episodes < 2:
-        raise RequestError(
-            "the behavior policy can't be estimated from a single episode: none is left to check it with",
-            hint="name a log of more episodes, or one that holds behavior_log_prob",
-        )
-    fit = _Fit(logged, config, min(config.folds, episodes), seed)
+    fit = _Fit(logged, config or BehaviorConfig(), seed)
     steps = fit.descend()
     return fit.judged(steps)
 
@@ -97,37 +92,50 @@ def estimate_behavior(logged: EpisodeLog, config: BehaviorConfig | None = None, 
 class _Fit:
     """One network for each fold, side by side on the seed axis."""
 
-    def __init__(self, logged: EpisodeLog, config: BehaviorConfig, folds: int, seed: int) -> None:
-        self.logged, self.config, self.folds, self.seed = logged, config, folds, seed
+    def __init__(self, logged: EpisodeLog, config: BehaviorConfig, seed: int) -> None:
+        self.logged, self.config, self.seed = logged, config, seed
         self.observation = torch.from_numpy(logged.features[logged.row])
         self.action = torch.from_numpy(np.ascontiguousarray(logged.agent_action))
-        order = np.random.default_rng(seed).permutation(len(logged.lengths))
-        fold_of_episode = np.empty(len(order), np.int64)
-        fold_of_episode[order] = np.arange(len(order)) % folds
-        self.fold = np.repeat(fold_of_episode, logged.lengths)
-        self.training = [torch.from_numpy(np.flatnonzero(self.fold != k)) for k in range(folds)]
-        self.held_out = [torch.from_numpy(np.flatnonzero(self.fold == k)) for k in range(folds)]
+        fold = fold_of_episodes(logged.episodes, config.folds, seed, "the behavior policy")
+        self.folds = int(fold.max()) + 1
+        self.held_out = [self._steps(fold == k) for k in range(self.folds)]
+        self.training, self.stopping = zip(*(self._split(fold != k, k) for k in range(self.folds)), strict=True)
         outputs = logged.actions or 2 * self.action.shape[1]
-        self.network = MLP(self.observation.shape[1], outputs, config.hidden, seed_generators([seed] * folds))
+        self.network = MLP(self.observation.shape[1], outputs, config.hidden, seed_generators([seed] * self.folds))
         self.optimizer = Adam(self.network, config.learning_rate)
 
-    def descend(self) -> int:
-        """Fit until the held-out likelihood falls; returns the number of steps that was best."""
+    def _steps(self, episodes: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(episodes[self.logged.episode]))
+
+    def _split(self, seen: NDArray[np.bool_], fold: int) -> tuple[Tensor, Tensor]:
+        """Of the episodes that a fold's network may see, the steps that it is fitted to, and those that stop it."""
+        chosen = np.random.default_rng([self.seed, fold]).permutation(np.flatnonzero(seen))
+        count = max(1, round(self.config.stopping_share * len(chosen)))
+        stopping = np.isin(np.arange(len(seen)), chosen[:count])
+        # A single episode has to do for both: it is neither reported on nor weighed by this network.
+        return self._steps(seen & ~stopping if count < len(chosen) else seen), self._steps(stopping)
+
+    def descend(self) -> tuple[int, ...]:
+        """Fit each network until the likelihood of its stopping episodes falls; returns its best number of steps."""
         generator = torch.Generator().manual_seed(self.seed)
-        best, best_step, best_flat = -np.inf, 0, self.network.flat.clone()
+        best, best_step = np.full(self.folds, -np.inf), np.zeros(self.folds, np.int64)
+        best_weights = [parameter.detach().clone() for parameter in self.network.own_parameters]
         for step in range(1, self.config.steps + 1):
             index = torch.stack([part[self._draw(len(part), generator)] for part in self.training])
             output = self.network(self.observation[index])
             self.optimizer.minimize(-self._log_prob(output, self.action[index]).mean(dim=1).sum())
-            if step % self.config.check_every == 0:
-                likelihood = float(self._held_out_log_prob().mean())
-                if likelihood > best:
-                    best, best_step = likelihood, step
-                    best_flat.copy_(self.network.flat)
-                elif step - best_step >= self.config.patience * self.config.check_every:
+            if step % self.config.check_every == 0 or step == self.config.steps:
+                likelihood = self._likelihoods(self.stopping)
+                better = (likelihood > best) & (step - best_step <= self.config.patience * self.config.check_every)
+                best, best_step = np.where(better, likelihood, best), np.where(better, step, best_step)
+                for kept, parameter in zip(best_weights, self.network.own_parameters, strict=True):
+                    kept[better] = parameter.detach()[better]
+                if (step - best_step >= self.config.patience * self.config.check_every).all():
                     break
-        self.network.flat.copy_(best_flat)
-        return best_step
+        with torch.no_grad():
+            for kept, parameter in zip(best_weights, self.network.own_parameters, strict=True):
+                parameter.copy_(kept)
+        return tuple(best_step.tolist())
 
     def _draw(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.randint(count, (self.config.batch_size,), generator=generator)
@@ -139,24 +147,33 @@ class _Fit:
         return log_prob
 
     @torch.no_grad()
-    def _outputs(self) -> Tensor:
+    def _outputs(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Of each network at steps of its own, [n, outputs] each."""
+        results: list[list[Tensor]] = [[] for _ in parts]
+        for start in range(0, max(len(part) for part in parts), ROWS_AT_ONCE):
+            pieces = [part[start : start + ROWS_AT_ONCE] for part in parts]
+            width = max(len(piece) for piece in pieces)
+            padded = torch.stack([torch.nn.functional.pad(piece, (0, width - len(piece))) for piece in pieces])
+            for result, piece, output in zip(results, pieces, self.network(self.observation[padded]), strict=True):
+                result.append(output[: len(piece)])
+        return [torch.cat(result) for result in results]
+
+    def _likelihoods(self, parts: Sequence[Tensor]) -> NDArray[np.float64]:
+        """Mean log-likelihood of each network at steps of its own, [K]."""
+        outputs = self._outputs(parts)
+        means = [self._log_prob(output, self.action[part]).mean() for output, part in zip(outputs, parts, strict=True)]
+        return np.array([float(mean) for mean in means])
+
+    def _unseen_outputs(self) -> Tensor:
         """Of each step, by the network that hasn't seen it, [R, outputs]."""
         result = self.observation.new_empty(len(self.observation), self.network.own_parameters[-1].shape[-1])
-        longest = max(len(part) for part in self.held_out)
-        for start in range(0, longest, ROWS_AT_ONCE):
-            parts = [part[start : start + ROWS_AT_ONCE] for part in self.held_out]
-            width = max(len(part) for part in parts)
-            padded = torch.stack([torch.nn.functional.pad(part, (0, width - len(part))) for part in parts])
-            for part, output in zip(parts, self.network(self.observation[padded]), strict=True):
-                result[part] = output[: len(part)]
+        for part, output in zip(self.held_out, self._outputs(self.held_out), strict=True):
+            result[part] = output
         return result
 
-    def _held_out_log_prob(self) -> Tensor:
-        return self._log_prob(self._outputs(), self.action)
-
-    def judged(self, steps: int) -> BehaviorEstimate:
+    def judged(self, steps: tuple[int, ...]) -> BehaviorEstimate:
         """What came out, and how good it is."""
-        output = self._outputs()
+        output = self._unseen_outputs()
         log_prob = self._log_prob(output, self.action).double().numpy()
         discrete = self.logged.actions is not None
         error = self._discrete_error(output) if discrete else self._continuous_error(output)

@@ -2,7 +2,7 @@
 
 With δ_t = r_t + γ V̂(s_{t+1}) - Q̂(s_t, a_t), and V̂ = 0 behind a termination and the horizon, each is the mean of V̂(s_0)
 plus weighted sums of γ^t δ_t, which is the published form with its terms of V̂ moved by one step. Q̂ and V̂ must not be
-fitted to the episodes that they are used on, or the correction comes out too small: cross-fit them.
+fitted to the episodes that they are used on, or the correction comes out too small: `fqe.fit_q` cross-fits them.
 """
 
 from __future__ import annotations

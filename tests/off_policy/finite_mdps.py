@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from offrl.off_policy.episode_log import Array, EpisodeLog
+from offrl.off_policy.target_policies import ProbabilityPolicy
+from offrl.types import Spec
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,16 @@ class FiniteMDP:
     def simulate(self, episodes: int, seed: int, *, error: float = 0.0) -> EpisodeLog:
         """Episodes of the behavior policy, with the target's values; wrong by `error` throughout.
 
-        V̂ = Σ_a π(a|s) Q̂(s, a) holds whatever the error.
+        V̂ = Σ_a π(a|s) Q̂(s, a) holds whatever the error. Seen are the states' numbers.
         """
         rng = np.random.default_rng(seed)
         q = self.values(self.target)[0][: self.horizon]
         q = q + error * np.random.default_rng(7).normal(size=q.shape)
         v = np.sum(self.target * q, axis=2)
         state = _choose(rng, np.broadcast_to(self.start, (episodes, len(self.start))))
-        alive = np.ones(episodes, dtype=bool)
-        rows: dict[str, list[Array]] = {name: [] for name in ("alive", "reward", "behavior", "target", "q", "v")}
+        alive, states = np.ones(episodes, dtype=bool), [state]
+        names = ("alive", "reward", "behavior", "target", "q", "v", "action")
+        rows: dict[str, list[Array]] = {name: [] for name in names}
         for t in range(self.horizon):
             action = _choose(rng, self.behavior[state])
             reward = self.reward[state, action] + self.noise * rng.normal(size=episodes)
@@ -69,6 +73,7 @@ class FiniteMDP:
                 self.target[state, action],
                 q[t, state, action],
                 v[t, state],
+                action,
             )
             for values, part in zip(rows.values(), parts, strict=True):
                 values.append(part)
@@ -76,9 +81,11 @@ class FiniteMDP:
             following = _choose(rng, np.column_stack([going_on, 1.0 - going_on.sum(axis=1)]))
             alive = alive & (following < len(self.start))
             state = np.where(following < len(self.start), following, state)
+            states.append(state)
         kept = np.stack(rows.pop("alive"), axis=1)
         flat = {name: np.stack(values, axis=1)[kept] for name, values in rows.items()}
         lengths = kept.sum(axis=1)
+        seen = np.arange(self.horizon + 1) <= lengths[:, np.newaxis]
         with np.errstate(divide="ignore"):
             target = np.log(flat["target"])
         return EpisodeLog(
@@ -92,7 +99,39 @@ class FiniteMDP:
             horizon=self.horizon,
             q=flat["q"],
             v=flat["v"],
+            spaces=Spec(gym.spaces.Discrete(len(self.start)), gym.spaces.Discrete(self.reward.shape[1])),
+            observations=np.stack(states, axis=1)[seen],
+            taken=flat["action"].astype(np.int64),
         )
+
+    def recorded(self, episodes: int, seed: int, *, distractors: int = 0) -> EpisodeLog:
+        """Episodes as a dataset holds them: without values, and seen as vectors that hold noise too.
+
+        Args:
+            episodes: how many.
+            seed: of the simulation.
+            distractors: components of the noise. By them, networks can tell rows apart, and learn what one of them
+                earned by heart.
+        """
+        log = self.simulate(episodes, seed)
+        noise = np.random.default_rng([seed, 1]).normal(size=(log.rows, distractors))
+        seen = np.concatenate([np.eye(len(self.start))[np.asarray(log.observations)], noise], axis=1)
+        space = gym.spaces.Box(-np.inf, np.inf, seen.shape[1:], np.float32)
+        return replace(
+            log,
+            target_log_prob=None,
+            horizon=None,
+            q=None,
+            v=None,
+            v_final=None,
+            spaces=replace(log.spec, observation_space=space),
+            observations=seen.astype(np.float32),
+            name="finite",
+        )
+
+    def target_policy(self, name: str = "target") -> ProbabilityPolicy:
+        """The target policy, as one acts that sees what `recorded` gives."""
+        return ProbabilityPolicy(lambda seen: self.target[seen[:, : len(self.start)].argmax(axis=1)], name)
 
 
 def _choose(rng: np.random.Generator, probabilities: Array) -> NDArray[np.int64]:
@@ -119,6 +158,8 @@ def select(log: EpisodeLog, first: int, last: int) -> EpisodeLog:
         q=log.q[rows],
         v=log.v[rows],
         v_final=log.v_final[first:last],
+        observations=None,
+        taken=None,
     )
 
 

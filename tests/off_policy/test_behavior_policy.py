@@ -11,6 +11,7 @@ import pytest
 from offrl.errors import RequestError
 from offrl.off_policy.behavior_policy import BehaviorConfig, estimate_behavior
 from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.folds import fold_of_episodes
 from offrl.types import Spec
 from tests.off_policy.tabular import BEHAVIOR, TabularMDP
 
@@ -86,3 +87,24 @@ def test_a_bad_estimate_is_warned_of() -> None:
 def test_a_single_episode_is_refused() -> None:
     with pytest.raises(RequestError, match="single episode"):
         estimate_behavior(TabularMDP.random().log(BEHAVIOR, 1), QUICK)
+
+
+def test_what_is_reported_on_has_not_stopped_its_network() -> None:
+    """Whatever the held-out actions were, the network that is reported on them is the same.
+
+    With another column of actions in one fold's episodes, that fold's network gives each of its steps the same
+    probabilities of both actions: nothing of them has gone into it.
+    """
+    logged = TabularMDP.random().log(BEHAVIOR, 40)
+    config = dataclasses.replace(QUICK, steps=400, check_every=20, patience=2)
+    held_out = fold_of_episodes(logged.episodes, config.folds, 0, "")[logged.episode] == 1
+    changed = dataclasses.replace(logged, taken=np.where(held_out, 1 - logged.action, logged.action))
+    one, other = (estimate_behavior(each, config) for each in (logged, changed))
+    np.testing.assert_allclose(np.exp(one.log_prob[held_out]) + np.exp(other.log_prob[held_out]), 1.0, atol=1e-6)
+    assert one.steps[1] == other.steps[1]
+    assert max(one.steps) < config.steps
+
+
+def test_two_episodes_suffice() -> None:
+    found = estimate_behavior(TabularMDP.random().log(BEHAVIOR, 2), dataclasses.replace(QUICK, steps=100))
+    assert np.isfinite(found.log_prob).all()

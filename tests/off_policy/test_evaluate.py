@@ -23,7 +23,7 @@ PLAN = Plan(
     discount=0.9,
     horizon=5,
     resamples=200,
-    fqe=FQEConfig(hidden=(32,), members=2, steps=800, learning_rate=3e-3),
+    fqe=FQEConfig(hidden=(32,), steps=800, learning_rate=3e-3),
     behavior=BehaviorConfig(folds=2, hidden=(32,), steps=400, learning_rate=3e-3),
 )
 WEIGHTED = ("is", "wis", "pdis", "wpdis")

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from offrl.errors import DataError
+from offrl.errors import DataError, RequestError
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.fqe import FQEConfig, fit_q, value_bounds
@@ -16,7 +16,7 @@ from offrl.off_policy.target_policies import TablePolicy
 from offrl.types import Spec
 from tests.off_policy.tabular import BEHAVIOR, TARGET, TabularMDP
 
-QUICK = FQEConfig(hidden=(32,), members=1, steps=800, batch_size=128, learning_rate=3e-3, target_rate=0.05)
+QUICK = FQEConfig(hidden=(32,), steps=800, batch_size=128, learning_rate=3e-3, target_rate=0.05)
 
 
 def chain(*, terminated: bool) -> EpisodeLog:
@@ -106,7 +106,7 @@ def test_policies_together_are_those_alone() -> None:
     mdp = TabularMDP.random(seed=2)
     logged = mdp.log(BEHAVIOR, 50)
     choices = [TablePolicy(table).choices(logged, draws=1, seed=0) for table in (TARGET, BEHAVIOR)]
-    config = FQEConfig(hidden=(16,), members=2, steps=40, batch_size=32)
+    config = FQEConfig(hidden=(16,), steps=40, batch_size=32)
     together = fit_q(logged, choices, config, seed=3, discount=0.9)
     for position, each in enumerate(choices):
         alone = fit_q(logged, [each], config, seed=3, discount=0.9)
@@ -125,3 +125,32 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
     )
     with pytest.raises(DataError, match="observations hold NaN"):
         fit_q(seen, [ALWAYS], discount=0.5)
+
+
+def test_no_episode_is_valued_by_a_network_that_has_seen_it() -> None:
+    """Each episode has a state of its own and a reward of its own: to foretell it, one must have seen it."""
+    episodes, length = 40, 3
+    reward = np.repeat(np.random.default_rng(1).choice([-1.0, 1.0], episodes), length)
+    ends = np.ones(episodes, bool)
+    logged = EpisodeLog(
+        reward,
+        None,
+        None,
+        np.arange(episodes + 1) * length,
+        ends,
+        ~ends,
+        spaces=Spec(gym.spaces.Discrete(episodes), gym.spaces.Discrete(1)),
+        observations=np.repeat(np.arange(episodes), length + 1),
+        taken=np.zeros(len(reward), np.int64),
+    )
+    always = Choices(probabilities=np.ones((logged.rows, 1), np.float32))
+    for folds in (2, 5):
+        values = fit_q(logged, [always], dataclasses.replace(QUICK, folds=folds), discount=0.0)
+        assert abs(np.corrcoef(values.q[0], reward)[0, 1]) < 0.4
+        np.testing.assert_allclose(values.q, values.v, rtol=1e-5)
+
+
+def test_a_single_episode_is_refused() -> None:
+    log = TabularMDP.random().log(BEHAVIOR, 1)
+    with pytest.raises(RequestError, match="single episode"):
+        fit_q(log, [TablePolicy(TARGET).choices(log, draws=1, seed=0)], QUICK, discount=0.5)
