@@ -59,6 +59,10 @@ class UnsafeSourceError(RequestError):
     """Reading the source could run code (pickle), and that was not allowed."""
 
 
+class UnsafeEnvironmentError(RequestError):
+    """Making the environment would import a module that only a dataset or a run names, and that was not allowed."""
+
+
 class SpaceMismatchError(RequestError):
     """Two things that must share observation and action spaces don't."""
 

@@ -23,6 +23,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the system calls a full disk: no room, none within the quota, or none within the limit on file sizes."""
 
 
+def home() -> Path:
+    """Where offrl keeps what it makes by name: `$OFFRL_HOME`, or `~/.cache/offrl`."""
+    return Path(os.environ.get("OFFRL_HOME") or Path.home() / ".cache" / "offrl")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[HashingFile]:
     """Open a file that appears under its name only when the block ends well, whole and on the disk.

@@ -16,6 +16,7 @@ from offrl.errors import TrainingInterrupted
 from offrl_cli.dataset_info import print_info
 from offrl_cli.errors import INTERRUPTED, WORK_FAILED, command, fail
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
+from offrl_cli.runs import Trust
 
 if TYPE_CHECKING:
     from offrl.converters.listing import DatasetEntry
@@ -146,6 +147,7 @@ def make(
         Path | None,
         typer.Option(metavar="DIR", help="A folder for Parquet files and card.toml. Default: a local dataset."),
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a dataset by its recipe, training what it needs first.
@@ -157,7 +159,7 @@ def make(
     """
     try:
         with redirect_stdout(sys.stderr):
-            report = offrl.make_dataset(name, out=out)
+            report = offrl.make_dataset(name, out=out, trust=trust)
     except TrainingInterrupted as stopped:
         saved = f"Saved at step {stopped.step:,}; the same command goes on from there"
         fail("Interrupted" if stopped.step is None else saved, INTERRUPTED)

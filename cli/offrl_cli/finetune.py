@@ -9,7 +9,7 @@ import typer
 import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson
-from offrl_cli.runs import Checkpoint, RunPath
+from offrl_cli.runs import Checkpoint, RunPath, Trust
 from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
 from offrl_cli.train_common import report_training
 
@@ -43,6 +43,7 @@ def finetune(
     eval_episodes: EvalEpisodes = None,
     settings: Settings = None,
     out: Out = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Take a trained run online, without losing what it learned.
@@ -78,6 +79,7 @@ def finetune(
             checkpoint=checkpoint,
             settings=settings or (),
             out=out,
+            trust=trust,
             **evaluation_flags(eval_every, eval_episodes),
         ),
         as_json,

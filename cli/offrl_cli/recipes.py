@@ -9,6 +9,7 @@ import typer
 import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, print_json, print_table
+from offrl_cli.runs import Trust
 from offrl_cli.train import Out, Settings
 from offrl_cli.train_common import report_training
 
@@ -55,12 +56,12 @@ def show(
 
 @app.command()
 @command
-def run(name: Name, settings: Settings = None, out: Out = None, as_json: AsJson = False) -> None:
+def run(name: Name, settings: Settings = None, out: Out = None, trust: Trust = False, as_json: AsJson = False) -> None:
     """Train by a recipe.
 
     Example: offrl recipes run bc/hopper --set seeds=[0,1,2]
     """
-    report_training(lambda: offrl.train(recipe=name, settings=settings or (), out=out), as_json)
+    report_training(lambda: offrl.train(recipe=name, settings=settings or (), out=out, trust=trust), as_json)
 
 
 def _summary(recipe: Any) -> dict[str, Any]:

@@ -36,6 +36,14 @@ Checkpoint = Annotated[
     Kind | None,
     typer.Option(help="Which checkpoint. Default: the one that train reported, best with early stopping, else last."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Import the module of an environment that a run or a dataset names: only of authors whom you'd let run "
+        "code here.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes' initial states.")]
 
 
@@ -49,6 +57,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     env: Environment = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a trained policy's greedy actions and report its returns.
@@ -93,6 +102,7 @@ def collect(
     ] = False,
     seed: Seed = 0,
     env: Environment = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Record a trained policy's episodes, random or optimal ones, as a dataset.
@@ -112,6 +122,7 @@ def collect(
             reference_scores=reference_scores,
             seed=seed,
             env=env,
+            trust=trust,
         )
     if as_json:
         print_json(report)
@@ -135,6 +146,7 @@ def plot(
         typer.Option(metavar="NAME", help="evaluation (mean return), a metric of the runs, such as loss, or reward."),
     ] = "evaluation",
     x: Annotated[Horizontal, typer.Option(help="The horizontal axis.")] = Horizontal.step,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw learning curves with bands over seeds, as PNG, PDF or SVG.
@@ -147,7 +159,7 @@ def plot(
     Example: offrl plot runs/bc-* --out curves.png
     """
     with working("Drawing"):
-        drawn = offrl.plot(runs, out, metric=metric, x=x.value)
+        drawn = offrl.plot(runs, out, metric=metric, x=x.value, trust=trust)
     if as_json:
         print_json({"picture": drawn.path, "curves": [vars(curve) for curve in drawn.curves]})
         return

@@ -16,6 +16,7 @@ from offrl.errors import RequestError
 from offrl_cli.errors import command
 from offrl_cli.names import ALGORITHMS, LOGGERS
 from offrl_cli.output import AsJson
+from offrl_cli.runs import Trust
 from offrl_cli.train_common import report_training
 
 Settings = Annotated[
@@ -120,6 +121,7 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Continue a run by its own recipe; only --steps may change it."),
     ] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a policy, evaluate it, and leave a run directory.
@@ -148,7 +150,7 @@ def train(
         others = {"ALGO": algo, "--recipe": recipe, "--set": settings, "--out": out, "--from": start}
         named = {"seeds": seeds if seeds is not None else seed, "expert": expert}
         _refuse_others({**others, **flags, **named, "steps": None})
-        report_training(lambda: offrl.resume(resume, steps=steps), as_json)
+        report_training(lambda: offrl.resume(resume, steps=steps, trust=trust), as_json)
         return
     if algo is None:
         raise RequestError("no algorithm is named", hint="write offrl train ALGO, such as offrl train bc")
@@ -162,6 +164,7 @@ def train(
             expert=expert,
             settings=settings or (),
             out=out,
+            trust=trust,
             **flags,
         ),
         as_json,

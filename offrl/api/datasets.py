@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from offrl.errors import RequestError
+from offrl.trust import allowing, remembered
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -193,7 +194,11 @@ def export_dataset(
 
 
 def make_dataset(
-    name: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, progress: bool = True
+    name: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Make a dataset by its recipe, training what it needs first.
 
@@ -203,6 +208,8 @@ def make_dataset(
         name: a dataset that has a recipe, or a TOML file.
         out: a folder for Parquet files and card.toml; None makes a local dataset.
         progress: whether to show it.
+        trust: import the module of an environment that a dataset or a run names: only of authors whom you'd let run
+            code here.
 
     Returns:
         name, path, environment, episodes, steps, mean, least and greatest return, and the reference scores.
@@ -218,7 +225,7 @@ def make_dataset(
     from offrl.api.learning import shown_progress
     from offrl.collection.make_dataset import Maker
 
-    with shown_progress(progress) as shown:
+    with shown_progress(progress) as shown, allowing(everything=trust):
         return Maker(shown, shown.say).make(os.fspath(name), None if out is None else Path(out))
 
 
@@ -235,6 +242,7 @@ def collect(
     reference_scores: bool = False,
     seed: int = 0,
     env: str | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Record a trained policy's episodes, random or optimal ones, as a dataset.
 
@@ -250,6 +258,8 @@ def collect(
         reference_scores: measure a random policy too, and store both returns as references.
         seed: picks the episodes' initial states.
         env: a Gymnasium id in place of the run's own environment.
+        trust: import the module of the environment that the run names, though you didn't train it here: only of
+            authors whom you'd let run code.
 
     Returns:
         path, environment, episodes, steps, mean, standard deviation, least and greatest return, and the reference
@@ -277,29 +287,33 @@ def collect(
         from offrl.collection.collect import collect_optimal
 
         environment = _environment_alone("--optimal", env, [*given, *(["--random"] if random else [])])
-        return collect_optimal(
-            environment, episodes=episodes, destination=destination, seed=seed, temperature=temperature or 0.0
-        )
+        with allowing(environment):
+            return collect_optimal(
+                environment, episodes=episodes, destination=destination, seed=seed, temperature=temperature or 0.0
+            )
     if random:
         from offrl.collection.collect import collect_random
 
         environment = _environment_alone("--random", env, given)
-        return collect_random(environment, episodes=episodes, destination=destination, seed=seed)
+        with allowing(environment):
+            return collect_random(environment, episodes=episodes, destination=destination, seed=seed)
     from offrl.api.judging import open_run
     from offrl.collection.collect import collect as collected
 
     if run is None:
         raise RequestError("no run is named", hint="write offrl collect RUN, or add --random and --env ID")
-    return collected(
-        open_run(run),
-        episodes=episodes,
-        destination=destination,
-        checkpoint=checkpoint,
-        seed=seed,
-        env=env,
-        stochastic=stochastic,
-        reference_scores=reference_scores,
-    )
+    opened = open_run(run)
+    with allowing(env, remembered(opened.path), everything=trust):
+        return collected(
+            opened,
+            episodes=episodes,
+            destination=destination,
+            checkpoint=checkpoint,
+            seed=seed,
+            env=env,
+            stochastic=stochastic,
+            reference_scores=reference_scores,
+        )
 
 
 def relabel(
@@ -309,6 +323,7 @@ def relabel(
     out: str | os.PathLike[str],
     checkpoint: str | None = None,
     seed: int | None = None,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Write a dataset again, with learned rewards in place of its own; all else is as it was.
 
@@ -318,6 +333,8 @@ def relabel(
         out: the new dataset: a bare name goes to the local datasets.
         checkpoint: "last" or "best"; None for the one that training reported.
         seed: of which training seed; None for the mean over all.
+        trust: import the module of the environment that a run of irl names, though you didn't train it here: only of
+            authors whom you'd let run code.
 
     Returns:
         path, source, episodes, steps, the mean reward before and after, their correlation, and warnings.
@@ -335,7 +352,9 @@ def relabel(
     from offrl.converters.catalog import name_of, new_store_path
 
     destination = new_store_path(out)
-    return relabeled(name_of(dataset), LearnedReward.of(open_run(reward), checkpoint, seed), destination)
+    opened = open_run(reward)
+    with allowing(remembered(opened.path), everything=trust):
+        return relabeled(name_of(dataset), LearnedReward.of(opened, checkpoint, seed), destination)
 
 
 def record(
@@ -370,9 +389,9 @@ def record(
     from offrl.envs.make import make_environment
 
     if isinstance(env, str):
-        return RecordedEnvironment(
-            make_environment(env), store_path(out), environment=env, source=source, append=append
-        )
+        with allowing(env):
+            made = make_environment(env)
+        return RecordedEnvironment(made, store_path(out), environment=env, source=source, append=append)
     environment = None if env.spec is None else env.spec.id
     return RecordedEnvironment(env, store_path(out), environment=environment, source=source, append=append)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from offrl.errors import RequestError
 from offrl.runs.run import Run, path_of
+from offrl.trust import allowing, remembered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,13 +48,14 @@ def evaluate(
     seed: int = 0,
     env: str | None = None,
     video: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Scores:
     """Greedy returns of every seed's policy of a run; see `offrl.runs.run.Run.evaluate`.
 
     Example:
         >>> offrl.evaluate("runs/clone", episodes=100)
     """
-    return open_run(run).evaluate(episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
+    return open_run(run).evaluate(episodes, checkpoint=checkpoint, seed=seed, env=env, video=video, trust=trust)
 
 
 def compare(runs: Sequence[RunOrPath]) -> pd.DataFrame:
@@ -149,27 +151,28 @@ def ope(
             raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
         raise RequestError("the bounds of a reward are missing", hint="add --reward-bounds LOW,HIGH")
     named = [runs] if isinstance(runs, str | os.PathLike | Run) else list(runs)
-    return evaluate_policies(
-        [path_of(run) for run in named],
-        name_of(dataset),
-        Plan(
-            estimators=estimators,
-            discount=discount,
-            horizon=horizon,
-            confidence=confidence,
-            interval=interval,  # type: ignore[arg-type]
-            resamples=resamples,
-            seed=seed,
-            clip=clip,
-            bounds=None if reward_bounds is None or weight_bound is None else Bounds(reward_bounds, weight_bound),
-            may_estimate_behavior=estimate_behavior,
-            rank_by=rank_by,
-            fqe=FQEConfig(steps=fqe_steps),
-        ),
-        Acting(checkpoint, seed_index, stochastic, epsilon, kernel_bandwidth),
-        column=target_column,
-        trial=None if truth is None else Trial(truth, truth_episodes),
-    )
+    with allowing(truth):
+        return evaluate_policies(
+            [path_of(run) for run in named],
+            name_of(dataset),
+            Plan(
+                estimators=estimators,
+                discount=discount,
+                horizon=horizon,
+                confidence=confidence,
+                interval=interval,  # type: ignore[arg-type]
+                resamples=resamples,
+                seed=seed,
+                clip=clip,
+                bounds=None if reward_bounds is None or weight_bound is None else Bounds(reward_bounds, weight_bound),
+                may_estimate_behavior=estimate_behavior,
+                rank_by=rank_by,
+                fqe=FQEConfig(steps=fqe_steps),
+            ),
+            Acting(checkpoint, seed_index, stochastic, epsilon, kernel_bandwidth),
+            column=target_column,
+            trial=None if truth is None else Trial(truth, truth_episodes),
+        )
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ def plot(
     *,
     metric: str = "evaluation",
     x: Literal["step", "minutes"] = "step",
+    trust: bool = False,
 ) -> Picture:
     """Draw learning curves with bands over seeds, a learned reward, or an off-policy evaluation.
 
@@ -208,6 +212,8 @@ def plot(
         metric: "evaluation" for mean returns, a metric of the runs, such as "loss", or "reward" for the one that a run
             of irl learned, on its grid.
         x: the horizontal axis.
+        trust: with "reward", import the module of the environment that the run names, though you didn't train it here:
+            only of authors whom you'd let run code.
 
     Raises:
         RequestError: a run has no such metric, or the file is to be of another format.
@@ -230,7 +236,8 @@ def plot(
 
     if len(runs) > 1:
         raise RequestError("rewards are drawn one run at a time", hint="name a single run")
-    return Picture(require_grid(runs[0], destination))
+    with allowing(remembered(runs[0].path), everything=trust):
+        return Picture(require_grid(runs[0], destination))
 
 
 def export(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from offrl.errors import RequestError, TrainingInterrupted
 from offrl.runs.run import Run, path_of
+from offrl.trust import allowing, remembered
 
 if TYPE_CHECKING:
     from offrl.config.library import RecipeFile
@@ -39,6 +40,7 @@ def train(
     settings: Settings = (),
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    trust: bool = False,
     **keys: Any,
 ) -> Run:
     """Train a policy, evaluate it, and leave a run directory.
@@ -60,6 +62,8 @@ def train(
         settings: more changes, which go before the others.
         out: the run directory; None makes one under `runs/`.
         progress: whether to show it.
+        trust: import the module of an environment that a dataset or a run names: only of authors whom you'd let run
+            code here.
         keys: any other key of the recipe, such as `batch_size=64` or `early_stopping={"patience": 10}`.
 
     Raises:
@@ -89,16 +93,21 @@ def train(
     changes = {**{key: value for key, value in {**named, **keys}.items() if value is not None}, **_values(settings)}
     with shown_progress(progress) as shown:
         chosen = _chosen_recipe(algo, recipe, changes, start, shown.say)
-        return _pictured(train_recipe(chosen, None if out is None else Path(out), shown))
+        with allowing(chosen.env, everything=trust):
+            return _pictured(train_recipe(chosen, None if out is None else Path(out), shown))
 
 
-def resume(run: str | os.PathLike[str] | Run, *, steps: int | None = None, progress: bool = True) -> Run:
+def resume(
+    run: str | os.PathLike[str] | Run, *, steps: int | None = None, progress: bool = True, trust: bool = False
+) -> Run:
     """Continue a run by its own recipe, from its last checkpoint (from the start, where it has none yet).
 
     Args:
         run: the run or its directory.
         steps: train up to this step in place of the recipe's.
         progress: whether to show it.
+        trust: import the module of the environment that the run names, though you didn't train it here: only of
+            authors whom you'd let run code.
 
     Raises:
         RunInUseError: another process is writing to the run.
@@ -111,7 +120,7 @@ def resume(run: str | os.PathLike[str] | Run, *, steps: int | None = None, progr
     """
     from offrl.training.run_training import resume as go_on
 
-    with shown_progress(progress) as shown:
+    with shown_progress(progress) as shown, allowing(remembered(path_of(run)), everything=trust):
         return _pictured(go_on(path_of(run), shown, steps))
 
 
@@ -126,6 +135,7 @@ def finetune(
     settings: Settings = (),
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    trust: bool = False,
     **keys: Any,
 ) -> Run:
     """Take a trained run online, without losing what it learned: a new run goes on with all of its state.
@@ -141,6 +151,8 @@ def finetune(
         settings: more changes of the recipe, which go before the others.
         out: the new run's directory; None makes one under `runs/`.
         progress: whether to show it.
+        trust: import the module of an environment that a dataset or a run names: only of authors whom you'd let run
+            code here.
         keys: sections and keys of the recipe, such as `online={"critic_warmup": 0}`.
 
     Raises:
@@ -158,7 +170,9 @@ def finetune(
 
     opened, kind = starting_point(path_of(run), checkpoint)
     source = opened.recipe
-    with shown_progress(progress) as shown:
+    changes = {**{key: value for key, value in keys.items() if value is not None}, **_values(settings)}
+    named = (env, changes.get("env"), remembered(opened.path))
+    with shown_progress(progress) as shown, allowing(*named, everything=trust):
         base = matching_recipe(algo, None, env or source.env) if algo not in (None, source.algo) else None
         if base is not None:
             shown.say(f"Recipe: {base.name}")
@@ -170,7 +184,7 @@ def finetune(
             offline_fraction=offline_fraction,
             checkpoint=kind,
             base=base.values if base else None,
-            settings={**{key: value for key, value in keys.items() if value is not None}, **_values(settings)},
+            settings=changes,
         )
         check_fine_tuning(recipe, source)
         return train_recipe(recipe, None if out is None else Path(out), shown)

@@ -30,20 +30,21 @@ from offrl.config.dataset_recipe import (
 from offrl.config.library import RecipeFile, bundled_dataset_recipes, find_dataset_recipe, find_recipe
 from offrl.config.recipe import Recipe, recipe_from_dict, with_settings
 from offrl.config.toml import write_toml
-from offrl.converters.catalog import home, local_path, open_dataset
+from offrl.converters.catalog import local_path, open_dataset
 from offrl.converters.listing import CARD_FILE
 from offrl.data.parquet import STEPS_FILE, write_parquet
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.evaluator import evaluate_random
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
-from offrl.files import whole_folder, write_whole
+from offrl.files import home, whole_folder, write_whole
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.listener import Listener
 from offrl.runs.recorder import FOLDER
 from offrl.runs.run import Run
 from offrl.training.run_training import resume, train
+from offrl.trust import allowing
 
 REFERENCE_EPISODES = 100
 """What each reference score is a mean over."""
@@ -106,7 +107,8 @@ class Maker:
                 "there is a dataset at the destination", where=str(destination), hint="remove it, or choose --out"
             )
         home().mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=home(), prefix=f"{file.name}.") as folder:
+        temporary = TemporaryDirectory(dir=home(), prefix=f"{file.name}.")
+        with temporary as folder, allowing(*_environments(recipe)):
             store = self._store(file, recipe, Path(folder))
             card = _card(store, file, recipe)
             with whole_folder(destination, merge=out is not None) as made:
@@ -142,7 +144,7 @@ class Maker:
         return TrajectoryStore.open(writer.path)
 
     def _policy(self, training: Training, sources: Sequence[Source]) -> Policy:
-        values = with_settings(find_recipe(training.recipe).values, [*training.set, "online.record=true"])
+        values = _training_values(training)
         recipe = recipe_from_dict(values, training.recipe)
         if recipe.dataset is not None and any(isinstance(source, ReplaySource) for source in sources):
             raise RecipeError(f"{training.recipe} learns from a dataset, so it leaves no replay")
@@ -212,6 +214,16 @@ def _named(recipe: DatasetRecipe) -> list[str]:
     """The other datasets that a recipe asks for."""
     names = [source.name for source in recipe.sources if isinstance(source, DatasetSource)]
     return names if recipe.references in (None, MEASURED) else [*names, recipe.references]
+
+
+def _environments(recipe: DatasetRecipe) -> list[str | None]:
+    """What the recipe itself, and that of its training, name: the user named these files."""
+    named: list[str | None] = [source.env for source in recipe.sources if isinstance(source, RandomSource)]
+    return named if recipe.training is None else [*named, _training_values(recipe.training).get("env")]
+
+
+def _training_values(training: Training) -> dict[str, Any]:
+    return with_settings(find_recipe(training.recipe).values, [*training.set, "online.record=true"])
 
 
 def training_path(algo: str, values: Mapping[str, Any]) -> Path:

@@ -14,15 +14,10 @@ from offrl.config.bundled import bundled_root
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, unpack_parquet
 from offrl.data.store import METADATA_FILE, TrajectoryStore
 from offrl.errors import DataError, DatasetNotFoundError, RequestError, StoreError
-from offrl.files import require_free, whole_folder
+from offrl.files import home, require_free, whole_folder
 
 REMOTE = ("d4rl:", "minari:")
 """What the names of datasets that live elsewhere begin with."""
-
-
-def home() -> Path:
-    """Where offrl keeps what it makes by name: `$OFFRL_HOME`, or `~/.cache/offrl`."""
-    return Path(os.environ.get("OFFRL_HOME") or Path.home() / ".cache" / "offrl")
 
 
 def local_path(name: str) -> Path:

@@ -17,6 +17,7 @@ from offrl.converters.source import BLOCK_BYTES, ColumnInfo, Rows
 from offrl.data import schema
 from offrl.data.schema import flatten_space
 from offrl.errors import DataError, RequestError, SpaceMismatchError
+from offrl.trust import allowing, make
 from offrl.types import Spec
 
 _MOST_CHOICES = 100_000
@@ -56,13 +57,14 @@ def spec_of(
 
 
 def environment_spec(environment: str) -> Spec:
-    """The spaces of a Gymnasium environment.
+    """The spaces of a Gymnasium environment that the user named.
 
     Raises:
         RequestError: there is no such environment, or it can't be made here.
     """
     try:
-        made = gym.make(environment)
+        with allowing(environment):
+            made = make(environment)
     except Exception as error:  # whatever the environment's own code raises
         raise RequestError(
             f"the environment '{environment}' can't be made ({error})",

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from offrl.config.bundled import bundled_root
-from offrl.converters.catalog import home, is_parquet_dataset
+from offrl.converters.catalog import is_parquet_dataset
 from offrl.data.parquet import count_rows, read_metadata
 from offrl.data.store import TrajectoryStore
 from offrl.errors import OffrlError
+from offrl.files import home
 
 CARD_FILE = "card.toml"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import gymnasium as gym
 
 from offrl.errors import RequestError
+from offrl.trust import make
 from offrl.types import Spec
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def make_environments(
         horizon: steps that every episode takes, see `offrl.envs.vector.FixedHorizon`; 0 leaves episodes as they are.
 
     Raises:
+        UnsafeEnvironmentError: its module would have to be imported, and the user didn't name it.
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     from offrl.envs.vector import SerialEnvironments
@@ -47,11 +49,11 @@ def make_environment(environment: str) -> gym.Env[Any, Any]:
     """A registered environment by itself.
 
     Raises:
+        UnsafeEnvironmentError: its module would have to be imported, and the user didn't name it.
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     with _known(environment):
-        made: gym.Env[Any, Any] = gym.make(environment, disable_env_checker=True)
-        return made
+        return make(environment)
 
 
 @contextmanager
@@ -71,6 +73,7 @@ def tells_of_masks(environment: str) -> bool:
     """Whether a registered environment says, when it is reset, which of its Discrete actions are allowed.
 
     Raises:
+        UnsafeEnvironmentError: its module would have to be imported, and the user didn't name it.
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     environments = make_environments(environment, 1)
@@ -84,6 +87,7 @@ def environment_spec(environment: str) -> Spec:
     """The spaces of a registered environment.
 
     Raises:
+        UnsafeEnvironmentError: its module would have to be imported, and the user didn't name it.
         RequestError: Gymnasium knows no such environment, or can't make it.
     """
     single = make_environment(environment)

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from offrl.errors import EnvironmentFailedError
+from offrl.trust import make
 
 ACTION_MASK = "action_mask"
 """Among an environment's infos, as Gymnasium's own have it: which of its Discrete actions are allowed."""
@@ -176,7 +177,7 @@ def masks_told(space: Any, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_]
 
 def make_single(environment: str | EnvSpec, frame_stack: int, **options: Any) -> gym.Env[Any, Any]:
     """One copy; `options` are Gymnasium's."""
-    copy: gym.Env[Any, Any] = gym.make(environment, disable_env_checker=True, **options)
+    copy = make(environment, **options)
     return copy if frame_stack == 1 else gym.wrappers.FrameStackObservation(copy, frame_stack)
 
 

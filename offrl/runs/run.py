@@ -18,6 +18,7 @@ from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
 from offrl.config.toml import write_toml
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.files import naming, write_whole
+from offrl.trust import allowing, remembered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,6 +167,7 @@ class Run:
         seed: int = 0,
         env: str | None = None,
         video: str | os.PathLike[str] | None = None,
+        trust: bool = False,
     ) -> Scores:
         """Greedy returns of every seed's policy.
 
@@ -175,6 +177,8 @@ class Run:
             seed: picks the initial states.
             env: a Gymnasium id in place of the run's own.
             video: a folder for one film per seed.
+            trust: import the module of the environment that the run names, though you didn't train it here: only of
+                authors whom you'd let run code.
 
         Returns:
             what `offrl.runs.scores.summarize` returns, with the `checkpoint` it is of, and the files in `videos`.
@@ -190,7 +194,8 @@ class Run:
         from offrl.runs.scores import Scores
 
         films = None if video is None else Path(video)
-        return Scores(evaluate_run(self, episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=films))
+        with allowing(env, remembered(self.path), everything=trust):
+            return Scores(evaluate_run(self, episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=films))
 
     def final_scores(self) -> Scores | None:
         """What the evaluation that ended training found; None before, or where no environment is known.

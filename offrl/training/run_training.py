@@ -23,6 +23,7 @@ from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.cross_validation import cross_validate, fold_episodes, with_coefficient
 from offrl.training.loop import Loop
+from offrl.trust import remember
 from offrl.types import Penalized, Validates
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
     listener = listener or _nobody()
     run = Run.create(path, problem.recipe) if path else Run.create_default(problem.recipe, datetime.now())
     listener.began(run.path)
+    remember(run.path, problem.recipe.env)
     with run.lock():
         if recipe.cross_validation.kind != "none":
             problem = choose_coefficient(run, problem)
@@ -114,6 +116,7 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
             _require_ahead(run, steps)
             run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
         problem = open_problem(run.recipe, run.checkpoint("last") if run.has_checkpoint("last") else None)
+        remember(run.path, problem.recipe.env)
         if run.recipe.cross_validation.kind != "none":
             problem = choose_coefficient(run, problem)
         loop = build_loop(run, problem, listener)

@@ -13,11 +13,12 @@ from offrl.collection.make_dataset import Maker
 from offrl.config import library as recipe_catalog
 from offrl.config.toml import write_toml
 from offrl.converters import catalog
-from offrl.converters.catalog import home, local_path, open_dataset
+from offrl.converters.catalog import local_path, open_dataset
 from offrl.converters.listing import list_datasets
 from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
 from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
+from offrl.files import home
 from offrl.runs.listener import SilentListener
 from offrl.runs.run import Run
 from offrl.training.loop import Interrupted
