@@ -165,7 +165,7 @@ class AIRL(RewardLearner):
         here, there = potential.chunk(2, dim=1)
         reward = state.shaped.reward(self.features(batch, moments)).squeeze(-1)
         carry = self.initial_carry(state, batch.reward.shape[1])
-        log_prob = self.log_prob(state, batch.observation, batch.action, carry)
+        log_prob = self.log_prob(state, batch.observation, batch.action, carry, batch.action_mask)
         logit: Tensor = reward + self.discount * (1.0 - batch.terminated) * there - here - log_prob
         return logit
 

@@ -15,6 +15,7 @@ from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
 from offrl.config.fields import STRICT, Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn.clipping import Clipping
 from offrl.nn.distributions import (
     categorical_entropy,
     categorical_log_prob,
@@ -22,6 +23,7 @@ from offrl.nn.distributions import (
     categorical_sample,
     gaussian_entropy,
     gaussian_log_prob,
+    including,
     split_categoricals,
     split_gaussian,
     squashed_gaussian_entropy,
@@ -134,10 +136,10 @@ class BC:
         """One gradient step on imitation_loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
         output = state.policy(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
-        imitation_loss = self.imitation_loss(output, batch.action)
+        imitation_loss = self.imitation_loss(output, batch)
         metrics, loss = {"imitation_loss": imitation_loss.detach()}, imitation_loss.mean(dim=1)
         if c.entropy_bonus:
-            entropy = self.entropy(output, noise.get("entropy")).mean(dim=1)
+            entropy = self.entropy(output, batch.action_mask, noise.get("entropy")).mean(dim=1)
             metrics["entropy"], loss = entropy.detach(), loss - c.entropy_bonus * entropy
         if c.l1 or c.l2:
             loss = loss + self.penalty(state)
@@ -146,21 +148,24 @@ class BC:
             state.average.move_towards(state.policy, 1.0 - c.ema)
         return metrics
 
-    def imitation_loss(self, output: Tensor, action: Tensor) -> Tensor:
-        """Squared error summed over action components, or negative log-likelihood, [S, B].
+    def imitation_loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Squared error summed over action components, or negative log-likelihood among allowed actions, [S, B].
 
         Args:
             output: the network's, [S, B, outputs].
-            action: what the dataset did, as batches have it.
+            batch: what the dataset did, and was allowed to do; what it did counts as allowed in any case.
         """
         if self.kind == "deterministic":
-            return squared_error(self._regression(output), action)
-        return -self._log_prob(output, action)
+            return squared_error(self._regression(output), batch.action)
+        mask = batch.action_mask
+        if mask is not None:
+            mask = including(mask, self._choice(batch.action), self.choices)
+        return -self._log_prob(output, batch.action, mask)
 
-    def entropy(self, output: Tensor, noise: Tensor | None) -> Tensor:
+    def entropy(self, output: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """The policy's, in nats, [S, B]; a squashed one's is estimated from draws [S, B, action_dim]."""
         if self.kind == "categorical":
-            return categorical_entropy(split_categoricals(output, self.choices))
+            return categorical_entropy(split_categoricals(output, self.choices, mask))
         mean, log_std = split_gaussian(output)
         return gaussian_entropy(log_std) if noise is None else squashed_gaussian_entropy(mean, log_std, noise)
 
@@ -184,7 +189,7 @@ class BC:
     def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
         """The imitation loss alone, [S], of the weights that act."""
         output = self.policy_network(state)(self.flat_observation(batch.observation))
-        return self.imitation_loss(output, batch.action).mean(dim=1)
+        return self.imitation_loss(output, batch).mean(dim=1)
 
     def policy_network(self, state: BCState) -> MLP:
         """What acts: the weights, or their average where one is kept."""
@@ -220,7 +225,9 @@ class BC:
     @property
     def has_density(self) -> bool:
         """Whether sampled actions have the density `log_prob`: a deterministic or a clipped one has none."""
-        return self.kind in ("categorical", "squashed_gaussian") or (self.kind == "gaussian" and not self.bounded)
+        return self.kind in ("categorical", "squashed_gaussian") or (
+            self.kind == "gaussian" and not Clipping(self.spec.action_space).changes
+        )
 
     @torch.no_grad()
     def log_prob(
@@ -242,11 +249,14 @@ class BC:
     def _regression(self, output: Tensor) -> Tensor:
         return output.tanh() if self.bounded else output
 
+    def _choice(self, action: Tensor) -> Tensor:
+        """Discrete actions as one column for each choice, from 0, int64 [S, N, K]."""
+        columns = (action.unsqueeze(-1) if self.is_single else action).long()
+        return _shifted(columns, [-first for first in self.first_choice])
+
     def _log_prob(self, output: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.kind == "categorical":
-            columns = (action.unsqueeze(-1) if self.is_single else action).long()
-            choice = _shifted(columns, [-first for first in self.first_choice])
-            return categorical_log_prob(split_categoricals(output, self.choices, mask), choice)
+            return categorical_log_prob(split_categoricals(output, self.choices, mask), self._choice(action))
         if self.kind == "gaussian":
             log_prob: Tensor = gaussian_log_prob(*split_gaussian(output), action)
             return log_prob

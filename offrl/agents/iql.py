@@ -209,8 +209,8 @@ class IQL:
         noise: Tensor | None = None,
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[()]]:
-        """The policy's mean; with draws [S, N, A] a sample, which no bounds clip."""
-        return state.actor.act(self._mean(state, observation), noise), carry
+        """The policy's mean; with draws [S, N, A] a sample, clipped to [-1, 1]: critics learn of what was executed."""
+        return state.actor.act(self._mean(state, observation), noise).clamp(-1.0, 1.0), carry
 
     @property
     def has_density(self) -> bool:

@@ -18,6 +18,7 @@ from offrl.agents.space_checks import choices_of, policy_kind
 from offrl.config import fields as kinds
 from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn.clipping import Clipping
 from offrl.nn.copy_weights import adopt_layers
 from offrl.nn.initializers import make_orthogonal
 from offrl.nn.masked_adam import PausingAdam, minimize
@@ -296,7 +297,7 @@ class PPO:
     @property
     def has_density(self) -> bool:
         """Whether sampled actions have the density `log_prob`: those that bounds clip have none."""
-        return self.kind != "gaussian" or not is_bounded(self.spec)
+        return self.kind != "gaussian" or not Clipping(self.spec.action_space).changes
 
     @torch.no_grad()
     def log_prob(

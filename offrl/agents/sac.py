@@ -224,8 +224,10 @@ class SAC:
 
     def actor_loss(self, state: SACState, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor, Metrics]:
         """−V(s), [S], or −λ V(s) + w · (distance from the data), λ = α / mean |V|; the entropy, [S]; and metrics."""
-        observation, draws = self.flat_observation(batch.observation), noise.get("action")
-        value, entropies, policy = self._soft_value(state, state.critic, observation, draws, batch.action_mask)
+        observation, draws, mask = self.flat_observation(batch.observation), noise.get("action"), batch.action_mask
+        if mask is not None and self.config.bc_alpha:
+            mask = dist.including(mask, self._chosen(batch), (self.spec.action_dim,))
+        value, entropies, policy = self._soft_value(state, state.critic, observation, draws, mask)
         loss, entropy = -value.mean(dim=1), entropies.detach().mean(dim=1)
         if not self.config.bc_alpha:
             return loss, entropy, {}

@@ -85,7 +85,10 @@ class SQIL(GeneratorWrapper):
 
 
 def half_and_half(own: Batch, expert: Batch) -> Batch:
-    """The first half of either batch [S, B, …]: own transitions, which earn 0, then demonstrated ones, which earn 1."""
+    """The first half of either batch [S, B, …]: own transitions, which earn 0, then demonstrated ones, which earn 1.
+
+    Where one of them tells of masks, the other's transitions allow all actions.
+    """
     size = own.reward.shape[1]
     half = size // 2
     reward = torch.zeros_like(own.reward)
@@ -101,6 +104,11 @@ def half_and_half(own: Batch, expert: Batch) -> Batch:
             return joined(one, other)
         return {key: joined(part, other[key]) for key, part in one.items()}
 
+    def allowed(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        if one is None:
+            return None if other is None else joined(torch.ones_like(other), other)
+        return joined(one, torch.ones_like(one) if other is None else other)
+
     return Batch(
         observation=observed(own.observation, expert.observation),
         action=joined(own.action, expert.action),
@@ -108,6 +116,8 @@ def half_and_half(own: Batch, expert: Batch) -> Batch:
         discount=joined(own.discount, expert.discount),
         next_observation=observed(own.next_observation, expert.next_observation),
         terminated=joined(own.terminated, expert.terminated),
+        action_mask=allowed(own.action_mask, expert.action_mask),
+        next_action_mask=allowed(own.next_action_mask, expert.next_action_mask),
     )
 
 

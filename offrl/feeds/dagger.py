@@ -22,6 +22,7 @@ from offrl.errors import RecipeError, RequestError, RunError
 from offrl.feeds.materials import Materials
 from offrl.feeds.problem import Problem, online_problem, refuse_mixing
 from offrl.feeds.replay import ReplayFeed
+from offrl.nn.clipping import Clipping
 from offrl.ops.trees import tree_map
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
@@ -41,7 +42,7 @@ class Teacher:
     told: NDArray[Any]
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+        self.policy, self.clipped = policy, Clipping(policy.agent.spec.action_space)
         self.actor: Actor | None = None
 
     def act(self, observed: Observation, action_mask: NDArray[np.bool_] | None = None) -> Tensor:
@@ -53,7 +54,7 @@ class Teacher:
         shown = tree_map(lambda part: part.flatten(0, 1).unflatten(0, (seeds, -1)), observed)
         normalizer: Any = self.policy.normalizer
         seen = shown if normalizer is None else normalizer.normalize(shown)
-        action = self.actor.act(seen, action_mask=action_mask).flatten(0, 1)
+        action = self.clipped(self.actor.act(seen, action_mask=action_mask).flatten(0, 1))
         self.told = action.cpu().numpy()
         return action.view(*shape, *action.shape[1:])
 

@@ -17,6 +17,7 @@ from offrl.errors import RecipeError
 from offrl.feeds.materials import Cycle, Materials, cycles, sampling_options, tell_errors
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
 from offrl.feeds.problem import Problem
+from offrl.nn.clipping import Clipping
 from offrl.ops.noise import NoiseSource
 from offrl.replay.ring import OnlineRing
 from offrl.replay.sampler import ReplaySampler
@@ -63,6 +64,7 @@ class ReplayFeed:
         self.agent, self.collector, self.ring, self.sampler = agent, collector, ring, sampler
         self.noise, self.exploration, self.config = noise, exploration, config
         self.shapes = agent.noise_shapes(batch_size)
+        self.clipped = Clipping(agent.spec.action_space)
         gradient_steps = Fraction(collector.per_seed * config.updates_per_step).limit_denominator(64)
         ratio = gradient_steps / agent.batches_per_update
         self.vector_steps, self.updates = ratio.denominator, ratio.numerator
@@ -137,7 +139,8 @@ class ReplayFeed:
 
     def _act(self) -> None:
         """One step of every environment."""
-        self.collector.step(self.choose_action())
+        # The replay holds what is executed.
+        self.collector.step(self.clipped(self.choose_action()))
         self.steps_taken += self.collector.per_seed
 
     def choose_action(self) -> Tensor:

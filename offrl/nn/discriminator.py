@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
+from offrl.nn.clipping import Clipping
 from offrl.nn.flat import FlatModule, uniform_per_seed
 from offrl.nn.flatten import FlatObservation, one_hot
 from offrl.nn.mlp import MLP
@@ -23,6 +24,8 @@ Inputs = Literal["state_action", "state", "transition"]
 class TransitionFeatures:
     """Transitions as vectors: flat observations, then the action (one-hot where it is discrete).
 
+    A sampled action is judged as the environment received it, within its bounds: an expert's are never beyond.
+
     Args:
         spec: the spaces.
         inputs: what of a transition to take.
@@ -33,6 +36,7 @@ class TransitionFeatures:
     def __init__(self, spec: Spec, inputs: Inputs, *, absorbing: bool = False, indicator: float = 1.0) -> None:
         self.spec, self.inputs, self.absorbing, self.indicator = spec, inputs, absorbing, indicator
         self.flat_observation = FlatObservation(spec.observation_space)
+        self.clipped = Clipping(spec.action_space)
         self.states = 2 if inputs == "transition" else 1
         actions = spec.action_dim if inputs == "state_action" else 0
         self.observations = self.states * self.flat_observation.width
@@ -70,7 +74,7 @@ class TransitionFeatures:
         if isinstance(space, gym.spaces.MultiDiscrete):
             columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
             return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
-        return action
+        return self.clipped(action)
 
 
 class Layer(NamedTuple):

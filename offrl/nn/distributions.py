@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -82,6 +83,19 @@ def log_tanh_derivative(before: Tensor) -> Tensor:
 def allowed_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Logits [..., A] by which no action that the mask, bool [..., A], forbids is taken; as they are without one."""
     return logits if mask is None else logits.masked_fill(~mask, FORBIDDEN)
+
+
+def including(mask: Tensor, choice: Tensor, choices: tuple[int, ...]) -> Tensor:
+    """Masks, bool [..., ΣK], that allow what was done besides, for the loss of doing it to have a minimum.
+
+    Args:
+        mask: what was said to be allowed.
+        choice: what was done, int64 [..., K], one column per independent choice, each from 0.
+        choices: how many actions each choice has.
+    """
+    firsts = accumulate((0, *choices[:-1]))
+    places = [column + first for column, first in zip(choice.unbind(dim=-1), firsts, strict=True)]
+    return mask.scatter(-1, torch.stack(places, dim=-1), True)
 
 
 def split_categoricals(logits: Tensor, choices: tuple[int, ...], mask: Tensor | None = None) -> list[Tensor]:

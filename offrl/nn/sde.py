@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from offrl.nn.distributions import LOG_STD_MAX, LOG_STD_MIN
 from offrl.nn.flat import FlatModule
 from offrl.nn.mlp import MLP
 
 LEAST_VARIANCE = 1e-6
 """Added to the variance, which is zero in a state that activates no feature."""
+
+NO_VARIANCE = 1e-12
+"""Up to this one, a state counts as one without."""
 
 Carry = tuple[Tensor, ...]
 """What is held for each episode: ε, [S, B, F, A], and the steps that explored, int64 [S, B]; nothing elsewhere."""
@@ -18,7 +22,8 @@ Carry = tuple[Tensor, ...]
 class StateDependentGaussian(FlatModule):
     """u = μ(s) + z(s) E, with z(s) the last hidden layer of μ's network and E_ij = σ_ij ε_ij, ε standard normal.
 
-    One ε gives a deterministic policy; over all of them, u ~ N(μ(s), diag Σ_i z_i(s)² σ_ij²).
+    One ε gives a deterministic policy; over all of them, u ~ N(μ(s), diag Σ_i z_i(s)² σ_ij²). Densities clamp the
+    standard deviation of u, see `offrl.nn.distributions.split_gaussian`; so what explores is scaled to the clamped one.
 
     Args:
         mean: μ, a network without ensemble, layer normalization or dropout, and at least one hidden layer.
@@ -35,8 +40,7 @@ class StateDependentGaussian(FlatModule):
     def forward(self, observation: Tensor) -> Tensor:
         """Mean and log standard deviation of u, [S, B, 2A], from [S, B, inputs]."""
         features = self.mean.features(observation)
-        variance = torch.bmm(features.square(), (2.0 * self.log_std).exp())
-        return torch.cat([self._mean(features), 0.5 * (variance + LEAST_VARIANCE).log()], dim=-1)
+        return torch.cat([self._mean(features), 0.5 * (self._variance(features) + LEAST_VARIANCE).log()], dim=-1)
 
     def initial_carry(self, count: int) -> Carry:
         """Where so many episodes begin: no matrix yet, and no step."""
@@ -55,8 +59,16 @@ class StateDependentGaussian(FlatModule):
         held, steps = carry
         held = torch.where((steps % every == 0)[..., None, None], noise, held)
         features = self.mean.features(observation)
-        deviation = features.unsqueeze(-2) @ (self.log_std.exp().unsqueeze(1) * held)
-        return self._mean(features) + deviation.squeeze(-2), (held, steps + 1)
+        variance = self._variance(features)
+        std = (0.5 * (variance + LEAST_VARIANCE).log()).clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        deviation = (features.unsqueeze(-2) @ (self.log_std.exp().unsqueeze(1) * held)).squeeze(-2)
+        # A state that activates no feature has no direction to explore in.
+        unit = deviation * variance.clamp(min=NO_VARIANCE).rsqrt()
+        return self._mean(features) + std * unit, (held, steps + 1)
+
+    def _variance(self, features: Tensor) -> Tensor:
+        """Of z(s) E over all ε, [S, B, A], from features [S, B, F]."""
+        return torch.bmm(features.square(), (2.0 * self.log_std).exp())
 
     def _mean(self, features: Tensor) -> Tensor:
         mean: Tensor = self.mean.layers[-1](features, 1)

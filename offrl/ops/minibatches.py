@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offrl.ops.running_moments import standardize
+from offrl.ops.trees import tree_map
 from offrl.types import Batch, Noise, Observation
 
 
@@ -122,14 +123,5 @@ def without_time(batch: Batch) -> Batch:
     """A rollout [S, E, T, …] as transitions [S, E · T, …] without order; other batches as they are."""
     if batch.reward.dim() == 2:
         return batch
-    return replace(
-        batch,
-        observation=merge_axes(batch.observation),
-        action=batch.action.flatten(1, 2),
-        reward=batch.reward.flatten(1),
-        discount=batch.discount.flatten(1),
-        next_observation=merge_axes(batch.next_observation),
-        terminated=batch.terminated.flatten(1),
-        truncated=None,
-        action_mask=None,
-    )
+    rows: Batch = tree_map(lambda part: part.flatten(1, 2), replace(batch, truncated=None))
+    return rows

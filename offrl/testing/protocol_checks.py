@@ -227,7 +227,8 @@ def check_demonstrated(trial: Trial, agent: Any) -> None:
     data = trial.data()
     shown = other[0][-count:]
     other[0][-count:] = [
-        data.transitions(len(trial.seeds), part.reward.shape[1], agent.discount) for part in map(without_time, shown)
+        data.transitions(len(trial.seeds), part.reward.shape[1], agent.discount, masks=part.action_mask is not None)
+        for part in map(without_time, shown)
     ]
     states = []
     for each in (trial, dataclasses.replace(trial, inputs=other)):

@@ -170,7 +170,7 @@ def _random_inputs(
     masks, count = learner.masks and not data.spec.is_continuous, agent.batches_per_update
     demonstrated: Any = agent
     shown = demonstrated.demonstration_batches if algorithm.can(Demonstrated) else 0
-    demonstrations = [data.transitions(seeds, ROWS, agent.discount) for _ in range(shown)]
+    demonstrations = [data.transitions(seeds, ROWS, agent.discount, masks=masks) for _ in range(shown)]
     for feed in learner.feeds:
         if feed in TRANSITIONS:
             own = [data.transitions(seeds, ROWS, agent.discount, masks=masks) for _ in range(count)]

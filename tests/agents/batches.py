@@ -30,6 +30,11 @@ def unbounded(observations: int = 3, actions: int = 2) -> Spec:
     return Spec(spec.observation_space, gym.spaces.Box(-np.inf, np.inf, (actions,), np.float32))
 
 
+def bounded_below(observations: int = 3, actions: int = 2) -> Spec:
+    spec = continuous(observations, actions)
+    return Spec(spec.observation_space, gym.spaces.Box(0.0, np.inf, (actions,), np.float32))
+
+
 def discrete(observations: int = 3, actions: int = 4, start: int = 0) -> Spec:
     return Spec(continuous(observations).observation_space, gym.spaces.Discrete(actions, start=start))
 

@@ -207,3 +207,20 @@ def test_no_value_is_read_where_calls_are_repeated(config: AIRLConfig, spec: Spe
 
 def test_the_reward_s_form_favors_either_length() -> None:
     assert AIRL(SMALL, continuous(), PPO(OPTIONS, continuous())).length_bias == "logit"
+
+
+def test_an_executed_action_is_judged_and_a_sampled_one_was_likely() -> None:
+    """g(s, a) = a₁, h = 0: the action 3 earns 1 − log π(3), with π the standard normal around 0 of both components."""
+    spec, config = continuous(), small(inputs="state_action", normalize_input=False, hidden=())
+    agent = AIRL(config, spec, PPO(OPTIONS, spec))
+    state = agent.init((0,), CPU)
+    with torch.no_grad():
+        for network in (state.shaped.reward, state.shaped.potential, state.generator.actor.network):
+            network.flat.zero_()
+        state.shaped.reward.layers[-1].weight[..., 0, 3] = 1.0
+    own = rows_of(random_rollouts(spec, 1, 1)[0])
+    own = dataclasses.replace(own, action=torch.tensor([3.0, 0.0]).expand_as(own.action))
+    _, (rewards,) = agent.learn_reward(state, [own], [], {})
+    expected = 1.0 + 0.5 * 3.0**2 + math.log(2.0 * math.pi)
+    torch.testing.assert_close(rewards, torch.full((1, 18), expected))
+    torch.testing.assert_close(agent.reward(state, own), torch.ones(1, 18))

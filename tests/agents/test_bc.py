@@ -24,6 +24,7 @@ from offrl.types import Batch, Spec
 from tests.agents.batches import (
     CPU,
     act,
+    bounded_below,
     continuous,
     discrete,
     multi_discrete,
@@ -394,6 +395,7 @@ def test_sampling_and_density_agree() -> None:
     [
         ("deterministic", continuous(), False),
         ("gaussian", continuous(), False),
+        ("gaussian", bounded_below(), False),
         ("gaussian", unbounded(), True),
         ("squashed_gaussian", continuous(), True),
         ("categorical", discrete(), True),

@@ -485,3 +485,24 @@ def test_rewards_for_ever_need_a_discount() -> None:
     with pytest.raises(RecipeError, match=r"agent\.absorbing=false"):
         GAIL(small(generator_options=undiscounted), continuous(), generator)
     GAIL(small(generator_options=undiscounted, absorbing=False), continuous(), generator)
+
+
+def test_actions_are_judged_as_the_environment_received_them() -> None:
+    """Beyond the bounds nothing more is to be seen; the generator's density is still that of what it sampled."""
+    spec, options = continuous(), PPOConfig(hidden=(8,), epochs=1)
+    agent = GAIL(small(generator="ppo", generator_options=options), spec, PPO(options, spec))
+    (own,), (expert,) = random_rollouts(spec, 1, 2), random_batches(spec, 1, 2, EXPERTS)
+    sampled = dataclasses.replace(own, action=3.0 * own.action)
+    executed = dataclasses.replace(own, action=sampled.action.clamp(-1.0, 1.0))
+    assert (sampled.action.abs() > 1.0).float().mean() > 0.5
+    noise, ends = random_noise(agent, 1, 2, 18)[0], []
+    for batch in (sampled, executed):
+        state, given = agent.init((0, 1), CPU), list[Batch]()
+        agent.generator.update = lambda state, batches, noise, given=given: given.extend(batches) or {}  # type: ignore[method-assign, misc]
+        metrics = agent.update(state, [batch, expert], noise)
+        assert torch.equal(given[0].action, batch.action)
+        ends.append((state_tensors(state), metrics["discriminator_loss"], given[0].reward))
+    for name, tensor in ends[0][0].items():
+        assert torch.equal(ends[1][0][name], tensor), name
+    assert torch.equal(ends[0][1], ends[1][1])
+    assert torch.equal(ends[0][2], ends[1][2])

@@ -209,3 +209,13 @@ def test_a_clone_of_another_kind_is_refused() -> None:
 def test_actions_are_taken_within_the_bounds_of_a_box() -> None:
     spec = dataclasses.replace(continuous(), action_space=gym.spaces.Box(-2.0, 2.0, (2,), np.float32))
     assert IQL(SMALL, spec).acting_noise_shape == (2,)
+
+
+def test_samples_are_clipped_to_the_bounds() -> None:
+    """By a spread of e: critics that learn online hear of what was executed."""
+    agent = IQL(dataclasses.replace(SMALL, initial_log_std=1.0), continuous())
+    noise = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0))
+    state, observation = agent.init((0, 1), CPU), torch.randn(2, 50, 3)
+    drawn = act(agent, state, observation, noise)
+    mean = act(agent, state, observation)
+    torch.testing.assert_close(drawn, (mean + math.e * noise).clamp(-1.0, 1.0))

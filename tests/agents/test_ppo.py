@@ -32,6 +32,7 @@ from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
     CPU,
     act,
+    bounded_below,
     continuous,
     discrete,
     multi_discrete,
@@ -735,8 +736,9 @@ def test_log_prob_is_the_density_of_what_is_sampled(policy: Any, spec: Spec) -> 
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_clipped_actions_have_no_density() -> None:
-    assert not PPO(small(policy="gaussian"), continuous()).has_density
+@pytest.mark.parametrize("spec", [continuous(), bounded_below()])
+def test_clipped_actions_have_no_density(spec: Spec) -> None:
+    assert not PPO(small(policy="gaussian"), spec).has_density
 
 
 @cases

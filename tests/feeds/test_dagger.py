@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from offrl.agents.bc import BC, BCConfig
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data import schema
+from offrl.envs.policy import Policy
 from offrl.errors import OffrlError, RecipeError, RequestError, SpaceMismatchError
 from offrl.feeds import open_problem
+from offrl.feeds.dagger import Teacher
 from offrl.feeds.replay import ReplayFeed
 from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.run_training import resume, train
+from tests.agents.batches import bounded_below
 from tests.training.runs import assert_same_tensors, bc_recipe, make_demonstrations
 
 
@@ -114,3 +118,16 @@ def test_what_cannot_be_taught_is_refused(
     with pytest.raises(kind, match=words):
         train(make(experts), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_expert_s_action_is_told_as_the_environment_would_receive_it() -> None:
+    """A mean of −3 where actions are 0 and more."""
+    agent = BC(BCConfig(hidden=()), bounded_below())
+    state = agent.init((0,), torch.device("cpu"))
+    with torch.no_grad():
+        state.policy.flat.zero_()
+        state.policy.layers[-1].bias[..., 0] = -3.0
+        state.policy.layers[-1].bias[..., 1] = 2.0
+    teacher = Teacher(Policy(agent, state, 1, torch.device("cpu"), None, None))
+    assert teacher.act(torch.zeros(1, 1, 3)).tolist() == [[[0.0, 2.0]]]
+    assert teacher.told.tolist() == [[0.0, 2.0]]

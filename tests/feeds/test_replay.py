@@ -77,6 +77,17 @@ def test_what_is_restored_goes_on_as_what_was_not_stopped(tmp_path: Path) -> Non
     other.close()
 
 
+def test_the_replay_holds_what_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever an agent samples: the pendulum's torque is clipped to ±2, which is ±1 to agents."""
+    feed = _feed(tmp_path, 2, 1.0, warmup_steps=100)
+    monkeypatch.setattr(feed, "choose_action", lambda: torch.tensor([[[3.0], [-0.25]]]))
+    feed.at_checkpoint(0)
+    list(feed.rounds(3))
+    actions = feed.ring.layout.value("action", torch.as_tensor(feed.ring.rows))[:, :3, 0]
+    assert actions.tolist() == [[1.0] * 3, [-0.25] * 3]
+    feed.close()
+
+
 def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> ReplayFeed:
     recipe = td3_recipe(seeds=[0])
     online = dataclasses.replace(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn.distributions import LOG_STD_MAX, LOG_STD_MIN, split_gaussian
 from offrl.nn.sde import StateDependentGaussian
 from tests.nn.plain import copy_of_member
 
@@ -80,3 +82,19 @@ def test_it_is_one_flat_module() -> None:
         "log_std",
         *(f"mean.layers.{i}.{part}" for i in range(3) for part in ("weight", "bias")),
     }
+
+
+@pytest.mark.parametrize(("shift", "bound"), [(6.0, LOG_STD_MAX), (-7.0, LOG_STD_MIN)])
+def test_exploration_has_the_spread_that_densities_are_clamped_to(shift: float, bound: float) -> None:
+    actor, observation = make(), torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        actor.log_std += shift
+        count = 20_000
+        noise = torch.randn(2, count * 4, 5, 2, generator=torch.Generator().manual_seed(4))
+        explored, _ = actor.explore(observation.repeat(1, count, 1), actor.initial_carry(count * 4), noise, 1)
+        mean, log_std = split_gaussian(actor(observation))
+    assert (log_std == bound).all()
+    explored = explored.unflatten(1, (count, 4))
+    std = log_std.exp()
+    torch.testing.assert_close(explored.std(dim=1), std, rtol=0.03, atol=0.0)
+    assert ((explored.mean(dim=1) - mean).abs() < 0.05 * std).all()

@@ -403,8 +403,8 @@ class OfNoKind(BC):
     def _regression(self, output: Any) -> Any:
         return output.tanh()
 
-    def imitation_loss(self, output: Any, action: Any) -> Any:
-        return (self._regression(output) - action).square().sum(dim=-1)
+    def imitation_loss(self, output: Any, batch: Any) -> Any:
+        return (self._regression(output) - batch.action).square().sum(dim=-1)
 
     def act(self, state: Any, observation: Any, carry: Any, noise: Any = None, action_mask: Any = None) -> Any:
         return self._regression(self.policy_network(state)(self.flat_observation(observation))), carry
