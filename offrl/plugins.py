@@ -129,6 +129,7 @@ algorithms = Table(
         "bc": "offrl.agents.bc:ALGORITHM",
         "dagger": "offrl.agents.bc:DAGGER",
         "dqn": "offrl.agents.dqn:ALGORITHM",
+        "edac": "offrl.agents.edac:ALGORITHM",
         "gail": "offrl.agents.gail:ALGORITHM",
         "iql": "offrl.agents.iql:ALGORITHM",
         "irl": "offrl.agents.irl:ALGORITHM",

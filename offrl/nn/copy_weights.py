@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from offrl.errors import RecipeError, SpaceMismatchError
+from offrl.nn.distributions import log_std_of_entropy
 from offrl.nn.mlp import ACTIVATIONS, MLP
 
 
@@ -46,6 +47,26 @@ def set_spread(network: MLP, log_std: float) -> None:
     *_, weight, bias = network.layers[-1].parameters()
     weight.chunk(2, dim=-2)[1].zero_()
     bias.chunk(2, dim=-1)[1].fill_(log_std)
+
+
+def adopt_squashed_gaussian(algorithm: str, network: MLP, policy: MLP, kind: str, entropy: float) -> None:
+    """Make a network that gives mean | log standard deviation before a tanh act as a cloned policy does.
+
+    Args:
+        algorithm: whose network it is, for people.
+        network: changed in place.
+        policy: what was cloned.
+        kind: the policy's, see `offrl.types.GivesPolicy`.
+        entropy: of each component of an action before squashing, in nats, for a policy without a spread.
+
+    Raises:
+        RecipeError: the kind doesn't fit, or options of the two networks differ.
+        SpaceMismatchError: the networks read observations of different widths.
+    """
+    require_kind(algorithm, kind, ("squashed_gaussian", "deterministic"))
+    adopt_layers(network, policy)
+    if kind == "deterministic":
+        set_spread(network, log_std_of_entropy(entropy))
 
 
 def _check_alike(network: MLP, source: MLP) -> None:

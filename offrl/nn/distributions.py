@@ -66,6 +66,17 @@ def squashed_gaussian_sample(parameters: Tensor, noise: Tensor) -> tuple[Tensor,
     return before.tanh(), terms.sum(dim=-1) - constant
 
 
+def squashed_gaussian_action(parameters: Tensor, noise: Tensor | None = None) -> Tensor:
+    """tanh of the mean; with standard normal draws, [..., A], a sample.
+
+    Args:
+        parameters: a network's output [..., 2A], as `split_gaussian` takes it.
+        noise: draws, or None.
+    """
+    mean, log_std = split_gaussian(parameters)
+    return (mean if noise is None else mean + log_std.exp() * noise).tanh()
+
+
 def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     """One-sample estimate of a squashed Gaussian's entropy in nats; it has no closed form.
 

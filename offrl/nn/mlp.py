@@ -62,7 +62,7 @@ class MLP(FlatModule):
         """Apply the networks.
 
         Args:
-            x: [S, B, inputs]; every member of an ensemble sees the same input.
+            x: [S, B, inputs], the same for every member of an ensemble; or one for each, [S, members, B, inputs].
             members: how many of the ensemble to apply, the first ones; None for all.
             dropout_noise: standard normal draws [S, B, sum(hidden)], or [S, members, B, sum(hidden)] with an ensemble;
                 None leaves dropout off.
@@ -78,7 +78,9 @@ class MLP(FlatModule):
     def features(self, x: Tensor, *, members: int | None = None, dropout_noise: Tensor | None = None) -> Tensor:
         """What `forward` hands to the last layer, [S · members, B, …]; the input itself without a hidden layer."""
         count = members or self.ensemble or 1
-        if count > 1:
+        if x.dim() == 4:
+            x = x.flatten(0, 1)
+        elif count > 1:
             x = x.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
         if dropout_noise is not None and self.ensemble:
             dropout_noise = dropout_noise.flatten(0, 1)

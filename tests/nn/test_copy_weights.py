@@ -9,7 +9,8 @@ import torch
 
 from offrl.errors import OffrlError, RecipeError, SpaceMismatchError
 from offrl.nn import MLP, seed_generators
-from offrl.nn.copy_weights import adopt_layers, require_kind, set_spread
+from offrl.nn.copy_weights import adopt_layers, adopt_squashed_gaussian, require_kind, set_spread
+from offrl.nn.distributions import log_std_of_entropy
 
 
 def network(outputs: int = 2, seeds: tuple[int, ...] = (0, 1), inputs: int = 3, **options: Any) -> MLP:
@@ -64,3 +65,17 @@ def test_a_spread_is_set_for_all_states_and_the_means_stay() -> None:
     set_spread(ours, -0.7)
     assert torch.equal(ours(x)[..., :2], before[..., :2])
     assert torch.equal(ours(x)[..., 2:], torch.full((2, 6, 2), -0.7))
+
+
+def test_a_squashed_policy_keeps_a_clone_s_spread_and_gets_one_where_it_has_none() -> None:
+    ours, source = network(4), network(2, (2, 3))
+    adopt_squashed_gaussian("X", ours, source, "deterministic", -1.0)
+    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    mean, log_std = ours(x).chunk(2, dim=-1)
+    torch.testing.assert_close(mean, source(x))
+    torch.testing.assert_close(log_std, torch.full_like(log_std, log_std_of_entropy(-1.0)))
+    spread = network(4, (2, 3))
+    adopt_squashed_gaussian("X", ours, spread, "squashed_gaussian", -1.0)
+    torch.testing.assert_close(ours(x), spread(x))
+    with pytest.raises(RecipeError, match="X can't start from a categorical policy"):
+        adopt_squashed_gaussian("X", ours, spread, "categorical", -1.0)

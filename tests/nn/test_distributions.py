@@ -24,6 +24,7 @@ from offrl.nn.distributions import (
     log_tanh_derivative,
     split_categoricals,
     split_gaussian,
+    squashed_gaussian_action,
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
     squashed_gaussian_sample,
@@ -237,3 +238,10 @@ def test_sampling_is_finite_for_extreme_draws_and_logits() -> None:
     for draw in (-50.0, 50.0):
         action = categorical_sample(split_categoricals(logits, (3,)), torch.full((1, 3), draw))
         assert action.tolist() == [[0]]
+
+
+def test_a_squashed_gaussian_acts_by_its_mean_or_by_a_sample() -> None:
+    mean, log_std = parameters()
+    both, draws = torch.cat([mean, log_std], dim=-1), torch.full_like(mean, 0.5)
+    torch.testing.assert_close(squashed_gaussian_action(both), mean.tanh())
+    torch.testing.assert_close(squashed_gaussian_action(both, draws), squashed_gaussian_sample(both, draws)[0])

@@ -76,6 +76,14 @@ def test_gradients_are_those_of_the_plain_networks() -> None:
             torch.testing.assert_close(norm.offset.grad[seed, 0, 0], reference.bias.grad)
 
 
+def test_members_can_have_inputs_of_their_own() -> None:
+    network = MLP(3, 1, HIDDEN, seed_generators([0, 1]), ensemble=2)
+    x = inputs(4).view(2, 2, 6, 3)
+    own = network(x)
+    for member in range(2):
+        torch.testing.assert_close(own[:, member], network(x[:, member])[:, member])
+
+
 def test_one_member_is_the_first_of_the_ensemble() -> None:
     network = MLP(3, 1, HIDDEN, seed_generators([0, 1]), ensemble=2, layer_norm=True)
     randomize(network)
