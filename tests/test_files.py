@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import errno
+import functools
 import hashlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,14 @@ import pytest
 from offrl.errors import DiskFullError, RequestError, StoreError
 from offrl.files import (
     HashingFile,
+    _machine,
+    _state,
+    appending,
     file_sha256,
     naming,
+    own_folder,
     remove_leftovers,
+    take_lock,
     whole_file,
     whole_folder,
     whole_path,
@@ -160,7 +167,7 @@ def test_an_error_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
 def test_what_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     write(dest, "old")
-    with pytest.raises(RequestError, match="something at the destination"):
+    with pytest.raises(RequestError, match="destination exists"):
         write(dest, "new")
     assert (dest / "file").read_text() == "old"
     with pytest.raises(RuntimeError, match="stop"):
@@ -169,18 +176,6 @@ def test_what_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
     write(dest, "new", overwrite=True)
     assert (dest / "file").read_text() == "new"
     assert names(tmp_path) == ["dest"]
-
-
-def test_files_are_added_to_a_folder_that_is_there(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        with whole_folder(tmp_path / "dest", merge=True) as folder:
-            folder.mkdir()
-            (folder / name).write_text(name)
-    assert names(tmp_path / "dest") == ["one", "two"]
-    assert names(tmp_path) == ["dest"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="something at the destination"), whole_folder(tmp_path / "file", merge=True):
-        pass
 
 
 def test_everything_in_a_folder_is_on_the_disk_before_it_is_named(
@@ -217,16 +212,160 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(
     process.join()
     (left,) = names(tmp_path)
     assert left.startswith(f".dest.partial-{process.pid}-")
-    (tmp_path / ".dest.partial-notes").write_text("somebody's own")
-    again(dest, "new")
-    assert names(tmp_path) == [".dest.partial-notes", "dest"]
+    again(tmp_path / "another", "new")
+    assert names(tmp_path) == ["another"]
+
+
+HERE, ELSEWHERE = _machine(), "0" * 8
+STARTED = _state(os.getpid())
+assert STARTED is not None
+OWN = [
+    f".dest.partial-{DEAD}-77-{HERE}-01234567",
+    f".dest.partial-{DEAD}-77-{HERE}-01234567.png",
+    f".dest.partial-{os.getpid()}-1-{HERE}-01234567",  # another process has the number now
+    f".dest.partial-{DEAD}-01234567",  # as version 0.1.0 named it
+]
+OTHERS = [
+    ".dest.partial-notes",
+    ".dest.partial-my-own-notes",
+    f".dest.partial-{DEAD}-77-{HERE}-0123",
+    f"dest.partial-{DEAD}-77-{HERE}-01234567",
+    f".dest.partial-{os.getpid()}-{STARTED[1]}-{HERE}-01234567",
+    f".dest.partial-{os.getpid()}-01234567",
+    f".dest.partial-{DEAD}-77-{ELSEWHERE}-01234567",  # nobody here knows whether that process lives
+]
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path: Path) -> None:
+    for name in (*OWN, *OTHERS):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(OTHERS)
+
+
+def test_what_a_writer_on_another_machine_left_goes_after_a_day(tmp_path: Path) -> None:
+    for hours in (23, 25):
+        left = tmp_path / f".{hours}.partial-{DEAD}-77-{ELSEWHERE}-01234567"
+        left.write_text("")
+        then = time.time() - hours * 3600
+        os.utime(left, (then, then))
+    remove_leftovers(tmp_path)
+    assert [name.partition(".partial")[0] for name in names(tmp_path)] == [".23"]
+
+
+def test_a_process_that_ended_and_was_not_waited_for_writes_no_more(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
+    process.start()
+    assert process.pid is not None
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    (tmp_path / f".dest.partial-{process.pid}-01234567").write_text("")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+    process.join()
 
 
 def test_what_was_being_replaced_is_given_back(tmp_path: Path) -> None:
-    (tmp_path / f".dest.replaced-{DEAD}-00").mkdir()
-    (tmp_path / f".dest.partial-{os.getpid()}-00").mkdir()
-    remove_leftovers(tmp_path / "dest")
-    assert names(tmp_path) == [f".dest.partial-{os.getpid()}-00", "dest"]
+    (tmp_path / f".dest.replaced-{DEAD}-77-{HERE}-01234567").mkdir()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["dest"]
+    (tmp_path / f".dest.replaced-{DEAD}-77-{HERE}-01234567").mkdir()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["dest"]
+
+
+def test_leftovers_that_are_links_go_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    for name in OWN:
+        (tmp_path / name).symlink_to(tmp_path / "thesis")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["thesis"]
+    assert names(tmp_path / "thesis") == ["chapter"]
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+def test_a_link_under_the_final_name_is_replaced_and_what_is_behind_it_stays(target: str, tmp_path: Path) -> None:
+    behind, dest = tmp_path / "behind", tmp_path / "dest"
+    if target == "file":
+        behind.write_text("years of work")
+    if target == "folder":
+        write(behind, "years of work")
+    for again in (write_whole, functools.partial(write, overwrite=True)):
+        dest.unlink(missing_ok=True)
+        dest.symlink_to(behind)
+        with pytest.raises(RequestError, match="destination exists"):
+            write(dest, "new")
+        again(dest, "new")
+        assert not dest.is_symlink()
+        assert (dest if dest.is_file() else dest / "file").read_text() == "new"
+        if target == "file":
+            assert behind.read_text() == "years of work"
+        if target == "folder":
+            assert (behind / "file").read_text() == "years of work"
+        assert names(tmp_path) == (["dest"] if target == "nothing" else ["behind", "dest"])
+
+
+def append(path: Path) -> None:
+    with appending(path) as file:
+        file.write("more")
+
+
+@pytest.mark.parametrize("use", [append, take_lock, own_folder])
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+def test_a_link_in_the_place_of_what_is_offrls_own_is_refused(
+    use: Callable[[Path], object], target: str, tmp_path: Path
+) -> None:
+    behind = tmp_path / "behind"
+    if target == "file":
+        behind.write_text("years of work")
+    if target == "folder":
+        behind.mkdir()
+    (tmp_path / "own").symlink_to(behind)
+    with pytest.raises(StoreError, match=r"this is a link to .*behind"):
+        use(tmp_path / "own")
+    assert behind.exists() == (target != "nothing")
+    if target == "file":
+        assert behind.read_text() == "years of work"
+
+
+def test_a_lock_is_for_one_at_a_time_and_takes_nothing_out_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("kept")
+    lock = take_lock(tmp_path / "lock")
+    assert lock is not None
+    assert take_lock(tmp_path / "lock") is None
+    os.close(lock)
+    again = take_lock(tmp_path / "lock")
+    assert again is not None
+    os.close(again)
+    assert (tmp_path / "lock").read_text() == "kept"
+
+
+def test_a_folder_that_another_writer_finished_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+
+    def write_late() -> None:
+        with whole_folder(dest) as folder:
+            folder.mkdir()
+            write(dest, "theirs")
+
+    with pytest.raises(RequestError, match="destination exists"):
+        write_late()
+    assert (dest / "file").read_text() == "theirs"
+    assert names(tmp_path) == ["dest"]
+
+
+def test_all_files_are_as_readable_as_the_umask_has_it(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with whole_folder(tmp_path / "folder") as folder:
+            (folder / "inner").mkdir(parents=True)
+            (folder / "inner" / "file").touch(mode=0o600)
+        write_whole(tmp_path / "file", "")
+        append(tmp_path / "lines")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"folder": 0o750, "inner": 0o750} | dict.fromkeys(("file", "lines"), 0o640)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -246,8 +385,6 @@ WITHIN_THE_KIT = {
     "offrl.reports.figures": "draws to a whole path",
     "offrl.reports.ope_page": "draws in memory",
     "offrl.runs.checkpoint": "writes in a whole folder",
-    "offrl.runs.csv_logger": "appends",
-    "offrl.runs.run": "appends, and locks",
 }
 """Modules that write by other means, and why what they write is whole or absent all the same."""
 

@@ -12,7 +12,7 @@ import offrl
 from offrl import plugins
 from offrl.errors import RequestError
 from offrl_cli.errors import WORK_FAILED, command
-from offrl_cli.output import AsJson, note, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, Overwrite, note, print_json, print_pairs, print_table, working
 
 if TYPE_CHECKING:
     from offrl.converters.report import ConversionReport
@@ -83,9 +83,7 @@ def convert(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pickles: only of authors whom you'd let run code here.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a dataset at DEST, once the new one is whole.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert logged data to a dataset, checked on the way.

@@ -15,7 +15,7 @@ import offrl
 from offrl.errors import TrainingInterrupted
 from offrl_cli.dataset_info import print_info
 from offrl_cli.errors import INTERRUPTED, WORK_FAILED, command, fail
-from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, Overwrite, note, number, print_json, print_pairs, print_table, working
 from offrl_cli.runs import Trust
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def export(
         str, typer.Argument(metavar="DEST", help="A new folder for Parquet; an id such as hopper/expert-v0 for Minari.")
     ],
     format: Annotated[ExportFormat, typer.Option(help="What to write.")] = ExportFormat.parquet,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a dataset for others to read: as Parquet files or a local Minari dataset.
@@ -114,7 +115,7 @@ def export(
     """
     store = _open(name)
     with working("Exporting"):
-        path = offrl.export_dataset(store, destination, format.value)
+        path = offrl.export_dataset(store, destination, format.value, overwrite=overwrite)
     result = {"name": name, "format": format.value, "path": path, "episodes": store.num_episodes}
     if as_json:
         print_json(result)
@@ -145,8 +146,9 @@ def make(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A folder for Parquet files and card.toml. Default: a local dataset."),
+        typer.Option(metavar="DIR", help="A new folder for Parquet files and card.toml. Default: a local dataset."),
     ] = None,
+    overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -159,7 +161,7 @@ def make(
     """
     try:
         with redirect_stdout(sys.stderr):
-            report = offrl.make_dataset(name, out=out, trust=trust)
+            report = offrl.make_dataset(name, out=out, overwrite=overwrite, trust=trust)
     except TrainingInterrupted as stopped:
         saved = f"Saved at step {stopped.step:,}; the same command goes on from there"
         fail("Interrupted" if stopped.step is None else saved, INTERRUPTED)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 120
 """Columns of a table that isn't printed on a terminal."""
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a dataset that is there, once the new one is whole.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 

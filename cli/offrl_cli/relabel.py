@@ -9,7 +9,7 @@ import typer
 
 import offrl
 from offrl_cli.errors import command
-from offrl_cli.output import AsJson, note, number, print_json, print_pairs, working
+from offrl_cli.output import AsJson, Overwrite, note, number, print_json, print_pairs, working
 from offrl_cli.runs import Checkpoint, Trust
 
 
@@ -28,6 +28,7 @@ def relabel(
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="K", help="Of which training seed. Default: the mean over all seeds.")
     ] = None,
+    overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +40,9 @@ def relabel(
     Example: offrl relabel cartpole-replay --reward runs/airl-cartpole-20250101-120000 --out cartpole-learned
     """
     with working("Relabeling"):
-        report = offrl.relabel(dataset, reward=reward, out=out, checkpoint=checkpoint, seed=seed, trust=trust)
+        report = offrl.relabel(
+            dataset, reward=reward, out=out, checkpoint=checkpoint, seed=seed, overwrite=overwrite, trust=trust
+        )
     if as_json:
         print_json(report)
         return

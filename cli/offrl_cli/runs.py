@@ -10,7 +10,7 @@ import typer
 
 import offrl
 from offrl_cli.errors import command
-from offrl_cli.output import AsJson, number, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, Overwrite, number, print_json, print_pairs, print_table, working
 from offrl_cli.scores import print_scores
 
 
@@ -102,6 +102,7 @@ def collect(
     ] = False,
     seed: Seed = 0,
     env: Environment = None,
+    overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,6 +123,7 @@ def collect(
             reference_scores=reference_scores,
             seed=seed,
             env=env,
+            overwrite=overwrite,
             trust=trust,
         )
     if as_json:

@@ -157,6 +157,8 @@ def export_dataset(
     dataset: str | os.PathLike[str] | TrajectoryStore,
     out: str | os.PathLike[str],
     format: Literal["parquet", "minari"] = "parquet",
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write a dataset for others to read.
 
@@ -164,6 +166,7 @@ def export_dataset(
         dataset: as `open_dataset` takes it.
         out: a new folder for Parquet; an id such as "hopper/expert-v0" for Minari.
         format: "parquet", or "minari" for a local Minari dataset.
+        overwrite: replace such a dataset at `out`, once the new one is whole.
 
     Returns:
         the folder that was written.
@@ -179,7 +182,7 @@ def export_dataset(
         from offrl.data.parquet import write_parquet
 
         folder = Path(out).expanduser()
-        write_parquet(store, folder)
+        write_parquet(store, folder, overwrite=overwrite)
         return folder
     if format != "minari":
         raise RequestError(f"datasets aren't exported as {format!r}", hint="choose parquet or minari")
@@ -189,7 +192,7 @@ def export_dataset(
     with warnings.catch_warnings():
         # Minari asks for permalinks, e-mail addresses and the like, one warning each.
         warnings.simplefilter("ignore")
-        export_minari(store, os.fspath(out))
+        export_minari(store, os.fspath(out), overwrite=overwrite)
     return minari_folder() / out
 
 
@@ -197,6 +200,7 @@ def make_dataset(
     name: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     progress: bool = True,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -206,7 +210,8 @@ def make_dataset(
 
     Args:
         name: a dataset that has a recipe, or a TOML file.
-        out: a folder for Parquet files and card.toml; None makes a local dataset.
+        out: a new folder for Parquet files and card.toml; None makes a local dataset.
+        overwrite: replace the dataset that is there, once the new one is whole.
         progress: whether to show it.
         trust: import the module of an environment that a dataset or a run names: only of authors whom you'd let run
             code here.
@@ -226,7 +231,8 @@ def make_dataset(
     from offrl.collection.make_dataset import Maker
 
     with shown_progress(progress) as shown, allowing(everything=trust):
-        return Maker(shown, shown.say).make(os.fspath(name), None if out is None else Path(out))
+        maker = Maker(shown, shown.say)
+        return maker.make(os.fspath(name), None if out is None else Path(out), overwrite=overwrite)
 
 
 def collect(
@@ -242,9 +248,12 @@ def collect(
     reference_scores: bool = False,
     seed: int = 0,
     env: str | None = None,
+    overwrite: bool = False,
     trust: bool = False,
 ) -> dict[str, Any]:
     """Record a trained policy's episodes, random or optimal ones, as a dataset.
+
+    The dataset takes its name once it is whole: an interruption leaves nothing of that name.
 
     Args:
         run: the run or its directory; None with `random` or `optimal`.
@@ -258,6 +267,7 @@ def collect(
         reference_scores: measure a random policy too, and store both returns as references.
         seed: picks the episodes' initial states.
         env: a Gymnasium id in place of the run's own environment.
+        overwrite: replace a dataset at `out`, once the new one is whole.
         trust: import the module of the environment that the run names, though you didn't train it here: only of
             authors whom you'd let run code.
 
@@ -282,21 +292,28 @@ def collect(
     given = [name for name, value in others.items() if value]
     if temperature is not None and not optimal:
         raise RequestError("a temperature is given to no optimal policy", hint="add --optimal, or leave it out")
-    destination = new_store_path(out)
+    destination = new_store_path(out, overwrite=overwrite)
     if optimal:
         from offrl.collection.collect import collect_optimal
 
         environment = _environment_alone("--optimal", env, [*given, *(["--random"] if random else [])])
         with allowing(environment):
             return collect_optimal(
-                environment, episodes=episodes, destination=destination, seed=seed, temperature=temperature or 0.0
+                environment,
+                episodes=episodes,
+                destination=destination,
+                seed=seed,
+                temperature=temperature or 0.0,
+                overwrite=overwrite,
             )
     if random:
         from offrl.collection.collect import collect_random
 
         environment = _environment_alone("--random", env, given)
         with allowing(environment):
-            return collect_random(environment, episodes=episodes, destination=destination, seed=seed)
+            return collect_random(
+                environment, episodes=episodes, destination=destination, seed=seed, overwrite=overwrite
+            )
     from offrl.api.judging import open_run
     from offrl.collection.collect import collect as collected
 
@@ -313,6 +330,7 @@ def collect(
             env=env,
             stochastic=stochastic,
             reference_scores=reference_scores,
+            overwrite=overwrite,
         )
 
 
@@ -323,6 +341,7 @@ def relabel(
     out: str | os.PathLike[str],
     checkpoint: str | None = None,
     seed: int | None = None,
+    overwrite: bool = False,
     trust: bool = False,
 ) -> dict[str, Any]:
     """Write a dataset again, with learned rewards in place of its own; all else is as it was.
@@ -333,6 +352,7 @@ def relabel(
         out: the new dataset: a bare name goes to the local datasets.
         checkpoint: "last" or "best"; None for the one that training reported.
         seed: of which training seed; None for the mean over all.
+        overwrite: replace a dataset at `out`, once the new one is whole.
         trust: import the module of the environment that a run of irl names, though you didn't train it here: only of
             authors whom you'd let run code.
 
@@ -351,10 +371,11 @@ def relabel(
     from offrl.collection.relabel import relabel as relabeled
     from offrl.converters.catalog import name_of, new_store_path
 
-    destination = new_store_path(out)
+    destination = new_store_path(out, overwrite=overwrite)
     opened = open_run(reward)
     with allowing(remembered(opened.path), everything=trust):
-        return relabeled(name_of(dataset), LearnedReward.of(opened, checkpoint, seed), destination)
+        learned = LearnedReward.of(opened, checkpoint, seed)
+        return relabeled(name_of(dataset), learned, destination, overwrite=overwrite)
 
 
 def record(

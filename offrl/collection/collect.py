@@ -25,6 +25,7 @@ from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
 from offrl.errors import RequestError
 from offrl.feeds.table import table_of
+from offrl.files import whole_folder
 from offrl.mdp import optimal_policy, soft_values
 from offrl.ops.noise import NoiseSource
 from offrl.replay.frame_stack import newest
@@ -35,8 +36,6 @@ from offrl.types import Density, Spec
 
 COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM, TABLE_STREAM = 15_485_863, 4, 5, 6
 DISCOUNT = 0.99
-COMMIT_STEPS = 10_000
-"""Steps between commits: about this many are lost to a kill."""
 
 
 def collect(
@@ -49,8 +48,11 @@ def collect(
     env: str | None = None,
     stochastic: bool = False,
     reference_scores: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run a policy for complete episodes and store them.
+
+    The store takes its name once it is whole; a kill or Ctrl-C before leaves nothing of that name.
 
     A run of several seeds shares the episodes among its policies; each episode's source names the policy.
 
@@ -65,12 +67,14 @@ def collect(
             `behavior_log_prob` where the policy has one (in the environment's action units).
         reference_scores: measure a uniformly random policy over as many episodes as well, and store both mean returns
             as the dataset's reference scores.
+        overwrite: replace what is at `destination`, once the new store is whole.
 
     Returns:
         path, episodes, steps, mean, standard deviation, least and greatest return, and the reference scores.
 
     Raises:
-        RequestError: the episodes can't be shared evenly among the seeds, or no environment is known.
+        RequestError: the episodes can't be shared evenly among the seeds, no environment is known, or something is at
+            the destination.
     """
     checkpoint = checkpoint or run.reported_checkpoint
     policy, facts = load_policy(run, checkpoint)
@@ -99,22 +103,25 @@ def collect(
             "seed": seed,
             "stochastic": stochastic,
         }
-        writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
-        store = _write(writer, _episodes(behavior, environments, spec, quota, seed, policy.frame_stack))
+        with whole_folder(destination, overwrite=overwrite) as folder:
+            writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
+            store = _write(writer, _episodes(behavior, environments, spec, quota, seed, policy.frame_stack))
+            if reference_scores:
+                random = evaluate_random(environment, episodes, seed=seed).returns
+                scores = {
+                    "random": float(random.mean()),
+                    "expert": float(store.episodes.return_.mean()),
+                    "measured_on": f"{environment}, {episodes} episodes each",
+                }
+                StoreWriter(folder, spec, append=True, reference_scores=scores).close()
     finally:
         environments.close()
-    if reference_scores:
-        random = evaluate_random(environment, episodes, seed=seed).returns
-        scores = {
-            "random": float(random.mean()),
-            "expert": float(store.episodes.return_.mean()),
-            "measured_on": f"{environment}, {episodes} episodes each",
-        }
-        store = StoreWriter(destination, spec, append=True, reference_scores=scores).close()
-    return _report(store)
+    return _report(TrajectoryStore.open(destination))
 
 
-def collect_random(environment: str, *, episodes: int, destination: Path, seed: int = 0) -> dict[str, Any]:
+def collect_random(
+    environment: str, *, episodes: int, destination: Path, seed: int = 0, overwrite: bool = False
+) -> dict[str, Any]:
     """Take uniformly random actions for complete episodes and store them, with their `behavior_log_prob`.
 
     Actions are uniform within their bounds, or on [-1, 1] in components without; their log-density is in the
@@ -125,12 +132,13 @@ def collect_random(environment: str, *, episodes: int, destination: Path, seed: 
         episodes: how many.
         destination: a new directory for the store.
         seed: picks initial states and actions.
+        overwrite: as in `collect`.
 
     Returns:
         what `collect` does.
 
     Raises:
-        RequestError: the environment can't be made.
+        RequestError: the environment can't be made, or something is at the destination.
     """
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
     environments = make_environments(environment, copies)
@@ -138,14 +146,22 @@ def collect_random(environment: str, *, episodes: int, destination: Path, seed: 
         spec = single_precision(spaces_of(environments))
         behavior = RandomBehavior(spec, copies, seed)
         provenance = {"made_by": f"offrl {__version__} collect --random", "seed": seed}
-        writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
-        return _report(_write(writer, _episodes(behavior, environments, spec, quota, seed)))
+        with whole_folder(destination, overwrite=overwrite) as folder:
+            writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
+            _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()
+    return _report(TrajectoryStore.open(destination))
 
 
 def collect_optimal(
-    environment: str, *, episodes: int, destination: Path, seed: int = 0, temperature: float = 0.0
+    environment: str,
+    *,
+    episodes: int,
+    destination: Path,
+    seed: int = 0,
+    temperature: float = 0.0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Store complete episodes of a policy that is optimal for a toy-text environment's true reward, or softly so.
 
@@ -158,12 +174,13 @@ def collect_optimal(
         seed: picks initial states and actions.
         temperature: actions are drawn from the policy of maximum entropy for rewards divided by this, and their
             log-probability is stored; 0 takes the best action, the first one of several.
+        overwrite: as in `collect`.
 
     Returns:
         what `collect` does.
 
     Raises:
-        RequestError: the environment can't be made, or has no table of transitions.
+        RequestError: the environment can't be made, has no table of transitions, or something is at the destination.
     """
     behavior = TableBehavior(environment, seed, temperature)
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
@@ -176,10 +193,12 @@ def collect_optimal(
             "discount": DISCOUNT,
         }
         spec = spaces_of(environments)
-        writer = StoreWriter(destination, spec, environment=environment, provenance=provenance)
-        return _report(_write(writer, _episodes(behavior, environments, spec, quota, seed)))
+        with whole_folder(destination, overwrite=overwrite) as folder:
+            writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
+            _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()
+    return _report(TrajectoryStore.open(destination))
 
 
 class Behavior(Protocol):
@@ -315,14 +334,9 @@ def _log_volume(action_map: ActionMap | None) -> float:
 
 
 def _write(writer: StoreWriter, episodes: Iterator[EpisodeBlock]) -> TrajectoryStore:
-    uncommitted = 0
     with writer:
         for block in episodes:
             writer.append(block)
-            uncommitted += block.num_rows
-            if uncommitted >= COMMIT_STEPS:
-                writer.commit()
-                uncommitted = 0
     return TrajectoryStore.open(writer.path)
 
 

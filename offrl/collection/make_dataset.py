@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,12 @@ from offrl.config.library import RecipeFile, bundled_dataset_recipes, find_datas
 from offrl.config.recipe import Recipe, recipe_from_dict, with_settings
 from offrl.config.toml import write_toml
 from offrl.converters.catalog import local_path, open_dataset
-from offrl.converters.listing import CARD_FILE
-from offrl.data.parquet import STEPS_FILE, write_parquet
-from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.parquet import require_parquet_or_nothing, write_parquet
+from offrl.data.store import CARD_FILE, EpisodeBlock, StoreWriter, TrajectoryStore, require_store_or_nothing
 from offrl.envs.evaluator import evaluate_random
 from offrl.envs.spaces import check_spaces
-from offrl.errors import DatasetNotFoundError, RecipeError, RequestError
-from offrl.files import home, whole_folder, write_whole
+from offrl.errors import DatasetNotFoundError, RecipeError
+from offrl.files import home, temporary_folder, whole_folder, write_whole
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.listener import Listener
@@ -84,12 +82,13 @@ class Maker:
     def __init__(self, listener: Listener | None = None, tell: Callable[[str], None] = lambda text: None) -> None:
         self.listener, self.tell = listener, tell
 
-    def make(self, name: str, out: Path | None = None) -> Facts:
+    def make(self, name: str, out: Path | None = None, *, overwrite: bool = False) -> Facts:
         """Make a dataset by its recipe, and first the datasets that this one names, where they aren't there yet.
 
         Args:
             name: the dataset's name, or the path of its recipe.
-            out: a folder for the Parquet files and the card; None makes a local dataset.
+            out: a new folder for the Parquet files and the card; None makes a local dataset.
+            overwrite: replace the dataset that is there, once the new one is whole.
 
         Returns:
             name, path, environment, episodes, steps, mean, least and greatest return, and the reference scores.
@@ -102,16 +101,12 @@ class Maker:
         file = find_dataset_recipe(name)
         recipe = dataset_recipe_from_dict(file.values, str(file.path))
         destination = out or local_path(file.name)
-        if (out / STEPS_FILE if out else destination).exists():
-            raise RequestError(
-                "there is a dataset at the destination", where=str(destination), hint="remove it, or choose --out"
-            )
-        home().mkdir(parents=True, exist_ok=True)
-        temporary = TemporaryDirectory(dir=home(), prefix=f"{file.name}.")
-        with temporary as folder, allowing(*_environments(recipe)):
-            store = self._store(file, recipe, Path(folder))
+        (require_parquet_or_nothing if out else require_store_or_nothing)(destination, overwrite=overwrite)
+        # Beside the local datasets, where a store is only renamed.
+        with temporary_folder(local_path(file.name)) as folder, allowing(*_environments(recipe)):
+            store = self._store(file, recipe, folder)
             card = _card(store, file, recipe)
-            with whole_folder(destination, merge=out is not None) as made:
+            with whole_folder(destination, overwrite=overwrite) as made:
                 if out:
                     write_parquet(store, made)
                 else:

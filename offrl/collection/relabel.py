@@ -126,7 +126,9 @@ class LearnedReward:
         )
 
 
-def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination: Path) -> dict[str, Any]:
+def relabel(
+    dataset: str | os.PathLike[str], learned: LearnedReward, destination: Path, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Write a dataset whose rewards are learned ones and whose other columns are those of another dataset.
 
     The store takes its name once it is whole; a kill before leaves nothing of that name.
@@ -135,6 +137,7 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
         dataset: what `open_dataset` takes.
         learned: the reward.
         destination: a new directory for the store.
+        overwrite: replace what is at `destination`, once the new store is whole.
 
     Returns:
         path, source, episodes, steps, the mean reward before and after, the correlation of both over the transitions
@@ -147,11 +150,12 @@ def relabel(dataset: str | os.PathLike[str], learned: LearnedReward, destination
     store = open_dataset(dataset)
     seen: Trajectories = store if learned.frames == 1 else StackedFrames(store, learned.frames)
     _check_spaces(learned.spec, seen.spec, store.metadata.name)
-    require_free(destination)
+    if not overwrite:
+        require_free(destination)
     warnings = _unseen_actions(store, learned)
     comparison = _Comparison()
     with (
-        whole_folder(destination) as folder,
+        whole_folder(destination, overwrite=overwrite) as folder,
         StoreWriter(
             folder,
             store.spec,

@@ -12,9 +12,9 @@ from typing import Literal
 
 from offrl.config.bundled import bundled_root
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, unpack_parquet
-from offrl.data.store import METADATA_FILE, TrajectoryStore
+from offrl.data.store import METADATA_FILE, TrajectoryStore, require_store_or_nothing
 from offrl.errors import DataError, DatasetNotFoundError, RequestError, StoreError
-from offrl.files import home, require_free, whole_folder
+from offrl.files import home, whole_folder
 
 REMOTE = ("d4rl:", "minari:")
 """What the names of datasets that live elsewhere begin with."""
@@ -33,14 +33,14 @@ def store_path(name: str | os.PathLike[str]) -> Path:
     return local_path(text)
 
 
-def new_store_path(name: str | os.PathLike[str]) -> Path:
-    """The same, where nothing must be yet.
+def new_store_path(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The same, where nothing must be yet, or a store that may be replaced.
 
     Raises:
         RequestError: something is there.
     """
     path = store_path(name)
-    require_free(path)
+    require_store_or_nothing(path, overwrite=overwrite)
     return path
 
 

@@ -16,9 +16,8 @@ from offrl.converters.options import ConvertOptions, check_fields
 from offrl.converters.remote import Located, locate
 from offrl.converters.report import Chunk, ConversionReport, Log, Tally
 from offrl.converters.source import Source
-from offrl.data.store import METADATA_FILE, StoreWriter
-from offrl.errors import RequestError
-from offrl.files import remove_leftovers, whole_folder
+from offrl.data.store import StoreWriter, require_store_or_nothing
+from offrl.files import whole_folder
 
 _SMALL_SOURCE = 256 * 2**20
 _SMALL_SHARD, _SHARD = 16 * 2**20, 64 * 2**20
@@ -86,8 +85,7 @@ def _run(
 ) -> ConversionReport:
     check_fields(options.mapping)
     if dest is not None:
-        remove_leftovers(dest)
-        _check_destination(dest, overwrite)
+        require_store_or_nothing(dest, overwrite=overwrite)
     located = locate(source)
     chosen = format or located.format or detect(located.path)
     reader = format_of(chosen)
@@ -172,16 +170,3 @@ def _provenance(located: Located, format: str, options: ConvertOptions, source: 
         "offrl_version": offrl.__version__,
         **source.provenance,
     }
-
-
-def _check_destination(dest: Path, overwrite: bool) -> None:
-    if not dest.exists() and not dest.is_symlink():
-        return
-    if not overwrite:
-        raise RequestError("the destination exists", where=str(dest), hint="give another name, or say --overwrite")
-    if not (dest / METADATA_FILE).is_file():
-        raise RequestError(
-            "only a store is overwritten, and this isn't one",
-            where=str(dest),
-            hint="give another name, or move it away",
-        )

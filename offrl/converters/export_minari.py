@@ -26,7 +26,14 @@ _IDENTIFIER = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
 _ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 
 
-def export_minari(store: Trajectories, dataset_id: str, *, description: str = "", author: str | None = None) -> None:
+def export_minari(
+    store: Trajectories,
+    dataset_id: str,
+    *,
+    description: str = "",
+    author: str | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write a store as a local Minari dataset, which `minari.load_dataset` reads.
 
     It goes where Minari keeps datasets (`$MINARI_DATASETS_PATH`, or `~/.minari/datasets`), as HDF5. Images are stored
@@ -37,12 +44,13 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
         dataset_id: Minari's form, `(namespace/…/)name-vN`.
         description: goes into the dataset's metadata.
         author: likewise.
+        overwrite: replace a Minari dataset of that id, once the new one is whole.
 
     Raises:
         RequestError: the id is not of that form or taken, or the extra `minari[create]` isn't installed.
         DiskFullError: there is no room; nothing is left behind.
     """
-    _check_identifier(dataset_id)
+    _check_identifier(dataset_id, overwrite)
     try:
         import jax.tree_util  # noqa: F401  (Minari's writer needs it)
         import minari
@@ -51,7 +59,7 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
     environment, scores = store.metadata.environment, store.metadata.reference_scores
     dataset = None
     folder = minari_folder()
-    with _temporary_root(folder / dataset_id):
+    with _temporary_root(folder / dataset_id, overwrite):
         _require_room(store, folder)
         for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
             stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
@@ -80,16 +88,19 @@ def export_minari(store: Trajectories, dataset_id: str, *, description: str = ""
                 ) from error
 
 
-def _check_identifier(dataset_id: str) -> None:
+def _check_identifier(dataset_id: str, overwrite: bool) -> None:
+    place, hint = minari_folder() / dataset_id, "use an id that isn't taken, such as hopper/expert-v0"
     if not _IDENTIFIER.fullmatch(dataset_id):
         what = "it is not of the form name-vN"
-    elif (minari_folder() / dataset_id).exists():
-        what = "there is such a dataset already"
+    elif not os.path.lexists(place):
+        return
+    elif not overwrite:
+        what, hint = "there is such a dataset already", f"{hint}, or say --overwrite"
+    elif not place.is_symlink() and set(os.listdir(place)) != {"data"}:
+        what = f"what is at {place} is no Minari dataset, or holds more than one"
     else:
         return
-    raise RequestError(
-        f"Minari can't create '{dataset_id}': {what}", hint="use an id that isn't taken, such as hopper/expert-v0"
-    )
+    raise RequestError(f"Minari can't create '{dataset_id}': {what}", hint=hint)
 
 
 def _require_room(store: Trajectories, folder: Path) -> None:
@@ -105,10 +116,10 @@ def _require_room(store: Trajectories, folder: Path) -> None:
 
 
 @contextmanager
-def _temporary_root(destination: Path) -> Iterator[None]:
+def _temporary_root(destination: Path, overwrite: bool) -> Iterator[None]:
     """Where Minari writes meanwhile; what it has written to `data` takes its place at `destination` in the end."""
     before = os.environ.get(_ROOT_VARIABLE)
-    with whole_folder(destination) as folder:
+    with whole_folder(destination, overwrite=overwrite) as folder:
         folder.mkdir()
         os.environ[_ROOT_VARIABLE] = str(folder / "root")
         try:

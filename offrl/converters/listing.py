@@ -11,11 +11,9 @@ from typing import Any
 from offrl.config.bundled import bundled_root
 from offrl.converters.catalog import is_parquet_dataset
 from offrl.data.parquet import count_rows, read_metadata
-from offrl.data.store import TrajectoryStore
+from offrl.data.store import CARD_FILE, TrajectoryStore
 from offrl.errors import OffrlError
 from offrl.files import home
-
-CARD_FILE = "card.toml"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from offrl.data.schema import ColumnSpec, StoreMetadata
-from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store import CARD_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
-from offrl.errors import SourceError, StoreError
-from offrl.files import whole_folder
+from offrl.errors import RequestError, SourceError
+from offrl.files import remove_leftovers, whole_folder
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 STEPS_FILE, EPISODES_FILE = "steps.parquet", "episodes.parquet"
 _METADATA_KEY = b"offrl"
 _ROWS_PER_GROUP = 131_072
+_NAMES = {STEPS_FILE, EPISODES_FILE, CARD_FILE}
 
 
-def write_parquet(store: Trajectories, folder: Path) -> None:
+def write_parquet(store: Trajectories, folder: Path, *, overwrite: bool = False) -> None:
     """Write `steps.parquet` (T + 1 rows an episode, as in the store) and `episodes.parquet` (length, seed, source).
 
     Row groups hold whole episodes. The store's metadata (spaces, environment, provenance, reference scores) lies in the
@@ -33,28 +35,47 @@ def write_parquet(store: Trajectories, folder: Path) -> None:
 
     Args:
         store: a store or a selection from one.
-        folder: made if need be; the files appear there when they are whole.
+        folder: a new one; it appears when it is whole.
+        overwrite: replace a folder of such files.
 
     Raises:
+        RequestError: something is there already.
         DiskFullError: there is no room; nothing is left behind.
-        StoreError: the folder holds such files already, or can't be written.
+        StoreError: the folder can't be written for another reason.
     """
     import pyarrow.parquet as pq
 
-    for path in (folder / STEPS_FILE, folder / EPISODES_FILE):
-        if path.exists():
-            raise StoreError("there is such a file already", where=str(path), hint="choose another folder")
+    require_parquet_or_nothing(folder, overwrite=overwrite)
     columns = store.metadata.columns
     metadata = {key: value for key, value in store.metadata.to_json().items() if key not in ("shards", "statistics")}
     fields = [pa.field(column.name, _arrow_type(column)) for column in columns]
     schema = pa.schema(fields, metadata={_METADATA_KEY: json.dumps(metadata).encode()})
-    with whole_folder(folder, merge=True) as temporary:
+    with whole_folder(folder, overwrite=overwrite) as temporary:
         temporary.mkdir()
         with pq.ParquetWriter(temporary / STEPS_FILE, schema, **_encoding(columns)) as writer:
             for block in store.iterate_blocks(_ROWS_PER_GROUP):
                 arrays = [_to_arrow(column, block.columns[column.name]) for column in columns]
                 writer.write_table(pa.table(arrays, schema=schema), row_group_size=block.num_rows)
         pq.write_table(_episode_table(store), temporary / EPISODES_FILE, compression="zstd")
+
+
+def require_parquet_or_nothing(dest: Path, *, overwrite: bool) -> None:
+    """Raise `RequestError` unless Parquet files may be written here: nothing is here, or such files to be replaced.
+
+    What a killed writer was replacing is given back first.
+    """
+    remove_leftovers(dest.parent)
+    if not os.path.lexists(dest):
+        return
+    if not overwrite:
+        raise RequestError("the destination exists", where=str(dest), hint="give another folder, or say --overwrite")
+    foreign = [] if dest.is_symlink() or not dest.is_dir() else sorted(set(os.listdir(dest)) - _NAMES)
+    if not (dest / STEPS_FILE).is_file() or foreign:
+        raise RequestError(
+            "only a folder of steps.parquet and episodes.parquet is overwritten, and this is something else",
+            where=str(dest / foreign[0] if foreign else dest),
+            hint="give another folder, or move it away",
+        )
 
 
 def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:

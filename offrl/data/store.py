@@ -7,9 +7,9 @@ replaced likewise. So a process killed at any moment leaves a store that opens w
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -42,7 +42,7 @@ from offrl.data.trajectories import (
     merge_statistics,
 )
 from offrl.errors import CorruptStoreError, DatasetNotFoundError, RequestError, SpaceMismatchError, StoreError
-from offrl.files import naming, remove_leftovers, write_whole
+from offrl.files import naming, own_folder, remove_leftovers, take_lock, write_whole
 from offrl.types import Spec
 
 __all__ = ["EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajectories", "TrajectoryStore"]
@@ -50,6 +50,9 @@ __all__ = ["EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajecto
 METADATA_FILE = "metadata.json"
 _LOCK_FILE = "lock"
 _FOLDERS = ("shards", "episodes")
+_SHARD_FILE = re.compile(r"\d{5,}\.arrow")
+CARD_FILE = "card.toml"
+"""What may lie beside a store's own files, and goes with it."""
 
 
 class TrajectoryStore(Trajectories):
@@ -189,7 +192,7 @@ class StoreWriter:
         self.path = Path(path)
         self._shard_bytes = shard_bytes
         exists = _prepare_folder(self.path, append)
-        self._lock: int | None = _acquire_lock(self.path / _LOCK_FILE)
+        self._lock = _acquire_lock(self.path / _LOCK_FILE)
         try:
             metadata = TrajectoryStore.open(self.path).metadata if exists else StoreMetadata(spec, name=self.path.name)
             _check_same_spaces(metadata.spec, spec, self.path)
@@ -403,37 +406,61 @@ def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
 
 def _prepare_folder(folder: Path, append: bool) -> bool:
     """Make the folders; says whether a store is there to append to."""
-    if (folder / METADATA_FILE).exists():
-        if not append:
-            raise StoreError(
-                "there is a store here already", where=str(folder), hint="give another path, or append to it"
-            )
-        return True
+    exists = (folder / METADATA_FILE).exists()
+    if exists and not append:
+        raise StoreError("there is a store here already", where=str(folder), hint="give another path, or append to it")
     with naming(folder):
-        remove_leftovers(folder / METADATA_FILE)
-        foreign = sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE}) if folder.exists() else []
+        remove_leftovers(folder)
+        foreign = foreign_names(folder) if folder.exists() and not exists else []
+        folder.mkdir(parents=True, exist_ok=True)
     if foreign:
         raise StoreError(
             f"the folder isn't empty and isn't a store: it holds '{foreign[0]}'",
             where=str(folder),
             hint="give a path where nothing is yet",
         )
-    with naming(folder):
-        for name in _FOLDERS:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-    return False
+    for name in _FOLDERS:
+        own_folder(folder / name)
+    return exists
 
 
-def _acquire_lock(path: Path) -> int:
-    with naming(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
+def foreign_names(folder: Path) -> list[str]:
+    """What lies in a folder and is no part of a store."""
+    return sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE, METADATA_FILE, CARD_FILE})
+
+
+def require_store_or_nothing(dest: Path, *, overwrite: bool) -> None:
+    """Raise `RequestError` unless a store may be written here: nothing is here, or a store that may be replaced.
+
+    What a killed writer was replacing is given back first.
+    """
+    remove_leftovers(dest.parent)
+    remove_leftovers(dest)
+    if not os.path.lexists(dest):
+        return
+    if not overwrite:
+        raise RequestError("the destination exists", where=str(dest), hint="give another name, or say --overwrite")
+    if not (dest / METADATA_FILE).is_file():
+        raise RequestError(
+            "only a store is overwritten, and this isn't one",
+            where=str(dest),
+            hint="give another name, or move it away",
+        )
+    # A link goes, and what is behind it stays.
+    if not dest.is_symlink() and (foreign := foreign_names(dest)):
+        raise RequestError(
+            f"the store's folder holds something else too, '{foreign[0]}', which would be lost",
+            where=str(dest),
+            hint="give another name, or move that away",
+        )
+
+
+def _acquire_lock(path: Path) -> int | None:
+    descriptor = take_lock(path)
+    if descriptor is None:
         raise StoreError(
             "another process is writing to the store", where=str(path.parent), hint="wait until it has finished"
-        ) from None
+        )
     return descriptor
 
 
@@ -451,6 +478,8 @@ def _remove_leftovers(folder: Path, metadata: StoreMetadata) -> None:
     """Remove what a killed writer had written and not yet named in the metadata."""
     named = {file for shard in metadata.shards for file in (shard.rows_file, shard.episodes_file)}
     for name in _FOLDERS:
-        for path in (folder / name).iterdir():
-            if f"{name}/{path.name}" not in named:
-                path.unlink()
+        with naming(folder / name):
+            remove_leftovers(folder / name)
+            for path in (folder / name).iterdir():
+                if _SHARD_FILE.fullmatch(path.name) and f"{name}/{path.name}" not in named:
+                    path.unlink()

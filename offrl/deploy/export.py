@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def export_policy(
         raise RequestError(f"there is no format '{format}'", hint=f"choose {' or '.join(FORMATS)}")
     kind = FORMATS[format]
     kind.require()
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise RequestError("the destination exists", where=str(path), hint="give another --out, or say --overwrite")
     position = _position(run, seed)
     checkpoint = checkpoint or run.reported_checkpoint

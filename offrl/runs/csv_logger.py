@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from offrl.files import naming
+from offrl.files import appending
 from offrl.runs.loggers import Logger, per_seed
 from offrl.runs.run import Run
 
@@ -26,5 +26,5 @@ class CsvLogger(Logger):
         self._append((line["step"], seed, name, value) for seed, name, value in per_seed(line, seeds))
 
     def _append(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        with naming(self.path), open(self.path, "a", encoding="utf-8", newline="") as file:
+        with appending(self.path) as file:
             csv.writer(file, lineterminator="\n").writerows(rows)

@@ -16,6 +16,7 @@ from offrl.data.schema import flatten_value
 from offrl.data.store import EpisodeBlock, StoreWriter
 from offrl.envs.spaces import single_precision
 from offrl.envs.vector import VectorStep
+from offrl.files import require_no_link
 from offrl.replay.frame_stack import newest
 from offrl.types import Spec
 
@@ -75,6 +76,7 @@ class EpisodeRecorder:
     def begin(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> None:
         """Start an episode in every environment, which shows `observation`, [S·E, …] and nested as its space is."""
         if self._writer is None:
+            require_no_link(self.path)
             self._writer = StoreWriter(self.path, **self._options, append=True)
             self._writer.keep(self.kept)
         self._observation = self._flat(observation, action_mask)

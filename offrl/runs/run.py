@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
 from offrl.config.toml import write_toml
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
-from offrl.files import naming, write_whole
+from offrl.files import appending, own_folder, remove_leftovers, require_no_link, take_lock, write_whole
 from offrl.trust import allowing, remembered
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from offrl.runs.acting import ActingPolicy
     from offrl.runs.scores import Scores
+
+
+CHECKPOINT_NAME = re.compile(r"(best-)?step-\d+(-again)?")
+"""What the directories of checkpoints are called; whatever else lies beside them is somebody else's."""
 
 
 class Run:
@@ -129,21 +133,24 @@ class Run:
         Raises:
             RunInUseError: another process holds it.
         """
-        with open(self.path / ".lock", "w", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunInUseError(
-                    "another process is writing to this run",
-                    where=str(self.path),
-                    hint="wait for it, stop it, or choose another directory with --out",
-                ) from error
+        lock = take_lock(self.path / ".lock")
+        if lock is None:
+            raise RunInUseError(
+                "another process is writing to this run",
+                where=str(self.path),
+                hint="wait for it, stop it, or choose another directory with --out",
+            )
+        try:
+            # Before hours of training, not after them.
+            require_no_link(self._checkpoints)
+            remove_leftovers(self.path)
             yield
+        finally:
+            os.close(lock)
 
     def log(self, file: str, line: Mapping[str, Any]) -> None:
         """Append one JSON line to `metrics.jsonl` or `evaluations.jsonl`."""
-        path = self.path / file
-        with naming(path), open(path, "a", encoding="utf-8") as lines:
+        with appending(self.path / file) as lines:
             lines.write(json.dumps(line) + "\n")
 
     def lines(self, file: str) -> list[dict[str, Any]]:
@@ -298,11 +305,13 @@ class Run:
         if index.get(kind) == name:
             # A resumed run is back where it was: what the index names stays whole until the index names another.
             name += "-again"
+        own_folder(self._checkpoints)
         write_checkpoint(self._checkpoints / name, parts, facts)
         index[kind] = name
         write_whole(self._checkpoints / "index.json", json.dumps(index))
         for path in self._checkpoints.iterdir():
-            if path.is_dir() and path.name not in index.values():
+            ours = CHECKPOINT_NAME.fullmatch(path.name) and not path.is_symlink()
+            if ours and path.name not in index.values():
                 shutil.rmtree(path, ignore_errors=True)
         return self._checkpoints / name
 
@@ -336,9 +345,11 @@ class Run:
             return {}
         try:
             index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not all(CHECKPOINT_NAME.fullmatch(name) for name in index.values()):
+                raise ValueError("it names something else than a checkpoint")
+        except (ValueError, TypeError, AttributeError) as error:
             raise RunError(
-                "the list of checkpoints is damaged",
+                f"the list of checkpoints is damaged ({error})",
                 where=str(path),
                 hint='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
             ) from error

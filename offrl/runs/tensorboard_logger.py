@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from offrl.errors import RequestError
+from offrl.files import own_folder
 from offrl.runs.loggers import Logger, per_seed
 from offrl.runs.run import Run
 
@@ -24,6 +25,9 @@ class TensorBoardLogger(Logger):
 
         super().__init__(run, first_step)
         folders = {seed: run.path / "tensorboard" / f"seed-{seed}" for seed in run.recipe.seeds}
+        own_folder(run.path / "tensorboard")
+        for path in folders.values():
+            own_folder(path)
         self.writers = {seed: SummaryWriter(str(path), purge_step=first_step) for seed, path in folders.items()}
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -85,7 +85,7 @@ def test_episodes_of_a_run_are_collected(run: Run) -> None:
     report = offrl.collect(run, episodes=2, out="cloned")
     assert report["episodes"] == 2
     assert offrl.open_dataset("cloned").num_steps == 400
-    with pytest.raises(RequestError, match="something at the destination"):
+    with pytest.raises(RequestError, match="destination exists"):
         offrl.collect(run, episodes=2, out="cloned")
     with pytest.raises(RequestError, match="no run is named"):
         offrl.collect(episodes=2, out="other")

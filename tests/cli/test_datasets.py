@@ -154,8 +154,9 @@ def test_parquet_goes_out_and_comes_back(offrl: Offrl, toy: TrajectoryStore) -> 
     np.testing.assert_array_equal(back.read("observation", 0, 9), toy.read("observation", 0, 9))
     assert back.metadata.reference_scores == REFERENCES
     again = offrl("datasets", "export", "toy", "./out/toy")
-    assert again.code == 1
-    assert "steps.parquet" in again.stderr
+    assert again.code == 2
+    assert "say --overwrite" in again.stderr
+    assert offrl("datasets", "export", "toy", "./out/toy", "--overwrite").code == 0
 
 
 def test_minari_reads_what_is_exported(offrl: Offrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +203,9 @@ def test_make_leaves_a_dataset_that_other_commands_know(offrl: Offrl, tmp_path: 
     assert offrl("datasets", "info", "./folder", "--json").json["episodes"] == 3
     again = offrl("datasets", "make", recipe, "--out", "folder")
     assert (again.code, again.stdout) == (2, "")
-    assert "at the destination" in again.stderr
+    assert "the destination exists" in again.stderr
+    assert offrl("datasets", "make", recipe, "--out", "folder", "--overwrite").code == 0
+    assert offrl("datasets", "make", recipe, "--overwrite").code == 0
 
 
 def test_list_names_what_can_be_made_unless_it_is_there(offrl: Offrl) -> None:

@@ -113,5 +113,5 @@ def test_a_dataset_is_gone_on_with_where_that_is_asked_for(tmp_path: Path) -> No
             env.reset(seed=seed)
             env.step(0)
     assert TrajectoryStore.open(tmp_path / "demos").episodes.seed.tolist() == [0, 1]
-    with pytest.raises(RequestError, match="something at the destination"):
+    with pytest.raises(RequestError, match="destination exists"):
         recorded("CartPole-v1", tmp_path / "demos")

@@ -173,7 +173,7 @@ def test_other_spaces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpaceMismatchError, match=r"the dataset 'before'.*learned from .* actions in Discrete\(2\)"):
         relabel(before.path, hand_made(other), tmp_path / "after")
     (tmp_path / "after").mkdir()
-    with pytest.raises(RequestError, match="something at the destination"):
+    with pytest.raises(RequestError, match="destination exists"):
         relabel(before.path, hand_made(SPEC), tmp_path / "after")
 
 

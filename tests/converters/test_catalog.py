@@ -49,9 +49,7 @@ def test_a_bundled_dataset_is_unpacked_once(bundle: Path, offrl_home: Path) -> N
 
 def test_a_changed_bundle_is_unpacked_anew(bundle: Path, tmp_path: Path) -> None:
     before = open_dataset("toy-expert")
-    for file in bundle.glob("*.parquet"):
-        file.unlink()
-    write_parquet(make_store(tmp_path / "other", [5]), bundle)
+    write_parquet(make_store(tmp_path / "other", [5]), bundle, overwrite=True)
 
     assert open_dataset("toy-expert").num_episodes == 1
     assert before.num_episodes == 2

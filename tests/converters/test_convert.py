@@ -46,9 +46,9 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, source: Path, monkey
 def test_what_killed_conversions_left_is_removed_or_given_back(tmp_path: Path, source: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    partial = tmp_path / f".store.partial-{process.pid}-0000"
-    replaced = tmp_path / f".store.replaced-{process.pid}-0000"
-    running = tmp_path / f".store.partial-{os.getpid()}-0000"
+    partial = tmp_path / f".store.partial-{process.pid}-00000000"
+    replaced = tmp_path / f".store.replaced-{process.pid}-00000000"
+    running = tmp_path / f".store.partial-{os.getpid()}-00000000"
     partial.mkdir()
     running.mkdir()
     convert(source, replaced)

@@ -17,7 +17,7 @@ from offrl.data import parquet
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet, write_parquet
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
-from offrl.errors import DiskFullError, SourceError, StoreError
+from offrl.errors import DiskFullError, RequestError, SourceError
 from offrl.types import Spec
 from tests.data.stores import make_block, make_store
 
@@ -93,8 +93,13 @@ def test_other_tools_read_the_columns(tmp_path: Path) -> None:
 def test_files_that_are_not_a_dataset_are_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", [3, 4])
     write_parquet(store, tmp_path / "parquet")
-    with pytest.raises(StoreError, match="such a file already"):
+    with pytest.raises(RequestError, match="destination exists"):
         write_parquet(store, tmp_path / "parquet")
+    write_parquet(store, tmp_path / "parquet", overwrite=True)
+    (tmp_path / "parquet" / "notes").write_text("years of work")
+    for taken in ("parquet", "store"):
+        with pytest.raises(RequestError, match=r"only a folder of steps\.parquet and"):
+            write_parquet(store, tmp_path / taken, overwrite=True)
 
     steps = tmp_path / "parquet" / STEPS_FILE
     whole = steps.read_bytes()

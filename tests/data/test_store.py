@@ -335,11 +335,44 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     make_store(tmp_path / "s", [3])
     shards = tmp_path / "s" / "shards"
     shutil.copy(shards / "00000.arrow", shards / "00001.arrow")
-    (shards / ".00002.arrow.partial-1-0000.arrow").write_bytes(b"half")
+    (shards / f".00002.arrow.partial-{2**22 + 1}-00000000.arrow").write_bytes(b"half")
+    (shards / "thesis.tex").write_text("years of work")
     with StoreWriter(tmp_path / "s", SPEC, append=True) as writer:
-        assert os.listdir(shards) == ["00000.arrow"]
+        assert sorted(os.listdir(shards)) == ["00000.arrow", "thesis.tex"]
         writer.append(make_block([4]))
     assert TrajectoryStore.open(tmp_path / "s").episodes.length.tolist() == [3, 4]
+    assert (shards / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("place", ["shards", "episodes", "lock"])
+def test_nothing_is_written_or_removed_behind_links(tmp_path: Path, place: str) -> None:
+    store = make_store(tmp_path / "s", [3])
+    behind = tmp_path / "behind"
+    (tmp_path / "s" / place).rename(behind)
+    (tmp_path / "s" / place).symlink_to(behind)
+    if behind.is_dir():
+        (behind / "00007.arrow").write_text("somebody's own")
+    before = {path: path.read_bytes() for path in (behind, *behind.rglob("*")) if path.is_file()}
+    with pytest.raises(StoreError, match="this is a link to"):
+        StoreWriter(tmp_path / "s", SPEC, append=True)
+    assert {path: path.read_bytes() for path in (behind, *behind.rglob("*")) if path.is_file()} == before
+    assert TrajectoryStore.open(tmp_path / "s").fingerprint == store.fingerprint
+
+
+def test_links_in_the_place_of_files_are_replaced_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    make_store(tmp_path / "s", [3])
+    (tmp_path / "thesis").write_text("years of work")
+    for file in ("shards/00001.arrow", "episodes/00001.arrow"):
+        (tmp_path / "s" / file).symlink_to(tmp_path / "thesis")
+    (tmp_path / "s" / "metadata.json").rename(tmp_path / "metadata")
+    (tmp_path / "s" / "metadata.json").symlink_to(tmp_path / "metadata")
+    before = (tmp_path / "metadata").read_bytes()
+    with StoreWriter(tmp_path / "s", SPEC, append=True) as writer:
+        writer.append(make_block([4]))
+    assert TrajectoryStore.open(tmp_path / "s").num_episodes == 2
+    assert not any(path.is_symlink() for path in (tmp_path / "s").rglob("*"))
+    assert (tmp_path / "thesis").read_text() == "years of work"
+    assert (tmp_path / "metadata").read_bytes() == before
 
 
 @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])

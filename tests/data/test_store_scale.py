@@ -265,7 +265,7 @@ def test_a_writer_that_dies_before_its_first_metadata_can_start_again(tmp_path: 
     for folder in ("shards", "episodes"):
         (path / folder).mkdir(parents=True)
     (path / "lock").touch()
-    (path / f".metadata.json.partial-{2**22 + 1}-0000.json").write_text("{")
+    (path / f".metadata.json.partial-{2**22 + 1}-00000000.json").write_text("{")
     with pytest.raises(DatasetNotFoundError):
         TrajectoryStore.open(path)
     StoreWriter(path, SPEC).close()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from offrl.nn import MLP, Adam, seed_generators
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs import checkpoint
 from offrl.runs.checkpoint import read_facts, read_part, write_checkpoint
+from tests.runs.full_disk import files_up_to
 
 
 @dataclass
@@ -141,17 +139,6 @@ def test_a_kill_at_any_point_leaves_the_checkpoint_before(
     assert read_facts(tmp_path / "step-2") == {"step": 8}
     assert read_part(tmp_path / "step-2", "state")["w"].eq(9.0).all()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step")) == ["step-1", "step-2"]
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let no file grow beyond this many bytes: the nearest thing to a full disk that needs no other disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from offrl.config.recipe import Recipe, recipe_from_dict
-from offrl.errors import RecipeError, RunError, RunInUseError
+from offrl.errors import RecipeError, RunError, RunInUseError, StoreError
 from offrl.runs import checkpoint as checkpoint_module
 from offrl.runs import run as run_module
 from offrl.runs.checkpoint import read_facts, read_part
@@ -265,6 +265,65 @@ def test_a_kill_at_any_point_leaves_a_whole_checkpoint(
     save(again, kind, 30, 3.0)
     assert saved(again, kind) == 3.0
     assert len(directories(again)) == 1
+
+
+def test_what_others_keep_beside_checkpoints_stays(run: Run) -> None:
+    others = run.path / "checkpoints" / "step-10-of-my-thesis"
+    others.mkdir(parents=True)
+    (others / "chapter").write_text("years of work")
+    (run.path / "thesis").mkdir()
+    (run.path / "thesis" / "chapter").write_text("years of work")
+    (run.path / "checkpoints" / "step-15").symlink_to(run.path / "thesis")
+    for step in (10, 20):
+        save(run, "last", step, step)
+    assert directories(run) == ["step-10-of-my-thesis", "step-15", "step-20"]
+    assert (others / "chapter").exists()
+    assert (run.path / "thesis" / "chapter").exists()
+
+
+@pytest.mark.parametrize("place", ["checkpoints", ".lock", "metrics.jsonl"])
+def test_nothing_is_written_or_removed_behind_links(run: Run, place: str, tmp_path: Path) -> None:
+    save(run, "last", 10, 1.0)
+    run.log("metrics.jsonl", {"step": 10})
+    behind = tmp_path / "behind"
+    (run.path / place).rename(behind)
+    (run.path / place).symlink_to(behind)
+    before = {path: path.read_bytes() for path in (behind, *behind.rglob("*")) if path.is_file()}
+
+    def go_on() -> None:
+        with run.lock():
+            run.log("metrics.jsonl", {"step": 20})
+            save(run, "last", 20, 2.0)
+
+    with pytest.raises(StoreError, match="this is a link to"):
+        go_on()
+    assert {path: path.read_bytes() for path in (behind, *behind.rglob("*")) if path.is_file()} == before
+    assert saved(run, "last") == 1.0
+
+
+def test_links_in_the_place_of_files_are_replaced_and_what_they_lead_to_stays(run: Run, tmp_path: Path) -> None:
+    save(run, "last", 10, 1.0)
+    thesis = tmp_path / "thesis"
+    (thesis / "chapter").parent.mkdir()
+    (thesis / "chapter").write_text("years of work")
+    (run.path / "checkpoints" / "step-20").symlink_to(thesis)
+    for file in ("checkpoints/index.json", "recipe.toml"):
+        (run.path / file).rename(thesis / Path(file).name)
+        (run.path / file).symlink_to(thesis / Path(file).name)
+    before = {path.name: path.read_bytes() for path in thesis.iterdir()}
+    run.change_recipe(run.recipe)
+    save(run, "last", 20, 2.0)
+    assert saved(run, "last") == 2.0
+    assert not any(path.is_symlink() for path in run.path.rglob("*"))
+    assert {path.name: path.read_bytes() for path in thesis.iterdir()} == before
+
+
+@pytest.mark.parametrize("text", ['{"last": "../../elsewhere"}', '["last"]', '{"last": 7}', "3"])
+def test_a_list_that_names_no_checkpoint_is_damaged(run: Run, text: str) -> None:
+    save(run, "last", 10, 1.0)
+    (run.path / "checkpoints" / "index.json").write_text(text)
+    with pytest.raises(RunError, match="damaged"):
+        run.checkpoint("last")
 
 
 def test_a_damaged_list_of_checkpoints_is_named(run: Run) -> None:
