@@ -345,9 +345,10 @@ class Run:
             return {}
         try:
             index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-            if not all(CHECKPOINT_NAME.fullmatch(name) for name in index.values()):
+            names = index.values() if isinstance(index, dict) else [None]
+            if not all(isinstance(name, str) and CHECKPOINT_NAME.fullmatch(name) for name in names):
                 raise ValueError("it names something else than a checkpoint")
-        except (ValueError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise RunError(
                 f"the list of checkpoints is damaged ({error})",
                 where=str(path),
