@@ -383,7 +383,6 @@ WITHIN_THE_KIT = {
     "offrl.deploy.file_formats": "is given a whole path",
     "offrl.envs.video": "films to a whole path",
     "offrl.reports.figures": "draws to a whole path",
-    "offrl.reports.ope_page": "draws in memory",
     "offrl.runs.checkpoint": "writes in a whole folder",
 }
 """Modules that write by other means, and why what they write is whole or absent all the same."""
