@@ -112,7 +112,7 @@ class DivergenceError(OffrlError):
 
 
 class EnvironmentFailedError(OffrlError):
-    """An environment raised an error in another process, that process ended, or what it says is of no use."""
+    """An environment raised an error, gave something else than its spaces promise, or its process ended."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):

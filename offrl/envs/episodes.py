@@ -10,9 +10,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from offrl.envs.handed_over import HandedOver
 from offrl.envs.make import Environments
 from offrl.envs.policy import Actor, Policy
-from offrl.envs.vector import masks_told, stack, tells_masks
+from offrl.envs.vector import masks_told, tells_masks
+from offrl.errors import RequestError
+
+LONGEST = 50_000
+"""Steps after which an episode that nothing limits counts as one without an end; Atari's longest take 27,000."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,13 @@ def rollouts(acts: Acts, environments: Environments, quota: int, reset_seeds: li
         environments: N copies.
         quota: episodes per copy.
         reset_seeds: one for each copy's first episode; later ones go on from its generator.
+
+    Raises:
+        RequestError: an episode doesn't end; see `require_end`.
+        EnvironmentFailedError: a copy failed, or gave something else than its spaces promise.
     """
     observation, mask = environments.reset(reset_seeds)
-    finished = np.zeros(environments.count, np.int64)
+    finished, length = np.zeros((2, environments.count), np.int64)
     while (running := finished < quota).any():
         action = acts.act(observation, mask)
         step = environments.step(action)
@@ -78,22 +87,47 @@ def rollouts(acts: Acts, environments: Environments, quota: int, reset_seeds: li
         done = step.terminated | step.truncated
         acts.ended(done)
         finished += done
+        length = np.where(done, 0, length + 1)
+        if not environments.limited:
+            require_end(int(length[running].max()), environments.name)
         observation, mask = step.observation, step.action_mask
 
 
+def require_end(steps: int, environment: str) -> None:
+    """Raise `RequestError` where an episode that nothing limits has taken so many steps that it may have no end."""
+    if steps >= LONGEST:
+        raise RequestError(
+            f"an episode of {environment} hasn't ended after {steps:,} steps, and the environment names no limit",
+            hint="cut episodes: --max-episode-steps N (in training: --set evaluation.max_episode_steps=N), or register "
+            "the environment with max_episode_steps",
+        )
+
+
 def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any], reset_seed: int) -> Iterator[float]:
-    """One greedy episode of one seed's policy, yielding each reward while the environment still shows the step."""
-    observation, info = environment.reset(seed=reset_seed)
-    space, ended = environment.action_space, False
+    """One greedy episode of one seed's policy, yielding each reward while the environment still shows the step.
+
+    Raises:
+        RequestError: the episode doesn't end; see `require_end`.
+        EnvironmentFailedError: the environment failed, or gave something else than its spaces promise.
+    """
+    spec = environment.spec
+    name = type(environment.unwrapped).__name__ if spec is None else spec.id
+    limited = spec is not None and bool(spec.max_episode_steps)
+    handed = HandedOver(name, environment.observation_space, 1)
+    ((observation, info),) = handed.reset([environment], [0], seed=[reset_seed])
+    space, ended, steps = environment.action_space, False, 0
     actor = Actor(policy, 1)
     while not ended:
         # Every seed's policy sees the observation; the others' actions are dropped.
-        stacked = stack(environment.observation_space, [observation] * policy.seeds)
+        stacked = handed.stacked([observation] * policy.seeds)
         mask = masks_told(space, [info] * policy.seeds) if tells_masks(space, [info]) else None
-        action = actor.greedy(stacked, mask)[position]
-        observation, reward, terminated, truncated, info = environment.step(action)
-        ended = terminated or truncated
-        yield float(reward)
+        told = handed.step([environment], actor.greedy(stacked, mask)[position : position + 1])
+        (observation,), (info,) = told.observation, told.info
+        ended = bool(told.terminated[0] or told.truncated[0])
+        yield float(told.reward[0])
+        steps += 1
+        if not limited:
+            require_end(0 if ended else steps, name)
 
 
 def share_evenly(episodes: int, limit: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 
-from offrl.errors import RequestError
+from offrl.errors import OffrlError, RequestError
 from offrl.trust import make
 from offrl.types import Spec
 
@@ -20,7 +20,12 @@ Environments: TypeAlias = "SerialEnvironments | ParallelEnvironments"
 
 
 def make_environments(
-    environment: str, count: int, processes: int = 1, frame_stack: int = 1, horizon: int = 0
+    environment: str,
+    count: int,
+    processes: int = 1,
+    frame_stack: int = 1,
+    horizon: int = 0,
+    max_episode_steps: int = 0,
 ) -> Environments:
     """Copies of a registered environment, each reset within the step that ends its episode.
 
@@ -30,19 +35,22 @@ def make_environments(
         processes: how many processes step them, this one among them; at most one for each copy is used.
         frame_stack: newest observations that are shown together; 1 shows each by itself.
         horizon: steps that every episode takes, see `offrl.envs.vector.FixedHorizon`; 0 leaves episodes as they are.
+        max_episode_steps: the time limit; 0 for the environment's own, if it has one.
 
     Raises:
         UnsafeEnvironmentError: its module would have to be imported, and the user didn't name it.
         RequestError: Gymnasium knows no such environment, or can't make it.
+        SpaceMismatchError: nothing is known of such observations, or such actions.
     """
     from offrl.envs.vector import SerialEnvironments
 
     with _known(environment):
         if min(processes, count) == 1:
-            return SerialEnvironments(environment, count, frame_stack, horizon)
+            return SerialEnvironments(environment, count, frame_stack, horizon, max_episode_steps)
         from offrl.envs.worker_processes import ParallelEnvironments
 
-        return ParallelEnvironments(environment, count, min(processes, count), frame_stack, horizon)
+        shared = min(processes, count)
+        return ParallelEnvironments(environment, count, shared, frame_stack, horizon, max_episode_steps)
 
 
 def make_environment(environment: str) -> gym.Env[Any, Any]:
@@ -61,7 +69,9 @@ def _known(environment: str) -> Iterator[None]:
     """Gymnasium's errors in making an environment as one that says which names there are."""
     try:
         yield
-    except (gym.error.Error, ImportError) as error:
+    except OffrlError:
+        raise
+    except Exception as error:  # Gymnasium's own, or whatever the environment's code raises
         raise RequestError(
             f"the environment {environment!r} can't be made: {error}",
             hint="name one that Gymnasium has registered (python -c 'import gymnasium; gymnasium.pprint_registry()'), "

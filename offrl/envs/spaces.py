@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from offrl.envs.make import Environments
 
 
+OBSERVED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+ACTED_IN = "Box of floating-point numbers, Discrete or MultiDiscrete"
+
+
 def spaces_of(environments: Environments) -> Spec:
     """The spaces of one of the copies."""
     return Spec(environments.single_observation_space, environments.single_action_space)
@@ -41,6 +45,37 @@ def check_spaces(wanted: Spec, found: Spec, environment: str) -> None:
                 hint="name the environment that the data came from (--env), or convert the data with that one's spaces "
                 "(offrl convert --env ID)",
             )
+
+
+def require_acted_in(spec: Spec, environment: str) -> None:
+    """Raise `SpaceMismatchError` unless offrl can show such observations to a policy, and act in such a space."""
+    for part in _leaves(spec.observation_space):
+        if not isinstance(
+            part, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary
+        ):
+            raise SpaceMismatchError(
+                f"the observation space of {environment} holds {_short(part)}, which has no fixed shape",
+                hint=f"observations may be {OBSERVED}",
+            )
+    space = spec.action_space
+    whole = isinstance(space, gym.spaces.Box) and not np.issubdtype(space.dtype, np.floating)
+    if whole or not isinstance(space, gym.spaces.Box | gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        raise SpaceMismatchError(
+            f"nothing here acts in the action space of {environment}, {_short(space)}",
+            hint=f"actions may be {ACTED_IN}",
+        )
+
+
+def _leaves(space: gym.Space[Any]) -> list[gym.Space[Any]]:
+    """The parts of a space that is nested by name or position."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return [leaf for child in _children(space).values() for leaf in _leaves(child)]
+    return [space]
+
+
+def _short(space: gym.Space[Any]) -> str:
+    text = " ".join(str(space).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def same_kind(one: object, other: object) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
+from offrl.envs.handed_over import CheckedEnvironment, HandedOver
+from offrl.envs.spaces import require_acted_in
 from offrl.errors import EnvironmentFailedError
 from offrl.trust import make
+from offrl.types import Spec
 
 ACTION_MASK = "action_mask"
 """Among an environment's infos, as Gymnasium's own have it: which of its Discrete actions are allowed."""
@@ -50,14 +51,34 @@ class SerialEnvironments:
         count: N.
         frame_stack: newest observations that are shown together; 1 shows each by itself.
         horizon: steps that every episode takes, see `FixedHorizon`; 0 leaves episodes as they are.
+        max_episode_steps: the time limit; 0 for the environment's own, if it has one.
+
+    Attributes:
+        name: of the environment.
+        limited: whether something ends every episode.
+
+    Raises:
+        SpaceMismatchError: nothing is known of such observations, or such actions.
     """
 
-    def __init__(self, environment: str | EnvSpec, count: int, frame_stack: int = 1, horizon: int = 0) -> None:
-        self.copies = [make_single(environment, frame_stack) for _ in range(count)]
+    def __init__(
+        self,
+        environment: str | EnvSpec,
+        count: int,
+        frame_stack: int = 1,
+        horizon: int = 0,
+        max_episode_steps: int = 0,
+    ) -> None:
+        self.name = name_of(environment)
+        self.copies = [make_single(environment, frame_stack, max_episode_steps) for _ in range(count)]
+        spec = self.copies[0].spec
+        self.limited = bool(horizon or max_episode_steps or (spec is not None and spec.max_episode_steps))
         if horizon:
             self.copies = [FixedHorizon(copy, horizon) for copy in self.copies]
         self.single_observation_space = self.copies[0].observation_space
         self.single_action_space = self.copies[0].action_space
+        require_acted_in(Spec(self.single_observation_space, self.single_action_space), self.name)
+        self.handed = HandedOver(self.name, self.single_observation_space, count)
         self._tells_masks = False
 
     @property
@@ -71,44 +92,32 @@ class SerialEnvironments:
             the first observations, [N, …], and the actions allowed there, bool [N, A]; None if it tells of none.
 
         Raises:
-            EnvironmentFailedError: none is allowed, or the mask is of other actions than there are.
+            EnvironmentFailedError: a copy failed, or gave something else than its spaces promise; no action is allowed,
+                or the mask is of other actions than there are.
         """
-        starts = [copy.reset(seed=int(seed)) for copy, seed in zip(self.copies, seeds, strict=True)]
+        starts = self.handed.reset(self.copies, range(self.count), seed=[int(seed) for seed in seeds])
         infos = [info for _, info in starts]
         self._tells_masks = tells_masks(self.single_action_space, infos)
         mask = self._masks(infos)
         _require_actions(mask)
-        return stack(self.single_observation_space, [shown for shown, _ in starts]), mask
+        return self.handed.stacked([shown for shown, _ in starts]), mask
 
     def step(self, action: NDArray[Any]) -> VectorStep:
         """One step of every copy, with actions [N, …].
 
         Raises:
-            EnvironmentFailedError: a reward isn't finite, no action is allowed where an episode goes on, or a mask is
-                of other actions.
+            EnvironmentFailedError: a copy failed, or gave something else than its spaces promise; no action is allowed
+                where an episode goes on, or a mask is of other actions.
         """
-        reward = np.empty(len(self.copies))
-        terminated, truncated = np.zeros(len(self.copies), np.bool_), np.zeros(len(self.copies), np.bool_)
-        following, infos, ended = [], [], []
-        for i, copy in enumerate(self.copies):
-            shown, earned, over, cut, info = copy.step(action[i])
-            reward[i] = earned
-            if not math.isfinite(reward[i]):
-                raise EnvironmentFailedError(
-                    f"the environment returned the reward {earned}", hint="repair the environment"
-                )
-            following.append(shown)
-            infos.append(info)
-            if over or cut:
-                terminated[i], truncated[i] = over, cut
-                ended.append(i)
-        next_observation = stack(self.single_observation_space, following)
+        handed = self.handed
+        following, reward, terminated, truncated, infos, ended = handed.step(self.copies, action)
+        next_observation = handed.stacked(following)
         observation = next_observation
         mask = next_mask = self._masks(infos)
         if ended:
-            for i in ended:
-                following[i], infos[i] = self.copies[i].reset()
-            observation, mask = stack(self.single_observation_space, following), self._masks(infos)
+            for i, (shown, info) in zip(ended, handed.reset(self.copies, ended), strict=True):
+                following[i], infos[i] = shown, info
+            observation, mask = handed.stacked(following), self._masks(infos)
         _require_actions(mask)
         return VectorStep(next_observation, reward, terminated, truncated, observation, next_mask, mask)
 
@@ -175,17 +184,26 @@ def masks_told(space: Any, infos: Sequence[dict[str, Any]]) -> NDArray[np.bool_]
     return np.stack(masks)
 
 
-def make_single(environment: str | EnvSpec, frame_stack: int, **options: Any) -> gym.Env[Any, Any]:
-    """One copy; `options` are Gymnasium's."""
+def make_single(
+    environment: str | EnvSpec, frame_stack: int, max_episode_steps: int = 0, **options: Any
+) -> gym.Env[Any, Any]:
+    """One copy.
+
+    Args:
+        environment: a Gymnasium id, or what Gymnasium remembers of one.
+        frame_stack: newest observations that are shown together; 1 shows each by itself.
+        max_episode_steps: the time limit; 0 for the environment's own, if it has one.
+        options: Gymnasium's.
+    """
+    if max_episode_steps:
+        options["max_episode_steps"] = max_episode_steps
     copy = make(environment, **options)
-    return copy if frame_stack == 1 else gym.wrappers.FrameStackObservation(copy, frame_stack)
+    if frame_stack == 1:
+        return copy
+    # Gymnasium's stack broadcasts: what goes into it is looked at before.
+    return gym.wrappers.FrameStackObservation(CheckedEnvironment(copy, name_of(environment)), frame_stack)
 
 
-def stack(space: gym.Space[Any], observations: Sequence[Any]) -> Any:
-    """Observations of single copies as one of all, [N, …], nested as the space is."""
-    if isinstance(space, gym.spaces.Box):
-        stacked = np.empty((len(observations), *space.shape), space.dtype)
-        for i, observation in enumerate(observations):
-            stacked[i] = observation
-        return stacked
-    return concatenate(space, observations, create_empty_array(space, len(observations)))  # type: ignore[arg-type]
+def name_of(environment: str | EnvSpec) -> str:
+    """What messages call it."""
+    return environment if isinstance(environment, str) else environment.id

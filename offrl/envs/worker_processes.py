@@ -1,20 +1,28 @@
-"""Copies of an environment shared among processes."""
+"""Copies of an environment shared among processes, none of which outlives the one that started them."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import traceback
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from offrl.envs.vector import SerialEnvironments, VectorStep
-from offrl.errors import EnvironmentFailedError
+from offrl.envs.waiting import WAITING
+from offrl.errors import EnvironmentFailedError, OffrlError
+
+SECONDS_TO_END = 1.0
+"""What a process gets to close its environments, before it is ended."""
 
 
 class ParallelEnvironments:
@@ -24,23 +32,39 @@ class ParallelEnvironments:
         environment: a Gymnasium id.
         count: N.
         processes: 2 to N.
-        frame_stack, horizon: as `SerialEnvironments` takes them.
+        frame_stack, horizon, max_episode_steps: as `SerialEnvironments` takes them.
+
+    Attributes:
+        name, limited: as `SerialEnvironments` has them.
     """
 
-    def __init__(self, environment: str, count: int, processes: int, frame_stack: int = 1, horizon: int = 0) -> None:
+    def __init__(
+        self,
+        environment: str,
+        count: int,
+        processes: int,
+        frame_stack: int = 1,
+        horizon: int = 0,
+        max_episode_steps: int = 0,
+    ) -> None:
         sizes = [len(part) for part in np.array_split(np.arange(count), processes)]
         self.bounds = np.cumsum([0, *sizes]).tolist()
-        self.own = SerialEnvironments(environment, sizes[0], frame_stack, horizon)
+        options = frame_stack, horizon, max_episode_steps
+        self.own = SerialEnvironments(environment, sizes[0], *options)
+        self.name, self.limited = self.own.name, self.own.limited
         self.single_observation_space = self.own.single_observation_space
         self.single_action_space = self.own.single_action_space
         # A fork would copy this process's threads in the middle of whatever they do.
         context = multiprocessing.get_context("spawn")
-        spec = self.own.copies[0].unwrapped.spec
+        made = self.own.copies[0].unwrapped.spec
+        assert made is not None
+        # As registered: what a made environment knows of itself has lost the time limit and other wrappers.
+        spec = gym.spec(made.id)
         self.connections: list[Connection] = []
         self.workers = []
         for size in sizes[1:]:
             ours, theirs = context.Pipe()
-            worker = context.Process(target=serve, args=(theirs, spec, size, frame_stack, horizon), daemon=True)
+            worker = context.Process(target=serve, args=(theirs, spec, size, *options), daemon=True)
             worker.start()
             theirs.close()
             self.connections.append(ours)
@@ -79,8 +103,14 @@ class ParallelEnvironments:
         """End the other processes."""
         for connection in self.connections:
             connection.close()
+        deadline = time.monotonic() + SECONDS_TO_END
         for worker in self.workers:
-            worker.join()
+            worker.join(max(0.0, deadline - time.monotonic()))
+        for worker in self.workers:
+            if worker.is_alive():
+                # Its environment hangs, or takes its time: it has nothing to lose.
+                worker.kill()
+                worker.join()
         self.own.close()
 
     def _shares(self) -> list[tuple[int, int]]:
@@ -94,14 +124,15 @@ class ParallelEnvironments:
 
     def _receive(self, connection: Connection) -> Any:
         try:
-            failure, value = connection.recv()
+            WAITING.begin()
+            answer = connection.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._ended() from error
-        if failure:
-            raise EnvironmentFailedError(
-                f"an environment failed in its process:\n{failure}", hint="repair the environment"
-            )
-        return value
+        finally:
+            WAITING.end()
+        if isinstance(answer, OffrlError):
+            raise answer
+        return answer
 
     def _ended(self) -> EnvironmentFailedError:
         return EnvironmentFailedError(
@@ -109,20 +140,32 @@ class ParallelEnvironments:
         )
 
 
-def serve(connection: Connection, spec: EnvSpec, count: int, frame_stack: int, horizon: int) -> None:
+def serve(
+    connection: Connection, spec: EnvSpec, count: int, frame_stack: int, horizon: int, max_episode_steps: int
+) -> None:
     """What another process does: step its share of the copies until the connection closes."""
-    environments = SerialEnvironments(spec, count, frame_stack, horizon)
+    # Ctrl-C reaches all processes of a terminal: what is to be saved first needs these until it is.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    environments = SerialEnvironments(spec, count, frame_stack, horizon, max_episode_steps)
     commands: dict[str, Callable[[Any], Any]] = {"reset": environments.reset, "step": environments.step}
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             name, argument = connection.recv()
             try:
-                result = commands[name](argument)
-            except Exception:
-                connection.send((traceback.format_exc(), None))
-            else:
-                connection.send((None, result))
+                answer = commands[name](argument)
+            except OffrlError as error:
+                answer = error
+            connection.send(answer)
     environments.close()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that ended, and whatever this one is doing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def joined_masks(parts: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:

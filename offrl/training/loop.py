@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from offrl import __version__
 from offrl.envs.policy import Policy
+from offrl.envs.waiting import WAITING
 from offrl.errors import DivergenceError
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs.checkpoint import read_facts, read_part
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from offrl.runs.listener import Listener
     from offrl.runs.recorder import EpisodeRecorder
 
+PATIENCE = 4.0
+"""Seconds that a step of the environments may take behind Ctrl-C; looked at as often, so twice that is the longest."""
 MAX_ROUNDS = 64
 """Rounds prepared at once: enough to make their cost per batch small, few enough to answer Ctrl-C at once."""
 
@@ -284,8 +288,11 @@ def mean_per_seed(values: Tensor) -> Tensor:
 
 @contextmanager
 def _interruptions() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that the loop can finish its round first; a second Ctrl-C stops at once."""
-    pressed = threading.Event()
+    """An event that Ctrl-C sets, so that the loop can finish its round first; a second Ctrl-C stops at once.
+
+    So does an environment that doesn't answer for `PATIENCE` seconds from then on: nothing would ever be finished.
+    """
+    pressed, over = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed
         return
@@ -293,9 +300,19 @@ def _interruptions() -> Iterator[threading.Event]:
     def handle(number: int, frame: Any) -> None:
         pressed.set()
         signal.signal(signal.SIGINT, before)
+        threading.Thread(target=_stop_what_hangs, args=(over,), daemon=True).start()
 
     before = signal.signal(signal.SIGINT, handle)
     try:
         yield pressed
     finally:
+        over.set()
         signal.signal(signal.SIGINT, before)
+
+
+def _stop_what_hangs(over: threading.Event) -> None:
+    """Press Ctrl-C again once one step of the environments has taken too long."""
+    while not over.wait(PATIENCE):
+        if WAITING.seconds() >= PATIENCE:
+            os.kill(os.getpid(), signal.SIGINT)
+            return

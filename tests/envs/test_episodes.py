@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import pytest
 from offrl.envs.episodes import rollouts, share_evenly, single_episode
 from offrl.envs.evaluator import Greedy
 from offrl.envs.make import make_environments
-from offrl.envs.vector import stack
+from offrl.errors import RequestError
 from tests.envs.counting import COUNTING, NESTED, PARTS, PLACES, Counting, constant_policy
+from tests.envs.faulty import BOX, ENDLESS, LIMITED
 
 
 def test_each_copy_is_followed_through_its_share_of_whole_episodes() -> None:
@@ -55,10 +58,33 @@ def test_one_episode_of_one_seed(name: str) -> None:
     environment.close()
 
 
-def test_single_observations_are_stacked_as_vector_environments_stack_them() -> None:
-    single = Counting(nested=True)
-    observation, _ = single.reset(seed=7)
-    stacked = stack(PARTS, [observation] * 3)
-    assert stacked["observation"].shape == (3, 2)
-    assert stacked["pixels"].dtype == np.uint8
-    assert stacked["step"].tolist() == [0, 0, 0]
+def steps_of(environment: str, **options: Any) -> int:
+    """How many steps an episode of two copies takes."""
+    environments = make_environments(environment, 2, **options)
+    policy = constant_policy([[0.0, 0.0]], space=BOX)
+    acts = Greedy(policy, 2)
+    acts.act = lambda observation, mask: np.zeros(2, np.int64)  # type: ignore[method-assign]
+    steps = list(rollouts(acts, environments, 1, [0, 1]))
+    environments.close()
+    assert steps[-1].truncated.all()
+    return len(steps)
+
+
+def test_an_episode_without_an_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offrl.envs.episodes.LONGEST", 20)
+    with pytest.raises(RequestError, match="hasn't ended after 20 steps") as caught:
+        steps_of(ENDLESS)
+    assert ENDLESS in str(caught.value)
+    assert "--max-episode-steps" in str(caught.value)
+    policy = constant_policy([[0.0, 0.0]], space=BOX)
+    with pytest.raises(RequestError, match="hasn't ended after 20 steps"):
+        list(single_episode(policy, 0, gym.make(ENDLESS), 0))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_limit_ends_episodes(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's own, or another one in its place, be it longer than what counts as endless."""
+    monkeypatch.setattr("offrl.envs.episodes.LONGEST", 20)
+    assert steps_of(LIMITED, processes=processes) == 6
+    assert steps_of(LIMITED, processes=processes, max_episode_steps=4) == 4
+    assert steps_of(ENDLESS, processes=processes, max_episode_steps=30) == 30

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,10 +15,11 @@ import numpy as np
 import pytest
 
 from offrl.envs.make import Environments, make_environments
-from offrl.envs.vector import masks_told, stack, tells_masks
+from offrl.envs.vector import masks_told, tells_masks
 from offrl.envs.worker_processes import ParallelEnvironments
 from offrl.errors import EnvironmentFailedError
 from tests.envs.counting import COUNTING, NESTED, Counting
+from tests.envs.faulty import FAULT_STEP, HANGING
 from tests.envs.menus import DISHES, MENU, ODD, SHUT, STEPS
 
 COPIES = 5
@@ -143,13 +149,6 @@ def test_infos_of_that_name_say_nothing_of_actions_that_are_not_single() -> None
     ]
 
 
-def test_nested_observations_are_stacked_part_by_part() -> None:
-    parts = gym.spaces.Tuple((gym.spaces.Box(-9, 9, (2,)), gym.spaces.Discrete(4)))
-    stacked = stack(parts, [(np.array([1.0, 2.0]), 3), (np.array([4.0, 5.0]), 0)])
-    assert stacked[0].tolist() == [[1, 2], [4, 5]]
-    assert stacked[1].tolist() == [3, 0]
-
-
 class Failing(Counting):
     """Fails at an action above 99; ends its process at one above 999."""
 
@@ -184,3 +183,63 @@ def test_the_end_of_another_process_is_told() -> None:
     with pytest.raises(EnvironmentFailedError, match="has ended"):
         environments.step(action)
     environments.close()
+
+
+def test_a_copy_that_hangs_keeps_nobody_from_closing() -> None:
+    environments = make_environments(HANGING, 2, 2)
+    assert isinstance(environments, ParallelEnvironments)
+    environments.reset([0, 1])
+    environments._send(environments.connections[0], ("step", np.zeros(1, np.int64)))
+    for _ in range(FAULT_STEP - 1):
+        environments._send(environments.connections[0], ("step", np.zeros(1, np.int64)))
+    started = time.monotonic()
+    environments.close()
+    assert time.monotonic() - started < 5.0
+    assert not any(worker.is_alive() for worker in environments.workers)
+
+
+PARENT = """
+import sys
+from tests.envs import faulty
+from offrl.envs.make import make_environments
+
+if __name__ == "__main__":
+    environments = make_environments(faulty.HANGING, 2, 2)
+    environments.reset([0, 1])
+    print(environments.workers[0].pid, flush=True)
+    for _ in range(faulty.FAULT_STEP):
+        environments._send(environments.connections[0], ("step", [0]))
+    sys.stdin.read()
+"""
+
+
+def test_no_process_outlives_the_one_that_was_killed(tmp_path: Path) -> None:
+    """The other one hangs in a step by then."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    time.sleep(0.5)
+    os.kill(worker, 0)
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+    deadline = time.monotonic() + 10.0
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(worker)
+
+
+def _runs(process: int) -> bool:
+    """Whether it is there and isn't only waiting for somebody to ask how it ended."""
+    try:
+        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
