@@ -9,7 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+_MOST_LISTED = 20
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: at most twenty of them, and how many more there are.
+
+    Example:
+        >>> listed(["x", "y"])
+        'x, y'
+    """
+    every = list(names)
+    more = len(every) - _MOST_LISTED
+    return ", ".join(every[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 class OffrlError(Exception):

@@ -71,6 +71,12 @@ def convert(
     time_limit: Annotated[
         int | None, typer.Option(metavar="N", help="Episodes were cut after N steps, where the source doesn't say so.")
     ] = None,
+    bandit: Annotated[
+        bool, typer.Option("--bandit", help="Each row of a table is an episode of its own: a contextual bandit's log.")
+    ] = False,
+    episode_per_file: Annotated[
+        bool, typer.Option("--episode-per-file", help="Each file of a folder of tables is an episode.")
+    ] = False,
     env: Annotated[
         str | None, typer.Option(metavar="ID", help="Gymnasium id: its spaces are taken, and it is recorded.")
     ] = None,
@@ -108,6 +114,8 @@ def convert(
             out_of_bounds=out_of_bounds.value,
             allow_pickle=allow_pickle,
             overwrite=overwrite,
+            bandit=bandit,
+            episode_per_file=episode_per_file,
         )
     if as_json:
         print_json(report.to_dict())

@@ -105,6 +105,8 @@ def convert(
     out_of_bounds: OutOfBounds = "error",
     allow_pickle: bool = False,
     overwrite: bool = False,
+    bandit: bool = False,
+    episode_per_file: bool = False,
 ) -> ConversionReport:
     """Convert logged data to a dataset, checked on the way.
 
@@ -122,6 +124,8 @@ def convert(
         out_of_bounds: what becomes of actions outside their bounds: "error", "clip" or "keep".
         allow_pickle: read pickles: only of authors whom you'd let run code here.
         overwrite: replace a dataset at `out`, once the new one is whole.
+        bandit: each row of a table is an episode of one step, as in the log of a contextual bandit.
+        episode_per_file: each file of a folder of tables is an episode.
 
     Raises:
         DatasetNotFoundError: there is no such source, and none could be fetched.
@@ -130,7 +134,8 @@ def convert(
         RequestError: it leaves something open that must be said, or something is at `out`.
 
     Example:
-        >>> offrl.convert("logs.csv", "my-logs", mapping={"observation": "x,y", "reward": "r"}, dry_run=True).steps
+        >>> mapping = {"observation": "x,y", "reward": "r", "terminated": "done"}
+        >>> offrl.convert("logs.csv", "my-logs", mapping=mapping, time_limit=500, dry_run=True).steps
     """
     from offrl.converters.catalog import store_path
     from offrl.converters.conversion import convert as converted
@@ -145,6 +150,8 @@ def convert(
         action_bounds=action_bounds,
         out_of_bounds=out_of_bounds,
         allow_pickle=allow_pickle,
+        bandit=bandit,
+        episode_per_file=episode_per_file,
     )
     if dry_run:
         return plan_conversion(source, format=format, options=options)

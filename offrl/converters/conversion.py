@@ -17,6 +17,7 @@ from offrl.converters.remote import Located, locate
 from offrl.converters.report import Chunk, ConversionReport, Log, Tally
 from offrl.converters.source import Source
 from offrl.data.store import StoreWriter, require_store_or_nothing
+from offrl.errors import RequestError
 from offrl.files import whole_folder
 
 _SMALL_SOURCE = 256 * 2**20
@@ -89,6 +90,9 @@ def _run(
     located = locate(source)
     chosen = format or located.format or detect(located.path)
     reader = format_of(chosen)
+    if (options.bandit or options.episode_per_file) and not reader.table:
+        said = "--bandit" if options.bandit else "--episode-per-file"
+        raise RequestError(f"{said} is for tables, and the source is read as {chosen}", hint=f"leave {said} out")
     log, tally = Log(dry_run=dest is None), Tally()
     for note in located.notes:
         log.note(note)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from offrl.converters.boundary_columns import point_at
 from offrl.converters.report import Log
 from offrl.converters.source import ColumnInfo
 from offrl.data import schema
-from offrl.errors import DataError, RequestError, SourceError
+from offrl.errors import DataError, RequestError, SourceError, listed
 
 NEXT_OBSERVATION, BEHAVIOR_PROB = "next_observation", "behavior_prob"
 
@@ -105,7 +106,7 @@ def _subtree(name: str, key: str, available: Mapping[str, ColumnInfo | None]) ->
 
 def _present(key: str, available: Mapping[str, ColumnInfo | None], where: str) -> str:
     if key not in available and not any(item.startswith(key + "/") for item in available):
-        raise SourceError(f"there is no key '{key}'", where=where, hint=f"the keys are {', '.join(available)}")
+        raise SourceError(f"there is no key '{key}'", where=where, hint=f"the keys are {listed(available)}")
     return key
 
 
@@ -120,10 +121,11 @@ def _check_required(
     for name in required:
         optional = mapping.get(name) == "" and name not in (schema.OBSERVATION, schema.ACTION)
         if name not in there and not optional:
+            pointer = point_at(available, keys.values()) if name == schema.TERMINATED else ""
             raise SourceError(
-                f"there is no '{_KEYS[name][0]}' (the {name})",
+                f"there is no '{_KEYS[name][0]}' (the {name})" + (f"; {pointer}" if pointer else ""),
                 where=where,
-                hint=f"say which key it is, with --map {name}=KEY; the keys are {', '.join(available) or 'none'}",
+                hint=f"say which key it is, with --map {name}=KEY; the keys are {listed(available) or 'none'}",
             )
     for name, key in keys.items():
         if available[key] is None:

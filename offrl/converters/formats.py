@@ -32,6 +32,7 @@ class Format:
         magic: what its files, whatever their names are, begin with.
         detect: whether a path holds it for certain: gets the path, and the first 16 bytes (none of a folder). It goes
             before the magic and suffixes of other formats.
+        table: its sources are tables, of which the user may say that each row or each file is an episode.
 
     Example:
         >>> FORMAT = Format("lines of my simulator", "my_package.reader:open_log", suffixes=(".simlog",))
@@ -42,6 +43,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
     magic: bytes | None = None
     detect: Detector | None = None
+    table: bool = False
 
     def open(self, path: Path, options: ConvertOptions, log: Log) -> Source:
         """Understand a source of this format.

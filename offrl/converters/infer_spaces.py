@@ -16,7 +16,7 @@ from offrl.converters.report import Log
 from offrl.converters.source import BLOCK_BYTES, ColumnInfo, Rows
 from offrl.data import schema
 from offrl.data.schema import flatten_space
-from offrl.errors import DataError, RequestError, SpaceMismatchError
+from offrl.errors import DataError, RequestError, SpaceMismatchError, listed
 from offrl.trust import allowing, make
 from offrl.types import Spec
 
@@ -82,7 +82,7 @@ def check_columns(spec: Spec, columns: Mapping[str, ColumnInfo], *, environment:
         found = {name: info for name, info in columns.items() if name.split(".")[0] == what}
         if set(leaves) != set(found):
             raise SpaceMismatchError(
-                f"{environment} has the {what} parts {sorted(leaves)}, the data has {sorted(found)}",
+                f"{environment} has the {what} parts {listed(sorted(leaves))}, the data has {listed(sorted(found))}",
                 where=where,
                 hint="map the columns to these parts, or give the environment that the data was made in",
             )

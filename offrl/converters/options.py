@@ -31,6 +31,8 @@ class ConvertOptions:
         action_bounds: (low, high) of every action dimension, where neither source nor environment says.
         out_of_bounds: what to do with actions outside their bounds: refuse them, `clip` or `keep` them.
         allow_pickle: read pickled data, which can run any code that its author wished.
+        bandit: each row of a table is an episode of one step, as in the log of a contextual bandit.
+        episode_per_file: each file of a folder of tables is an episode.
     """
 
     mapping: Mapping[str, str] = field(default_factory=dict)
@@ -40,12 +42,17 @@ class ConvertOptions:
     action_bounds: tuple[float, float] | None = None
     out_of_bounds: OutOfBounds = "error"
     allow_pickle: bool = False
+    bandit: bool = False
+    episode_per_file: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("timeouts", self.timeouts, get_args(Timeouts))
         _check_choice("out_of_bounds", self.out_of_bounds, get_args(OutOfBounds))
         if self.time_limit is not None and self.time_limit < 1:
             raise RequestError(f"a time limit of {self.time_limit} steps can't be", hint="give at least 1")
+        if self.bandit and (self.episode_per_file or self.time_limit is not None):
+            other = "--episode-per-file" if self.episode_per_file else "--time-limit"
+            raise RequestError(f"--bandit and {other} contradict each other", hint="leave one of them out")
         if self.action_bounds is not None:
             low, high = self.action_bounds
             if not (math.isfinite(low) and math.isfinite(high) and low < high):

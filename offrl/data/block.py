@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from offrl.data import schema
 from offrl.data.schema import ColumnSpec, required_columns
 from offrl.data.statistics import ColumnStatistics
-from offrl.errors import DataError
+from offrl.errors import DataError, listed
 from offrl.types import Spec
 
 
@@ -104,7 +104,7 @@ def fix_columns(spec: Spec, block: EpisodeBlock) -> tuple[ColumnSpec, ...]:
             raise DataError(
                 f"the block has no column '{name}'",
                 where=_source(block),
-                hint=f"it has {', '.join(block.columns)}; the spaces ask for {', '.join(required)}",
+                hint=f"it has {listed(block.columns)}; the spaces ask for {listed(required)}",
             )
     extras = sorted(set(block.columns) - set(required))
     return tuple(_fix_column(name, required.get(name), block) for name in [*required, *extras])
@@ -167,7 +167,8 @@ def prepare_block(columns: Sequence[ColumnSpec], block: EpisodeBlock) -> Episode
     names = [column.name for column in columns]
     if set(block.columns) != set(names):
         raise DataError(
-            f"the block has the columns {sorted(block.columns)}, the store has {sorted(names)}", where=_source(block)
+            f"the block has the columns {listed(sorted(block.columns))}, the store has {listed(sorted(names))}",
+            where=_source(block),
         )
     _check_lengths(block)
     for column in columns:

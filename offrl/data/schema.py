@@ -19,7 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offrl.data.statistics import ColumnStatistics
-from offrl.errors import CorruptStoreError, DataError, RequestError, SchemaVersionError
+from offrl.errors import CorruptStoreError, DataError, RequestError, SchemaVersionError, listed
 from offrl.types import Spec
 
 SCHEMA_VERSION = 1
@@ -280,7 +280,7 @@ def flatten_value(space: gym.Space[Any], value: Any, prefix: str) -> dict[str, N
     parts = value if isinstance(value, Mapping) else {str(i): item for i, item in enumerate(value)}
     if set(parts) != set(children):
         raise DataError(
-            f"'{prefix}' has the parts {sorted(parts)}, its space has {sorted(children)}",
+            f"'{prefix}' has the parts {listed(sorted(parts))}, its space has {listed(sorted(children))}",
             hint="give the space that describes the data",
         )
     return {

@@ -41,7 +41,14 @@ from offrl.data.trajectories import (
     check_rows,
     merge_statistics,
 )
-from offrl.errors import CorruptStoreError, DatasetNotFoundError, RequestError, SpaceMismatchError, StoreError
+from offrl.errors import (
+    CorruptStoreError,
+    DatasetNotFoundError,
+    RequestError,
+    SpaceMismatchError,
+    StoreError,
+    listed,
+)
 from offrl.files import naming, own_folder, remove_leftovers, take_lock, write_whole
 from offrl.types import Spec
 
@@ -144,7 +151,7 @@ class TrajectoryStore(Trajectories):
             if column.name == name:
                 return column
         raise RequestError(
-            f"there is no column '{name}'", where=str(self.path), hint=f"it has {', '.join(self.column_names)}"
+            f"there is no column '{name}'", where=str(self.path), hint=f"it has {listed(self.column_names)}"
         )
 
 

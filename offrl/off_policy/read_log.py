@@ -18,7 +18,7 @@ from offrl.data.schema import (
     flatten_space,
 )
 from offrl.data.trajectories import Trajectories
-from offrl.errors import DataError, RequestError
+from offrl.errors import DataError, RequestError, listed
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.features import Observations
 from offrl.replay.normalization import observation_key
@@ -41,7 +41,7 @@ def read_log(store: Trajectories, columns: tuple[str, ...] = ()) -> EpisodeLog:
         raise RequestError(
             f"the dataset has no column '{missing[0]}'",
             where=store.metadata.name or "",
-            hint=f"it has {', '.join(store.column_names)}",
+            hint=f"it has {listed(store.column_names)}",
         )
     if not store.num_episodes:
         raise DataError("the dataset has no episode", where=store.metadata.name or "", hint="name another one")

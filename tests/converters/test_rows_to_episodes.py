@@ -373,8 +373,10 @@ def test_states_and_successors_without_flags_are_no_bandit_log(tmp_path: Path) -
         {"observation": [0.0, 1.0], "next_observation": [1.0, 2.0], "action": [0.5, 0.5], "reward": 1.0}
     )
     table.to_csv(tmp_path / "log.csv", index=False)
-    with pytest.raises(RequestError, match="time limit from a terminal state") as raised:
+    with pytest.raises(RequestError, match="nothing tells where episodes end"):
         convert(tmp_path / "log.csv", tmp_path / "store")
+    with pytest.raises(RequestError, match="time limit from a terminal state") as raised:
+        convert(tmp_path / "log.csv", tmp_path / "store", options=ConvertOptions(mapping={"terminated": ""}))
     assert "--map truncated=" in raised.value.hint
     table["terminated"], table["truncated"] = [False, False], [False, True]
     table.to_csv(tmp_path / "log.csv", index=False)

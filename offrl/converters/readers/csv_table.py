@@ -2,4 +2,4 @@
 
 from offrl.converters.formats import Format
 
-FORMAT = Format("table, one row per step", "offrl.converters.readers.tabular:open_csv", (".csv", ".tsv"))
+FORMAT = Format("table, one row per step", "offrl.converters.readers.tabular:open_csv", (".csv", ".tsv"), table=True)

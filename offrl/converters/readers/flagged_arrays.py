@@ -22,7 +22,9 @@ from offrl.converters.rows_to_episodes import (
 )
 from offrl.converters.source import Rows, Source, flags_of
 from offrl.data import schema
-from offrl.errors import RequestError, SourceError
+from offrl.errors import RequestError, SourceError, listed
+
+LIMIT_NOT_USED = "the source marks truncation itself: the time limit is not used"
 
 
 def flagged_source(
@@ -82,7 +84,7 @@ def has_next(rows: Rows, *, where: str) -> bool:
     observed = {name for name in rows.columns if name.split(".")[0] == schema.OBSERVATION}
     if following and {name.replace(NEXT_OBSERVATION, schema.OBSERVATION, 1) for name in following} != observed:
         raise SourceError(
-            f"next observations have the parts {sorted(following)}, observations {sorted(observed)}",
+            f"next observations have the parts {listed(sorted(following))}, observations {listed(sorted(observed))}",
             where=where,
             hint=f"map the same parts of both, or leave the next observations out: --map {NEXT_OBSERVATION}=",
         )
@@ -106,7 +108,7 @@ def limited_episodes(
     limit = options.time_limit
     if truncated is not None:
         if limit is not None:
-            log.note("the source marks truncation itself: the time limit is not used")
+            log.note(LIMIT_NOT_USED)
         return split_at_flags(terminated, truncated)
     if limit is None:
         if options.mapping.get(schema.TRUNCATED) != "":

@@ -6,4 +6,5 @@ FORMAT = Format(
     "table, one JSON object per line and step",
     "offrl.converters.readers.tabular:open_jsonl",
     (".jsonl", ".ndjson"),
+    table=True,
 )

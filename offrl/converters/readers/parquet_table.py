@@ -3,5 +3,9 @@
 from offrl.converters.formats import Format
 
 FORMAT = Format(
-    "table, one row per step", "offrl.converters.readers.tabular:open_parquet", (".parquet", ".pq"), magic=b"PAR1"
+    "table, one row per step",
+    "offrl.converters.readers.tabular:open_parquet",
+    (".parquet", ".pq"),
+    magic=b"PAR1",
+    table=True,
 )

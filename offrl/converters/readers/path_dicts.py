@@ -27,7 +27,7 @@ from offrl.converters.rows_to_episodes import (
 )
 from offrl.converters.source import ColumnInfo, MemoryRows, Source
 from offrl.data import schema
-from offrl.errors import DataError, RequestError, SourceError, UnsafeSourceError
+from offrl.errors import DataError, RequestError, SourceError, UnsafeSourceError, listed
 
 
 def open_paths(path: Path, options: ConvertOptions, log: Log) -> Source:
@@ -107,7 +107,7 @@ def _steps(item: Mapping[str, NDArray[Any]], index: int, path: Path, options: Co
         raise SourceError(
             "a path has no actions",
             where=f"{path}, path {index}",
-            hint=f"say which key they have, with --map action=KEY; its keys are {', '.join(item)}",
+            hint=f"say which key they have, with --map action=KEY; its keys are {listed(item)}",
         )
     return len(actions[0])
 

@@ -1,25 +1,26 @@
-"""Tables on disk, read through Arrow in batches: CSV, Parquet and JSON lines."""
+"""The files of a table, read through Arrow in batches: CSV, Parquet and JSON lines, in one file or in parts."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pv
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
-from offrl.converters.flags import read_flags, read_words, refuse_flag
-from offrl.converters.source import ColumnInfo
+from offrl.converters.field_mapping import BEHAVIOR_PROB, NEXT_OBSERVATION
+from offrl.converters.natural_order import natural_key
+from offrl.converters.report import Log
 from offrl.data import schema
-from offrl.errors import DataError, SourceError
+from offrl.errors import SourceError, listed
+
+_DELIMITERS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
+_UNICODE_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_LOOKED_AT = 2**16
 
 
 @contextmanager
@@ -35,17 +36,89 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_table(path: Path, format: str) -> ds.Dataset:
-    """Open a table; its columns' types are found from its first rows.
+def open_table(path: Path, format: str, log: Log) -> ds.Dataset:
+    """Open a table, or a folder of its parts in the order of their numbers; types are found from its first rows.
+
+    Args:
+        path: the file or folder.
+        format: "csv", "json" or "parquet".
+        log: is told of parts, and of a CSV table's delimiter and encoding where they aren't the usual ones.
 
     Raises:
         SourceError: it is empty, or no such table.
     """
-    if path.stat().st_size == 0:
-        raise SourceError("the file is empty", where=str(path), hint="give a table with a header and rows")
+    files = _files_of(path, log)
     with reading(path):
-        parser = ds.CsvFileFormat(pv.ParseOptions(delimiter="\t")) if path.suffix == ".tsv" else format
-        return ds.dataset(str(path), format=parser)
+        parser = _csv_format(files[0], log) if format == "csv" else format
+        return ds.dataset([str(file) for file in files], format=parser)
+
+
+def _files_of(path: Path, log: Log) -> list[Path]:
+    if path.is_file():
+        files = [path]
+    else:
+        # Arrow and Spark leave out names that begin so: they are no parts.
+        every = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))]
+        files = sorted(every, key=lambda file: [natural_key(part) for part in file.relative_to(path).parts])
+    filled = [file for file in files if file.stat().st_size]
+    if not filled:
+        what = "the file is empty" if path.is_file() else "the folder holds no files with rows"
+        raise SourceError(what, where=str(path), hint="give a table with a header and rows")
+    if len(filled) > 1:
+        first, last = (str(filled[index].relative_to(path)) for index in (0, -1))
+        log.note(f"{len(filled)} files are read in the order of the numbers in their names: {first} to {last}")
+    if len(filled) < len(files):
+        log.note(f"{len(files) - len(filled)} empty files are left out")
+    return filled
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in file.parts)
+
+
+def _csv_format(file: Path, log: Log) -> ds.CsvFileFormat:
+    """How a file of text is written: its delimiter and its encoding, as far as its beginning tells."""
+    with open(file, "rb") as opened:
+        start = opened.read(_LOOKED_AT)
+    encoding = _encoding_of(start)
+    if encoding != "utf8":
+        log.note(f"the text is not UTF-8: it is read as {encoding}; save it as UTF-8 if names or words look wrong")
+    header = start.decode(encoding, "replace").splitlines()[0]
+    counts = {delimiter: header.count(delimiter) for delimiter in _DELIMITERS}
+    delimiter = max(counts, key=lambda each: counts[each])
+    if file.suffix.lower() == ".tsv":
+        delimiter = "\t"
+    elif "," in header or not counts[delimiter]:
+        delimiter = ","
+    else:
+        log.note(f"the columns are separated by {_DELIMITERS[delimiter]}, not by commas")
+    return ds.CsvFileFormat(pv.ParseOptions(delimiter=delimiter), read_options=pv.ReadOptions(encoding=encoding))
+
+
+def _encoding_of(start: bytes) -> str:
+    for mark, encoding in _UNICODE_MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    try:
+        codecs.getincrementaldecoder("utf8")().decode(start)  # what is cut at the end is no error
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf8"
+
+
+def read_columns(table: ds.Dataset, columns: Sequence[str]) -> pa.Table:
+    """Columns in full, rows in order."""
+    return table.to_table(columns=list(columns), use_threads=_may_use_threads(table))
+
+
+def batches_of(table: ds.Dataset, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns in batches, rows in order."""
+    return iter(table.to_batches(columns=list(columns), use_threads=_may_use_threads(table)))
+
+
+def _may_use_threads(table: ds.Dataset) -> bool:
+    """Arrow's reader of JSON waits within a thread of its pool for another one: with several files it never ends."""
+    return not isinstance(table.format, ds.JsonFileFormat)
 
 
 def find_columns(table: ds.Dataset, mapping: Mapping[str, str], *, where: str) -> dict[str, list[str]]:
@@ -64,11 +137,11 @@ def find_columns(table: ds.Dataset, mapping: Mapping[str, str], *, where: str) -
     return found
 
 
-_NESTED = (schema.OBSERVATION, schema.ACTION, schema.INFO, "next_observation")
+_NESTED = (schema.OBSERVATION, schema.ACTION, schema.INFO, NEXT_OBSERVATION)
 _FIELDS = (
     *_NESTED,
     *(schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB, schema.ACTION_MASK),
-    *("episode", "step", "behavior_prob"),
+    *("episode", "step", BEHAVIOR_PROB),
 )
 
 
@@ -81,7 +154,7 @@ def _expand(field: str, text: str, names: list[str], where: str) -> list[str]:
             raise SourceError(
                 f"there is no column '{part}' (asked for as {field})",
                 where=where,
-                hint=f"the columns are {', '.join(names)}",
+                hint=f"the columns are {listed(names)}",
             )
         columns += [name for name in matches if name not in columns]
     return columns
@@ -105,132 +178,3 @@ def _floating(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(_floating(kind.value_type))
     return kind
-
-
-def numbers(array: pa.ChunkedArray, name: str, where: str, first_row: int = 0) -> NDArray[Any]:
-    """A column of numbers, booleans or times: missing values become NaN.
-
-    Raises:
-        SourceError: it holds text or the like.
-        DataError: a value is missing where NaN has no place (in a whole number's or a list's).
-    """
-    kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _vectors(array, name, where, first_row)
-    if pa.types.is_temporal(kind):
-        if kind.bit_width == 32:  # Arrow casts these to whole numbers of their own width only
-            array = array.cast(pa.int32())
-        array, kind = array.cast(pa.int64()), pa.int64()
-    if pa.types.is_null(kind) or pa.types.is_decimal(kind):
-        array, kind = array.cast(pa.float64()), pa.float64()
-    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise SourceError(
-            f"column '{name}' holds {kind}, not numbers",
-            where=where,
-            hint="map a column of numbers, or encode it as such",
-        )
-    if array.null_count and not pa.types.is_floating(kind):
-        row = first_row + pc.index(pc.is_null(array), True).as_py()
-        raise DataError(
-            f"column '{name}' has no value", where=f"{where}, row {row}", hint="fill it in, or leave the row out"
-        )
-    return np.asarray(array.to_numpy())
-
-
-def _vectors(array: pa.ChunkedArray, name: str, where: str, first_row: int) -> NDArray[Any]:
-    lengths = pc.list_value_length(array).to_numpy() if len(array) else np.empty(0, np.int64)
-    size = lengths[0] if len(lengths) else 0
-    odd = np.flatnonzero(lengths != size)  # a missing list has the length NaN
-    if len(odd) or size != size:
-        row = int(odd[0]) if len(odd) else 0
-        raise DataError(
-            f"column '{name}' has {lengths[row]} values, other rows have {size}",
-            where=f"{where}, row {first_row + row}",
-            hint="give every row a list of the same length",
-        )
-    inner = pc.list_flatten(array)
-    values = numbers(inner if isinstance(inner, pa.ChunkedArray) else pa.chunked_array([inner]), name, where)
-    return values.reshape(len(array), int(size), *values.shape[1:])
-
-
-def flags(array: pa.ChunkedArray, field: str, name: str, where: str) -> NDArray[np.bool_]:
-    """A column of flags: booleans, numbers or words.
-
-    Args:
-        array: the column.
-        field: what it says, such as `terminated`.
-        name: the column's name.
-        where: the file.
-
-    Raises:
-        DataError: one is missing, or neither yes nor no.
-    """
-    if array.null_count:
-        row = pc.index(pc.is_null(array), True).as_py()
-        refuse_flag(None, array.null_count, f"row {row}", field, name, where)
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
-        encoded = array.combine_chunks().dictionary_encode()
-        codes = encoded.indices.to_numpy(zero_copy_only=False)
-        return read_words(encoded.dictionary.to_pylist(), codes, field=field, key=name, where=where)
-    return read_flags(numbers(array, name, where), field=field, key=name, where=where)
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """The rows of a table, under the store's names.
-
-    Attributes:
-        table: the table.
-        path: its file.
-        fields: column of the store to columns of the table.
-        columns: what they hold, as given out.
-        count: rows.
-        order: the row of the file that each row is, where they must be sorted; the table is then read into memory.
-    """
-
-    table: ds.Dataset
-    path: Path
-    fields: Mapping[str, list[str]]
-    columns: Mapping[str, ColumnInfo]
-    count: int
-    order: NDArray[np.int64] | None = None
-
-    @property
-    def keys(self) -> Mapping[str, str]:
-        return {name: ",".join(columns) for name, columns in self.fields.items()}
-
-    def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
-        needed = list(dict.fromkeys(column for name in names for column in self.fields[name]))
-        held, held_from = pa.table({}), 0
-        with reading(self.path):
-            batches = self._batches(needed)
-            for start, stop in bounds:
-                pieces = [held] if held.num_columns else []
-                rows = held_from + held.num_rows
-                while rows < stop:
-                    pieces.append(pa.Table.from_batches([next(batches)]))
-                    rows += pieces[-1].num_rows
-                held = pa.concat_tables(pieces)
-                part = held.slice(start - held_from, stop - start)
-                yield {name: self._column(name, part, start) for name in names}
-                held, held_from = held.slice(stop - held_from), stop
-
-    def _batches(self, needed: list[str]) -> Iterator[pa.RecordBatch]:
-        if self.order is not None:
-            sorted_table = self.table.to_table(columns=needed).take(pa.array(self.order))
-            return iter(sorted_table.to_batches())
-        return iter(self.table.to_batches(columns=needed))
-
-    def _column(self, name: str, part: pa.Table, start: int) -> NDArray[Any]:
-        info = self.columns[name]
-        parts = [numbers(part.column(c), c, str(self.path), start) for c in self.fields[name]]
-        array = parts[0] if len(parts) == 1 else np.stack(parts, axis=1)
-        if array[0].size != np.prod(info.shape, dtype=np.int64):
-            raise DataError(
-                f"column '{self.fields[name][0]}' has rows of {array.shape[1:]}, the first row has {info.shape}",
-                where=f"{self.path}, row {start}",
-                hint="give every row a list of the same length",
-            )
-        return np.array(array.reshape(len(array), *info.shape), dtype=info.dtype)

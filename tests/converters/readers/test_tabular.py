@@ -139,7 +139,8 @@ def test_lists_in_cells_make_vectors(tmp_path: Path, log: Log) -> None:
 def test_the_log_of_a_bandit(tmp_path: Path) -> None:
     table = pd.DataFrame({"x": [0.5, 1.5, 2.5], "arm": [1, 0, 2], "p": [0.5, 0.25, 1.0], "reward": [1, 0, 1]})
     mapping = parse_mapping(["observation=x", "action=arm", "behavior_prob=p"])
-    report = convert(write(table, tmp_path / "bandit.csv"), tmp_path / "store", options=ConvertOptions(mapping=mapping))
+    options = ConvertOptions(mapping=mapping, bandit=True)
+    report = convert(write(table, tmp_path / "bandit.csv"), tmp_path / "store", options=options)
 
     store = TrajectoryStore.open(tmp_path / "store")
     assert (report.episodes, report.terminated, report.lengths) == (3, 3, (1, 1.0, 1))
@@ -154,7 +155,9 @@ def test_the_log_of_a_bandit(tmp_path: Path) -> None:
 def test_bounds_of_whole_numbers_are_warned_of(actions: list[float], warned: bool, tmp_path: Path) -> None:
     table = pd.DataFrame({"observation": [0.5, 1.5, 2.5], "action": actions, "reward": [1, 0, 1]})
     report = convert(
-        write(table, tmp_path / "log.csv"), tmp_path / "store", options=ConvertOptions(action_bounds=(-2.0, 2.0))
+        write(table, tmp_path / "log.csv"),
+        tmp_path / "store",
+        options=ConvertOptions(action_bounds=(-2.0, 2.0), bandit=True),
     )
     assert any("--action-bounds has no effect" in warning for warning in report.warnings) == warned
 
@@ -164,7 +167,8 @@ def test_steps_of_episodes_that_nothing_tells_apart_are_no_bandit_log(tmp_path: 
     path = write(table, tmp_path / "log.csv")
     with pytest.raises(RequestError, match="nothing tells where these end"):
         plan_conversion(path, options=ConvertOptions(mapping=parse_mapping(["observation=x", "step=t"])))
-    report = plan_conversion(path, options=ConvertOptions(mapping=parse_mapping(["observation=x", "step="])))
+    mapping = parse_mapping(["observation=x", "step="])
+    report = plan_conversion(path, options=ConvertOptions(mapping=mapping, bandit=True))
     assert report.episodes == 3
 
 
@@ -193,7 +197,7 @@ def test_what_can_be_no_probability_is_refused(tmp_path: Path, probability: floa
     table = pd.DataFrame({"observation": [1.0, 2.0], "action": [0, 1], "behavior_prob": [0.5, probability]})
     table["reward"] = 0.0
     table = table.rename(columns={"behavior_prob": "propensity"})
-    plan = ConvertOptions(mapping={"behavior_prob": "propensity"})
+    plan = ConvertOptions(mapping={"behavior_prob": "propensity"}, bandit=True)
     with pytest.raises(DataError, match=f"the behavior_prob is {probability}") as raised:
         convert(write(table, tmp_path / "bandit.csv"), tmp_path / "store", options=plan)
     assert "row 1, column 'propensity'" in raised.value.where
