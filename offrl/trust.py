@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offrl.documents import read_json
 from offrl.errors import RequestError, UnsafeEnvironmentError
 from offrl.files import home, write_whole
 
@@ -104,7 +105,7 @@ def remember(run: Path, environment: str | None) -> None:
 def remembered(run: Path) -> str | None:
     """The environment that the user trained the run in, if it is that run: a copy elsewhere isn't."""
     try:
-        known = json.loads(_note(run).read_text(encoding="utf-8"))
+        known = read_json(_note(run))
         same = {key: known[key] for key in ("path", "inode")} == _identity(run)
         return str(known["environment"]) if same else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -55,7 +55,7 @@ def list_all(as_json: AsJson = False) -> None:
         return
     print_table(
         ["dataset", "kind", "environment", "episodes", "transitions", "description"],
-        [[e.name, e.kind, e.environment, e.episodes, e.steps, e.card.get("description", "")] for e in entries],
+        [[e.name, e.kind, e.environment, e.episodes, e.steps, _about(e)] for e in entries],
     )
 
 
@@ -72,6 +72,8 @@ def info(name: Name, as_json: AsJson = False) -> None:
         print_json({**offrl.describe(store), "card": entry.card if entry else {}})
         return
     print_info(store, offrl.describe(store))
+    if entry and entry.error:
+        note(f"\n{entry.error}")
     if entry and entry.card:
         typer.echo(f"\ncard\n{indent((entry.path / CARD_FILE).read_text(encoding='utf-8'), '  ')}")
 
@@ -169,6 +171,10 @@ def make(
         print_json(report)
     else:
         print_pairs({key: number(value) for key, value in report.items() if key != "reference_scores"})
+
+
+def _about(entry: DatasetEntry) -> str:
+    return f"damaged: {entry.error}" if entry.error else str(entry.card.get("description", ""))
 
 
 def _open(name: str) -> TrajectoryStore:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from offrl.config.fields import (
 )
 from offrl.config.toml import write_toml
 from offrl.config.validation import validated
+from offrl.documents import parse_toml, read_toml
 from offrl.errors import RecipeError
 
 
@@ -266,8 +266,8 @@ def load_recipe(path: Path) -> dict[str, Any]:
         RecipeError: the file can't be read, or isn't TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return read_toml(path)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"the recipe can't be read: {error}", where=str(path), hint="correct the file") from error
 
 
@@ -332,6 +332,6 @@ def to_toml(recipe: Recipe) -> str:
 
 def _parse_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text

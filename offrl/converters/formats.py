@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +11,7 @@ from offrl import plugins
 from offrl.converters.options import ConvertOptions
 from offrl.converters.report import Log
 from offrl.converters.source import Source
+from offrl.documents import read_json
 from offrl.errors import DatasetNotFoundError, PluginError, RequestError, SourceError
 
 Opener = Callable[[Path, ConvertOptions, Log], Source]
@@ -121,7 +121,7 @@ def detect(path: Path) -> str:
 def json_keys(path: Path) -> set[str]:
     """The keys of the object in a JSON file; empty where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return set()
     return set(value) if isinstance(value, dict) else set()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from offrl.data.schema import ColumnSpec, StoreMetadata
 from offrl.data.store import CARD_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
+from offrl.documents import parse_json
 from offrl.errors import RequestError, SourceError
 from offrl.files import remove_leftovers, whole_folder
 
@@ -136,7 +137,7 @@ def _metadata(steps: pq.ParquetFile, folder: Path) -> StoreMetadata:
             where=str(folder / STEPS_FILE),
             hint="convert it as a table: offrl convert FILE DEST --map column=field",
         )
-    return StoreMetadata.from_json({**json.loads(text), "shards": [], "statistics": {}}, str(folder / STEPS_FILE))
+    return StoreMetadata.from_json({**parse_json(text), "shards": [], "statistics": {}}, str(folder / STEPS_FILE))
 
 
 def _blocks(steps: pq.ParquetFile, episodes: pa.Table, columns: tuple[ColumnSpec, ...]) -> Iterator[EpisodeBlock]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,8 @@ from offrl.errors import CorruptStoreError, DataError, RequestError, SchemaVersi
 from offrl.types import Spec
 
 SCHEMA_VERSION = 1
+MOST_COMPONENTS = 2**25
+"""Numbers that a declared space may have, all its parts together: four frames of 1080p video have 25 million."""
 
 OBSERVATION, ACTION, REWARD = "observation", "action", "reward"
 TERMINATED, TRUNCATED = "terminated", "truncated"
@@ -160,7 +163,15 @@ class StoreMetadata:
                 **{key: value[key] for key in kinds},
             )
         # A Gymnasium space asserts what it is made of.
-        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            AssertionError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise CorruptStoreError(
                 f"the store's metadata can't be understood ({type(error).__name__}: {error})",
                 where=where,
@@ -205,8 +216,43 @@ def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
     )
 
 
+def check_components(value: Any) -> None:
+    """Refuse a declaration of a few bytes that would take gigabytes as a space.
+
+    Args:
+        value: a space as JSON has it, here and in Minari's metadata: parts lie below `spaces` or `subspaces`.
+
+    Raises:
+        ValueError: it declares more than `MOST_COMPONENTS` numbers.
+    """
+    count = _components(value)
+    if count > MOST_COMPONENTS:
+        raise ValueError(f"a space of {count:,} numbers is declared, and at most {MOST_COMPONENTS:,} are read")
+
+
+def _components(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_components, value))
+    if not isinstance(value, Mapping):
+        return 0
+    inner = value.get("spaces", value.get("subspaces"))
+    if inner is not None:
+        return sum(map(_components, inner.values())) if isinstance(inner, Mapping) else _components(inner)
+    declared = value["n"] if value.get("type") == "MultiBinary" else value.get("shape", ())
+    return math.prod(map(abs, declared if isinstance(declared, list | tuple) else (declared,)))
+
+
 def space_from_json(value: Mapping[str, Any]) -> gym.Space[Any]:
-    """The inverse of `space_to_json`: equal to the space that was encoded."""
+    """The inverse of `space_to_json`: equal to the space that was encoded.
+
+    Raises:
+        ValueError: it declares more than `MOST_COMPONENTS` numbers.
+    """
+    check_components(value)
+    return _space_from_json(value)
+
+
+def _space_from_json(value: Mapping[str, Any]) -> gym.Space[Any]:
     match value["type"]:
         case "Box":
             shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])
@@ -219,9 +265,9 @@ def space_from_json(value: Mapping[str, Any]) -> gym.Space[Any]:
         case "MultiBinary":
             return spaces.MultiBinary(value["n"])
         case "Dict":
-            return spaces.Dict([(key, space_from_json(item)) for key, item in value["spaces"].items()])
+            return spaces.Dict([(key, _space_from_json(item)) for key, item in value["spaces"].items()])
         case "Tuple":
-            return spaces.Tuple([space_from_json(item) for item in value["spaces"]])
+            return spaces.Tuple([_space_from_json(item) for item in value["spaces"]])
     raise ValueError(f"unknown space type {value['type']!r}")
 
 
@@ -235,8 +281,9 @@ def _bounds_to_json(bounds: NDArray[Any]) -> Any:
 
 
 def _bounds_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    items = value if isinstance(value, list) else [value] * int(np.prod(shape))
-    numbers = [float(item) if isinstance(item, str) else item for item in items]
+    if not isinstance(value, list):
+        return np.full(shape, float(value) if isinstance(value, str) else value, dtype=dtype)
+    numbers = [float(item) if isinstance(item, str) else item for item in value]
     return np.array(numbers, dtype=dtype).reshape(shape)
 
 

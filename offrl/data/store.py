@@ -41,6 +41,7 @@ from offrl.data.trajectories import (
     check_rows,
     merge_statistics,
 )
+from offrl.documents import read_json
 from offrl.errors import (
     CorruptStoreError,
     DatasetNotFoundError,
@@ -83,7 +84,9 @@ class TrajectoryStore(Trajectories):
         """
         folder = Path(path)
         metadata = _read_metadata(folder)
+        row_bytes = sum(column.row_bytes for column in metadata.columns)
         for shard in metadata.shards:
+            _check_rows(folder, shard, row_bytes)
             check_size(folder / shard.rows_file, shard.rows_bytes)
             check_size(folder / shard.episodes_file, shard.episodes_bytes)
         return cls(folder, metadata)
@@ -377,7 +380,7 @@ def _seeds(block: EpisodeBlock) -> NDArray[np.int64]:
 def _read_metadata(folder: Path) -> StoreMetadata:
     path = folder / METADATA_FILE
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetNotFoundError(
             "there is no trajectory store here" if folder.exists() else "there is no such folder",
@@ -396,6 +399,16 @@ def _read_metadata(folder: Path) -> StoreMetadata:
             hint=HINT,
         )
     return metadata
+
+
+def _check_rows(folder: Path, shard: ShardRecord, row_bytes: int) -> None:
+    """Shards aren't compressed: what is declared must be there, or a few bytes would be read as gigabytes."""
+    if shard.rows * row_bytes > shard.rows_bytes:
+        raise CorruptStoreError(
+            f"the file has {shard.rows_bytes:,} bytes, and {shard.rows:,} rows of {row_bytes:,} are declared",
+            where=str(folder / shard.rows_file),
+            hint=HINT,
+        )
 
 
 def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:

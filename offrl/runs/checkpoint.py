@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from offrl.documents import read_json
 from offrl.errors import DiskFullError, RunError, StoreError
 from offrl.files import whole_folder
 
@@ -62,7 +63,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
         RunError: it isn't there or can't be read.
     """
     try:
-        facts: dict[str, Any] = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(directory / "facts.json")
     except (OSError, ValueError) as error:
         raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), hint="choose another") from error
     return facts

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
 from offrl.config.toml import write_toml
+from offrl.documents import parse_json, read_json
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.files import appending, own_folder, remove_leftovers, require_no_link, take_lock, write_whole
 from offrl.trust import allowing, remembered
@@ -161,7 +162,7 @@ class Run:
         parsed = []
         for text in path.read_text(encoding="utf-8").splitlines():
             try:
-                parsed.append(json.loads(text))
+                parsed.append(parse_json(text))
             except ValueError:
                 continue
         return parsed
@@ -275,7 +276,7 @@ class Run:
     def cross_validation(self) -> dict[str, Any]:
         """The choice of a coefficient by cross-validation; empty where none was made."""
         path = self.path / "cross_validation.json"
-        choice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        choice: dict[str, Any] = read_json(path) if path.exists() else {}
         return choice
 
     def forget_after(self, step: int) -> None:
@@ -344,7 +345,7 @@ class Run:
         if not path.exists():
             return {}
         try:
-            index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+            index: dict[str, str] = read_json(path)
             names = index.values() if isinstance(index, dict) else [None]
             if not all(isinstance(name, str) and CHECKPOINT_NAME.fullmatch(name) for name in names):
                 raise ValueError("it names something else than a checkpoint")

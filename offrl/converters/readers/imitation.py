@@ -7,7 +7,6 @@ never decoded, but of the JSON the plain text of `TimeLimit.truncated` is read w
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import Bools, Ints, episodes_from, settle, stream
 from offrl.converters.source import ColumnInfo, Source
 from offrl.data import schema
+from offrl.documents import parse_json, read_json
 from offrl.errors import DataError, RequestError, SourceError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def is_imitation(path: Path, start: bytes) -> bool:
     if archive_keys(path, start) >= NPZ_KEYS:
         return True
     try:
-        about = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
+        about = read_json(path / "dataset_info.json")
         return (path / "state.json").is_file() and set(about["features"]) >= HUGGING_FACE_KEYS
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -266,7 +266,7 @@ def _read_hugging_face(path: Path) -> list[Part]:
     import pyarrow as pa
 
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = read_json(path / "state.json")
         names = [str(item["filename"]) for item in state["_data_files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(
@@ -361,7 +361,7 @@ def _limits(batch: pa.RecordBatch) -> NDArray[np.int8]:
     texts, ends = column.flatten(), np.diff(column.offsets.to_numpy()).cumsum()
     for index, end in enumerate(ends.tolist()):
         try:
-            flag = json.loads(texts[end - 1].as_py())["TimeLimit.truncated"]
+            flag = parse_json(texts[end - 1].as_py())["TimeLimit.truncated"]
         except (TypeError, ValueError, KeyError, IndexError):
             continue
         if isinstance(flag, bool):

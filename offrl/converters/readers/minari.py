@@ -6,7 +6,6 @@ metadata names, and so run what its author wished.
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from offrl.converters.readers.minari_layout import parts_of
 from offrl.converters.report import Log
 from offrl.converters.source import Source
 from offrl.data import schema
+from offrl.documents import parse_json, read_json
 from offrl.errors import SourceError
 from offrl.types import Spec
 
@@ -38,7 +38,7 @@ def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
     """
     folder = path / "data" if (path / "data").is_dir() else path
     metadata = _metadata(folder)
-    form = metadata.get("data_format", "hdf5")
+    form = str(metadata.get("data_format", "hdf5"))
     if form not in _READERS:
         raise SourceError(f"the data format '{form}' is not known", where=str(folder), hint=_HINT)
     reader = import_module(f"offrl.converters.readers.{_READERS[form]}")
@@ -76,7 +76,7 @@ _PROVENANCE = (
 def _metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = read_json(path)
     except (OSError, ValueError) as error:
         raise SourceError(f"the dataset's metadata can't be read ({error})", where=str(path), hint=_HINT) from error
     if not isinstance(metadata, dict):
@@ -113,6 +113,7 @@ def _space(metadata: dict[str, Any], key: str, folder: Path) -> gym.Space[Any] |
     if spelled is None:
         return None
     try:
+        schema.check_components(parse_json(spelled))
         space: gym.Space[Any] = deserialize_space(spelled)
     except Exception as error:  # minari and Gymnasium assert what spaces are made of
         raise SourceError(
@@ -151,7 +152,7 @@ def _bounded(space: gym.Space[Any], options: ConvertOptions) -> gym.Space[Any]:
 
 def _environment_id(metadata: dict[str, Any]) -> str | None:
     try:
-        identifier = json.loads(metadata["env_spec"])["id"]
+        identifier = parse_json(metadata["env_spec"])["id"]
     except (KeyError, TypeError, ValueError):
         return None
     return str(identifier)
@@ -160,7 +161,7 @@ def _environment_id(metadata: dict[str, Any]) -> str | None:
 def _reference_scores(metadata: dict[str, Any], environment: str | None) -> dict[str, Any]:
     """The returns that came with the dataset, if both did."""
     random, expert = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    if random is None or expert is None:
+    if not (isinstance(random, int | float) and isinstance(expert, int | float)):
         return {}
     return {
         "random": float(random),

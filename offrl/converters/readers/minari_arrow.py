@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from offrl.converters.readers.minari_layout import (
     leaf_of,
 )
 from offrl.converters.report import Chunk, Log
+from offrl.documents import parse_json
 from offrl.errors import DataError, SourceError
 
 _HINT = "fetch the dataset again, or write it again with minari"
@@ -191,7 +191,7 @@ class _Reader:
                 array = array.field(index)
             if leaf.jpeg:
                 for row in range(len(out)):
-                    out[row] = decode_image(array[row].as_py()).reshape(leaf.info.shape)
+                    out[row] = decode_image(array[row].as_py(), leaf.info.shape, episode)
             else:
                 out[...] = _values(array, leaf, episode)[: len(out)]
 
@@ -227,8 +227,8 @@ def _values(array: pa.Array, leaf: Leaf, episode: str) -> NDArray[Any]:
 def _seed(episode: str, log: Log) -> int:
     try:
         with open(f"{episode}/metadata.json", "rb") as file:
-            seed = json.loads(file.read()).get("seed")
-    except (OSError, ValueError):
+            seed = parse_json(file.read())["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
         return -1
     if not isinstance(seed, int):
         return -1

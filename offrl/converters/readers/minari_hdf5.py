@@ -208,7 +208,7 @@ class _Reader:
             )
         if leaf.jpeg:
             for row, data in enumerate(dataset[()]):
-                out[row] = decode_image(data.tobytes()).reshape(leaf.info.shape)
+                out[row] = decode_image(data.tobytes(), leaf.info.shape, where)
             return
         if not can_hold(leaf.info.dtype, dataset.dtype):
             raise DataError(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from offrl.converters.report import Log
 from offrl.converters.source import ColumnInfo
 from offrl.data import schema
+from offrl.errors import DataError
 from offrl.types import Spec
 
 _SMALLEST_IMAGE = 32
@@ -187,9 +188,22 @@ def fill_missing(column: str, rows: NDArray[Any]) -> None:
         rows[...] = np.nan if rows.dtype.kind == "f" else 0
 
 
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of one JPEG image."""
+def decode_image(data: bytes, shape: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+    """The pixels of one JPEG image, whose size is compared before it is unpacked.
+
+    Raises:
+        DataError: it is no image, or one of another size.
+    """
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image, dtype=np.uint8)
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            if image.size != (shape[1], shape[0]):
+                raise ValueError(f"it has {image.size[0]} × {image.size[1]} pixels, not {shape[1]} × {shape[0]}")
+            return np.asarray(image, dtype=np.uint8).reshape(shape)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"a compressed image can't be read ({error})",
+            where=where,
+            hint="write the dataset again with minari, or leave such episodes out",
+        ) from error
