@@ -127,6 +127,7 @@ algorithms = Table(
     {
         "airl": "offrl.agents.airl:ALGORITHM",
         "bc": "offrl.agents.bc:ALGORITHM",
+        "cql": "offrl.agents.cql:ALGORITHM",
         "dagger": "offrl.agents.bc:DAGGER",
         "dqn": "offrl.agents.dqn:ALGORITHM",
         "edac": "offrl.agents.edac:ALGORITHM",
