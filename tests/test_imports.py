@@ -17,10 +17,10 @@ from tests.source import PACKAGES, imported_modules, syntax_trees
 HOUSE = (
     *("api", "testing", "reports", "off_policy", "collection", "training", "feeds", "deploy", "runs", "envs"),
     *("converters", "replay", "agents", "data", "config", "tracing", "nn", "mdp", "ops"),
-    *("plugins", "trust", "files", "documents", "types", "errors"),
+    *("plugins", "trust", "files", "documents", "printable", "types", "errors"),
 )
 """The parts of the library from the top down; a part imports from parts below it only."""
-BASE = {"types", "errors", "documents", "files", "trust", "plugins"}
+BASE = {"types", "errors", "printable", "documents", "files", "trust", "plugins"}
 MAY_IMPORT: dict[str, set[str]] = {
     "api": {
         *("reports", "off_policy", "collection", "training", "feeds", "deploy", "runs", "envs", "converters", "data"),
@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mdp": set(),
     "ops": set(),
 }
-"""Of the parts below, those that a part needs, beside the six at the bottom."""
+"""Of the parts below, those that a part needs, beside the seven at the bottom."""
 HEAVY = {"torch", "minari", "matplotlib", "pandas", "pyarrow", "gymnasium", "h5py"}
 
 TREES = syntax_trees()
@@ -91,6 +91,7 @@ def test_the_bottom_imports_next_to_nothing() -> None:
         "errors": set(),
         "types": set(),
         "files": {"errors"},
+        "printable": set(),
         "documents": set(),
         "trust": {"errors", "documents", "files"},
         "plugins": {"errors"},
@@ -137,7 +138,9 @@ def test_agents_do_not_import_each_other() -> None:
 def test_the_command_line_calls_the_functions_of_offrl_and_nothing_below_them() -> None:
     for module in (name for name in TREES if name.partition(".")[0] == "offrl_cli"):
         imported = {name for name in imported_at_run_time(TREES[module]) if name.partition(".")[0] == "offrl"}
-        assert imported <= {"offrl", "offrl.errors", "offrl.plugins"}, f"{module} imports {sorted(imported)}"
+        assert imported <= {"offrl", "offrl.errors", "offrl.plugins", "offrl.printable"}, (
+            f"{module} imports {sorted(imported)}"
+        )
         used = {
             node.attr
             for node in ast.walk(TREES[module])

@@ -11,8 +11,9 @@ from typer.core import TyperCommand
 import offrl
 from offrl import plugins
 from offrl.errors import RequestError
+from offrl.printable import in_one_line
 from offrl_cli.errors import WORK_FAILED, command
-from offrl_cli.output import AsJson, Overwrite, note, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, Overwrite, in_words, note, print_json, print_pairs, print_table, say, working
 
 if TYPE_CHECKING:
     from offrl.converters.report import ConversionReport
@@ -152,23 +153,23 @@ def _print(report: ConversionReport) -> None:
             "environment": report.environment or "not named",
         }
     )
-    typer.echo()
+    say()
     print_table(
         ["column", "type", "shape"],
         [[name, dtype, " × ".join(map(str, shape)) or "scalar"] for name, (dtype, shape) in report.columns.items()],
     )
-    typer.echo()
+    say()
     for item in report.dropped:
         counts = [f"{item.steps:,} transitions"] * bool(item.steps) + [f"{item.episodes:,} episodes"] * bool(
             item.episodes
         )
-        typer.echo(f"dropped: {item.reason}" + (f" ({', '.join(counts)})" if counts else ""))
+        say(f"dropped: {in_one_line(item.reason)}" + (f" ({', '.join(counts)})" if counts else ""))
     for text in report.notes:
-        typer.echo(f"note: {text}")
+        say(f"note: {in_one_line(text)}")
     for text in report.warnings:
-        typer.echo(f"warning: {text}")
+        say(f"warning: {in_one_line(text)}")
     for problem in report.problems:
-        typer.echo(f"problem: {problem.what}\n  where: {problem.where}\n  hint:  {problem.hint}")
+        say(f"problem: {in_words(problem.what, problem.where, problem.hint)}")
     if report.written is None:
         note("Nothing was written: this was a dry run.")
     else:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from offrl_cli.output import number, print_pairs, print_table
+from offrl_cli.output import number, print_pairs, print_table, say
 
 if TYPE_CHECKING:
     from offrl.data.store import TrajectoryStore
@@ -32,16 +30,16 @@ def print_info(store: TrajectoryStore, about: Mapping[str, Any]) -> None:
             "fingerprint": about["fingerprint"],
         }
     )
-    typer.echo()
+    say()
     print_table(["", "mean", "deviation", "least", "greatest"], list(_rows(about["statistics"])))
-    typer.echo()
-    typer.echo("episodes by return")
+    say()
+    say("episodes by return")
     for line in histogram_lines(about["return_histogram"]["counts"], about["return_histogram"]["edges"]):
-        typer.echo(line)
+        say(line)
     for title in ("reference_scores", "provenance"):
         if about[title]:
-            typer.echo()
-            typer.echo(title.replace("_", " "))
+            say()
+            say(title.replace("_", " "))
             print_pairs({f"  {name}": _in_words(value) for name, value in about[title].items()})
 
 

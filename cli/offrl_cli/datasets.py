@@ -15,7 +15,7 @@ import offrl
 from offrl.errors import TrainingInterrupted
 from offrl_cli.dataset_info import print_info
 from offrl_cli.errors import INTERRUPTED, WORK_FAILED, command, fail
-from offrl_cli.output import AsJson, Overwrite, note, number, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, Overwrite, note, number, print_json, print_pairs, print_table, say, working
 from offrl_cli.runs import Trust
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def info(name: Name, as_json: AsJson = False) -> None:
     if entry and entry.error:
         note(f"\n{entry.error}")
     if entry and entry.card:
-        typer.echo(f"\ncard\n{indent((entry.path / CARD_FILE).read_text(encoding='utf-8'), '  ')}")
+        say(f"\ncard\n{indent((entry.path / CARD_FILE).read_text(encoding='utf-8'), '  ')}")
 
 
 @app.command()
@@ -193,5 +193,5 @@ def _print_findings(store: TrajectoryStore, findings: list[Finding]) -> None:
         rows = [[finding.severity, finding.message, finding.where, finding.count] for finding in findings]
         print_table(["", "what", "first at", "count"], rows)
     else:
-        typer.echo(f"Nothing is wrong with the {store.num_episodes:,} episodes.")
+        say(f"Nothing is wrong with the {store.num_episodes:,} episodes.")
     note(f"Checked: {store.path}")

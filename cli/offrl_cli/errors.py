@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
@@ -12,6 +11,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 import typer
 
 from offrl.errors import OffrlError
+from offrl_cli.output import in_words, say
 
 WORK_FAILED = 1
 INTERRUPTED = 130
@@ -42,7 +42,7 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except OffrlError as error:
-            fail(f"Error: {error}", error.exit_code)
+            fail(f"Error: {in_words(error.what, error.where, error.hint)}", error.exit_code)
         except KeyboardInterrupt:
             fail("Interrupted", INTERRUPTED)
         except OSError as error:
@@ -56,18 +56,15 @@ def command(function: Callable[P, T]) -> Callable[P, T]:
 def fail(message: str, exit_code: int) -> NoReturn:
     """Leave the program with a message on stderr."""
     if _Debugging.enabled:
-        traceback.print_exc(file=sys.stderr)
-    print(message, file=sys.stderr)
+        say(traceback.format_exc(), error=True)
+    say(message, error=True)
     raise typer.Exit(exit_code)
 
 
 def _describe_os_error(error: OSError) -> str:
-    message = f"Error: {error.strerror or error}"
-    if error.filename is not None:
-        message += f"\n  where: {error.filename}"
-    if error.errno == errno.ENOSPC:
-        message += "\n  hint:  make room on that disk; what had been committed before is still there"
-    return message
+    room = "make room on that disk; what had been committed before is still there"
+    where = "" if error.filename is None else str(error.filename)
+    return f"Error: {in_words(error.strerror or str(error), where, room if error.errno == errno.ENOSPC else '')}"
 
 
 def _describe_unexpected(error: Exception) -> str:

@@ -16,6 +16,7 @@ from offrl_cli.errors import show_tracebacks
 from offrl_cli.export import export
 from offrl_cli.finetune import finetune
 from offrl_cli.ope import ope
+from offrl_cli.output import say
 from offrl_cli.relabel import relabel
 from offrl_cli.runs import collect, evaluate, plot
 from offrl_cli.train import TrainCommand, train
@@ -49,7 +50,7 @@ app.add_typer(recipes.app, name="recipes")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"offrl {offrl.__version__}")
+        say(f"offrl {offrl.__version__}")
         raise typer.Exit
 
 

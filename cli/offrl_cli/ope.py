@@ -10,9 +10,10 @@ import typer
 
 import offrl
 from offrl.errors import RequestError
+from offrl.printable import in_one_line
 from offrl_cli.errors import command
 from offrl_cli.names import ESTIMATORS
-from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, working
+from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, say, working
 from offrl_cli.runs import Checkpoint
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _print(evaluation: Evaluation, bandwidth: float) -> None:
         }
     )
     for policy in evaluation.policies:
-        typer.echo()
+        say()
         _print_policy(policy, bandwidth)
     _print_ranking(evaluation)
     _print_warnings(evaluation)
@@ -197,7 +198,7 @@ def _print_policy(policy: PolicyResult, bandwidth: float) -> None:
         error = policy.truth.standard_error
         title += f": truth {number(policy.truth.value)}" + (f" ± {number(error)}" if error is not None else "")
         title += f" ({policy.truth.episodes} episodes)"
-    typer.echo(title)
+    say(in_one_line(title))
     rows = [
         [
             each.name,
@@ -215,12 +216,12 @@ def _print_policy(policy: PolicyResult, bandwidth: float) -> None:
     for each in policy.estimates:
         if each.clipping is not None:
             bias = "unknown" if each.clipping.bias is None else number(each.clipping.bias)
-            typer.echo(
+            say(
                 f"{each.name}: {each.clipping.share:.1%} of the weights were cut to {number(each.clipping.threshold)}, "
                 f"estimated bias {bias}"
             )
     if bandwidth:
-        typer.echo(_smoothing(policy, bandwidth))
+        say(_smoothing(policy, bandwidth))
 
 
 def _smoothing(policy: PolicyResult, bandwidth: float) -> str:
@@ -261,7 +262,7 @@ def _print_ranking(evaluation: Evaluation) -> None:
     ranking = evaluation.ranking
     if ranking is None:
         return
-    typer.echo(f"\nRanked by {ranking.estimator}; the intervals hold together with confidence {ranking.confidence:g}")
+    say(f"\nRanked by {ranking.estimator}; the intervals hold together with confidence {ranking.confidence:g}")
     rows = []
     for position, place in enumerate(ranking.places, start=1):
         policy = evaluation.policies[place.policy]

@@ -1,4 +1,8 @@
-"""What a command prints: results on stdout, notes on stderr, and with `--json` one object on stdout alone."""
+"""What a command prints: results on stdout, notes on stderr, and with `--json` one object on stdout alone.
+
+Everything that is printed goes through here, for much of it comes from data: what a terminal would obey is shown as its
+code, and what stands in a cell or a line makes up no other.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+from offrl.printable import in_one_line, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +29,14 @@ Overwrite = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 
+def say(text: str = "", *, error: bool = False) -> None:
+    """Text on stdout, or on stderr."""
+    typer.echo(printable(text), err=error)
+
+
 def print_json(values: Mapping[str, Any]) -> None:
     """One object on stdout; what JSON has no number for becomes null."""
-    typer.echo(json.dumps(plain(values), ensure_ascii=False, allow_nan=False))
+    typer.echo(printable_json(json.dumps(plain(values), ensure_ascii=False, allow_nan=False)))
 
 
 def plain(value: Any) -> Any:
@@ -44,11 +55,12 @@ def plain(value: Any) -> Any:
 
 
 def print_pairs(pairs: Mapping[str, Any]) -> None:
-    """Names and values, one pair a line, with the values in a column; None is left out."""
-    shown = {name: str(value) for name, value in pairs.items() if value is not None}
+    """Names and values, with the values, which may be of several lines, in a column; None is left out."""
+    shown = {in_one_line(name): str(value) for name, value in pairs.items() if value is not None}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        typer.echo(f"{name:<{width}}  {value}")
+        below = "\n" + " " * (width + 2)
+        say(f"{name:<{width}}  {below.join(value.splitlines())}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -59,9 +71,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(in_one_line(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(number(cell) for cell in row))
+        table.add_row(*(in_one_line(number(cell)) for cell in row))
     _console(sys.stdout).print(table)
 
 
@@ -76,7 +88,14 @@ def number(value: Any) -> str:
 
 def note(text: str) -> None:
     """A remark on stderr."""
-    typer.echo(text, err=True)
+    say(text, error=True)
+
+
+def in_words(what: str, where: str, hint: str) -> str:
+    """What is wrong, where, and a hint, each where it is known; what is wrong may take several lines."""
+    lines = [what.replace("\n", "\n    ")]
+    lines += [f"  where: {in_one_line(where)}"] if where else []
+    return "\n".join([*lines, f"  hint:  {in_one_line(hint)}"] if hint else lines)
 
 
 @contextmanager
@@ -87,7 +106,7 @@ def working(doing: str) -> Iterator[None]:
         if not console.is_terminal:
             yield
             return
-        with console.status(f"{doing} ..."):
+        with console.status(f"{in_one_line(doing)} ..."):
             yield
 
 

@@ -8,7 +8,7 @@ import typer
 
 import offrl
 from offrl_cli.errors import command
-from offrl_cli.output import AsJson, print_json, print_table
+from offrl_cli.output import AsJson, print_json, print_table, say
 from offrl_cli.runs import Trust
 from offrl_cli.train import Out, Settings
 from offrl_cli.train_common import report_training
@@ -51,7 +51,7 @@ def show(
     if as_json:
         print_json({"name": name, "recipe": recipe.to_dict()})
     else:
-        typer.echo(str(recipe), nl=False)
+        say(str(recipe).rstrip("\n"))
 
 
 @app.command()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
-from offrl_cli.output import print_pairs, print_table
+from offrl_cli.output import print_pairs, print_table, say
 
 if TYPE_CHECKING:
     from offrl.runs.scores import Scores
@@ -24,7 +22,7 @@ def print_scores(scores: Scores) -> None:
     columns = ["seed", "episodes", "mean return", "least", "greatest", "mean length", "normalized score"]
     shown = len(columns) if scores["normalized_score_per_seed"] else len(columns) - 1
     print_table(columns[:shown], [row[:shown] for row in rows])
-    typer.echo()
+    say()
     print_pairs(scores.summary())
 
 

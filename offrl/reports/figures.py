@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from offrl.errors import RequestError
 from offrl.files import naming, write_whole
+from offrl.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,10 +59,12 @@ def picture_of(figure: Figure, format: str, dots_per_inch: int) -> bytes:
     from matplotlib import rc_context
     from matplotlib.text import Text
 
-    # Names of runs and datasets aren't mathematics. Text made while a figure is drawn follows the context.
+    # Names of runs and datasets aren't mathematics, nor orders to whoever shows them. Text made while a figure is drawn
+    # follows the context.
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         text.set_usetex(False)
+        text.set_text(printable(text.get_text()))
     buffer = io.BytesIO()
     with rc_context({"text.parse_math": False, "text.usetex": False}):
         figure.savefig(buffer, format=format, dpi=dots_per_inch)

@@ -13,6 +13,7 @@ import numpy as np
 
 from offrl.files import naming, write_whole
 from offrl.off_policy.results import Evaluation, PolicyResult
+from offrl.printable import printable
 from offrl.reports.figures import MOST_DRAWN, picture_of
 
 if TYPE_CHECKING:
@@ -304,4 +305,4 @@ def _number(value: float | None) -> str:
 
 
 def _text(value: str) -> str:
-    return html.escape(value)
+    return html.escape(printable(value))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from offrl.printable import printable
 from offrl.runs.progress import TrainingProgress
 
 
@@ -19,7 +20,7 @@ class NotebookProgress(TrainingProgress):
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, Sequence[float | None]]) -> None:
         """Write the line over; the first one comes below what was said before it."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from offrl.printable import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = 2
 
@@ -58,7 +60,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """Show a line that stays."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def began(self, path: Path) -> None:
         """Say where the run is."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from offrl.printable import in_one_line, printable
 from offrl.runs.progress import TrainingProgress, metrics_in_words
 
 REFRESHES_PER_SECOND = 2.0
@@ -52,7 +53,7 @@ class ProgressBar(TrainingProgress):
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""
-        self.bar.console.print(text, markup=False, soft_wrap=True)
+        self.bar.console.print(printable(text), markup=False, soft_wrap=True)
 
     def progress(self, step: int, steps: int, metrics: Mapping[str, Sequence[float | None]]) -> None:
         """Move the bar."""
@@ -63,7 +64,7 @@ class ProgressBar(TrainingProgress):
             completed=step,
             total=steps,
             description="training" if step < steps else "finishing",
-            metrics=metrics_in_words(metrics),
+            metrics=in_one_line(metrics_in_words(metrics)),
             visible=True,
         )
 

@@ -67,3 +67,14 @@ def test_a_full_disk_leaves_the_picture_that_was_there(tmp_path: Path) -> None:
 def test_what_no_axis_can_hold_is_a_gap() -> None:
     values = np.array([1.0, np.inf, -np.inf, np.nan, 1e305, -1e299])
     np.testing.assert_array_equal(drawable(values), [1.0, np.nan, np.nan, np.nan, np.nan, -1e299])
+
+
+def test_text_holds_nothing_that_its_reader_obeys(tmp_path: Path) -> None:
+    figure = picture_with("a\x1b[31m\u202eb")
+    figure.axes[0].set_yticks([1.0, 2.0], ["names of estimators", "which are no data"])
+    with rc_context({"svg.fonttype": "none"}):
+        save_picture(figure, tmp_path / "p.svg")
+    written = (tmp_path / "p.svg").read_text(encoding="utf-8")
+    assert "\x1b" not in written
+    assert "\u202e" not in written
+    assert written.count("a\\x1b[31m\\u202eb") >= 4

@@ -116,3 +116,11 @@ def test_a_notebook_gets_a_line_that_is_written_over(
             progress.progress(step, 1_000, {"loss": [0.5]})
     assert shown == ["new: step 100 of 1,000, loss 0.5", "step 200 of 1,000, 100 steps/s, 0:00:08 left, loss 0.5"]
     assert capsys.readouterr().out == "Run: run\n"
+
+
+def test_what_data_says_is_shown_without_what_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    for progress in (TrainingProgress(), ProgressBar(Console(file=screen, markup=False, highlight=False))):
+        progress.warned("the environment \x1b[2Jx\u202e")
+    for printed in (capsys.readouterr().err, screen.getvalue()):
+        assert printed == "Warning: the environment \\x1b[2Jx\\u202e\n"
