@@ -112,7 +112,8 @@ def random_observations(policy: Policy, count: int, seed: int) -> Columns:
             key, normal = observation_key(name), rng.standard_normal((count, *space.shape))
             if policy.normalizer is not None and key in policy.normalizer.mean:
                 normal = policy.normalizer.mean[key] + policy.normalizer.std[key] * normal
-            columns[name] = np.clip(normal, space.low, space.high).astype(np.float32)
+            dtype = np.dtype(np.float32) if policy.normalizer is None else policy.normalizer.input_dtype(key)
+            columns[name] = np.clip(normal, space.low, space.high).astype(dtype)
         else:
             space.seed(seed)
             columns[name] = np.stack([space.sample() for _ in range(count)])

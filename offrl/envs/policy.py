@@ -143,8 +143,8 @@ class Policy:
         return None if action_mask is None or not self.masks else self._tensor(action_mask)
 
     def _seen(self, key: str, value: NDArray[Any]) -> NDArray[Any]:
-        single = value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
-        return single if self.normalizer is None else self.normalizer.normalize_part(key, single)
+        seen = value if self.normalizer is None else self.normalizer.normalize_part(key, value)
+        return seen.astype(np.float32, copy=False) if seen.dtype.kind == "f" else seen
 
     def _tensor(self, value: NDArray[Any]) -> Tensor:
         rows = np.ascontiguousarray(value)

@@ -193,12 +193,12 @@ class AgentPolicies:
         alone = not isinstance(observation, dict)
         parts = {key: self._shared(values) for key, values in ({"": observation} if alone else observation).items()}
         seen = parts if policy.normalizer is None else policy.normalizer.normalize(parts)
+        seen = {key: part.float() if part.is_floating_point() else part for key, part in seen.items()}
         wide = {key: part.expand(policy.seeds, *part.shape[1:]) for key, part in seen.items()}
         return wide[""] if alone else wide
 
     def _shared(self, values: NDArray[Any]) -> Tensor:
         tensor: Tensor = torch.tensor(values)
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
         return tensor.to(self.policy.device).unsqueeze(0)
 
 

@@ -31,9 +31,9 @@ def flat_features(space: gym.Space[Any], observation: Observations, row: NDArray
     """
     # Copies: PyTorch takes no read-only memory.
     tensors = (
-        {key: torch.tensor(part).unsqueeze(0) for key, part in observation.items()}
+        {key: torch.tensor(_centered(part, row)).unsqueeze(0) for key, part in observation.items()}
         if isinstance(observation, Mapping)
-        else torch.tensor(observation).unsqueeze(0)
+        else torch.tensor(_centered(observation, row)).unsqueeze(0)
     )
     flat: NDArray[np.float32] = FlatObservation(space)(tensors)[0].numpy()
     if not np.isfinite(flat).all():
@@ -43,6 +43,14 @@ def flat_features(space: gym.Space[Any], observation: Observations, row: NDArray
     steps = flat[row]
     scaled: NDArray[np.float32] = ((flat - steps.mean(axis=0)) / (steps.std(axis=0) + 1e-3)).astype(np.float32)
     return scaled
+
+
+def _centered(part: NDArray[Any], row: NDArray[np.int64]) -> NDArray[Any]:
+    """Observations in double precision less their mean over the steps: single precision may not hold an offset."""
+    if part.dtype != np.float64:
+        return part
+    with np.errstate(invalid="ignore"):
+        return np.asarray(part - part[row].mean(axis=0))
 
 
 def fitted_action(space: gym.Space[Any], action: NDArray[Any], name: str) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """What lies between raw data and what agents see: observations, actions and rewards on a common scale.
 
 Everything is computed in float32, and in the same order for NumPy arrays and tensors, so that training and acting
-agree to the last bit.
+agree to the last bit. Only where float32 would lose what sets observations apart, beside an offset such as that of Unix
+time, the mean is subtracted in float64.
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ from offrl.errors import RequestError
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray[Any], Tensor)
 FloatArray = NDArray[np.float32]
+_LARGE_OFFSET = 1e4
+"""In standard deviations: from here on, float32 rounds by more than a two-thousandth of one."""
+_NARROWEST = 1e-5
+"""Of the size of actions: float32 has some 80 values within bounds as narrow as that."""
+_CONSTANT = 1e-15
+"""A standard deviation below this part of the mean is that of rounding."""
 
 
 class ObservationNormalizer:
     """(x - mean) / (std + ε), per component; parts without a mean (uint8 images, Discrete) pass through unchanged.
 
     Args:
-        mean: [...] of the observation's shape, or dotted key to such an array where the space is nested.
+        mean: [...] of the observation's shape, or dotted key to such an array where the space is nested; float64 where
+            observations are, so that large offsets are seen.
         std: like `mean`.
         eps: ε, in the observation's units; keeps constant components finite.
     """
@@ -41,8 +49,12 @@ class ObservationNormalizer:
     ) -> None:
         self.eps = eps
         means, stds = (part if isinstance(part, Mapping) else {"": part} for part in (mean, std))
-        self.mean = {key: np.asarray(value, np.float32) for key, value in means.items()}
         self.std = {key: np.asarray(value, np.float32) for key, value in stds.items()}
+        exact = {key: np.asarray(value) for key, value in means.items()}
+        self.mean = {
+            key: value if _has_large_offset(value, self.std[key], eps) else value.astype(np.float32)
+            for key, value in exact.items()
+        }
         self._scale: dict[str, FloatArray] = {key: value + np.float32(eps) for key, value in self.std.items()}
         self._tensors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
@@ -51,8 +63,18 @@ class ObservationNormalizer:
         """Mean and standard deviation over the transitions of a store or a selection from it."""
         leaves = flatten_space(store.spec.observation_space, OBSERVATION)
         chosen = [n for n, leaf in leaves.items() if isinstance(leaf, spaces.Box) and leaf.dtype != np.uint8]
-        found = {observation_key(name): figures for name, figures in store.column_statistics(chosen).items()}
-        return cls({key: each.mean for key, each in found.items()}, {key: each.std for key, each in found.items()}, eps)
+        single = {column.name for column in store.metadata.columns if np.can_cast(column.dtype, np.float32)}
+        figures = store.column_statistics(chosen)
+        return cls(
+            {observation_key(n): each.mean.astype(np.float32 if n in single else float) for n, each in figures.items()},
+            {observation_key(name): each.std for name, each in figures.items()},
+            eps,
+        )
+
+    def input_dtype(self, key: str) -> np.dtype[Any]:
+        """What a part's floating-point observations must come in: float64 where they have a large offset."""
+        mean = self.mean.get(key)
+        return np.dtype(np.float32) if mean is None else mean.dtype
 
     def normalize(self, observation: Any) -> Any:
         """An observation (or a mapping of dotted keys) of NumPy arrays or tensors, with any leading axes."""
@@ -66,8 +88,10 @@ class ObservationNormalizer:
             return value
         if isinstance(value, Tensor):
             mean, scale = self._on(key, value.device)
-            return (value.float() - mean) / scale
-        return cast(ArrayOrTensor, (value.astype(np.float32, copy=False) - self.mean[key]) / self._scale[key])
+            return (value.to(mean.dtype) - mean).float() / scale
+        mean_here = self.mean[key]
+        centered = value.astype(mean_here.dtype, copy=False) - mean_here
+        return cast(ArrayOrTensor, centered.astype(np.float32, copy=False) / self._scale[key])
 
     def named_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold."""
@@ -90,6 +114,14 @@ class ObservationNormalizer:
             mean, scale = torch.from_numpy(self.mean[key]), torch.from_numpy(self._scale[key])
             self._tensors[key, device] = mean.to(device), scale.to(device)
         return self._tensors[key, device]
+
+
+def _has_large_offset(mean: NDArray[Any], std: FloatArray, eps: float) -> bool:
+    """Whether float32 can't tell some component's observations apart well, and float64 is there to."""
+    if mean.dtype != np.float64:
+        return False
+    offset = np.abs(mean)
+    return bool(((offset > _LARGE_OFFSET * (std + eps)) & (std > _CONSTANT * offset)).any())
 
 
 def observation_key(column: str) -> str:
@@ -140,11 +172,13 @@ class ActionMap:
         """The map of a Box of any shape; actions are flat vectors.
 
         Raises:
-            RequestError: the space isn't a Box.
+            RequestError: the space isn't a Box, or float32 can't tell the actions within its bounds apart.
         """
         if not isinstance(space, spaces.Box):
             raise RequestError(f"only Box actions are mapped to [-1, 1], not those of {space}")
-        return cls(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1).astype(np.float32))
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        _check_widths(low.astype(np.float64), high.astype(np.float64))
+        return cls(low.astype(np.float32), high.astype(np.float32))
 
     def to_unit(self, action: ArrayOrTensor) -> ArrayOrTensor:
         """[..., A] within the bounds to float32 [..., A] within [-1, 1]."""
@@ -169,3 +203,16 @@ class ActionMap:
 
     def _tensor(self, name: str, like: Tensor) -> Tensor:
         return torch.from_numpy(getattr(self, name)).to(like.device)
+
+
+def _check_widths(low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+    """Raises RequestError where actions differ by less of their size than float32 can hold well."""
+    with np.errstate(invalid="ignore"):
+        narrow = (high > low) & (high - low < _NARROWEST * np.maximum(np.abs(low), np.abs(high)))
+    if narrow.any():
+        index = int(narrow.argmax())
+        raise RequestError(
+            f"actions of component {index} lie from {low[index]} to {high[index]}: single precision, in which policies "
+            "act, can't tell them apart",
+            hint="store them less their offset, and add it in the environment",
+        )

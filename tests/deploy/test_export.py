@@ -33,6 +33,7 @@ from tests.off_policy.test_target_policies import discrete_log
 
 Box, Discrete = gym.spaces.Box, gym.spaces.Discrete
 VECTOR = Box(-np.inf, np.inf, (5,), np.float64)
+TIMED = Box(-np.inf, np.inf, (2,), np.float64)
 IMAGE = Box(0, 255, (12, 10, 3), np.uint8)
 NESTED = gym.spaces.Dict(
     {"arm": gym.spaces.Dict({"angle": Box(-1, 1, (2, 3))}), "held": Discrete(3, start=-1), "camera": IMAGE}
@@ -45,6 +46,7 @@ CHOICES = gym.spaces.MultiDiscrete([3, 2], start=[1, 0])
 
 KINDS: dict[str, tuple[str, dict[str, Any], gym.Space[Any], gym.Space[Any]]] = {
     "bc": ("bc", {"ema": 0.9}, VECTOR, TORQUES),
+    "bc-timed": ("bc", {}, TIMED, TORQUES),
     "bc-gaussian": ("bc", {"policy": "gaussian", "activation": "gelu", "layer_norm": True}, VECTOR, BOUNDED),
     "bc-squashed": ("bc", {"policy": "squashed_gaussian", "activation": "silu"}, VECTOR, BOUNDED),
     "bc-choice": ("bc", {"dropout": 0.1}, VECTOR, CHOICE),
@@ -99,6 +101,8 @@ def make_run(path: Path, kind: str, seeds: tuple[int, ...] = (0, 5), **changes: 
     parts = {"state": state_tensors(state)}
     if observation_space is VECTOR:
         parts["normalizer"] = ObservationNormalizer(np.arange(5), np.arange(1, 6) / 3).named_tensors()
+    if observation_space is TIMED:
+        parts["normalizer"] = ObservationNormalizer(np.array([1.7e9, 2.0]), np.array([10.0, 1.0])).named_tensors()
     run = Run.create(path, recipe)
     facts = {
         "environment": "Some-v0",
@@ -167,6 +171,17 @@ def test_onnx_acts_as_the_policy_does(tmp_path: Path, onnx: Any, kind: str) -> N
     assert exported.difference <= 1e-5
     assert_acts_alike(run, exported.path, "onnx", 1)
     onnx.checker.check_model(onnx.load(exported.path), full_check=True)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_tells_times_apart_beside_their_offset(tmp_path: Path, onnx: Any, format: str) -> None:
+    exported = export_policy(make_run(tmp_path / "run", "bc-timed", seeds=(3,)), tmp_path / "policy", format)
+    assert [each["dtype"] for each in exported.metadata["inputs"]] == ["float64"]
+    runner = FORMATS[format].open(exported.path)
+    assert runner is not None
+    observation = np.array([[1.7e9, 2.0], [1.7e9 + 5.0, 2.0]])
+    actions = runner({"observation": observation}, ())[0]
+    assert np.abs(actions[0] - actions[1]).max() > 1e-3
 
 
 @pytest.mark.slow

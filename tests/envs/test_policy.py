@@ -65,6 +65,15 @@ def test_vectors_are_normalized() -> None:
     assert observed.tolist() == [[[0.0, 1.0, 1.0]]] * 2
 
 
+def test_times_are_told_apart_beside_their_offset() -> None:
+    space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    normalizer = ObservationNormalizer(np.array([1.7e9]), np.array([2.0]), eps=0.0)
+    policy = constant_policy(TWO, space=space, normalizer=normalizer)
+    observed = tensor(policy.observe(np.array([[1.7e9 + 1], [1.7e9 - 3]])))
+    assert observed.dtype == torch.float32
+    assert observed.tolist() == [[[0.5]], [[-1.5]]]
+
+
 def test_the_only_part_of_a_nested_observation_is_normalized_by_its_key() -> None:
     space = gym.spaces.Dict(observation=gym.spaces.Box(-9.0, 9.0, (1,), np.float32))
     normalizer = ObservationNormalizer({"observation": np.array([5.0])}, {"observation": np.array([2.0])}, eps=0.0)

@@ -50,6 +50,57 @@ def test_statistics_of_a_store(tmp_path: Path) -> None:
     np.testing.assert_allclose(view.mean[""], store.episode(1).observation[:-1].mean(axis=0), rtol=1e-6)
 
 
+OFFSETS = [1.7e9, 4.5e6, -(2.0**40), 3e5]
+"""Unix time, a UTM coordinate in meters, a counter."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    offset=st.sampled_from(OFFSETS),
+    spread=st.floats(1e-2, 20.0),
+    units=st.lists(st.floats(-3, 3), min_size=2, max_size=20, unique=True),
+)
+def test_differences_beside_a_large_offset_are_kept(offset: float, spread: float, units: list[float]) -> None:
+    values = (offset + spread * np.array([[unit, 0.5] for unit in units])).astype(np.float64)
+    normalizer = ObservationNormalizer(np.array([offset, offset]), np.array([spread, spread]), eps=0.0)
+    done = both(normalizer.normalize, values)[:, 0]
+    resolution = 2 * np.spacing(np.abs(values).max()) / spread  # of the data themselves
+    np.testing.assert_allclose(done, units, rtol=1e-6, atol=1e-6 + resolution)
+
+
+@settings(max_examples=100, deadline=None)
+@given(mean=st.floats(-1e3, 1e3), std=st.floats(0.2, 10.0), values=st.lists(st.floats(-1e3, 1e3), min_size=1))
+def test_usual_columns_are_normalized_in_single_precision(mean: float, std: float, values: list[float]) -> None:
+    normalizer = ObservationNormalizer(np.array([mean]), np.array([std]))
+    raw = np.array(values)[:, None]
+    expected = (raw.astype(np.float32) - np.float32(mean)) / (np.float32(std) + np.float32(1e-3))
+    np.testing.assert_array_equal(both(normalizer.normalize, raw), expected)
+    assert normalizer.input_dtype("") == np.float32
+
+
+@pytest.mark.parametrize(("dtype", "wide"), [(np.float64, True), (np.int64, True), (np.float32, False)])
+@pytest.mark.parametrize("constant", [True, False])
+def test_offsets_cost_only_columns_that_can_hold_more(tmp_path: Path, dtype: Any, wide: bool, constant: bool) -> None:
+    times = np.full(60, 1_700_000_000) if constant else 1_700_000_000 + np.arange(60)
+    columns: dict[str, NDArray[Any]] = {
+        "observation": times.astype(dtype)[:, None],
+        "action": np.zeros(60, np.int64),
+        "reward": np.zeros(60),
+        "terminated": np.zeros(60, np.bool_),
+        "truncated": np.arange(60) == 58,
+    }
+    space = spaces.Box(-np.inf, np.inf, (1,), dtype) if dtype != np.int64 else spaces.Box(0, 2**62, (1,), dtype)
+    with StoreWriter(tmp_path / "s", Spec(space, spaces.Discrete(2))) as writer:
+        writer.append(EpisodeBlock(columns, np.array([59])))
+    normalizer = ObservationNormalizer.from_store(writer.close())
+    assert normalizer.input_dtype("") == (np.float64 if wide and not constant else np.float32)
+    if wide and not constant:
+        done = both(normalizer.normalize, columns["observation"])
+        np.testing.assert_allclose(np.diff(done[:, 0]), 1 / np.arange(59).std(), rtol=1e-3)
+        again = ObservationNormalizer.from_named_tensors(normalizer.named_tensors())
+        np.testing.assert_array_equal(both(again.normalize, columns["observation"]), done)
+
+
 def test_nested_observations_leave_images_and_choices_alone(tmp_path: Path) -> None:
     space = spaces.Dict(
         {
@@ -122,6 +173,17 @@ def test_actions_there_and_back(bounds: list[tuple[float, float]], unit: float) 
     resolution = np.maximum(np.abs(low), np.abs(high)) / (high - low) * 2**-20
     assert (np.abs(both(action_map.to_unit, raw) - units) <= resolution + 1e-6).all()
     np.testing.assert_allclose(both(action_map.to_unit, low[None]), -1.0, atol=float(resolution.max()) + 1e-6)
+
+
+@pytest.mark.parametrize(("low", "high", "fits"), [(1e6, 1e6 + 1, False), (1000.0, 1001.0, True), (5e7, 5e7, True)])
+def test_bounds_that_single_precision_cannot_tell_apart_are_refused(low: float, high: float, fits: bool) -> None:
+    space = spaces.Box(np.array([-1.0, low]), np.array([1.0, high]), dtype=np.float64)
+    if fits:
+        assert ActionMap.from_space(space).to_unit(np.array([1.0, low]))[0] == 1
+        return
+    with pytest.raises(RequestError, match=r"from 1000000\.0 to 1000001\.0") as raised:
+        ActionMap.from_space(space)
+    assert "component 1" in raised.value.what
 
 
 def test_the_map_of_a_matrix_of_actions_is_flat() -> None:
