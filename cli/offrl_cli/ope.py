@@ -92,6 +92,9 @@ def ope(
         str | None, typer.Option(metavar="ENV", help="Let the policies act in this environment, to compare.")
     ] = None,
     truth_episodes: Annotated[int, typer.Option(min=2, metavar="N", help="Episodes of each policy.")] = 100,
+    max_episode_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --truth: cut episodes after so many steps.")
+    ] = None,
     reward_bounds: Annotated[
         str | None, typer.Option(metavar="LOW,HIGH", help="Of a reward; for hoeffding and bernstein.")
     ] = None,
@@ -135,6 +138,7 @@ def ope(
             rank_by=rank_by,
             truth=truth,
             truth_episodes=truth_episodes,
+            max_episode_steps=max_episode_steps or 0,
             reward_bounds=_bounds(reward_bounds, weight_bound),
             weight_bound=weight_bound,
             fqe_steps=fqe_steps,

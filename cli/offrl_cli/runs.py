@@ -44,6 +44,10 @@ Trust = Annotated[
         "code here.",
     ),
 ]
+MaxEpisodeSteps = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Cut episodes after N steps. Default: the environment's own limit."),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes' initial states.")]
 
 
@@ -57,6 +61,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     env: Environment = None,
+    max_episode_steps: MaxEpisodeSteps = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +70,15 @@ def evaluate(
     Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --episodes 100
     """
     with working("Evaluating"):
-        scores = offrl.evaluate(run, episodes, checkpoint=checkpoint, seed=seed, env=env, video=video)
+        scores = offrl.evaluate(
+            run,
+            episodes,
+            checkpoint=checkpoint,
+            seed=seed,
+            env=env,
+            max_episode_steps=max_episode_steps,
+            video=video,
+        )
     if as_json:
         print_json({"run": run, **scores})
         return
@@ -83,7 +96,7 @@ def collect(
         Path | None, typer.Argument(metavar="[RUN]", help="A run directory that offrl train left.", show_default=False)
     ] = None,
     random: Annotated[
-        bool, typer.Option("--random", help="Without a run: uniformly random actions in --env, and their density.")
+        bool, typer.Option("--random", help="Without a run: random actions in --env, and their density.")
     ] = False,
     optimal: Annotated[
         bool, typer.Option("--optimal", help="Without a run: the best policy of a toy-text --env, found exactly.")
@@ -102,6 +115,7 @@ def collect(
     ] = False,
     seed: Seed = 0,
     env: Environment = None,
+    max_episode_steps: MaxEpisodeSteps = None,
     overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: AsJson = False,
@@ -123,6 +137,7 @@ def collect(
             reference_scores=reference_scores,
             seed=seed,
             env=env,
+            max_episode_steps=max_episode_steps,
             overwrite=overwrite,
             trust=trust,
         )

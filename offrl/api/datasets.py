@@ -255,6 +255,7 @@ def collect(
     reference_scores: bool = False,
     seed: int = 0,
     env: str | None = None,
+    max_episode_steps: int | None = None,
     overwrite: bool = False,
     trust: bool = False,
 ) -> dict[str, Any]:
@@ -266,7 +267,8 @@ def collect(
         run: the run or its directory; None with `random` or `optimal`.
         episodes: in all, shared among the run's seeds.
         out: the dataset: a bare name goes to the local datasets.
-        random: uniformly random actions in `env`, and their density.
+        random: random actions in `env`, and their density: uniform between bounds, exponential beyond a single one,
+            normal without any.
         optimal: the best policy of a toy-text `env`, found exactly.
         temperature: with `optimal`: draw actions, of higher entropy the larger it is.
         checkpoint: "last" or "best"; None for the one that training reported.
@@ -274,6 +276,8 @@ def collect(
         reference_scores: measure a random policy too, and store both returns as references.
         seed: picks the episodes' initial states.
         env: a Gymnasium id in place of the run's own environment.
+        max_episode_steps: cut episodes there, whatever limit the environment has. Without any limit, an episode of
+            50,000 steps is refused.
         overwrite: replace a dataset at `out`, once the new one is whole.
         trust: import the module of the environment that the run names, though you didn't train it here: only of
             authors whom you'd let run code.
@@ -311,6 +315,7 @@ def collect(
                 destination=destination,
                 seed=seed,
                 temperature=temperature or 0.0,
+                max_episode_steps=max_episode_steps or 0,
                 overwrite=overwrite,
             )
     if random:
@@ -319,7 +324,12 @@ def collect(
         environment = _environment_alone("--random", env, given)
         with allowing(environment):
             return collect_random(
-                environment, episodes=episodes, destination=destination, seed=seed, overwrite=overwrite
+                environment,
+                episodes=episodes,
+                destination=destination,
+                seed=seed,
+                max_episode_steps=max_episode_steps or 0,
+                overwrite=overwrite,
             )
     from offrl.api.judging import open_run
     from offrl.collection.collect import collect as collected
@@ -337,6 +347,7 @@ def collect(
             env=env,
             stochastic=stochastic,
             reference_scores=reference_scores,
+            max_episode_steps=max_episode_steps,
             overwrite=overwrite,
         )
 

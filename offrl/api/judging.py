@@ -48,7 +48,9 @@ def evaluate(
     checkpoint: str | None = None,
     seed: int = 0,
     env: str | None = None,
+    max_episode_steps: int | None = None,
     video: str | os.PathLike[str] | None = None,
+    progress: bool = True,
     trust: bool = False,
 ) -> Scores:
     """Greedy returns of every seed's policy of a run; see `offrl.runs.run.Run.evaluate`.
@@ -56,7 +58,16 @@ def evaluate(
     Example:
         >>> offrl.evaluate("runs/clone", episodes=100)
     """
-    return open_run(run).evaluate(episodes, checkpoint=checkpoint, seed=seed, env=env, video=video, trust=trust)
+    return open_run(run).evaluate(
+        episodes,
+        checkpoint=checkpoint,
+        seed=seed,
+        env=env,
+        max_episode_steps=max_episode_steps,
+        video=video,
+        progress=progress,
+        trust=trust,
+    )
 
 
 def compare(runs: Sequence[RunOrPath]) -> pd.DataFrame:
@@ -97,6 +108,7 @@ def ope(
     rank_by: str | None = None,
     truth: str | None = None,
     truth_episodes: int = 100,
+    max_episode_steps: int = 0,
     reward_bounds: tuple[float, float] | None = None,
     weight_bound: float | None = None,
     fqe_steps: int = 5_000,
@@ -127,6 +139,7 @@ def ope(
         rank_by: the estimator that several policies are ranked by.
         truth: a Gymnasium id: let the policies act there, to compare.
         truth_episodes: of each policy.
+        max_episode_steps: cut these there; 0 leaves the environment's own limit.
         reward_bounds: the least and greatest reward; for "hoeffding" and "bernstein", with `weight_bound`.
         weight_bound: of an episode's weight.
         fqe_steps: gradient steps of fitted Q evaluation.
@@ -172,7 +185,7 @@ def ope(
             ),
             Acting(checkpoint, seed_index, stochastic, epsilon, kernel_bandwidth),
             column=target_column,
-            trial=None if truth is None else Trial(truth, truth_episodes),
+            trial=None if truth is None else Trial(truth, truth_episodes, max_episode_steps),
         )
 
 

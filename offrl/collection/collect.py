@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from offrl.data.schema import flatten_value
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.episodes import CountedStep, rollouts, share_evenly
 from offrl.envs.evaluator import MAX_PARALLEL, evaluate_random
-from offrl.envs.exploration import uniform_actions
+from offrl.envs.exploration import random_actions, random_log_prob
 from offrl.envs.make import Environments, environment_spec, make_environments
 from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces, single_precision, spaces_of
@@ -48,6 +47,7 @@ def collect(
     env: str | None = None,
     stochastic: bool = False,
     reference_scores: bool = False,
+    max_episode_steps: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run a policy for complete episodes and store them.
@@ -67,6 +67,8 @@ def collect(
             `behavior_log_prob` where the policy has one (in the environment's action units).
         reference_scores: measure a uniformly random policy over as many episodes as well, and store both mean returns
             as the dataset's reference scores.
+        max_episode_steps: cut episodes there, whatever limit the environment has; None for the run's recipe's;
+            one that nothing limits and that takes 50,000 steps is refused.
         overwrite: replace what is at `destination`, once the new store is whole.
 
     Returns:
@@ -87,7 +89,10 @@ def collect(
             hint=f"ask for a multiple of {policy.seeds}",
         )
     copies, quota = share_evenly(episodes // policy.seeds, MAX_PARALLEL)
-    environments = make_environments(environment, policy.seeds * copies, frame_stack=policy.frame_stack)
+    limit = run.recipe.evaluation.max_episode_steps if max_episode_steps is None else max_episode_steps
+    environments = make_environments(
+        environment, policy.seeds * copies, frame_stack=policy.frame_stack, max_episode_steps=limit
+    )
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
         # Policies act on float32, so that is what the data holds of MuJoCo's float64 observations.
@@ -107,7 +112,7 @@ def collect(
             writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
             store = _write(writer, _episodes(behavior, environments, spec, quota, seed, policy.frame_stack))
             if reference_scores:
-                random = evaluate_random(environment, episodes, seed=seed).returns
+                random = evaluate_random(environment, episodes, seed=seed, max_episode_steps=limit).returns
                 scores = {
                     "random": float(random.mean()),
                     "expert": float(store.episodes.return_.mean()),
@@ -120,28 +125,37 @@ def collect(
 
 
 def collect_random(
-    environment: str, *, episodes: int, destination: Path, seed: int = 0, overwrite: bool = False
+    environment: str,
+    *,
+    episodes: int,
+    destination: Path,
+    seed: int = 0,
+    max_episode_steps: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Take uniformly random actions for complete episodes and store them, with their `behavior_log_prob`.
+    """Take random actions for complete episodes and store them, with their `behavior_log_prob`.
 
-    Actions are uniform within their bounds, or on [-1, 1] in components without; their log-density is in the
-    environment's action units. Discrete actions are each as probable as the others that the environment allows.
+    Components of an action are uniform between two bounds, exponential beyond a single one (of mean 1), and standard
+    normal without any, as Gymnasium samples them; their log-density is in the environment's action units. Discrete
+    actions are each as probable as the others that the environment allows.
 
     Args:
         environment: a Gymnasium id.
         episodes: how many.
         destination: a new directory for the store.
         seed: picks initial states and actions.
+        max_episode_steps: as in `collect`; 0 leaves the environment's own limit.
         overwrite: as in `collect`.
 
     Returns:
         what `collect` does.
 
     Raises:
+        SpaceMismatchError: actions of that kind aren't drawn, or observations can't be stored.
         RequestError: the environment can't be made, or something is at the destination.
     """
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
-    environments = make_environments(environment, copies)
+    environments = make_environments(environment, copies, max_episode_steps=max_episode_steps)
     try:
         spec = single_precision(spaces_of(environments))
         behavior = RandomBehavior(spec, copies, seed)
@@ -161,6 +175,7 @@ def collect_optimal(
     destination: Path,
     seed: int = 0,
     temperature: float = 0.0,
+    max_episode_steps: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Store complete episodes of a policy that is optimal for a toy-text environment's true reward, or softly so.
@@ -174,6 +189,7 @@ def collect_optimal(
         seed: picks initial states and actions.
         temperature: actions are drawn from the policy of maximum entropy for rewards divided by this, and their
             log-probability is stored; 0 takes the best action, the first one of several.
+        max_episode_steps: as in `collect`; 0 leaves the environment's own limit.
         overwrite: as in `collect`.
 
     Returns:
@@ -184,7 +200,7 @@ def collect_optimal(
     """
     behavior = TableBehavior(environment, seed, temperature)
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
-    environments = make_environments(environment, copies)
+    environments = make_environments(environment, copies, max_episode_steps=max_episode_steps)
     try:
         provenance = {
             "made_by": f"offrl {__version__} collect --optimal",
@@ -222,7 +238,7 @@ class Behavior(Protocol):
 
 
 class RandomBehavior:
-    """Uniformly random actions."""
+    """Random actions, see `offrl.envs.exploration.random_actions`."""
 
     masks = True
 
@@ -231,14 +247,14 @@ class RandomBehavior:
         self.noise = NoiseSource([seed], torch.device("cpu"), RANDOM_STREAM)
         space = spec.action_space
         self.action_map = ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None
-        self.log_prob: NDArray[np.float32] | None = np.full(copies, uniform_log_prob(spec), np.float32)
+        self.log_prob: NDArray[np.float32] | None = None
 
     def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment."""
         (draws,) = self.noise.draw((self.copies, self.spec.action_dim))
-        action = uniform_actions(self.spec, draws, action_mask).numpy()
-        if action_mask is not None:
-            self.log_prob = -np.log(action_mask.sum(axis=-1)).astype(np.float32)
+        chosen = random_actions(self.spec, draws, action_mask)
+        self.log_prob = random_log_prob(self.spec, chosen, action_mask).astype(np.float32)
+        action = chosen.numpy()
         raw = action if self.action_map is None else self.action_map.from_unit(action)
         return raw.reshape(self.copies, *(self.spec.action_space.shape or ()))
 
@@ -275,15 +291,6 @@ class TableBehavior:
 
     def ended(self, done: NDArray[np.bool_]) -> None:
         """There is nothing to forget."""
-
-
-def uniform_log_prob(spec: Spec) -> float:
-    """Log-density of every uniformly random action, in the environment's units: -log ∏ (high - low), or -log n."""
-    space = spec.action_space
-    if isinstance(space, gym.spaces.Box):
-        return -spec.action_dim * math.log(2.0) - ActionMap.from_space(space).log_volume
-    choices = space.nvec if isinstance(space, gym.spaces.MultiDiscrete) else np.array(spec.action_dim)
-    return -float(np.log(choices).sum())
 
 
 class PolicyBehavior:

@@ -143,6 +143,7 @@ class EvaluationConfig:
         every: steps between evaluations; 0 evaluates at the end only.
         episodes: per seed, in each evaluation on the way.
         final_episodes: per seed, at the end.
+        max_episode_steps: cut evaluated and collected episodes there; 0 leaves the environment's own limit.
     """
 
     __pydantic_config__ = STRICT
@@ -150,6 +151,7 @@ class EvaluationConfig:
     every: CountOrZero = 5_000
     episodes: Count = 10
     final_episodes: Count = 20
+    max_episode_steps: CountOrZero = 0
 
 
 @dataclass(frozen=True)

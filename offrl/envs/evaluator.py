@@ -30,7 +30,9 @@ class Evaluation:
     lengths: NDArray[np.int64]
 
 
-def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0) -> Evaluation:
+def evaluate(
+    policy: Policy, environment: str, episodes: int, *, seed: int = 0, max_episode_steps: int = 0
+) -> Evaluation:
     """Run the greedy policy of every seed; all seeds start from the same initial states, so only policies differ.
 
     Args:
@@ -38,13 +40,16 @@ def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0) 
         environment: a Gymnasium id.
         episodes: complete episodes per seed.
         seed: picks the initial states.
+        max_episode_steps: cut episodes there; 0 leaves the environment's own limit.
 
     Raises:
-        RequestError: the environment can't be made.
+        RequestError: the environment can't be made, or an episode doesn't end.
         SpaceMismatchError: its spaces are not those of the policy.
     """
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
-    environments = make_environments(environment, policy.seeds * copies, frame_stack=policy.frame_stack)
+    environments = make_environments(
+        environment, policy.seeds * copies, frame_stack=policy.frame_stack, max_episode_steps=max_episode_steps
+    )
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
         reset_seeds = evaluation_seeds(seed, copies) * policy.seeds
@@ -55,14 +60,14 @@ def evaluate(policy: Policy, environment: str, episodes: int, *, seed: int = 0) 
     return Evaluation(evaluation.returns.reshape(shape), evaluation.lengths.reshape(shape))
 
 
-def evaluate_random(environment: str, episodes: int, *, seed: int = 0) -> Evaluation:
+def evaluate_random(environment: str, episodes: int, *, seed: int = 0, max_episode_steps: int = 0) -> Evaluation:
     """Uniformly random actions, in the manner of `evaluate`; [1, episodes].
 
     Raises:
-        RequestError: the environment can't be made.
+        RequestError: the environment can't be made, or an episode doesn't end.
     """
     copies, quota = share_evenly(episodes, MAX_PARALLEL)
-    environments = make_environments(environment, copies)
+    environments = make_environments(environment, copies, max_episode_steps=max_episode_steps)
     actions = batch_space(environments.single_action_space, copies)
     actions.seed(seed)
     try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +18,22 @@ from offrl.envs.episodes import single_episode
 from offrl.envs.evaluator import evaluation_seeds
 from offrl.envs.policy import Policy
 from offrl.envs.vector import make_single
-from offrl.errors import RequestError
+from offrl.errors import OffrlError, RequestError
 from offrl.files import naming, whole_path
 
+SECONDS_BETWEEN_LINES = 5.0
 
-def film(policy: Policy, environment: str, destination: Path, *, seeds: tuple[int, ...], seed: int = 0) -> list[Path]:
+
+def film(
+    policy: Policy,
+    environment: str,
+    destination: Path,
+    *,
+    seeds: tuple[int, ...],
+    seed: int = 0,
+    max_episode_steps: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
     """One greedy episode of each seed's policy, from the same initial state, as `seed-<number>.mp4`.
 
     Args:
@@ -27,20 +42,35 @@ def film(policy: Policy, environment: str, destination: Path, *, seeds: tuple[in
         destination: the folder to write to.
         seeds: the S seeds' numbers.
         seed: picks the initial state.
+        max_episode_steps: cut episodes there; 0 leaves the environment's own limit.
+        tell: told in words, every few seconds, how it gets on.
 
     Raises:
-        RequestError: the environment doesn't render here, or the `video` extra isn't installed.
+        RequestError: the environment doesn't render here, the `video` extra isn't installed, or an episode doesn't end.
     """
     imageio = _imageio()
     with naming(destination):
         destination.mkdir(parents=True, exist_ok=True)
     files = []
     for position, number in enumerate(seeds):
-        frames, rate = _frames(policy, position, environment, seed)
         path = destination / f"seed-{number}.mp4"
-        with whole_path(path) as temporary:
-            # The codec wants even sides; macro_block_size=2 is the least that gives them.
-            imageio.mimwrite(temporary, frames, fps=rate, macro_block_size=2)
+        frames, last = 0, time.monotonic()
+        with _rendering(environment):
+            env = make_single(environment, policy.frame_stack, max_episode_steps, render_mode="rgb_array")
+        rate = int(env.metadata.get("render_fps") or 30)
+        # The codec wants even sides; macro_block_size=2 is the least that gives them.
+        with (
+            closing(env),
+            whole_path(path) as temporary,
+            imageio.get_writer(temporary, fps=rate, macro_block_size=2) as writer,
+        ):
+            for frame in _frames(policy, position, environment, env, seed):
+                writer.append_data(frame)
+                frames += 1
+                if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                    last = time.monotonic()
+                    tell(f"Filming seed {number}: {frames:,} steps")
+        tell(f"Filmed seed {number}: {frames:,} steps, {path}")
         files.append(path)
     return files
 
@@ -54,21 +84,33 @@ def _imageio() -> Any:
     return imageio
 
 
-def _frames(policy: Policy, position: int, environment: str, seed: int) -> tuple[list[NDArray[np.uint8]], int]:
-    """The frames of one episode, and how many make a second."""
-    frames: list[NDArray[np.uint8]] = []
+def _frames(
+    policy: Policy, position: int, environment: str, env: gym.Env[Any, Any], seed: int
+) -> Iterator[NDArray[np.uint8]]:
+    """What is to be seen behind each step of one episode."""
+    (reset_seed,) = evaluation_seeds(seed, 1)
+    for _ in single_episode(policy, position, env, reset_seed):
+        with _rendering(environment):
+            frame = np.asarray(env.render(), np.uint8)
+        yield frame
+
+
+@contextmanager
+def _rendering(environment: str) -> Iterator[None]:
+    """What goes wrong in drawing, as an error that says what to do about it."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        env = make_single(environment, policy.frame_stack, render_mode="rgb_array")
-        (reset_seed,) = evaluation_seeds(seed, 1)
-        for _ in single_episode(policy, position, env, reset_seed):
-            frames.append(np.asarray(env.render(), np.uint8))
-        env.close()
+        yield
+    except OffrlError:
+        raise
     except Exception as error:
         # Rendering back-ends raise errors of many unrelated kinds where there is no display or graphics driver.
+        lacking = isinstance(error, gym.error.DependencyNotInstalled | ImportError)
         raise RequestError(
             f"{environment} can't be rendered here: {error}",
-            hint="without a display, MuJoCo renders with MUJOCO_GL=egl (a GPU driver) or MUJOCO_GL=osmesa (software)",
+            hint="pip install 'offrl[video]' draws the environments that come with Gymnasium; others have their own "
+            "packages"
+            if lacking
+            else "without a display, MuJoCo renders with MUJOCO_GL=egl (a GPU driver) or MUJOCO_GL=osmesa (software)",
         ) from error
-    return frames, int(env.metadata.get("render_fps", 30))

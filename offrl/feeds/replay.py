@@ -12,7 +12,7 @@ from torch import Tensor
 
 from offrl.config.recipe import OnlineConfig, Recipe
 from offrl.envs.collector import Collector
-from offrl.envs.exploration import uniform_actions
+from offrl.envs.exploration import random_actions
 from offrl.errors import RecipeError
 from offrl.feeds.materials import Cycle, Materials, cycles, sampling_options, tell_errors
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
@@ -148,7 +148,7 @@ class ReplayFeed:
         collector, agent = self.collector, self.agent
         if self.steps_taken < self.random_steps:
             draws = self.exploration.next((collector.per_seed, agent.spec.action_dim))
-            return uniform_actions(agent.spec, draws, collector.action_mask)
+            return random_actions(agent.spec, draws, collector.action_mask)
         return collector.act(self.exploration.next((collector.per_seed, *agent.acting_noise_shape)))
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:

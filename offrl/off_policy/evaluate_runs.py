@@ -68,10 +68,12 @@ class Trial:
     Attributes:
         environment: a Gymnasium id.
         episodes: of each policy.
+        max_episode_steps: cut them there; 0 leaves the environment's own limit.
     """
 
     environment: str
     episodes: int = 100
+    max_episode_steps: int = 0
 
 
 def evaluate_policies(
@@ -169,7 +171,12 @@ def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, 
     """
     policy = policies.policy
     copies, quota = share_evenly(trial.episodes, MAX_PARALLEL)
-    environments = make_environments(trial.environment, policy.seeds * copies, frame_stack=policy.frame_stack)
+    environments = make_environments(
+        trial.environment,
+        policy.seeds * copies,
+        frame_stack=policy.frame_stack,
+        max_episode_steps=trial.max_episode_steps,
+    )
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), trial.environment)
         resets = np.random.SeedSequence([EVALUATION_STREAM, TRUTH_STREAM, plan.seed]).generate_state(copies).tolist()

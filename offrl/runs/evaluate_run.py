@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ def evaluate_run(
     checkpoint: str | None = None,
     seed: int = 0,
     env: str | None = None,
+    max_episode_steps: int | None = None,
     video: Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Greedy returns of a run's policies.
 
@@ -32,7 +34,9 @@ def evaluate_run(
         checkpoint: "last" or "best"; None for the one that training reported.
         seed: picks the initial states.
         env: a Gymnasium id in place of the run's own.
+        max_episode_steps: cut episodes there, whatever limit the environment has; None for the run's recipe's.
         video: a folder for one film per seed.
+        tell: told in words how filming gets on.
 
     Returns:
         what `offrl.runs.scores.summarize` returns, with the `checkpoint` it is of, and the files in `videos`.
@@ -43,9 +47,20 @@ def evaluate_run(
     """
     checkpoint = checkpoint or run.reported_checkpoint
     policy, facts = load_policy(run, checkpoint)
-    scores = scores_of(policy, run, facts, checkpoint=checkpoint, episodes=episodes, seed=seed, env=env)
+    limit = run.recipe.evaluation.max_episode_steps if max_episode_steps is None else max_episode_steps
+    scores = scores_of(
+        policy, run, facts, checkpoint=checkpoint, episodes=episodes, seed=seed, env=env, max_episode_steps=limit
+    )
     if video is not None:
-        files = film(policy, scores["environment"], video, seeds=run.recipe.seeds, seed=seed)
+        files = film(
+            policy,
+            scores["environment"],
+            video,
+            seeds=run.recipe.seeds,
+            seed=seed,
+            max_episode_steps=limit,
+            tell=tell,
+        )
         scores["videos"] = [str(file) for file in files]
     return scores
 
@@ -59,6 +74,7 @@ def scores_of(
     episodes: int,
     seed: int = 0,
     env: str | None = None,
+    max_episode_steps: int | None = None,
 ) -> dict[str, Any]:
     """Greedy returns of policies that are in memory.
 
@@ -67,12 +83,13 @@ def scores_of(
         run: theirs.
         facts: what the checkpoint that they are of says.
         checkpoint: that one's kind.
-        episodes, seed, env: as `evaluate_run` takes them.
+        episodes, seed, env, max_episode_steps: as `evaluate_run` takes them.
     """
     environment = env or facts["environment"]
     if environment is None:
         raise RequestError("this run names no environment to evaluate in", hint="name one with --env")
-    evaluation = evaluate(policy, environment, episodes, seed=seed)
+    limit = run.recipe.evaluation.max_episode_steps if max_episode_steps is None else max_episode_steps
+    evaluation = evaluate(policy, environment, episodes, seed=seed, max_episode_steps=limit)
     return {
         "checkpoint": checkpoint,
         **summarize(evaluation, environment, run.recipe.seeds, facts["reference_scores"]),

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -174,7 +175,9 @@ class Run:
         checkpoint: str | None = None,
         seed: int = 0,
         env: str | None = None,
+        max_episode_steps: int | None = None,
         video: str | os.PathLike[str] | None = None,
+        progress: bool = True,
         trust: bool = False,
     ) -> Scores:
         """Greedy returns of every seed's policy.
@@ -184,7 +187,10 @@ class Run:
             checkpoint: "last" or "best"; None for the one that training reported.
             seed: picks the initial states.
             env: a Gymnasium id in place of the run's own.
+            max_episode_steps: cut episodes there, whatever limit the environment has; None for the recipe's
+                evaluation.max_episode_steps. Without any limit, an episode of 50,000 steps is refused.
             video: a folder for one film per seed.
+            progress: say on stderr how filming gets on.
             trust: import the module of the environment that the run names, though you didn't train it here: only of
                 authors whom you'd let run code.
 
@@ -193,7 +199,7 @@ class Run:
 
         Raises:
             RunError: there is no such checkpoint.
-            RequestError: there is no environment to evaluate in.
+            RequestError: there is no environment to evaluate in, or an episode of it doesn't end.
 
         Example:
             >>> run.evaluate(episodes=100)["mean_return"]
@@ -203,7 +209,18 @@ class Run:
 
         films = None if video is None else Path(video)
         with allowing(env, remembered(self.path), everything=trust):
-            return Scores(evaluate_run(self, episodes=episodes, checkpoint=checkpoint, seed=seed, env=env, video=films))
+            return Scores(
+                evaluate_run(
+                    self,
+                    episodes=episodes,
+                    checkpoint=checkpoint,
+                    seed=seed,
+                    env=env,
+                    max_episode_steps=max_episode_steps,
+                    video=films,
+                    tell=_say if progress else lambda text: None,
+                )
+            )
 
     def final_scores(self) -> Scores | None:
         """What the evaluation that ended training found; None before, or where no environment is known.
@@ -356,6 +373,10 @@ class Run:
                 hint='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
             ) from error
         return index
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def path_of(run: str | os.PathLike[str] | Run) -> Path:

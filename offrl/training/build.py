@@ -122,5 +122,6 @@ def _evaluated(recipe: Recipe, policy: Policy, facts: Mapping[str, Any], step: i
     from offrl.runs.scores import summarize
 
     assert recipe.env is not None
-    evaluation = evaluate(policy, recipe.env, recipe.evaluation.episodes, seed=step)
+    plan = recipe.evaluation
+    evaluation = evaluate(policy, recipe.env, plan.episodes, seed=step, max_episode_steps=plan.max_episode_steps)
     return summarize(evaluation, recipe.env, recipe.seeds, facts["reference_scores"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -299,10 +300,16 @@ def test_a_film_shows_the_episode(runs: dict[str, Run], tmp_path: Path, monkeypa
     class Writer:
         """In place of the extra `video`."""
 
-        @staticmethod
-        def mimwrite(path: Path, frames: list[Any], **options: Any) -> None:
-            films.append(frames)
+        @classmethod
+        @contextmanager
+        def get_writer(cls, path: Path, **options: Any) -> Iterator[Any]:
+            films.append([])
             path.touch()
+            yield cls
+
+        @staticmethod
+        def append_data(frame: Any) -> None:
+            films[-1].append(frame)
 
     monkeypatch.setattr(video, "_imageio", lambda: Writer)
     files = video.film(policy, "offrl-test/ShownCounting-v0", tmp_path / "films", seeds=(3, 5), seed=1)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from offrl.collection.collect import collect, collect_random, uniform_log_prob
+from offrl.collection.collect import collect, collect_random
 from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
 from offrl.envs.policy import Actor
@@ -18,7 +17,6 @@ from offrl.errors import RequestError
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.run_training import train
-from offrl.types import Spec
 from tests.training.runs import bc_recipe, make_demonstrations, td3_recipe
 
 
@@ -134,19 +132,6 @@ def test_random_discrete_actions_are_equally_probable(tmp_path: Path) -> None:
     assert actions.mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / len(actions)))
     assert store.episode(0).extras["behavior_log_prob"] == pytest.approx(np.log(1 / 2))
     assert 15 < store.episodes.return_.mean() < 30
-
-
-@pytest.mark.parametrize(
-    ("space", "log_prob"),
-    [
-        (gym.spaces.Box(np.array([-1, 0], np.float32), np.array([1, 5], np.float32)), -np.log(2 * 5)),
-        (gym.spaces.Box(-np.inf, np.inf, (2,)), -np.log(2 * 2)),
-        (gym.spaces.Discrete(3, start=-1), -np.log(3)),
-        (gym.spaces.MultiDiscrete([2, 5]), -np.log(2 * 5)),
-    ],
-)
-def test_the_log_density_of_random_actions(space: gym.Space[Any], log_prob: float) -> None:
-    assert uniform_log_prob(Spec(gym.spaces.Discrete(1), space)) == pytest.approx(log_prob)
 
 
 def test_the_same_seed_gives_the_same_random_data(tmp_path: Path) -> None:

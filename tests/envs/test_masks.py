@@ -17,7 +17,7 @@ from offrl.data.store import TrajectoryStore
 from offrl.envs.collector import Collector, StepSink
 from offrl.envs.episodes import single_episode
 from offrl.envs.evaluator import evaluate, evaluate_random
-from offrl.envs.exploration import uniform_actions
+from offrl.envs.exploration import random_actions
 from offrl.envs.make import environment_spec, tells_of_masks
 from offrl.envs.policy import Actor, Policy
 from offrl.plugins import algorithms
@@ -48,7 +48,7 @@ def collect(sink: StepSink, steps: int, recorder: EpisodeRecorder | None = None)
         if step in (0, steps // 2):
             collector.restart(step)
         draws = torch.randn(len(SEEDS), COPIES, DISHES, generator=generator)
-        collector.step(uniform_actions(collector.policy.agent.spec, draws, collector.action_mask))
+        collector.step(random_actions(collector.policy.agent.spec, draws, collector.action_mask))
     return collector
 
 
@@ -178,5 +178,5 @@ def test_random_actions_are_allowed_ones_and_equally_likely() -> None:
     spec = environment_spec(MENU)
     masks = np.tile([True, False, True, True], (3_000, 1))
     draws = torch.randn(1, 3_000, DISHES, generator=torch.Generator().manual_seed(1))
-    shares = uniform_actions(spec, draws, masks).flatten().bincount(minlength=6)[2:] / 3_000
+    shares = random_actions(spec, draws, masks).flatten().bincount(minlength=6)[2:] / 3_000
     np.testing.assert_allclose(shares, [1 / 3, 0.0, 1 / 3, 1 / 3], atol=0.03)

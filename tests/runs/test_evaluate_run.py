@@ -78,7 +78,9 @@ def test_films_are_of_the_same_policies_in_the_same_environment(
 ) -> None:
     asked: list[Any] = []
 
-    def film(policy: Any, environment: str, destination: Path, *, seeds: tuple[int, ...], seed: int) -> list[Path]:
+    def film(
+        policy: Any, environment: str, destination: Path, *, seeds: tuple[int, ...], seed: int, **options: Any
+    ) -> list[Path]:
         asked.append((policy.seeds, environment, seeds, seed))
         return [destination / f"seed-{number}.mp4" for number in seeds]
 
