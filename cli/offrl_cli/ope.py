@@ -55,7 +55,12 @@ def ope(
     confidence: Annotated[float, typer.Option(metavar="C", help="Of the intervals.")] = 0.95,
     interval: Annotated[IntervalMethod, typer.Option(help="How intervals are made.")] = IntervalMethod.bca,
     discount: Annotated[float, typer.Option(min=0.0, max=1.0, metavar="G", help="Per step.")] = 0.99,
-    horizon: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps of an episode that count.")] = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Steps of an episode that count. Default: the environment's time limit, or all."
+        ),
+    ] = None,
     clip: Annotated[
         float | None, typer.Option(metavar="W", help="Cut weights to W; the bias that it brings is told.")
     ] = None,
@@ -212,11 +217,12 @@ def _print_policy(policy: PolicyResult, bandwidth: float) -> None:
             each.interval and each.interval.high,
             each.effective_sample_size,
             each.largest_weight_share,
-            "" if each.reliable else "unreliable",
+            each.reliable,
         ]
         for each in policy.estimates
     ]
-    print_table(["estimator", "value", "error", "low", "high", "effective episodes", "largest weight", ""], rows)
+    columns = ["estimator", "value", "error", "low", "high", "effective episodes", "largest weight", "reliable"]
+    print_table(columns, rows)
     for each in policy.estimates:
         if each.clipping is not None:
             bias = "unknown" if each.clipping.bias is None else number(each.clipping.bias)
@@ -266,7 +272,8 @@ def _print_ranking(evaluation: Evaluation) -> None:
     ranking = evaluation.ranking
     if ranking is None:
         return
-    say(f"\nRanked by {ranking.estimator}; the intervals hold together with confidence {ranking.confidence:g}")
+    together = f"; the intervals hold together with confidence {ranking.confidence:g}" if ranking.has_intervals else ""
+    say(f"\nRanked by {ranking.estimator}{together}")
     rows = []
     for position, place in enumerate(ranking.places, start=1):
         policy = evaluation.policies[place.policy]

@@ -127,7 +127,8 @@ def ope(
         interval: how intervals are made: "bootstrap-percentile", "bootstrap-bca", "bootstrap-studentized", "t",
             "hoeffding" or "bernstein".
         discount: γ, per step.
-        horizon: steps of an episode that count; None for all.
+        horizon: steps of an episode that count; None for as many as the environment's time limit allows, or all where
+            none is known.
         clip: cut weights to this; the bias that it brings is told.
         estimate_behavior: estimate the logged actions' probabilities where the log has none.
         stochastic: value the policies that sample, in place of the greedy ones.
@@ -155,10 +156,10 @@ def ope(
         >>> evaluation.ranking
     """
     from offrl.converters.catalog import name_of
-    from offrl.off_policy.evaluate import Plan
     from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
     from offrl.off_policy.fqe import FQEConfig
     from offrl.off_policy.intervals import Bounds
+    from offrl.off_policy.plan import Plan
 
     if (reward_bounds is None) is not (weight_bound is None):
         if weight_bound is None:

@@ -48,6 +48,12 @@ class AgentPolicies:
     epsilon: float = 0.0
     has_density: bool = False
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether what the policies sample has a density."""
+        agent: Any = self.policy.agent
+        return bool(self.has_density and agent.has_density)
+
     def choices(self, store: Trajectories, *, draws: int, seed: int) -> list[Choices]:
         """What each seed's policy does at the rows of a log.
 
@@ -58,7 +64,7 @@ class AgentPolicies:
         agent: Any = policy.agent
         stacked = StackedFrames(store, policy.frame_stack) if policy.frame_stack > 1 else store
         check_spaces(agent.spec, stacked.spec, f"the log '{store.metadata.name}'")
-        if self.stochastic and not (self.has_density and agent.has_density):
+        if self.stochastic and not self.can_sample:
             raise SpaceMismatchError(
                 f"sampled actions of {self.names[0]} have no density: it samples none, or bounds clip what it samples",
                 hint="leave out --stochastic; --epsilon mixes random actions in where actions are discrete",

@@ -11,26 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from offrl.errors import RequestError
 from offrl.off_policy.doubly_robust import MODEL_AND_WEIGHTS, doubly_robust
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimator import Estimator, Question
 from offrl.off_policy.importance import trajectory, weighted_trajectory
 from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
 from offrl.off_policy.weights import StepWeights
-
-
-def require_one_step(log: EpisodeLog, name: str) -> None:
-    """Refuse logs of longer episodes.
-
-    Raises:
-        RequestError: an episode has more than one step.
-    """
-    if not log.is_one_step:
-        raise RequestError(
-            f"{name} is for logs of single decisions, and these episodes have up to {int(log.lengths.max())} steps",
-            hint="ask for is, wis, pdis, wpdis, dr, wdr or magic",
-        )
 
 
 def default_threshold(log: EpisodeLog) -> float:

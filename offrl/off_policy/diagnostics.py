@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offrl.errors import DataError, RequestError
-from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import Array, EpisodeLog
 from offrl.off_policy.fqe import FQEConfig
 from offrl.off_policy.weights import StepWeights
@@ -183,9 +182,10 @@ def support(behavior: ArrayLike, target: ArrayLike) -> Support:
     return Support(float(uncovered.mean()), float(np.mean(uncovered > 0.0)))
 
 
-def never_logged(log: EpisodeLog, choices: Choices, name: str) -> list[str]:
-    """Whether a policy takes discrete actions that occur nowhere in the log."""
-    if choices.probabilities is None or log.actions is None:
+def never_logged(log: EpisodeLog, name: str) -> list[str]:
+    """Whether the policy that is valued takes discrete actions that occur nowhere in the log."""
+    choices = log.choices
+    if choices is None or choices.probabilities is None or log.actions is None:
         return []
     never = np.bincount(log.agent_action, minlength=log.actions) == 0
     share = float(choices.probabilities[log.row][:, never].sum(axis=1).mean())
@@ -207,8 +207,9 @@ def divided(value: float, spread: float, name: str) -> list[str]:
     ]
 
 
-def unsettled(log: EpisodeLog, discount: float, horizon: int | None, config: FQEConfig) -> list[str]:
+def unsettled(log: EpisodeLog, config: FQEConfig) -> list[str]:
     """Whether the target networks of fitted Q evaluation move often enough to carry rewards as far as they count."""
+    discount, horizon = log.discount, log.horizon
     ahead = np.inf if discount == 1.0 else 1.0 / (1.0 - discount)
     if horizon is not None or log.terminated.all() or discount == 1.0:
         ahead = min(ahead, horizon or int(log.lengths.max()))

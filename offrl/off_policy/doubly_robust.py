@@ -23,7 +23,7 @@ STRETCHES = 24
 BLEND_CONFIDENCE = 0.9
 _RIDGE = 1e-10
 MODEL_AND_WEIGHTS: tuple[Need, ...] = ("density", "behavior", "values")
-FIRST_STATES = "The interval is over the episodes' first states; it knows nothing of errors in the values."
+FITTED = "Fitted values have no interval: nothing in the log tells how far off they are."
 
 
 def state_values(log: EpisodeLog, name: str) -> Array:
@@ -171,7 +171,9 @@ def _blended(answer: Estimate, weighted: WeightedSum, drawn: Array, ask: Questio
     return replace(answer, value=value, contributions=contributions, interval=interval, clipping=clipping)
 
 
-DM = Estimator("direct method", lambda ask: direct_method(ask.log), needs=("values",), caveat=FIRST_STATES)
+DM = Estimator(
+    "direct method", lambda ask: direct_method(ask.log), needs=("values",), caveat=FITTED, has_interval=False
+)
 DR = Estimator("doubly robust", lambda ask: doubly_robust(ask.log, ask.steps), needs=MODEL_AND_WEIGHTS, unbiased=True)
 WDR = Estimator("weighted doubly robust", lambda ask: ask.once(_weighted), needs=MODEL_AND_WEIGHTS)
 MAGIC = Estimator(

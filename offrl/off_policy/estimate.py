@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from offrl import plugins
 from offrl.errors import RequestError
 from offrl.off_policy import intervals
-from offrl.off_policy.bandits import require_one_step
 from offrl.off_policy.bootstrap import resample, resample_means
 from offrl.off_policy.diagnostics import effective_sample_sizes, largest_weight_shares, over_steps
 from offrl.off_policy.episode_log import Array, EpisodeLog
@@ -21,11 +21,14 @@ from offrl.off_policy.estimator import (
     Estimate,
     Estimator,
     Question,
+    few_episodes,
     find_estimator,
 )
-from offrl.off_policy.intervals import BOUNDED, INTERVALS, Bounds, Interval, IntervalKind
+from offrl.off_policy.intervals import BOUNDED, Bounds, Interval, IntervalKind
+from offrl.off_policy.requirements import check_interval, require_one_step, usable_with
 from offrl.off_policy.weighted_sums import WeightedSum
 
+Answer = TypeVar("Answer")
 LEAST_RESAMPLES = 50
 WEIGHT_DEVIATIONS = 5.0
 """How many standard errors the mean weight may lie from 1."""
@@ -46,9 +49,10 @@ def estimate(
 ) -> list[Estimate]:
     """What the target policy would earn in an episode, by each of the estimators named.
 
-    Where the log can't tell, the value is None or `reliable` is False, and the warnings say why. Intervals are over
-    episodes: what was fitted (values, estimated probabilities) is taken as it is. MAGIC's is WDR's, for no interval of
-    its own is known to hold.
+    Where the log can't tell, the value is None or `reliable` is "no", and the warnings say why; so they do where an
+    estimator's own computation fails, which takes none of the others along. Intervals are over episodes: what was
+    fitted (values, estimated probabilities) is taken as it is, and has to be fitted to other episodes than it is used
+    on. MAGIC's is WDR's, for no interval of its own is known to hold; values that nothing corrects have none.
 
     Args:
         log: the episodes.
@@ -62,7 +66,7 @@ def estimate(
         clip: cut weights to this; reported with the bias that it brings.
         switch: threshold of switch-dr; √N where left out. `clipped` cuts at √N where `clip` is left out.
         bounds: of reward and weight.
-        minimum_effective_sample_size: below it, an estimate counts as unreliable.
+        minimum_effective_sample_size: below it, an estimate isn't reliable.
 
     Raises:
         RequestError: an unknown name or option; what an estimator needs isn't there; an interval doesn't suit one.
@@ -71,34 +75,49 @@ def estimate(
     """
     _check_options(confidence, resamples, {"clip": clip, "switch": switch})
     records = {name: find_estimator(name) for name in names}
+    usable = usable_with(log)
     for name, record in records.items():
         if record.one_step:
-            require_one_step(log, name)
-    _check_interval(interval, records, clip, bounds)
+            require_one_step(log, name, usable)
+    check_interval(interval, records, clip, bounds, usable)
     ask = Question(log, clip, switch, confidence, interval, resamples, seed)
-    found = {name: record.answer(ask) for name, record in records.items()}
+    found = {name: _or_withheld(name, partial(record.answer, ask)) for name, record in records.items()}
     sums = {name: item for name, item in found.items() if isinstance(item, WeightedSum)}
     bootstrap = _Bootstrap(log, resamples, seed)
     all_of_them = interval is not None and interval.startswith("bootstrap")
-    draws = bootstrap.draws({name: item for name, item in sums.items() if all_of_them or records[name].blend})
-    answers = []
-    for name, item in found.items():
-        if isinstance(item, Estimate):
-            answers.append(replace(item, name=name))
-            continue
-        record = records[name]
-        answer = _without_interval(name, record, item, ask, minimum_effective_sample_size)
-        if len(answer.contributions) > 1:
-            if interval in BOUNDED and bounds is not None:
-                answer = _bounded(answer, record, interval, confidence, log, bounds)
-            elif interval == "t":
-                answer = _by_t(answer, confidence)
-            elif interval is not None:
-                answer = _bootstrapped(answer, interval, confidence, draws[name], bootstrap)
-            if record.blend is not None:
-                answer = record.blend(answer, item, draws[name], ask)
-        answers.append(answer)
-    return answers
+    resampled = {
+        name: item for name, item in sums.items() if records[name].blend or (all_of_them and records[name].has_interval)
+    }
+    method = _Method(interval, bounds, bootstrap, bootstrap.draws(resampled), minimum_effective_sample_size)
+
+    def answered(name: str) -> Estimate:
+        item = found[name]
+        return replace(item, name=name) if isinstance(item, Estimate) else method.answer(name, records[name], item, ask)
+
+    return [_in_numbers(_or_withheld(name, partial(answered, name))) for name in records]
+
+
+def _or_withheld(name: str, compute: Callable[[], Answer]) -> Answer | Estimate:
+    """What is computed, or an estimate without a value that says why: one estimator takes no other along."""
+    try:
+        with np.errstate(all="ignore"):
+            return compute()
+    except (ArithmeticError, np.linalg.LinAlgError) as error:
+        why = f"There is no estimate: its computation fails on these weights ({str(error) or type(error).__name__})."
+        return Estimate(name, None, np.empty(0), reliable="no", warnings=(why,))
+
+
+def _in_numbers(answer: Estimate) -> Estimate:
+    """The same without what is NaN or infinite, and then a warning in its place."""
+    ends = () if answer.interval is None else (answer.interval.low, answer.interval.high)
+    if answer.value is not None and not math.isfinite(answer.value):
+        why = "There is no estimate: it is too large for a number."
+        return Estimate(answer.name, None, np.empty(0), reliable="no", warnings=(why, *answer.warnings))
+    if not np.isfinite([answer.standard_error or 0.0, *ends]).all():
+        why = "There is no interval: an end of it is too large for a number."
+        unknown = replace(answer, contributions=np.empty(0), interval=None, reliable="no")
+        return replace(unknown, warnings=(*answer.warnings, why))
+    return answer
 
 
 @dataclass(frozen=True)
@@ -122,13 +141,47 @@ class _Bootstrap:
     def errors(self, contributions: Array) -> Array:
         """Standard errors of the mean of resampled contributions, on the same resamples as `draws`, [B]."""
         centered = (contributions - contributions.mean())[self.log.longest_first]
+        # Over the largest: the square of what heavy weights contribute may be too large for a number.
+        largest = max(float(np.abs(centered).max()), np.finfo(np.float64).tiny)
+        centered /= largest
         columns = np.column_stack([centered, centered**2])
         first, second = resample_means(columns, resamples=self.resamples, seed=self.seed).T
-        return np.asarray(np.sqrt(np.maximum(second - first**2, 0.0) / (len(contributions) - 1)))
+        return np.asarray(largest * np.sqrt(np.maximum(second - first**2, 0.0) / (len(contributions) - 1)))
+
+
+@dataclass(frozen=True)
+class _Method:
+    """How sums become estimates with intervals.
+
+    Attributes:
+        interval, bounds: as `estimate` takes them.
+        bootstrap, draws: resampled values of the sums that need them.
+        least: effective sample size of what is reliable.
+    """
+
+    interval: IntervalKind | None
+    bounds: Bounds | None
+    bootstrap: _Bootstrap
+    draws: Mapping[str, Array]
+    least: float
+
+    def answer(self, name: str, record: Estimator, item: WeightedSum, ask: Question) -> Estimate:
+        """A sum's estimate, with its interval."""
+        answer, kind = _without_interval(name, record, item, ask, self.least), self.interval
+        if len(answer.contributions) < 2:
+            return answer
+        if kind in BOUNDED and self.bounds is not None:
+            answer = _bounded(answer, record, kind, ask.confidence, ask.log, self.bounds)
+        elif kind == "t":
+            answer = _by_t(answer, ask.confidence)
+        elif kind is not None:
+            answer = _bootstrapped(answer, kind, ask.confidence, self.draws[name], self.bootstrap)
+        return answer if record.blend is None else record.blend(answer, item, self.draws[name], ask)
 
 
 def _without_interval(name: str, record: Estimator, item: WeightedSum, ask: Question, least: float) -> Estimate:
-    answer = Estimate(name, item.value, item.contributions, clipping=_clipping(record, item, ask))
+    contributions = item.contributions if record.has_interval else np.empty(0)
+    answer = Estimate(name, item.value, contributions, clipping=_clipping(record, item, ask))
     warnings, reliable = _warnings(record, ask), True
     if item.weights is not None:
         if record.per_step:
@@ -146,14 +199,14 @@ def _without_interval(name: str, record: Estimator, item: WeightedSum, ask: Ques
             else "a weight is too large for a number"
         )
         warnings, reliable = [f"There is no estimate: {why}.", *warnings], False
-    return replace(answer, reliable=reliable, warnings=tuple(warnings))
+    return replace(answer, reliable="yes" if reliable else "no", warnings=tuple(warnings))
 
 
 def _doubts(ask: Question, size: float, least: float) -> list[str]:
     """Why an estimate by these weights shouldn't be used."""
     doubts = []
     if size < least:
-        doubts.append(f"The weighted log is worth {size:.1f} episodes of {ask.log.episodes}, less than {least:g}.")
+        doubts.append(few_episodes(size, ask.log.episodes, least))
     mean, error = ask.mean_weight
     if mean is None or (error is not None and abs(mean - 1.0) > WEIGHT_DEVIATIONS * error + 1e-6):
         found = "too large for a number" if mean is None else f"{mean:.3g} ± {error:.2g}"
@@ -206,17 +259,12 @@ def _by_t(answer: Estimate, confidence: float) -> Estimate:
 def _bootstrapped(answer: Estimate, kind: str, confidence: float, drawn: Array, bootstrap: _Bootstrap) -> Estimate:
     usable = np.isfinite(drawn)
     if lost := int(np.sum(~usable)):
-        text = f"{lost} of {len(drawn)} resamples held no episode of any weight at some step"
-        answer = replace(
-            answer,
-            warnings=(
-                *answer.warnings,
-                f"{text}, and don't count.",
-            ),
-            reliable=False,
-        )
-        if lost > len(drawn) / 2:
-            return replace(answer, warnings=(*answer.warnings[:-1], f"{text}: there is no interval."))
+        text = f"{lost} of {len(drawn)} resamples held no episode of any weight at some step, or too large a number"
+        much = lost > len(drawn) / 2
+        text += ": there is no interval." if much else ", and don't count."
+        answer = replace(answer, warnings=(*answer.warnings, text), reliable="no")
+        if much:
+            return answer
     values = drawn[usable]
     if kind == "bootstrap-percentile":
         ends = intervals.percentile(values, confidence)
@@ -236,25 +284,3 @@ def _check_options(confidence: float, resamples: int, thresholds: dict[str, floa
     for name, value in thresholds.items():
         if value is not None and not 0.0 < value < math.inf:
             raise RequestError(f"{name} is {value}", hint="give the largest weight to keep: a number above 0")
-
-
-def _check_interval(
-    kind: str | None, records: Mapping[str, Estimator], clip: float | None, bounds: Bounds | None
-) -> None:
-    if kind is not None and kind not in INTERVALS:
-        raise RequestError(f"there is no interval {kind!r}", hint=f"one of {', '.join(INTERVALS)}")
-    if kind not in BOUNDED:
-        return
-    if biased := [name for name, record in records.items() if clip is not None or not record.unbiased]:
-        why = "cut weights are" if clip is not None else f"{', '.join(biased)} {'is' if len(biased) == 1 else 'are'}"
-        fit = [name for name in plugins.estimators.own if find_estimator(name).unbiased]
-        raise RequestError(
-            f"the interval {kind!r} bounds the mean of unbiased estimators, and {why} biased",
-            hint=f"ask for {', '.join(fit)} without clipping, or for a bootstrap",
-        )
-    if bounds is None:
-        raise RequestError(
-            f"the interval {kind!r} needs to know what an episode can contribute at most",
-            hint="give the bounds of a reward and of an episode's weight (--reward-bounds LOW,HIGH --weight-bound W); "
-            "the log alone can't tell them",
-        )

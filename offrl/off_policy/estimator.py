@@ -8,19 +8,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
 from offrl import plugins
 from offrl.errors import PluginError
 from offrl.off_policy.episode_log import Array, EpisodeLog
-from offrl.off_policy.intervals import Interval, IntervalKind
+from offrl.off_policy.intervals import Interval, IntervalKind, standard_error
 from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
 from offrl.off_policy.weights import StepWeights
 
 Need = Literal["density", "behavior", "policy", "values"]
+Reliability = Literal["yes", "no", "unknown"]
 Anything = TypeVar("Anything")
 MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
-"""Estimates from logs that are worth fewer episodes than this are called unreliable."""
+"""Estimates from logs that are worth fewer episodes than this aren't reliable."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,13 @@ class Estimate:
         value: the target policy's value; None where the log can't tell, and then `warnings` says why.
         contributions: [N], one term for each episode, whose mean is the value; of self-normalized estimators the value
             plus the linearized influence of the episode; of MAGIC, WDR's moved to its value. Empty where there is no
-            value.
-        interval: None where none can be given.
+            value, and where the spread of such terms doesn't tell how far off the value is.
+        interval: None where none can be given, and then `warnings` says why, if one was asked for.
         effective_sample_size: how many episodes of the target policy the weighted log is worth; None without weights.
         largest_weight_share: the share of all weight on the heaviest episode; None without weights.
         clipping: None where weights were not cut.
-        reliable: False where the answer shouldn't be used; `warnings` says why.
+        reliable: "no" where the answer shouldn't be used, "unknown" where nothing tells whether it can be; "yes" only
+            where there is nothing to be warned of.
         warnings: what the reader must know, one sentence each.
     """
 
@@ -64,14 +64,22 @@ class Estimate:
     effective_sample_size: float | None = None
     largest_weight_share: float | None = None
     clipping: Clipping | None = None
-    reliable: bool = True
+    reliable: Reliability = "yes"
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.warnings and self.reliable == "yes":
+            object.__setattr__(self, "reliable", "unknown")
 
     @property
     def standard_error(self) -> float | None:
         """Of the value, from the spread of the contributions; None with fewer than two."""
-        count = len(self.contributions)
-        return float(np.std(self.contributions, ddof=1)) / math.sqrt(count) if count > 1 else None
+        return standard_error(self.contributions) if len(self.contributions) > 1 else None
+
+    def doubted(self, *warnings: str) -> Estimate:
+        """The same, no longer reliable beyond doubt; with further warnings."""
+        reliable: Reliability = "unknown" if self.reliable == "yes" else self.reliable
+        return replace(self, reliable=reliable, warnings=(*self.warnings, *warnings))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, none of them NaN or infinite; without the contributions."""
@@ -162,8 +170,11 @@ class Estimator:
         per_step: whether each step has a weight of its own; else one holds for the whole episode.
         unbiased: whether its expectation is the policy's value where the behavior's probabilities are right.
         one_step: whether it is for logs of single decisions only.
-        caveat: an error that its interval knows nothing of, as a sentence; rankings by it then say of no policy that it
-            is worse than the first.
+        endless: whether it values all that follows, and takes no horizon.
+        caveat: an error that the spread over episodes knows nothing of, as a sentence: whether it is reliable is then
+            unknown at best, and rankings by it say of no policy that it is worse than the first.
+        has_interval: whether the spread over episodes tells enough of its error for an interval; else `caveat` says
+            why not.
         threshold: where it cuts weights for a question; None where it doesn't.
         blend: makes the answer of the sum's estimate, the sum, and its resampled values, [B].
 
@@ -193,9 +204,16 @@ class Estimator:
     per_step: bool = True
     unbiased: bool = False
     one_step: bool = False
+    endless: bool = False
     caveat: str = ""
+    has_interval: bool = True
     threshold: Callable[[Question], float | None] = lambda ask: ask.clip
     blend: Callable[[Estimate, WeightedSum, Array, Question], Estimate] | None = None
+
+
+def few_episodes(size: float, episodes: int, least: float = MINIMUM_EFFECTIVE_SAMPLE_SIZE) -> str:
+    """The warning of a log that is worth fewer episodes of the target policy than `least`."""
+    return f"The weighted log is worth {size:.1f} episodes of {episodes}, less than {least:g}."
 
 
 def find_estimator(name: str) -> Estimator:

@@ -5,78 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offrl.errors import DataError, RequestError, SpaceMismatchError
+from offrl.errors import DataError, RequestError
 from offrl.off_policy import intervals
-from offrl.off_policy.behavior_policy import BehaviorConfig, BehaviorEstimate, estimate_behavior
-from offrl.off_policy.choices import Choices
+from offrl.off_policy.behavior_policy import BehaviorEstimate, estimate_behavior
 from offrl.off_policy.diagnostics import diagnose, divided, never_logged, unsettled
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimate import estimate
-from offrl.off_policy.estimator import Estimator, Need, find_estimator
-from offrl.off_policy.fqe import FittedValues, FQEConfig, fit_q
-from offrl.off_policy.intervals import BOUNDED, Bounds, Interval, IntervalKind
+from offrl.off_policy.estimator import Estimate, Estimator, Need
+from offrl.off_policy.fqe import FittedValues, fit_q
+from offrl.off_policy.intervals import Interval
+from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.ranking import Ranking, agreement, rank
+from offrl.off_policy.requirements import choose_estimators
 from offrl.off_policy.results import BehaviorResult, Evaluation, PolicyResult, Truth
 from offrl.off_policy.target_policies import DRAWS, TargetPolicy
 
-SEQUENTIAL_DEFAULTS = ("is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", "fqe")
-ONE_STEP_DEFAULTS = ("ips", "snips", "dr", "switch-dr", "fqe")
 RANKING_PREFERENCE = (
     *("wdr", "fqe", "dm", "magic", "dr", "snips", "wpdis", "wis", "switch-dr"),
     *("lstd", "mql", "mwl", "dice", "pdis", "ips", "is", "clipped"),
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """A policy to be valued.
-
-    Attributes:
-        name: what results call it.
-        choices: what it does at the log's rows.
-        unsmoothed: of a policy smoothed by a kernel, what it did before.
-        true_returns: discounted returns of episodes in which it acted itself, float64 [n]; None where nobody tried.
-    """
-
-    name: str
-    choices: Choices
-    unsmoothed: Choices | None = None
-    true_returns: NDArray[np.float64] | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for.
-
-    Attributes:
-        estimators: names in `offrl.plugins.estimators`; None takes all usual ones that the log and the policies allow.
-        discount, horizon: see `EpisodeLog`; they hold in place of the log's.
-        confidence, interval, resamples, seed, clip, bounds: see `offrl.off_policy.estimate.estimate`.
-        may_estimate_behavior: whether the probabilities of logged actions may be estimated where the log has none.
-        rank_by: the estimator that several policies are ranked by; None takes the first usual one there is.
-        fqe: how values are fitted.
-        behavior: how the behavior policy is.
-    """
-
-    estimators: Sequence[str] | None = None
-    discount: float = 0.99
-    horizon: int | None = None
-    confidence: float = 0.95
-    interval: IntervalKind | None = "bootstrap-bca"
-    resamples: int = 1_000
-    seed: int = 0
-    clip: float | None = None
-    bounds: Bounds | None = None
-    may_estimate_behavior: bool = False
-    rank_by: str | None = None
-    fqe: FQEConfig = field(default_factory=FQEConfig)
-    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
 
 
 def evaluate(log: EpisodeLog, policies: Sequence[Target | TargetPolicy], plan: Plan | None = None) -> Evaluation:
@@ -99,7 +52,7 @@ def evaluate(log: EpisodeLog, policies: Sequence[Target | TargetPolicy], plan: P
         )
     plan = plan or Plan()
     targets = [_target(log, policy, plan) for policy in policies]
-    records, notes = _estimators(log, targets, plan)
+    records, notes = choose_estimators(log, targets, plan)
     behavior = _behavior(log, records, plan)
     values = _values(log, targets, records, plan)
     results = tuple(
@@ -133,66 +86,6 @@ def _target(log: EpisodeLog, policy: Target | TargetPolicy, plan: Plan) -> Targe
 
 def _any_needs(records: Mapping[str, Estimator], need: Need) -> bool:
     return any(need in record.needs for record in records.values())
-
-
-def _estimators(log: EpisodeLog, targets: Sequence[Target], plan: Plan) -> tuple[dict[str, Estimator], list[str]]:
-    """Those to use, by name, and what is left out for want of something."""
-    usual = ONE_STEP_DEFAULTS if log.is_one_step else SEQUENTIAL_DEFAULTS
-    records = {name: find_estimator(name) for name in plan.estimators or usual}
-    if plan.estimators is None and plan.interval in BOUNDED:
-        records = {name: record for name, record in records.items() if record.unbiased}
-    no_density, no_behavior, no_policy = _no_density(targets), _no_behavior(log, plan), _no_policy(targets)
-    lacks: list[tuple[set[Need], RequestError | None]] = [
-        ({"density"}, no_density),
-        ({"behavior"}, no_behavior),
-        ({"policy", "values"}, no_policy),
-    ]
-    notes: list[str] = []
-    for needs, lack in lacks:
-        left_out = [name for name, record in records.items() if needs & set(record.needs)]
-        if lack is None or not left_out:
-            continue
-        if plan.estimators is not None:
-            raise lack
-        notes.append(f"Left out {', '.join(left_out)}: {lack.what}. To have them, {lack.hint}.")
-        records = {name: record for name, record in records.items() if name not in left_out}
-    if not records:
-        raise no_density or no_behavior or RequestError("no estimator is left", hint="name one: --estimators")
-    return records, notes
-
-
-def _no_density(targets: Sequence[Target]) -> RequestError | None:
-    """Why the policies give logged actions no probability."""
-    without = [target.name for target in targets if target.choices.log_prob is None]
-    if not without:
-        return None
-    return SpaceMismatchError(
-        f"{without[0]} is deterministic, and its continuous actions have no density to weigh the log by",
-        hint="choose --estimators fqe, smooth its actions with --kernel-bandwidth 0.2, or value the policy that "
-        "samples with --stochastic",
-    )
-
-
-def _no_behavior(log: EpisodeLog, plan: Plan) -> RequestError | None:
-    """Why it isn't known how probable the logged actions were."""
-    if log.behavior_log_prob is not None or plan.may_estimate_behavior:
-        return None
-    return RequestError(
-        "the log doesn't say how probable its actions were (no column behavior_log_prob)",
-        where=log.name,
-        hint="allow to estimate it with --estimate-behavior, or convert the log with --map behavior_prob=COLUMN",
-    )
-
-
-def _no_policy(targets: Sequence[Target]) -> RequestError | None:
-    """Why no values can be fitted."""
-    without = [target.name for target in targets if not target.choices.known_at_states]
-    if not without:
-        return None
-    return RequestError(
-        f"values can't be fitted for {without[0]}: of its actions only the logged ones' probabilities are known",
-        hint="give a column of the probabilities of all actions, or the policy itself",
-    )
 
 
 def _behavior(
@@ -292,14 +185,16 @@ def _result(
         clip=plan.clip,
         bounds=plan.bounds,
     )
+    warnings = _warnings(valued, target)
+    doubted = [_doubted(each, records[each.name], valued, target, plan, behavior, values) for each in found]
     return PolicyResult(
         name=target.name,
-        estimates=tuple(found),
+        estimates=tuple(each.doubted() if warnings else each for each in doubted),
         diagnostics=None if behavior is None else diagnose(valued),
         truth=None if target.true_returns is None else _truth(target.true_returns),
         spread=None if values is None else values.spread,
         smoothing_bias=None if values is None else values.smoothing_bias,
-        warnings=tuple(_warnings(log, target, plan, values)),
+        warnings=tuple(warnings),
     )
 
 
@@ -309,12 +204,35 @@ def _truth(returns: NDArray[np.float64]) -> Truth:
     return Truth(float(returns.mean()), error, count)
 
 
-def _warnings(log: EpisodeLog, target: Target, plan: Plan, values: _Values | None) -> list[str]:
-    warnings = never_logged(log, target.choices, target.name)
-    if values is not None:
-        warnings += divided(float(values.v[log.offsets[:-1]].mean()), values.spread, target.name)
-        warnings += unsettled(log, plan.discount, plan.horizon, plan.fqe)
+def _warnings(valued: EpisodeLog, target: Target) -> list[str]:
+    """What makes every estimate of a policy doubtful."""
+    warnings = never_logged(valued, target.name)
+    if valued.broken_off.all():
+        warnings.append(
+            f"All {valued.episodes} episodes were truncated before the horizon: the log shows no end, and what follows "
+            f"is missing or extrapolated (--horizon {int(valued.lengths.min())} values what all of them have)."
+        )
     return warnings
+
+
+def _doubted(
+    each: Estimate,
+    record: Estimator,
+    valued: EpisodeLog,
+    target: Target,
+    plan: Plan,
+    behavior: BehaviorEstimate | NDArray[np.float64] | None,
+    values: _Values | None,
+) -> Estimate:
+    """With what makes this one doubtful: a bad estimate of the behavior, or of values that nothing corrects."""
+    if isinstance(behavior, BehaviorEstimate) and behavior.warnings and "behavior" in record.needs:
+        each = each.doubted()
+    if values is None or "values" not in record.needs or "behavior" in record.needs:
+        return each
+    assert valued.v is not None
+    mean = float(valued.v[valued.offsets[:-1]].mean())
+    warnings = divided(mean, values.spread, target.name) + unsettled(valued, plan.fqe)
+    return each.doubted(*warnings) if warnings else each
 
 
 def _ranking(
@@ -326,16 +244,29 @@ def _ranking(
         raise RequestError(
             f"the policies can't be ranked by {plan.rank_by}: it isn't among the estimators", hint="add it to them"
         )
-    preferred = [name for name in dict.fromkeys([*RANKING_PREFERENCE, *records]) if name in records]
-    for name in [plan.rank_by] if plan.rank_by else preferred:
-        estimates = [result.estimate(name) for result in results]
-        whole = [each for each in estimates if each is not None and each.value is not None]
-        # By default an estimator that is reliable for all policies; where there is none, fitted values need no weights.
-        if len(whole) == len(results) and (plan.rank_by or all(each.reliable for each in whole)):
-            if caveat := records[name].caveat:
-                notes.append(f"The ranking is by {name}. {caveat}")
-            return rank(whole, confidence=plan.confidence, resamples=plan.resamples, seed=plan.seed, sure=not caveat)
-    if plan.rank_by:
-        raise RequestError(f"not all policies have a value by {plan.rank_by}", hint="rank by another estimator")
-    notes.append("The policies aren't ranked: no estimator is reliable for all of them.")
+    found = {name: [result.estimate(name) for result in results] for name in records}
+    whole = {
+        name: [each for each in estimates if each is not None and each.value is not None]
+        for name, estimates in found.items()
+    }
+    whole = {name: estimates for name, estimates in whole.items() if len(estimates) == len(results)}
+    name = plan.rank_by or _preferred(whole)
+    if plan.rank_by is not None and plan.rank_by not in whole:
+        others = f"rank by {', '.join(whole)}" if whole else "no estimator gives all of them one"
+        raise RequestError(f"not all policies have a value by {plan.rank_by}", hint=others)
+    if name is None:
+        notes.append("The policies aren't ranked: no estimator is reliable for all of them.")
+        return None
+    if caveat := records[name].caveat:
+        notes.append(f"The ranking is by {name}. {caveat}")
+    return rank(whole[name], confidence=plan.confidence, resamples=plan.resamples, seed=plan.seed, sure=not caveat)
+
+
+def _preferred(whole: Mapping[str, Sequence[Estimate]]) -> str | None:
+    """The first usual estimator that is reliable for all policies, or else that is unreliable for none."""
+    in_order = [name for name in dict.fromkeys([*RANKING_PREFERENCE, *whole]) if name in whole]
+    for allowed in ({"yes"}, {"yes", "unknown"}):
+        for name in in_order:
+            if {each.reliable for each in whole[name]} <= allowed:
+                return name
     return None

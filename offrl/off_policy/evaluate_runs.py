@@ -18,13 +18,15 @@ from offrl.converters.catalog import open_dataset
 from offrl.data.trajectories import Trajectories
 from offrl.envs.episodes import Acts, rollouts, share_evenly
 from offrl.envs.evaluator import EVALUATION_STREAM, MAX_PARALLEL
-from offrl.envs.make import make_environments
+from offrl.envs.make import make_environment, make_environments
 from offrl.envs.spaces import check_spaces, spaces_of
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.agent_policies import AgentPolicies
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.estimator import find_estimator
+from offrl.off_policy.evaluate import evaluate
+from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.read_log import read_log
 from offrl.off_policy.results import Evaluation
 from offrl.off_policy.target_policies import (
@@ -101,6 +103,7 @@ def evaluate_policies(
         SpaceMismatchError: a policy is for other spaces than the log's.
     """
     acting, store = acting or Acting(), open_dataset(dataset)
+    plan, notes = with_time_limit(plan, store, trial)
     if not paths and column is None:
         raise RequestError("no policy is named", hint="name a run, an ONNX file, or a column with --target-column")
     name = Path(dataset).name if Path(dataset).exists() else dataset
@@ -116,7 +119,41 @@ def evaluate_policies(
             targets += _of_run(Run.open(path), store, logged, plan, acting, trial)
     if column is not None:
         targets.append(_alone(ColumnPolicy(column), logged, acting, plan, trial))
-    return evaluate(logged, _told_apart(targets), plan)
+    found = evaluate(logged, _told_apart(targets), plan)
+    return dataclasses.replace(found, notes=(*notes, *found.notes))
+
+
+def with_time_limit(plan: Plan, store: Trajectories, trial: Trial | None) -> tuple[Plan, list[str]]:
+    """The plan with the environment's time limit as its horizon, where it has none, and what is to be told of that.
+
+    The limit is that of the environment that the policies are tried out in, or else of the one that was logged. An
+    estimator that values all that follows leaves it out.
+    """
+    environment = (store.metadata.environment or "") if trial is None else trial.environment
+    limit = _registered_limit(environment) if trial is None else trial.max_episode_steps or _made_limit(environment)
+    if limit is None or store.num_steps == store.num_episodes:
+        return plan, []
+    endless = [name for name in plan.estimators or () if find_estimator(name).endless]
+    if plan.horizon is None and not endless:
+        told = f"The horizon is the time limit of {environment}, {limit} steps (--horizon sets another)."
+        return dataclasses.replace(plan, horizon=limit), [told]
+    if trial is None or (plan.horizon is not None and plan.horizon <= limit):
+        return plan, []
+    further = f"{', '.join(endless)} value all that follows" if plan.horizon is None else "the horizon is further off"
+    return plan, [f"The truth is of the {limit} steps that {environment} lasts at most, and {further}."]
+
+
+def _registered_limit(environment: str) -> int | None:
+    """Steps after which an environment truncates, as far as Gymnasium knows without importing what a dataset names."""
+    spec = gym.registry.get(environment)
+    return None if spec is None else spec.max_episode_steps
+
+
+def _made_limit(environment: str) -> int | None:
+    """The same of an environment that the user named."""
+    made = make_environment(environment)
+    made.close()
+    return None if made.spec is None else made.spec.max_episode_steps
 
 
 def _alone(policy: TargetPolicy, logged: EpisodeLog, acting: Acting, plan: Plan, trial: Trial | None) -> Target:
@@ -125,14 +162,22 @@ def _alone(policy: TargetPolicy, logged: EpisodeLog, acting: Acting, plan: Plan,
             f"only runs can be tried out, and {policy.name} isn't one", hint="leave out --truth, or name a run"
         )
     choices = policy.choices(logged, draws=DRAWS, seed=plan.seed)
-    return _target(policy.name, choices, logged, acting, plan, None)
+    return _target(policy.name, choices, logged, acting, plan)
 
 
 def _target(
-    name: str, choices: Choices, logged: EpisodeLog, acting: Acting, plan: Plan, returns: NDArray[np.float64] | None
+    name: str,
+    choices: Choices,
+    logged: EpisodeLog,
+    acting: Acting,
+    plan: Plan,
+    returns: NDArray[np.float64] | None = None,
+    *,
+    can_sample: bool = False,
 ) -> Target:
     if not acting.kernel_bandwidth:
-        return Target(name, choices, true_returns=returns)
+        could_sample = can_sample and not acting.stochastic
+        return Target(name, choices, could_sample=could_sample, true_returns=returns)
     smoothed = smoothed_choices(logged, choices, acting.kernel_bandwidth, draws=DRAWS, seed=plan.seed, name=name)
     return Target(name, smoothed, unsmoothed=choices, true_returns=returns)
 
@@ -157,8 +202,9 @@ def _of_run(
     choices = policies.choices(store, draws=DRAWS, seed=plan.seed)
     returns = None if trial is None else true_returns(policies, seeds, trial, plan)
     chosen = range(len(seeds)) if acting.seed_index is None else [acting.seed_index]
+    true = [None] * len(seeds) if returns is None else list(returns)
     return [
-        _target(names[i], choices[i], logged, acting, plan, None if returns is None else returns[i]) for i in chosen
+        _target(names[i], choices[i], logged, acting, plan, true[i], can_sample=policies.can_sample) for i in chosen
     ]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from offrl.nn import MLP, Adam, seed_generators
 from offrl.off_policy.choices import Choices
-from offrl.off_policy.doubly_robust import FIRST_STATES, direct_method
+from offrl.off_policy.doubly_robust import FITTED, direct_method
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimator import Estimator
 from offrl.off_policy.folds import fold_of_episodes
@@ -181,13 +181,18 @@ class _Fit:
         return q.gather(-1, action.expand(q.shape[:-1]).unsqueeze(-1)).squeeze(-1)
 
     def _value(self, network: MLP, row: Tensor, draw: int) -> Tensor:
-        """V of the policies, [P, K, B]: the expectation over discrete actions, or one of those drawn."""
+        """V of the policies, [P, K, B]: the expectation over discrete actions, or one of those drawn.
+
+        Of values that are clipped already: were the expectation clipped instead, it wouldn't be that of the Q which
+        doubly robust estimators take from it, and these be biased.
+        """
         features = self.features[row]
         if not self.discrete:
             action = self.choices[:, draw % self.choices.shape[1], row]
             paired = torch.cat([features.expand(*action.shape[:-1], -1), action], dim=-1)
-            return self._apply(network, paired).squeeze(-1)
-        expected: Tensor = (self._apply(network, features) * self.choices[:, row]).sum(dim=-1)
+            return self._apply(network, paired).squeeze(-1).clamp_(self.low, self.high)
+        q = self._apply(network, features).clamp_(self.low, self.high)
+        expected: Tensor = (q * self.choices[:, row]).sum(dim=-1)
         return expected
 
     @torch.no_grad()
@@ -211,7 +216,7 @@ class _Fit:
         shared = rows.expand(self.folds, -1)
         draws = 1 if self.discrete else self.choices.shape[1]
         values = torch.stack([self._value(self.target, shared, draw) for draw in range(draws)]).mean(dim=0)
-        return values.clamp(self.low, self.high).double() * self.scale
+        return values.double() * self.scale
 
     def _action_values(self, steps: Tensor) -> Tensor:
         """Q by every network of what was done at some steps [n], likewise."""
@@ -279,5 +284,6 @@ ESTIMATOR = Estimator(
     "fitted Q evaluation: the direct method by its values",
     lambda ask: direct_method(ask.log, "fqe"),
     needs=("values",),
-    caveat=FIRST_STATES,
+    caveat=FITTED,
+    has_interval=False,
 )

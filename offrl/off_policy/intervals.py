@@ -60,6 +60,8 @@ def bca(contributions: Array, resampled: Array, confidence: float) -> Ends:
     below = np.mean(resampled < value) + np.mean(resampled == value) / 2.0
     shift = _NORMAL.inv_cdf(float(np.clip(below, 1.0 / (len(resampled) + 1), 1.0 - 1.0 / (len(resampled) + 1))))
     influence = contributions - value
+    # Over the largest: a cube of what heavy weights contribute may be too large for a number.
+    influence /= max(float(np.abs(influence).max()), np.finfo(np.float64).tiny)
     spread = float(np.sum(influence**2)) ** 1.5
     acceleration = float(np.sum(influence**3)) / (6.0 * spread) if spread > 0.0 else 0.0
 
@@ -78,7 +80,7 @@ def studentized(contributions: Array, resampled: Array, resampled_errors: Array,
         contributions: [N]; their mean is the estimate.
         resampled, resampled_errors: [B]; resamples of no spread are left out.
     """
-    value, error = float(np.mean(contributions)), _standard_error(contributions)
+    value, error = float(np.mean(contributions)), standard_error(contributions)
     usable = resampled_errors > 0.0
     if not usable.any():
         return value, value
@@ -92,7 +94,7 @@ def student_t(contributions: Array, confidence: float) -> Ends:
     Args:
         contributions: [N], N ≥ 2.
     """
-    half = student_t_quantile(len(contributions) - 1, confidence) * _standard_error(contributions)
+    half = student_t_quantile(len(contributions) - 1, confidence) * standard_error(contributions)
     return _around(contributions, half)
 
 
@@ -116,8 +118,7 @@ def empirical_bernstein(contributions: Array, low: float, high: float, confidenc
     """
     count = len(contributions)
     deviation = math.log(4.0 / (1.0 - confidence))
-    variance = float(np.var(contributions, ddof=1))
-    first = math.sqrt(2.0 * variance * deviation / count)
+    first = math.sqrt(2.0 * deviation) * standard_error(contributions)
     return _around(contributions, first + 7.0 * (high - low) * deviation / (3.0 * (count - 1)))
 
 
@@ -146,8 +147,17 @@ def _central_mass(freedom: int, angle: float) -> float:
     return float(mass)
 
 
-def _standard_error(contributions: Array) -> float:
-    return float(np.std(contributions, ddof=1)) / math.sqrt(len(contributions))
+def standard_error(contributions: Array) -> float:
+    """Of their mean, from their spread, which is a number whenever they are.
+
+    Args:
+        contributions: [N], N ≥ 2.
+    """
+    # Over the largest: the square of what heavy weights contribute may be too large for a number.
+    largest = float(np.abs(contributions).max())
+    if largest == 0.0:
+        return 0.0
+    return float(np.std(contributions / largest, ddof=1)) * largest / math.sqrt(len(contributions))
 
 
 def _quantiles(values: Array, low: float, high: float) -> Ends:

@@ -103,8 +103,17 @@ def check_values(log: EpisodeLog) -> None:
             name,
             values > bound,
             "infinite" if log.density else "of a probability above 1",
-            "give natural logarithms of probabilities; of densities, say so with density=True",
+            _logarithms(log, name),
         )
+
+
+def _logarithms(log: EpisodeLog, name: str) -> str:
+    """How to give log-probabilities that are some."""
+    if log.spaces is None:
+        return "give natural logarithms of probabilities; of densities, say so with density=True"
+    if name == "behavior_log_prob":
+        return "convert the log anew: --map behavior_prob=COLUMN, or --map behavior_log_prob=COLUMN for logarithms"
+    return "the policy has to give natural logarithms of probabilities"
 
 
 def check_final_values(log: EpisodeLog) -> None:

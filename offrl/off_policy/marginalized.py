@@ -30,7 +30,7 @@ from offrl.off_policy import intervals
 from offrl.off_policy.bootstrap import resample_means
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.estimator import MINIMUM_EFFECTIVE_SAMPLE_SIZE, Estimate, Estimator, Question
+from offrl.off_policy.estimator import MINIMUM_EFFECTIVE_SAMPLE_SIZE, Estimate, Estimator, Question, few_episodes
 from offrl.off_policy.intervals import Interval
 
 Method = Literal["lstd", "mql", "mwl", "dice"]
@@ -41,6 +41,8 @@ KERNEL_FEATURES = 100
 RIDGE = 1e-8
 BALANCE_LIMIT = 0.05
 """How far E[w (1 − γ')] may be from 1, which it is for the true weights."""
+
+LINEAR = "Values and weights are taken to be linear in features: no interval tells how far off that is."
 
 Matrix = NDArray[np.float64]
 Basis = Callable[[NDArray[np.float32]], Matrix]
@@ -55,12 +57,14 @@ class MarginalFit:
         contributions: float64 [N]; one for each episode, of mean `value`. They hold the linearized influence of the
             episode on what was fitted too.
         weights: float64 [R].
+        saturated: whether there is a feature for each state and action, so that nothing is taken to be linear.
         balanced: False where the weights don't do what true ones do on average: the log can't tell.
     """
 
     value: float
     contributions: Matrix
     weights: Matrix
+    saturated: bool
     balanced: bool
 
 
@@ -111,14 +115,16 @@ def marginalized(log: EpisodeLog, name: Method, seed: int = 0) -> MarginalFit:
         value=value,
         contributions=value + influence - influence.mean(),
         weights=weights,
+        saturated=_one_hot(log),
         balanced=bool(np.isfinite(value)) and abs(balance - 1.0) <= BALANCE_LIMIT,
     )
 
 
 def marginal_estimate(ask: Question, name: Method) -> Estimate:
-    """`marginalized` as an estimate, with its interval; all bootstraps but BCa are by percentiles here.
+    """`marginalized` as an estimate, with an interval where states and actions are numbers.
 
-    Resampled are the linearized contributions: nothing is solved for anew.
+    All bootstraps but BCa are by percentiles here. Resampled are the linearized contributions: nothing is solved for
+    anew. They hold the error of frequencies, but not that of features which can't express the values.
     """
     found = marginalized(ask.log, name, ask.seed)
     weights, share = np.abs(found.weights), 0.0
@@ -126,19 +132,20 @@ def marginal_estimate(ask: Question, name: Method) -> Estimate:
     size = float(found.weights.sum()) ** 2 / square * ask.log.episodes / len(weights) if square > 0.0 else 0.0
     if square > 0.0:
         share = float(weights.max() / weights.sum())
-    warnings = [
-        "Values and weights are taken to be linear in features; the interval knows nothing of what they aren't."
-    ]
+    warnings = [] if found.saturated else [LINEAR]
+    few = size < MINIMUM_EFFECTIVE_SAMPLE_SIZE
+    if few:
+        warnings.append(few_episodes(size, ask.log.episodes))
     if not found.balanced:
         warnings.append("The weights don't average what true ones do: the log can't tell what the policy would do.")
     return Estimate(
         name=name,
         value=found.value,
-        contributions=found.contributions,
-        interval=_interval(found.contributions, ask),
+        contributions=found.contributions if found.saturated else np.empty(0),
+        interval=_interval(found.contributions, ask) if found.saturated else None,
         effective_sample_size=size,
         largest_weight_share=share,
-        reliable=found.balanced and size >= MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+        reliable="yes" if found.balanced and not few else "no",
         warnings=tuple(warnings),
     )
 
@@ -267,7 +274,11 @@ def _fourier(log: EpisodeLog, seed: int) -> Basis:
     return basis
 
 
-LSTD = Estimator("least-squares temporal differences", lambda ask: marginal_estimate(ask, "lstd"), needs=("policy",))
-MQL = Estimator("minimax Q-learning", lambda ask: marginal_estimate(ask, "mql"), needs=("policy",))
-MWL = Estimator("minimax weight learning", lambda ask: marginal_estimate(ask, "mwl"), needs=("policy",))
-DICE = Estimator("dual distribution correction", lambda ask: marginal_estimate(ask, "dice"), needs=("policy",))
+def _estimator(summary: str, name: Method) -> Estimator:
+    return Estimator(summary, lambda ask: marginal_estimate(ask, name), needs=("policy",), endless=True)
+
+
+LSTD = _estimator("least-squares temporal differences", "lstd")
+MQL = _estimator("minimax Q-learning", "mql")
+MWL = _estimator("minimax weight learning", "mwl")
+DICE = _estimator("dual distribution correction", "dice")

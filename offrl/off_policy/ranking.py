@@ -13,6 +13,7 @@ from offrl.errors import RequestError
 from offrl.off_policy.bootstrap import resample_means
 from offrl.off_policy.episode_log import Array
 from offrl.off_policy.estimator import Estimate
+from offrl.off_policy.intervals import standard_error
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,16 @@ class Place:
     Attributes:
         policy: its position among the policies.
         value: its estimate.
-        low, high: all policies' intervals together hold their values with the ranking's confidence.
+        low, high: all policies' intervals together hold their values with the ranking's confidence; None where the
+            estimator has no intervals.
         may_be_best: False where the same confidence, over all comparisons with the first, says that it is worse; None
-            where the estimator's interval doesn't cover its own errors.
+            where the estimator's interval doesn't cover its own errors, or there is none.
     """
 
     policy: int
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     may_be_best: bool | None
 
 
@@ -47,6 +49,11 @@ class Ranking:
     estimator: str
     confidence: float
     places: tuple[Place, ...]
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the estimator has any."""
+        return self.places[0].low is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -79,7 +86,8 @@ def rank(
     """Order policies by their estimates, with simultaneous intervals by the bootstrap of the largest |t|.
 
     All policies are valued on the same episodes, so their errors go together: resampling the episodes for all of them
-    at once makes the intervals no wider than that needs (Romano & Wolf, 2005).
+    at once makes the intervals no wider than that needs (Romano & Wolf, 2005). Without contributions there are no
+    intervals, and values alone are ordered.
 
     Args:
         estimates: of one estimator, one for each policy, on one log.
@@ -89,17 +97,19 @@ def rank(
         sure: whether the contributions hold all of an estimate's error; those of fitted values alone don't.
 
     Raises:
-        RequestError: a policy has no estimate, or there is a single episode.
+        RequestError: a policy has no estimate.
     """
-    missing = [position for position, each in enumerate(estimates) if each.value is None]
-    if missing or any(len(each.contributions) < 2 for each in estimates):
+    if any(each.value is None for each in estimates):
         raise RequestError(
-            f"the policies can't be ranked by {estimates[0].name}: not all of them have a value and an interval",
-            hint="rank by another estimator with --rank-by, such as fqe",
+            f"the policies can't be ranked by {estimates[0].name}: not all of them have a value",
+            hint="rank by an estimator that gives all of them one",
         )
     values = np.array([each.value for each in estimates], np.float64)
-    contributions = np.stack([each.contributions for each in estimates], axis=1)
     order = np.argsort(-values, kind="stable")
+    if any(len(each.contributions) < 2 for each in estimates):
+        alone = [Place(int(each), float(values[each]), None, None, None) for each in order]
+        return Ranking(estimates[0].name, confidence, tuple(alone))
+    contributions = np.stack([each.contributions for each in estimates], axis=1)
     centered = contributions - contributions.mean(axis=0)
     drawn = resample_means(centered, resamples=resamples, seed=seed)
     error, factor = _largest_deviation(centered, drawn, confidence)
@@ -157,7 +167,7 @@ def _largest_deviation(
     contributions: Array, drawn: Array, confidence: float, *, one_sided: bool = False
 ) -> tuple[NDArray[np.float64], float]:
     """Standard errors [P], and how many of them all deviations together stay within."""
-    error = contributions.std(axis=0, ddof=1) / np.sqrt(len(contributions))
+    error = np.array([standard_error(column) for column in contributions.T])
     moving = error > 1e-12 * max(float(error.max()), 1e-300)
     if not moving.any():
         return error, 0.0

@@ -16,6 +16,7 @@ from offrl.errors import DataError, RequestError, SpaceMismatchError
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.features import Observations
+from offrl.off_policy.log_checks import PROBABILITY_SLACK
 
 ROWS_AT_ONCE = 16_384
 DRAWS = 4
@@ -144,7 +145,8 @@ class ColumnPolicy:
                 values = np.log(values)
         if values.ndim == 1:
             steps = values[logged.row] if len(values) == logged.rows else values
-            return Choices(log_prob=check_log_prob(steps, logged.steps, f"column {self.column}"))
+            checked = check_log_prob(steps, logged.steps, f"column {self.column}")
+            return Choices(log_prob=checked if logged.density else check_below_one(checked, f"column {self.column}"))
         actions = int(_require_discrete(logged, self.column).n)
         check_probabilities(values[logged.row], (logged.steps, actions), f"column {self.column}")
         # What a policy does behind a termination doesn't matter; behind a truncation, values depend on it.
@@ -355,6 +357,18 @@ def check_log_prob(values: NDArray[Any], steps: int, name: str) -> NDArray[np.fl
         raise DataError(
             f"{name} gives probabilities that are negative, NaN or infinite, first at step {wrong[0]} of the log",
             hint="a probability lies within [0, 1]; its logarithm belongs into a column whose name ends in log_prob",
+        )
+    return log_prob
+
+
+def check_below_one(log_prob: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """Log-probabilities of discrete actions; raises where a probability is above 1."""
+    above = np.flatnonzero(log_prob > PROBABILITY_SLACK)
+    if len(above):
+        raise DataError(
+            f"{name} gives {len(above)} of {len(log_prob)} steps a probability above 1, first step {above[0]} of the "
+            f"log {np.exp(min(log_prob[above[0]], 700.0)):.4g}",
+            hint="name a column of probabilities, or one of their logarithms whose name ends in log_prob",
         )
     return log_prob
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offrl.files import naming, write_whole
+from offrl.off_policy.estimator import Reliability
 from offrl.off_policy.results import Evaluation, PolicyResult
 from offrl.printable import printable
 from offrl.reports.figures import MOST_DRAWN, picture_of
@@ -27,7 +28,9 @@ VISIBLE_SPAN = 3.0
 """Estimates beyond the others' range by so many times its width are drawn at the edge, as arrows."""
 NARROWEST = 0.01
 """Histograms of weights span at least this, in powers of ten."""
-BLUE, GREY, GREEN, RED = "#1f5fa8", "#8a8f98", "#1d8348", "#b03a2e"
+BLUE, GREY, GREEN, RED, AMBER = "#1f5fa8", "#8a8f98", "#1d8348", "#b03a2e", "#b9770e"
+COLORS: dict[Reliability, str] = {"yes": BLUE, "unknown": AMBER, "no": RED}
+MARKERS: dict[Reliability, str] = {"yes": "o", "unknown": "D", "no": "x"}
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c2128;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -35,7 +38,8 @@ h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;margin:.6rem 0}caption{text-align:left;color:#57606a;padding:.2rem 0}
 th,td{padding:.25rem .8rem;border-bottom:1px solid #d8dee4;text-align:right}
 th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #57606a}
-.doubt td{color:#b03a2e}img{max-width:100%;height:auto}ul{padding-left:1.2rem}.quiet{color:#57606a}
+.no td{color:#b03a2e}.unknown td{color:#b9770e}
+img{max-width:100%;height:auto}ul{padding-left:1.2rem}.quiet{color:#57606a}
 """
 
 
@@ -86,7 +90,8 @@ def _fill(figure: Figure, shown: Sequence[PolicyResult], evaluation: Evaluation,
             _draw_weights(row[1], policy)
             _draw_sizes(row[2], policy)
     figure.suptitle(
-        f"Values from {evaluation.dataset}: {evaluation.episodes:,} episodes, {evaluation.steps:,} steps", fontsize=12
+        f"Values from {evaluation.dataset}: {evaluation.episodes:,} episodes, {evaluation.steps:,} steps",
+        fontsize=12,
     )
 
 
@@ -97,12 +102,12 @@ def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation, li
         if each.value is None:
             axes.text(0.5 * (low + high), position, "no estimate", va="center", ha="center", color=RED, fontsize=8)
             continue
-        color = BLUE if each.reliable else RED
+        color = COLORS[each.reliable]
         if each.interval is not None:
             ends = np.clip([each.interval.low, each.interval.high], low, high)
             axes.plot(ends, [position, position], color=color, linewidth=2, solid_capstyle="butt")
         outside = each.value < low or each.value > high
-        marker = ("<" if each.value < low else ">") if outside else ("o" if each.reliable else "x")
+        marker = ("<" if each.value < low else ">") if outside else MARKERS[each.reliable]
         axes.plot(np.clip(each.value, low, high), position, marker, color=color, markersize=6)
     behavior = evaluation.behavior
     if abs(behavior.value) <= MOST_DRAWN:
@@ -114,7 +119,9 @@ def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation, li
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(policy.name, fontsize=10, loc="left")
-    axes.set_xlabel(f"value, with {evaluation.confidence:.0%} intervals (red: unreliable)", fontsize=9)
+    axes.set_xlabel(
+        f"value, with {evaluation.confidence:.0%} intervals (red: not reliable; amber: nothing tells)", fontsize=9
+    )
     axes.legend(fontsize=8, loc="best", framealpha=0.8)
     axes.grid(axis="x", color="#e5e8eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -128,12 +135,12 @@ def _visible(shown: Sequence[PolicyResult], evaluation: Evaluation) -> tuple[flo
     estimates = [each for policy in shown for each in policy.estimates]
     trusted = [evaluation.behavior.value, *(policy.truth.value for policy in shown if policy.truth is not None)]
     for each in estimates:
-        if each.reliable and each.value is not None:
+        if each.reliable != "no" and each.value is not None:
             trusted += [each.value, *([] if each.interval is None else [each.interval.low, each.interval.high])]
     trusted = [value for value in trusted if abs(value) <= MOST_DRAWN] or [0.0, 1.0]
     low, high = min(trusted), max(trusted)
     width = max(high - low, 0.05 * max(abs(low), abs(high)), 1e-9)
-    doubtful = [each.value for each in estimates if each.value is not None and not each.reliable]
+    doubtful = [each.value for each in estimates if each.value is not None and each.reliable == "no"]
     inside = [value for value in doubtful if low - VISIBLE_SPAN * width <= value <= high + VISIBLE_SPAN * width]
     return min([low - 0.1 * width, *inside]), max([high + 0.1 * width, *inside])
 
@@ -227,9 +234,11 @@ def _ranking(evaluation: Evaluation) -> str:
     for place in ranking.places:
         policy = evaluation.policies[place.policy]
         truth = "–" if policy.truth is None else _number(policy.truth.value)
-        span = f"{_number(place.low)} to {_number(place.high)}"
+        span = "–" if place.low is None or place.high is None else f"{_number(place.low)} to {_number(place.high)}"
         rows.append([policy.name, _number(place.value), span, verdicts[place.may_be_best], truth])
-    title = f"By {ranking.estimator}; the intervals hold together with confidence {ranking.confidence:g}"
+    title = f"By {ranking.estimator}" + (
+        f"; the intervals hold together with confidence {ranking.confidence:g}" if ranking.has_intervals else ""
+    )
     text = "<h2>Ranking</h2>" + _table(title, ["policy", "value", "interval", "may be best", "truth"], rows)
     found = evaluation.agreement
     if found is not None:
@@ -250,10 +259,10 @@ def _policy(policy: PolicyResult, confidence: float) -> str:
                 "–" if each.interval is None else f"{_number(each.interval.low)} to {_number(each.interval.high)}",
                 _number(size),
                 "–" if share is None else f"{share:.1%}",
-                "yes" if each.reliable else "no",
+                each.reliable,
             ]
         )
-        doubts.append(not each.reliable)
+        doubts.append(each.reliable)
     columns = ["estimator", "value", f"{confidence:.0%} interval", "effective episodes", "largest weight", "reliable"]
     truth = ""
     if policy.truth is not None:
@@ -276,11 +285,13 @@ def _warnings(policy: PolicyResult) -> list[str]:
     return [f"{each.name}: {text}" for each in policy.estimates for text in each.warnings]
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], doubts: Sequence[bool] = ()) -> str:
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], doubts: Sequence[Reliability] = ()
+) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in columns)
     body = ""
     for position, row in enumerate(rows):
-        mark = ' class="doubt"' if doubts and doubts[position] else ""
+        mark = f' class="{doubts[position]}"' if doubts else ""
         body += f"<tr{mark}>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>\n"
     caption = f"<caption>{_text(title)}</caption>" if title else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>"

@@ -29,9 +29,9 @@ from offrl.envs.policy import Policy
 from offrl.errors import RequestError
 from offrl.feeds.dagger import Teacher
 from offrl.off_policy.agent_policies import AgentPolicies
-from offrl.off_policy.evaluate import Plan
 from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
 from offrl.off_policy.fqe import FQEConfig
+from offrl.off_policy.plan import Plan
 from offrl.off_policy.target_policies import OnnxPolicy
 from offrl.plugins import algorithms
 from offrl.replay.ring import OnlineRing

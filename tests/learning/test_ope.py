@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from offrl.config.recipe import recipe_from_dict
-from offrl.off_policy.evaluate import Plan
 from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
+from offrl.off_policy.plan import Plan
 from offrl.training.run_training import train
 
 pytestmark = pytest.mark.learning

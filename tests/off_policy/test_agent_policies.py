@@ -13,8 +13,9 @@ from offrl.agents.bc import BC, BCConfig
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.policy import Actor, Policy
 from offrl.off_policy.agent_policies import AgentPolicies
-from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.evaluate import evaluate
 from offrl.off_policy.fqe import FQEConfig
+from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.read_log import read_log
 from offrl.types import Spec
 from tests.off_policy.runs import make_logs, policies

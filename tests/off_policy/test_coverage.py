@@ -67,9 +67,9 @@ def test_the_direct_method_keeps_its_model_s_error_and_dr_corrects_it(mdp: Finit
     log = mdp.simulate(50_000, seed=3, error=ERROR)
     log = replace(log, q=log.q + 1.0, v=log.v + 1.0, v_final=np.zeros(log.episodes))  # type: ignore[operator]
     direct, corrected = estimate(log, ["dm", "dr"], interval="t")
-    assert direct.interval is not None
+    assert direct.value is not None
     assert corrected.interval is not None
-    assert direct.interval.low > mdp.value + 0.2
+    assert direct.value > mdp.value + 0.5
     assert corrected.interval.low < mdp.value < corrected.interval.high
 
 

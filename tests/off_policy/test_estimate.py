@@ -15,13 +15,14 @@ from offrl.off_policy.bootstrap import Resampler, counts, resample
 from offrl.off_policy.doubly_robust import magic_blend, partial_corrections, simplex_minimum
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimate import estimate
-from offrl.off_policy.estimator import Estimate, Question, find_estimator
+from offrl.off_policy.estimator import Estimate, Estimator, Question, find_estimator
 from offrl.off_policy.intervals import INTERVALS, Bounds
 from offrl.off_policy.weighted_sums import WeightedSum
 from tests.off_policy.logs import random_log, take
 from tests.off_policy.plain import cumulative, plain, plain_episodes, plain_magic
 
 SEQUENTIAL = ("is", "wis", "pdis", "wpdis", "dm", "dr", "wdr")
+WITH_INTERVAL = tuple(name for name in SEQUENTIAL if name != "dm")
 
 
 def value(log: EpisodeLog, name: str, **options: object) -> float:
@@ -136,7 +137,7 @@ def test_three_steps_by_hand() -> None:
 
 
 def test_contributions_average_to_the_value() -> None:
-    for answer in estimate(random_log(cut=True), [*SEQUENTIAL, "magic"], clip=2.0):
+    for answer in estimate(random_log(cut=True), [*WITH_INTERVAL, "magic"], clip=2.0):
         assert len(answer.contributions) == 40
         assert np.mean(answer.contributions) == pytest.approx(answer.value)
 
@@ -185,7 +186,7 @@ def test_resampled_estimates_are_those_of_the_resampled_log(cut: bool, dtype: to
 def test_resamples_do_not_depend_on_who_else_is_asked() -> None:
     log = random_log()
     together = {answer.name: answer for answer in estimate(log, [*SEQUENTIAL, "magic"])}
-    for name in (*SEQUENTIAL, "magic"):
+    for name in (*WITH_INTERVAL, "magic"):
         alone = ask(log, name)
         assert alone.interval is not None
         assert together[name].interval is not None
@@ -241,7 +242,7 @@ def test_long_episodes_do_not_overflow() -> None:
     assert value(log, "wpdis") == pytest.approx(by_hand, rel=0.003)
     unweighted = ask(log, "is")
     assert unweighted.value is None
-    assert not unweighted.reliable
+    assert unweighted.reliable == "no"
     assert "too large" in unweighted.warnings[0]
     json.dumps(unweighted.to_dict(), allow_nan=False)
 
@@ -252,7 +253,7 @@ def test_where_the_target_does_nothing_that_was_logged_there_is_no_value() -> No
     for answer in estimate(log, [*SEQUENTIAL, "magic"]):
         json.dumps(answer.to_dict(), allow_nan=False)
         if answer.name != "dm":
-            assert not answer.reliable
+            assert answer.reliable == "no"
             assert answer.effective_sample_size == 0.0
         if answer.name in ("wis", "wpdis", "wdr", "magic"):
             assert answer.value is None
@@ -265,7 +266,7 @@ def test_resamples_without_weight_are_left_out_and_told() -> None:
     target[log.offsets[3] :] = -np.inf
     answer = ask(replace(log, target_log_prob=target), "wis")
     assert answer.interval is not None
-    assert not answer.reliable
+    assert answer.reliable == "no"
     assert any("resamples" in warning for warning in answer.warnings)
 
 
@@ -288,11 +289,12 @@ def test_truncated_episodes_are_told_where_nothing_stands_for_the_rest() -> None
 
 def test_unreliable_where_few_episodes_count_or_weights_do_not_average_one() -> None:
     log = random_log(values=False, episodes=200)
-    assert not ask(log, "wis", minimum_effective_sample_size=190.0).reliable
+    assert ask(log, "wis", minimum_effective_sample_size=190.0).reliable == "no"
+    assert ask(log, "wis").reliable == "yes"
     wrong = random_log(values=False, episodes=200, longest=1)
     wrong = replace(wrong, behavior_log_prob=wrong.behavior_log_prob - np.log(2.0))
     answer = ask(wrong, "wpdis")
-    assert not answer.reliable
+    assert answer.reliable == "no"
     assert "1 is expected" in answer.warnings[0]
 
 
@@ -359,3 +361,104 @@ def test_bounds_that_the_log_breaks_are_refused() -> None:
         Bounds((1.0, 0.0), 2.0)
     with pytest.raises(RequestError, match="horizon"):
         ask(replace(log, discount=1.0), "is", interval="hoeffding", bounds=Bounds((-9.0, 9.0), 1e6))
+
+
+def test_values_that_nothing_corrects_have_no_interval_and_are_not_called_reliable() -> None:
+    for kind in INTERVALS[:4]:
+        answer = ask(random_log(), "dm", interval=kind)
+        assert answer.value is not None
+        assert (answer.interval, answer.standard_error, answer.reliable) == (None, None, "unknown")
+        assert "no interval" in answer.warnings[0]
+
+
+def test_nothing_is_reliable_beside_a_warning() -> None:
+    assert Estimate("a", 1.0, np.ones(3)).reliable == "yes"
+    assert Estimate("a", 1.0, np.ones(3), warnings=("Mind.",)).reliable == "unknown"
+    assert Estimate("a", 1.0, np.ones(3), reliable="no", warnings=("Mind.",)).reliable == "no"
+    assert Estimate("a", 1.0, np.ones(3)).doubted("Mind.").warnings == ("Mind.",)
+    for names in (["is", "wpdis"], ["dr", "dm"]):
+        for answer in estimate(random_log(cut=True), names):
+            assert not answer.warnings or answer.reliable != "yes"
+
+
+@pytest.mark.parametrize("kind", INTERVALS[:4])
+@pytest.mark.parametrize("probability", [1e-2, 1e-3, 1e-4, 1e-6, 1e-9, 1e-300])
+def test_weights_of_any_size_are_answered(kind: str, probability: float) -> None:
+    """Steps that the target makes up to 10^300 times as likely, 40 of them: sizes from 10^68 up to no number at all."""
+    episodes, steps = 30, 40
+    rng = np.random.default_rng(0)
+    rows = episodes * steps
+    log = EpisodeLog(
+        rng.random(rows),
+        np.full(rows, np.log(probability)),
+        np.log(rng.choice([0.3, 0.7], rows)),
+        np.arange(episodes + 1) * steps,
+        np.ones(episodes, bool),
+        np.zeros(episodes, bool),
+        0.99,
+        q=rng.random(rows),
+        v=rng.random(rows),
+    )
+    answers = estimate(log, [*SEQUENTIAL, "magic"], interval=kind, resamples=60)  # type: ignore[arg-type]
+    assert [answer.name for answer in answers] == [*SEQUENTIAL, "magic"]
+    for answer in answers:
+        json.dumps(answer.to_dict(), allow_nan=False)
+        assert answer.reliable != "yes"
+        assert answer.value is not None or "There is no estimate" in answer.warnings[0]
+    by_name = {answer.name: answer for answer in answers}
+    assert by_name["wis"].interval is not None
+    assert 0.0 < by_name["wis"].interval.low < by_name["wis"].interval.high < steps
+    assert (by_name["is"].value is None) == (probability < 1e-7)
+
+
+@pytest.mark.parametrize("kind", ["bootstrap-bca", "bootstrap-studentized", "t"])
+def test_intervals_go_with_the_scale_of_the_rewards(kind: str) -> None:
+    """At 10^200 squares and cubes are no numbers any more."""
+    log = random_log(values=False)
+    one = ask(log, "pdis", interval=kind).interval
+    other = ask(replace(log, reward=1e200 * log.reward), "pdis", interval=kind).interval
+    assert one is not None
+    assert other is not None
+    assert (other.low, other.high) == pytest.approx((1e200 * one.low, 1e200 * one.high), rel=1e-3)
+
+
+def test_an_estimator_that_fails_takes_no_other_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflowing(question: Question) -> WeightedSum:
+        return WeightedSum(np.full(question.log.episodes, math.exp(800.0)))
+
+    def singular(question: Question) -> WeightedSum:
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    def infinite(question: Question) -> Estimate:
+        return Estimate("", math.inf, np.full(question.log.episodes, math.inf))
+
+    broken = {"overflowing": overflowing, "singular": singular, "infinite": infinite}
+    known = find_estimator
+
+    def with_broken(name: str) -> Estimator:
+        return Estimator("broken", broken[name], needs=()) if name in broken else known(name)
+
+    monkeypatch.setattr("offrl.off_policy.estimate.find_estimator", with_broken)
+    first, *others, last = estimate(random_log(), ["is", *broken, "wis"])
+    assert (first.name, last.name) == ("is", "wis")
+    assert last.interval == ask(random_log(), "wis").interval
+    for name, answer in zip(broken, others, strict=True):
+        assert (answer.name, answer.value, answer.reliable) == (name, None, "no")
+        assert "There is no estimate" in answer.warnings[0]
+        json.dumps(answer.to_dict(), allow_nan=False)
+    assert "Singular matrix" in others[1].warnings[0]
+
+
+def test_hints_name_what_the_log_is_enough_for() -> None:
+    bare = random_log(values=False)
+    with pytest.raises(RequestError) as refused:
+        estimate(bare, ["ips"])
+    for name in ("is", "wis", "pdis", "wpdis"):
+        assert name in (refused.value.hint or "")
+    assert "dr" not in (refused.value.hint or "")
+    with pytest.raises(RequestError) as refused:
+        estimate(bare, ["wis"], interval="hoeffding")
+    assert "ask for is, pdis," in (refused.value.hint or "")
+    with pytest.raises(RequestError) as refused:
+        estimate(random_log(), ["wis"], interval="hoeffding")
+    assert "ask for is, pdis, dr," in (refused.value.hint or "")

@@ -20,7 +20,8 @@ from offrl.errors import PluginError, RequestError
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.estimate import estimate
 from offrl.off_policy.estimator import Estimate, Estimator, Question, find_estimator
-from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.evaluate import evaluate
+from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.target_policies import TablePolicy
 from tests.off_policy.logs import random_log
 from tests.off_policy.tabular import BEHAVIOR, TARGET, TabularMDP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -12,9 +13,11 @@ from offrl.errors import DataError, RequestError, SpaceMismatchError
 from offrl.off_policy.behavior_policy import BehaviorConfig
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.evaluate import evaluate
 from offrl.off_policy.fqe import FQEConfig
+from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.target_policies import ActionPolicy, Smoothed, TablePolicy
+from offrl.types import Spec
 from tests.off_policy.tabular import BEHAVIOR, TARGET, TabularMDP
 from tests.off_policy.test_behavior_policy import gaussian_log
 
@@ -48,7 +51,8 @@ def test_every_usual_estimator_is_near_the_exact_value(logged: EpisodeLog) -> No
     assert [each.name for each in policy.estimates] == ["is", "wis", "pdis", "wpdis", "dr", "wdr", "magic", "fqe"]
     for each in policy.estimates:
         assert each.value == pytest.approx(truth(), abs=0.5), each.name
-        assert each.reliable
+        assert each.reliable == ("unknown" if each.name == "fqe" else "yes")
+        assert (each.interval is None) == (each.name == "fqe")
     assert found.behavior.probabilities == "logged"
     assert found.behavior.value == pytest.approx(truth(BEHAVIOR), abs=0.3)
     assert policy.diagnostics is not None
@@ -76,7 +80,9 @@ def test_probabilities_are_estimated_where_that_is_allowed(logged: EpisodeLog) -
 def test_values_that_cannot_have_settled_are_warned_of(logged: EpisodeLog) -> None:
     def warnings(**changes: object) -> str:
         plan = dataclasses.replace(PLAN, estimators=["fqe"], fqe=FQEConfig(hidden=(4,), steps=60), **changes)  # type: ignore[arg-type]
-        return " ".join(evaluate(logged, [target(logged)], plan).policies[0].warnings)
+        (fitted,) = evaluate(logged, [target(logged)], plan).policies[0].estimates
+        assert fitted.reliable == "unknown"
+        return " ".join(fitted.warnings)
 
     assert "look about 5 steps ahead" in warnings()
     assert "at least 200 are wanted" in warnings()
@@ -139,8 +145,9 @@ def test_a_policy_that_does_what_was_never_logged(logged: EpisodeLog) -> None:
     (policy,) = found.policies
     assert "100% of what target does are actions that occur nowhere in the log" in policy.warnings[0]
     weighted = policy.estimates[0]
-    assert (weighted.value, weighted.reliable) == (None, False)
+    assert (weighted.value, weighted.reliable) == (None, "no")
     assert "never takes" in weighted.warnings[0]
+    assert policy.estimates[1].reliable == "unknown"
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -184,7 +191,7 @@ def test_values_that_are_solved_for(logged: EpisodeLog) -> None:
     everything = float(MDP.start @ MDP.values(TARGET, 0.9)[1])
     assert solved.interval is not None
     assert solved.interval.low <= everything <= solved.interval.high
-    assert solved.reliable
+    assert solved.reliable == "yes"
     student = evaluate(logged, [target(logged)], dataclasses.replace(plan, estimators=["lstd"], interval="t"))
     interval = student.policies[0].estimates[0].interval
     assert interval is not None
@@ -210,3 +217,112 @@ def test_rewards_that_are_none(logged: EpisodeLog) -> None:
     reward[3] = np.nan
     with pytest.raises(DataError, match="NaN"):
         dataclasses.replace(logged, reward=reward)
+
+
+def test_values_that_are_linear_in_features_have_no_interval() -> None:
+    log = gaussian_log(100, scale=1.0)
+    policy = ActionPolicy(lambda seen: seen / 2, name="half")
+    plan = dataclasses.replace(PLAN, estimators=["lstd", "mql", "mwl", "dice"], horizon=None)
+    for each in evaluate(log, [policy], plan).policies[0].estimates:
+        assert each.value is not None
+        assert (each.interval, each.standard_error) == (None, None)
+        assert each.reliable != "yes"
+        assert "linear in features" in each.warnings[0]
+
+
+def test_values_alone_rank_without_intervals(logged: EpisodeLog) -> None:
+    targets = [target(logged, table, name) for name, table in (("one", TARGET), ("other", BEHAVIOR))]
+    found = evaluate(logged, targets, dataclasses.replace(PLAN, estimators=["fqe"]))
+    assert found.ranking is not None
+    assert not found.ranking.has_intervals
+    order = np.argsort([-policy.estimates[0].value for policy in found.policies]).tolist()  # type: ignore[operator]
+    assert [place.policy for place in found.ranking.places] == order
+    assert {(place.low, place.high, place.may_be_best) for place in found.ranking.places} == {(None, None, None)}
+    assert any("no interval" in note for note in found.notes)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_reliable_estimator_ranks_before_one_that_nothing_is_known_of(logged: EpisodeLog) -> None:
+    targets = [target(logged, table, name) for name, table in (("one", TARGET), ("other", BEHAVIOR))]
+    by_weights = evaluate(logged, targets, dataclasses.replace(PLAN, estimators=["fqe", "is"]))
+    assert by_weights.ranking is not None
+    assert by_weights.ranking.estimator == "is"
+    few = MDP.log(BEHAVIOR, 10)
+    targets = [target(few, table, name) for name, table in (("one", TARGET), ("other", BEHAVIOR))]
+    by_values = evaluate(few, targets, dataclasses.replace(PLAN, estimators=["fqe", "is"]))
+    assert by_values.ranking is not None
+    assert by_values.ranking.estimator == "fqe"
+
+
+def test_a_log_whose_episodes_are_all_truncated_is_warned_of() -> None:
+    log = dataclasses.replace(MDP.log(BEHAVIOR, 100), terminated=np.zeros(100, bool), truncated=np.ones(100, bool))
+    (policy,) = evaluate(log, [target(log)], dataclasses.replace(PLAN, estimators=["is", "dr"], horizon=9)).policies
+    assert "All 100 episodes were truncated before the horizon" in policy.warnings[0]
+    assert {each.reliable for each in policy.estimates} == {"unknown"}
+    shortest = int(log.lengths.min())
+    assert f"--horizon {shortest} " in policy.warnings[0]
+    within = dataclasses.replace(PLAN, estimators=["is"], horizon=shortest)
+    assert evaluate(log, [target(log)], within).policies[0].warnings == ()
+
+
+def test_a_bad_estimate_of_the_behavior_makes_what_it_weighs_doubtful(logged: EpisodeLog) -> None:
+    without = dataclasses.replace(logged, behavior_log_prob=None)
+    bad = dataclasses.replace(PLAN.behavior, steps=1, check_every=1, learning_rate=3.0)
+    plan = dataclasses.replace(PLAN, estimators=["wis"], may_estimate_behavior=True, behavior=bad)
+    found = evaluate(without, [target(without)], plan)
+    assert found.behavior.estimated is not None
+    assert found.behavior.estimated.warnings
+    assert found.policies[0].estimates[0].reliable != "yes"
+
+
+def hint(log: EpisodeLog, targets: list[Target], **changes: object) -> str:
+    with pytest.raises(RequestError) as refused:
+        evaluate(log, targets, dataclasses.replace(PLAN, **changes))  # type: ignore[arg-type]
+    return refused.value.hint or ""
+
+
+def test_hints_name_what_would_work_for_this_log_and_these_policies(logged: EpisodeLog) -> None:
+    column = Target("column", Choices(log_prob=target(logged).choices.log_prob))
+    assert hint(logged, [column], estimators=["dr"]).endswith("choose --estimators is,wis,pdis,wpdis")
+    silent = dataclasses.replace(logged, behavior_log_prob=None)
+    assert hint(silent, [target(silent)], estimators=["dr"]).endswith("or choose --estimators fqe")
+    assert "--estimators" not in hint(silent, [column], estimators=["is"])
+    assert "fqe" not in hint(silent, [column], estimators=["fqe"])
+
+    continuous = gaussian_log(20, scale=1.0)
+    half = ActionPolicy(lambda seen: seen / 2, name="half").choices(continuous, draws=1, seed=0)
+    plain = hint(continuous, [Target("half", half)], estimators=["wis"])
+    assert "--kernel-bandwidth 0.2 and --estimate-behavior" in plain
+    assert "--stochastic" not in plain
+    assert "--stochastic" in hint(continuous, [Target("half", half, could_sample=True)], estimators=["wis"])
+    assert hint(logged, [target(logged)], estimators=["snips"]).startswith("choose --estimators is,wis")
+
+
+def test_estimators_for_single_decisions_are_refused_before_anything_is_fitted(
+    logged: EpisodeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offrl.off_policy.evaluate.fit_q", None)
+    with pytest.raises(RequestError, match="single decisions"):
+        evaluate(logged, [target(logged)], dataclasses.replace(PLAN, estimators=["switch-dr"]))
+    with pytest.raises(RequestError, match="wdr is biased"):
+        evaluate(logged, [target(logged)], dataclasses.replace(PLAN, estimators=["wdr"], interval="hoeffding"))
+
+
+def test_behavior_of_several_choices_at_once_cannot_be_estimated() -> None:
+    space = gym.spaces.MultiDiscrete([2, 2])
+    count = 40
+    log = EpisodeLog(
+        np.ones(count),
+        None,
+        None,
+        np.arange(count + 1),
+        np.ones(count, bool),
+        np.zeros(count, bool),
+        spaces=Spec(gym.spaces.Box(-1, 1, (1,)), space),
+        observations=np.zeros((2 * count, 1), np.float32),
+        taken=np.zeros((count, 2), np.int64),
+    )
+    logits = Target("joint", Choices(log_prob=np.zeros(count)))
+    told = hint(log, [logits], estimators=["ips"], may_estimate_behavior=True)
+    assert "--map behavior_prob" in told
+    assert "--estimate" not in told

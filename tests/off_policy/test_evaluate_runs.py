@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from offrl.converters.catalog import open_dataset
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.behavior_policy import BehaviorConfig
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.evaluate import Plan
-from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies, true_returns
+from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies, true_returns, with_time_limit
 from offrl.off_policy.features import one_hot_each
 from offrl.off_policy.fqe import FQEConfig, fit_q
+from offrl.off_policy.plan import Plan
 from offrl.types import Spec
 from tests.off_policy.runs import make_logs, policies
 
@@ -113,3 +116,42 @@ def test_smoothing_gives_a_density(logs: Path) -> None:
     for policy in found.policies:
         assert policy.smoothing_bias is not None
         assert policy.estimates[0].effective_sample_size is not None
+
+
+def test_the_horizon_is_the_environment_s_time_limit_and_told(logs: Path) -> None:
+    store = open_dataset(str(logs / "random"))
+    plan, notes = with_time_limit(Plan(), store, None)
+    assert plan.horizon == 500
+    assert "The horizon is the time limit of CartPole-v1, 500 steps" in notes[0]
+    tried = Trial("MountainCar-v0", 2)
+    assert with_time_limit(Plan(), store, tried)[0].horizon == 200
+    assert with_time_limit(Plan(), store, dataclasses.replace(tried, max_episode_steps=50))[0].horizon == 50
+    found = evaluate_policies([logs / "ppo"], str(logs / "random"), dataclasses.replace(PLAN, horizon=None))
+    assert found.horizon == 500
+    assert found.notes[0] == notes[0]
+
+
+def test_a_horizon_that_is_given_stays_and_the_truth_s_end_is_told(logs: Path) -> None:
+    store, tried = open_dataset(str(logs / "random")), Trial("CartPole-v1", 2)
+    assert with_time_limit(Plan(horizon=10), store, tried) == (Plan(horizon=10), [])
+    plan, notes = with_time_limit(Plan(horizon=600), store, tried)
+    assert plan.horizon == 600
+    assert "The truth is of the 500 steps" in notes[0]
+
+
+def test_estimators_of_all_that_follows_get_no_horizon(logs: Path) -> None:
+    store = open_dataset(str(logs / "random"))
+    everything = Plan(estimators=["lstd", "fqe"])
+    assert with_time_limit(everything, store, None) == (everything, [])
+    plan, notes = with_time_limit(everything, store, Trial("CartPole-v1", 2))
+    assert plan.horizon is None
+    assert "lstd value all that follows" in notes[0]
+
+
+def test_a_dataset_s_environment_is_looked_up_and_never_imported(logs: Path) -> None:
+    store = open_dataset(str(logs / "random"))
+    foreign = dataclasses.replace(store.metadata, environment="antigravity:Env-v0")
+    for known in (foreign, dataclasses.replace(foreign, environment=None)):
+        unknown = SimpleNamespace(metadata=known, num_steps=9, num_episodes=1)
+        assert with_time_limit(Plan(), unknown, None) == (Plan(), [])  # type: ignore[arg-type]
+    assert "antigravity" not in sys.modules

@@ -154,3 +154,31 @@ def test_a_single_episode_is_refused() -> None:
     log = TabularMDP.random().log(BEHAVIOR, 1)
     with pytest.raises(RequestError, match="single episode"):
         fit_q(log, [TablePolicy(TARGET).choices(log, draws=1, seed=0)], QUICK, discount=0.5)
+
+
+def test_values_are_the_expectation_of_clipped_action_values() -> None:
+    """Networks that learned rare rewards by heart say less than nothing of other actions, which are clipped to 0.
+
+    Nothing is bootstrapped from, so the networks of all policies are the same, and those of a mixture of actions are
+    worth the mixture of the actions' values.
+    """
+    generator = np.random.default_rng(0)
+    count, actions = 200, 3
+    logged = EpisodeLog(
+        (generator.random(count) < 0.05).astype(np.float64),
+        None,
+        None,
+        np.arange(count + 1),
+        np.ones(count, bool),
+        np.zeros(count, bool),
+        spaces=Spec(gym.spaces.Box(-np.inf, np.inf, (5,)), gym.spaces.Discrete(actions)),
+        observations=generator.standard_normal((2 * count, 5)).astype(np.float32),
+        taken=generator.integers(0, actions, count),
+    )
+    shares = np.array([0.5, 0.3, 0.2])
+    policies = [TablePolicy(table).choices(logged, draws=1, seed=0) for table in (*np.eye(actions), shares)]
+    values = fit_q(logged, policies, dataclasses.replace(QUICK, steps=300), discount=1.0)
+    assert (values.v[:actions] == 0.0).mean() > 0.1
+    np.testing.assert_allclose(values.v[actions], shares @ values.v[:actions], atol=1e-5)
+    taken = values.v[logged.action, np.arange(count)]
+    np.testing.assert_allclose(values.q[actions], taken, atol=1e-5)

@@ -66,3 +66,17 @@ def test_rank_correlation_is_spearmans() -> None:
 def test_policies_without_a_value_are_refused() -> None:
     with pytest.raises(RequestError, match="can't be ranked by wdr"):
         rank([*of(np.ones(3)), Estimate("wdr", None, np.empty(0))], confidence=0.9)
+
+
+def test_values_without_contributions_are_ordered_alone() -> None:
+    estimates = [Estimate("fqe", value, np.empty(0), warnings=("No interval.",)) for value in (1.0, 3.0, 2.0)]
+    ranking = rank(estimates, confidence=0.9)
+    assert [(place.policy, place.value) for place in ranking.places] == [(1, 3.0), (2, 2.0), (0, 1.0)]
+    assert not ranking.has_intervals
+
+
+def test_intervals_of_values_whose_squares_are_no_numbers() -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 50))
+    one, other = (rank(of(*(scale * rows)), confidence=0.9) for scale in (1.0, 1e200))
+    for place, scaled in zip(one.places, other.places, strict=True):
+        assert (scaled.low, scaled.high) == pytest.approx((1e200 * place.low, 1e200 * place.high))  # type: ignore[operator]

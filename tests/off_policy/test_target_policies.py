@@ -24,6 +24,7 @@ from offrl.off_policy.target_policies import (
     TablePolicy,
 )
 from offrl.types import Spec
+from tests.off_policy.tabular import BEHAVIOR, TabularMDP
 
 TABLE = np.array([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5]])
 
@@ -233,3 +234,14 @@ def test_an_onnx_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "policy.onnx").write_bytes(b"nothing")
     with pytest.raises(RequestError, match="can't be read"):
         OnnxPolicy(tmp_path / "policy.onnx")
+
+
+def test_a_column_above_one_is_told_in_the_command_s_words() -> None:
+    logged = TabularMDP.random().log(BEHAVIOR, 5)
+    for name, values, words in (
+        ("info.p", np.full(logged.steps, 1.5), "a probability above 1, first step 0 of the log 1.5"),
+        ("info.log_prob", np.full(logged.steps, 0.5), "whose name ends in log_prob"),
+    ):
+        with pytest.raises(DataError, match=words) as refused:
+            ColumnPolicy(name).choices(dataclasses.replace(logged, columns={name: values}), draws=1, seed=0)
+        assert "density=True" not in str(refused.value)

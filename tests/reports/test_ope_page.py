@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offrl.off_policy.evaluate import Plan, Target, evaluate
+from offrl.off_policy.evaluate import evaluate
+from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.results import Evaluation
 from offrl.off_policy.target_policies import TablePolicy
 from offrl.reports.ope_page import write_report

@@ -18,9 +18,9 @@ from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.validate import validate
 from offrl.feeds import open_problem
 from offrl.off_policy.agent_policies import AgentPolicies
-from offrl.off_policy.evaluate import Plan
 from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
 from offrl.off_policy.fqe import FQEConfig
+from offrl.off_policy.plan import Plan
 from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
