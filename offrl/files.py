@@ -298,12 +298,6 @@ def naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class HashingFile:
     """A file to write to that knows the length and SHA-256 of what went through it."""
 

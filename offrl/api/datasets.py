@@ -185,6 +185,7 @@ def export_dataset(
         >>> offrl.export_dataset("hopper-expert", "hopper/expert-v0", "minari")
     """
     store = open_dataset(dataset)
+    store.verify()
     if format == "parquet":
         from offrl.data.parquet import write_parquet
 

@@ -78,7 +78,7 @@ def collect(
         RequestError: the episodes can't be shared evenly among the seeds, no environment is known, or something is at
             the destination.
     """
-    checkpoint = checkpoint or run.reported_checkpoint
+    checkpoint = run.choose_checkpoint(checkpoint)
     policy, facts = load_policy(run, checkpoint)
     environment = env or facts["environment"]
     if environment is None:

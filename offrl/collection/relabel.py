@@ -59,7 +59,7 @@ class LearnedReward:
             RunError: there is no such checkpoint, or it is damaged.
             RequestError: the run has learned no reward, or has no such seed.
         """
-        checkpoint = checkpoint or run.reported_checkpoint
+        checkpoint = run.choose_checkpoint(checkpoint)
         policy, facts = load_policy(run, checkpoint)
         seeds = run.recipe.seeds
         if not plugins.algorithms[run.recipe.algo].can(GivesReward):
@@ -148,6 +148,7 @@ def relabel(
         SpaceMismatchError: the reward is for other spaces than the dataset's.
     """
     store = open_dataset(dataset)
+    store.verify()
     seen: Trajectories = store if learned.frames == 1 else StackedFrames(store, learned.frames)
     _check_spaces(learned.spec, seen.spec, store.metadata.name)
     if not overwrite:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from offrl.config.bundled import bundled_root
-from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, unpack_parquet
+from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, content_of, unpack_parquet
 from offrl.data.store import METADATA_FILE, TrajectoryStore, require_store_or_nothing
 from offrl.errors import DataError, DatasetNotFoundError, RequestError, StoreError
 from offrl.files import home, whole_folder
@@ -165,16 +165,20 @@ def _convert(source: str, destination: Path) -> None:
 
 
 def _content_identity(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (STEPS_FILE, EPISODES_FILE):
-        digest.update((folder / name).read_bytes())
-    return f"{folder.name}-{digest.hexdigest()[:16]}"
+    return f"{folder.name}-{content_of(folder)[:16]}"
 
 
 def _file_identity(path: Path) -> str:
-    """Of a file or folder by where it is, how large it is and when it was last changed."""
+    """Of a file or folder by where it is, how large it is and when it was last changed.
+
+    The time of modification can be set, as `cp -p`, `tar` and `rsync` do; the time of the change that did so can't.
+    """
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    facts = [
+        (str(file.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        for file in files
+        for found in [file.stat()]
+    ]
     return f"{path.stem}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,27 +14,30 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from offrl.checksums import file_sha256, known_sha256
 from offrl.data.schema import ColumnSpec, StoreMetadata
 from offrl.data.store import CARD_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.documents import parse_json
 from offrl.errors import RequestError, SourceError
-from offrl.files import remove_leftovers, whole_folder
+from offrl.files import remove_leftovers, whole_folder, write_whole
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 STEPS_FILE, EPISODES_FILE = "steps.parquet", "episodes.parquet"
+CHECKSUMS_FILE = "SHA256SUMS"
+"""As `sha256sum -c` reads it. Version 0.1.0 exported none."""
 _METADATA_KEY = b"offrl"
 _ROWS_PER_GROUP = 131_072
-_NAMES = {STEPS_FILE, EPISODES_FILE, CARD_FILE}
+_NAMES = {STEPS_FILE, EPISODES_FILE, CHECKSUMS_FILE, CARD_FILE}
 
 
 def write_parquet(store: Trajectories, folder: Path, *, overwrite: bool = False) -> None:
     """Write `steps.parquet` (T + 1 rows an episode, as in the store) and `episodes.parquet` (length, seed, source).
 
     Row groups hold whole episodes. The store's metadata (spaces, environment, provenance, reference scores) lies in the
-    schema metadata of the steps, so the two files are the dataset.
+    schema metadata of the steps, so the two files are the dataset. Beside them are their checksums.
 
     Args:
         store: a store or a selection from one.
@@ -58,6 +63,8 @@ def write_parquet(store: Trajectories, folder: Path, *, overwrite: bool = False)
                 arrays = [_to_arrow(column, block.columns[column.name]) for column in columns]
                 writer.write_table(pa.table(arrays, schema=schema), row_group_size=block.num_rows)
         pq.write_table(_episode_table(store), temporary / EPISODES_FILE, compression="zstd")
+        sums = [f"{file_sha256(temporary / name)}  {name}\n" for name in (STEPS_FILE, EPISODES_FILE)]
+        write_whole(temporary / CHECKSUMS_FILE, "".join(sums))
 
 
 def require_parquet_or_nothing(dest: Path, *, overwrite: bool) -> None:
@@ -87,6 +94,7 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
     """
     import pyarrow.parquet as pq
 
+    content_of(folder)
     try:
         steps, episodes = pq.ParquetFile(folder / STEPS_FILE), pq.read_table(folder / EPISODES_FILE)
         metadata = _metadata(steps, folder)
@@ -97,6 +105,7 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
             provenance=metadata.provenance,
             reference_scores=metadata.reference_scores,
             name=metadata.name,
+            fingerprint_version=metadata.fingerprint_version,
         ) as writer:
             for block in _blocks(steps, episodes, metadata.columns):
                 writer.append(block)
@@ -105,6 +114,40 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
             f"the Parquet dataset can't be read ({error})", where=str(folder), hint="fetch or export it again"
         ) from error
     return TrajectoryStore.open(destination)
+
+
+def content_of(folder: Path) -> str:
+    """Names the content of the files by their checksums, which are compared with those that were written.
+
+    Raises:
+        SourceError: a file's content has changed, or a file is missing.
+    """
+    found = {}
+    written = _written_checksums(folder / CHECKSUMS_FILE)
+    for name in (STEPS_FILE, EPISODES_FILE):
+        try:
+            found[name] = known_sha256(folder / name)
+        except OSError as error:
+            raise SourceError(
+                f"the Parquet dataset can't be read ({error.strerror})",
+                where=str(folder / name),
+                hint="fetch or export it again",
+            ) from error
+        if written.get(name, found[name]) != found[name]:
+            raise SourceError(
+                f"the file's checksum isn't the one in {CHECKSUMS_FILE}: its content has changed",
+                where=str(folder / name),
+                hint=f"fetch or export it again; if you changed it yourself, remove {CHECKSUMS_FILE}",
+            )
+    return hashlib.sha256("".join(found.values()).encode()).hexdigest()
+
+
+def _written_checksums(path: Path) -> dict[str, str]:
+    """By name; empty where there are none."""
+    if not path.is_file():
+        return {}
+    lines = re.findall(r"^([0-9a-f]{64})  (.+)$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return {name: digest for digest, name in lines}
 
 
 def read_metadata(folder: Path) -> StoreMetadata:

@@ -24,6 +24,8 @@ from offrl.errors import CorruptStoreError, DataError, RequestError, SchemaVersi
 from offrl.types import Spec
 
 SCHEMA_VERSION = 1
+FINGERPRINT_VERSION = 2
+"""Of what a fingerprint is made. Stores that have one of version 1, without statistics, keep it."""
 MOST_COMPONENTS = 2**25
 """Numbers that a declared space may have, all its parts together: four frames of 1080p video have 25 million."""
 
@@ -100,6 +102,7 @@ class StoreMetadata:
         environment: the environment's id, if there is one.
         provenance: how the data came to be: source file, command, versions, seeds.
         reference_scores: returns of a `random` and an `expert` policy, and where they were measured.
+        fingerprint_version: what its fingerprint is made of.
     """
 
     spec: Spec
@@ -110,17 +113,25 @@ class StoreMetadata:
     environment: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     reference_scores: dict[str, Any] = field(default_factory=dict)
+    fingerprint_version: int = FINGERPRINT_VERSION
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the schema and of the shards' checksums in order; the same wherever the store lies."""
-        content = {
+        """Names the data: the same wherever the store lies.
+
+        SHA-256 of the schema, of the checksums of the shards and of their episode tables, in order, and of the
+        statistics.
+        """
+        content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "observation_space": space_to_json(self.spec.observation_space),
             "action_space": space_to_json(self.spec.action_space),
             "columns": [column.to_json() for column in self.columns],
             "shards": [[shard.rows_sha256, shard.episodes_sha256] for shard in self.shards],
         }
+        if self.fingerprint_version > 1:
+            content["fingerprint_version"] = self.fingerprint_version
+            content["statistics"] = {name: value.to_json() for name, value in self.statistics.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -135,6 +146,7 @@ class StoreMetadata:
             "statistics": {name: value.to_json() for name, value in self.statistics.items()},
             "provenance": self.provenance,
             "reference_scores": self.reference_scores,
+            "fingerprint_version": self.fingerprint_version,
             "fingerprint": self.fingerprint,
         }
 
@@ -155,11 +167,15 @@ class StoreMetadata:
             for key, kind in kinds.items():
                 if not isinstance(value[key], kind):
                     raise ValueError(f"the {key} is {value[key]!r}")
+            fingerprint_version = value.get("fingerprint_version", 1)
+            if fingerprint_version not in range(1, FINGERPRINT_VERSION + 1):
+                raise ValueError(f"the fingerprint's version is {fingerprint_version!r}")
             return cls(
                 spec=Spec(space_from_json(value["observation_space"]), space_from_json(value["action_space"])),
                 columns=tuple(ColumnSpec.from_json(column) for column in value["columns"]),
                 shards=tuple(ShardRecord.from_json(shard) for shard in value["shards"]),
                 statistics={name: ColumnStatistics.from_json(item) for name, item in value["statistics"].items()},
+                fingerprint_version=fingerprint_version,
                 **{key: value[key] for key in kinds},
             )
         # A Gymnasium space asserts what it is made of.

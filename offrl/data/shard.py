@@ -16,7 +16,7 @@ from offrl.data.schema import ColumnSpec
 from offrl.errors import CorruptStoreError
 from offrl.files import whole_file
 
-HINT = "restore the file from a copy, or convert the source again"
+HINT = "restore the file from a copy, or remove the dataset and make or convert it again"
 
 
 def write_rows(path: Path, columns: Sequence[ColumnSpec], arrays: Mapping[str, NDArray[Any]]) -> tuple[int, str]:

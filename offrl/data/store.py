@@ -7,6 +7,7 @@ replaced likewise. So a process killed at any moment leaves a store that opens w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,8 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from offrl.checksums import changed_files
 from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
-from offrl.data.schema import ColumnSpec, ShardRecord, StoreMetadata, space_to_json
+from offrl.data.schema import FINGERPRINT_VERSION, ColumnSpec, ShardRecord, StoreMetadata, space_to_json
 from offrl.data.shard import (
     EPISODE_COLUMNS,
     HINT,
@@ -64,11 +66,20 @@ CARD_FILE = "card.toml"
 
 
 class TrajectoryStore(Trajectories):
-    """A store on disk, opened for reading. It shows what was committed when it was opened."""
+    """A store on disk, opened for reading. It shows what was committed when it was opened.
 
-    def __init__(self, path: Path, metadata: StoreMetadata) -> None:
+    Each file's checksum is compared when the file is first read, and not again as long as the file isn't touched.
+
+    Args:
+        path: its folder.
+        metadata: what stands there.
+        verify: whether to compare checksums.
+    """
+
+    def __init__(self, path: Path, metadata: StoreMetadata, *, verify: bool = True) -> None:
         self.path = path
         self.metadata = metadata
+        self._verifies = verify
         self._mapped: dict[int, dict[str, NDArray[Any]]] = {}
         self._first_rows = np.cumsum([0, *(shard.rows for shard in metadata.shards)])
         self.num_episodes, self.num_rows = sum(shard.episodes for shard in metadata.shards), int(self._first_rows[-1])
@@ -91,6 +102,31 @@ class TrajectoryStore(Trajectories):
             check_size(folder / shard.episodes_file, shard.episodes_bytes)
         return cls(folder, metadata)
 
+    def verify(self) -> None:
+        """Compare the checksums of all files with those that were committed, before anything is made of the data.
+
+        Raises:
+            CorruptStoreError: a file's content has changed, or it can't be read.
+        """
+        self._require_unchanged(*((shard.rows_file, shard.rows_sha256) for shard in self.metadata.shards))
+        self._require_unchanged(*((shard.episodes_file, shard.episodes_sha256) for shard in self.metadata.shards))
+
+    def _require_unchanged(self, *files: tuple[str, str]) -> None:
+        if not self._verifies:
+            return
+        try:
+            changed = changed_files((self.path / name, digest) for name, digest in files)
+        except OSError as error:
+            raise CorruptStoreError(
+                f"a file of the store can't be read ({error.strerror})", where=str(self.path), hint=HINT
+            ) from error
+        if changed:
+            raise CorruptStoreError(
+                "the file's checksum isn't the one that was committed: its content has changed",
+                where=str(changed[0]),
+                hint=HINT,
+            )
+
     @property
     def fingerprint(self) -> str:
         return self.metadata.fingerprint
@@ -104,6 +140,7 @@ class TrajectoryStore(Trajectories):
 
     @cached_property
     def episodes(self) -> EpisodeTable:
+        self._require_unchanged(*((shard.episodes_file, shard.episodes_sha256) for shard in self.metadata.shards))
         tables = [map_episodes(self.path / shard.episodes_file, shard.episodes) for shard in self.metadata.shards]
         sources = pa.chunked_array([source for _, source in tables], pa.string())
         columns = {
@@ -140,12 +177,14 @@ class TrajectoryStore(Trajectories):
         """Column name to [rows, ...] of one shard, over its memory map."""
         if index not in self._mapped:
             record = self.metadata.shards[index]
+            self._require_unchanged((record.rows_file, record.rows_sha256))
             self._mapped[index] = map_rows(self.path / record.rows_file, self.metadata.columns, record.rows)
         return self._mapped[index]
 
     def shard_block(self, index: int) -> EpisodeBlock:
         """The episodes of one shard, without their seeds and sources."""
         record = self.metadata.shards[index]
+        self._require_unchanged((record.episodes_file, record.episodes_sha256))
         table, _ = map_episodes(self.path / record.episodes_file, record.episodes)
         return EpisodeBlock(self.shard(index), table["length"])
 
@@ -180,6 +219,7 @@ class StoreWriter:
         name: what people call the dataset; the folder's name unless given.
         append: go on with the store at `path` if there is one. Its name, environment, provenance and reference
             scores then stay as they are, save those that are given.
+        fingerprint_version: what a new store's fingerprint is made of: that of a store which it is made from.
 
     Raises:
         StoreError: there is a store at `path` already (without `append`), something else is there, or another
@@ -198,13 +238,15 @@ class StoreWriter:
         shard_bytes: int = 64 * 2**20,
         name: str | None = None,
         append: bool = False,
+        fingerprint_version: int = FINGERPRINT_VERSION,
     ) -> None:
         self.path = Path(path)
         self._shard_bytes = shard_bytes
         exists = _prepare_folder(self.path, append)
         self._lock = _acquire_lock(self.path / _LOCK_FILE)
         try:
-            metadata = TrajectoryStore.open(self.path).metadata if exists else StoreMetadata(spec, name=self.path.name)
+            fresh = StoreMetadata(spec, name=self.path.name, fingerprint_version=fingerprint_version)
+            metadata = TrajectoryStore.open(self.path).metadata if exists else fresh
             _check_same_spaces(metadata.spec, spec, self.path)
             given: dict[str, Any] = {
                 "environment": environment,
@@ -394,7 +436,16 @@ def _read_metadata(folder: Path) -> StoreMetadata:
     metadata = StoreMetadata.from_json(value, str(path))
     if value.get("fingerprint") != metadata.fingerprint:
         raise CorruptStoreError(
-            "the store's fingerprint isn't that of its spaces, columns and shards: the metadata has been changed",
+            "the store's fingerprint isn't that of its spaces, columns, shards and statistics: the metadata has been "
+            "changed",
+            where=str(path),
+            hint=HINT,
+        )
+    # Version 0.1.0 wrote none.
+    checksum = value.pop("checksum", None)
+    if checksum != _checksum(value) and (checksum is not None or metadata.fingerprint_version > 1):
+        raise CorruptStoreError(
+            "the checksum of the store's metadata isn't the one that was written: it has been changed",
             where=str(path),
             hint=HINT,
         )
@@ -411,10 +462,16 @@ def _check_rows(folder: Path, shard: ShardRecord, row_bytes: int) -> None:
         )
 
 
+def _checksum(value: dict[str, Any]) -> str:
+    """Of all that the metadata says, its own checksum aside."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
 def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
     path = folder / METADATA_FILE
     try:
-        text = json.dumps(metadata.to_json(), indent=1, allow_nan=False)
+        value = metadata.to_json()
+        text = json.dumps(value | {"checksum": _checksum(value)}, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"the provenance or the reference scores aren't JSON values ({error})",

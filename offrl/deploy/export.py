@@ -110,7 +110,7 @@ def export_policy(
     if os.path.lexists(path) and not overwrite:
         raise RequestError("the destination exists", where=str(path), hint="give another --out, or say --overwrite")
     position = _position(run, seed)
-    checkpoint = checkpoint or run.reported_checkpoint
+    checkpoint = run.choose_checkpoint(checkpoint)
     whole, facts = load_policy(run, checkpoint)
     if log_prob:
         _require_probabilities(whole, plugins.algorithms[run.recipe.algo], run.recipe.algo)

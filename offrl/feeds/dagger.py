@@ -141,7 +141,7 @@ def teacher_of(recipe: Recipe, spec: Spec) -> Teacher:
         raise RecipeError(f"{recipe.algo} asks an expert what to do, and none is named", hint="add --expert RUN")
     try:
         run = Run.open(Path(recipe.expert))
-        policy, _ = load_policy(run, run.reported_checkpoint, recipe.device)
+        policy, _ = load_policy(run, run.choose_checkpoint(), recipe.device)
     except RunError as error:
         raise RequestError(
             f"there is no expert to ask: {error.what}", where=error.where, hint="name a trained run with --expert"

@@ -134,6 +134,7 @@ def open_finite(dataset: str) -> TrajectoryStore:
 
     Raises:
         DataError: there is no episode, or an observation, action or reward isn't finite.
+        CorruptStoreError: a file's content has changed.
     """
     store = open_dataset(dataset)
     if not store.num_episodes:
@@ -141,6 +142,7 @@ def open_finite(dataset: str) -> TrajectoryStore:
             f"the dataset '{dataset}' has no episodes: nothing can be learned from it",
             hint="collect or convert some, or name another one",
         )
+    store.verify()
     for name, column in store.metadata.statistics.items():
         if column.count and not np.isfinite([column.min, column.max]).all():
             raise _not_finite(dataset, name)

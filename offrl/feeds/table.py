@@ -238,7 +238,7 @@ class TableReward(NamedTuple):
             raise RequestError(
                 f"a run of {run.recipe.algo} has no table of rewards", where=str(run.path), hint="choose a run of irl"
             )
-        policy, _ = load_policy(run, run.reported_checkpoint)
+        policy, _ = load_policy(run, run.choose_checkpoint())
         return cls(policy.agent, policy.state, process_of(run.recipe))  # type: ignore[arg-type]
 
     @property

@@ -73,7 +73,7 @@ def starting_point(start: Path, kind: str | None = None) -> tuple[Run, str]:
     """
     try:
         run = Run.open(start)
-        kind = kind or run.reported_checkpoint
+        kind = run.choose_checkpoint(kind)
         run.checkpoint(kind)
     except RunError as error:
         raise RequestError(

@@ -103,6 +103,7 @@ def evaluate_policies(
         SpaceMismatchError: a policy is for other spaces than the log's.
     """
     acting, store = acting or Acting(), open_dataset(dataset)
+    store.verify()
     plan, notes = with_time_limit(plan, store, trial)
     if not paths and column is None:
         raise RequestError("no policy is named", hint="name a run, an ONNX file, or a column with --target-column")
@@ -186,7 +187,7 @@ def _of_run(
     run: Run, store: Trajectories, logged: EpisodeLog, plan: Plan, acting: Acting, trial: Trial | None
 ) -> list[Target]:
     """The policies of its seeds."""
-    policy, _ = load_policy(run, acting.checkpoint or run.reported_checkpoint)
+    policy, _ = load_policy(run, run.choose_checkpoint(acting.checkpoint))
     seeds = run.recipe.seeds
     if acting.seed_index is not None and acting.seed_index >= len(seeds):
         raise RequestError(

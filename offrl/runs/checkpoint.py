@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from offrl.checksums import file_sha256, known_sha256
 from offrl.documents import read_json
 from offrl.errors import DiskFullError, RunError, StoreError
 from offrl.files import whole_folder
 
+_FACTS, _CHECKSUMS = "facts.json", "checksums"
+
 
 def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
     """Write `<part>.safetensors` for each part and `facts.json` to a directory that is whole or not there.
+
+    The facts have the checksum of each file, and of themselves.
 
     Raises:
         DiskFullError: there was no room; what was there before is untouched.
@@ -26,9 +33,13 @@ def write_checkpoint(directory: Path, parts: Mapping[str, Mapping[str, Tensor]],
     try:
         with whole_folder(directory, overwrite=True) as folder:
             folder.mkdir()
+            checksums = {_FACTS: _checksum(facts)}
             for name, tensors in parts.items():
-                save_file(_apart(tensors), folder / f"{name}.safetensors")
-            (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+                file = folder / f"{name}.safetensors"
+                save_file(_apart(tensors), file)
+                checksums[file.name] = file_sha256(file)
+            written = {**facts, _CHECKSUMS: checksums}
+            (folder / _FACTS).write_text(json.dumps(written, indent=1), encoding="utf-8")
     except (DiskFullError, SafetensorError) as error:
         # safetensors keeps the number of the error to itself; by then the directory has been made, so it is the room.
         raise DiskFullError(
@@ -56,26 +67,79 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def read_facts(directory: Path) -> dict[str, Any]:
     """The JSON part of a checkpoint.
 
     Raises:
-        RunError: it isn't there or can't be read.
+        RunError: it isn't there, can't be read, or has changed.
     """
-    try:
-        facts: dict[str, Any] = read_json(directory / "facts.json")
-    except (OSError, ValueError) as error:
-        raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), hint="choose another") from error
-    return facts
+    return _read(directory)[0]
 
 
 def read_part(directory: Path, part: str) -> dict[str, Tensor]:
     """The tensors of one part of a checkpoint.
 
     Raises:
-        RunError: they aren't there or can't be read.
+        RunError: they aren't there, can't be read, or have changed.
     """
+    file = directory / f"{part}.safetensors"
+    written = _read(directory)[1].get(file.name)
+    with _reading(directory):
+        if written is not None:
+            _require_unchanged(file, written)
+        return load_file(file)
+
+
+def verify_checkpoint(directory: Path) -> None:
+    """Compare the checksums of all files of a checkpoint with those that were written.
+
+    Raises:
+        RunError: a file's content has changed, or it can't be read.
+    """
+    _, checksums = _read(directory)
+    with _reading(directory):
+        for file in directory.glob("*.safetensors"):
+            if (written := checksums.get(file.name)) is not None:
+                _require_unchanged(file, written)
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
     try:
-        return load_file(directory / f"{part}.safetensors")
+        yield
     except (OSError, SafetensorError) as error:
         raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), hint="choose another") from error
+
+
+def _require_unchanged(file: Path, written: str) -> None:
+    if known_sha256(file) != written:
+        raise _changed(file)
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The facts, and the checksums of the files, of which version 0.1.0 wrote none."""
+    file = directory / _FACTS
+    try:
+        facts = read_json(file)
+        if not isinstance(facts, dict):
+            raise ValueError("it holds no facts")
+        checksums = facts.pop(_CHECKSUMS, {})
+        if not isinstance(checksums, dict):
+            raise ValueError("it holds no checksums")
+    except (OSError, ValueError) as error:
+        raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), hint="choose another") from error
+    if checksums and checksums.get(_FACTS) != _checksum(facts):
+        raise _changed(file)
+    return facts, checksums
+
+
+def _changed(file: Path) -> RunError:
+    return RunError(
+        "the checksum of the checkpoint's file isn't the one that was written: its content has changed",
+        where=str(file),
+        hint="restore it from a copy, or choose the other checkpoint (--checkpoint last|best)",
+    )

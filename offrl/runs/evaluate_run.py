@@ -45,7 +45,7 @@ def evaluate_run(
         RunError: there is no such checkpoint.
         RequestError: there is no environment to evaluate in.
     """
-    checkpoint = checkpoint or run.reported_checkpoint
+    checkpoint = run.choose_checkpoint(checkpoint)
     policy, facts = load_policy(run, checkpoint)
     limit = run.recipe.evaluation.max_episode_steps if max_episode_steps is None else max_episode_steps
     scores = scores_of(

@@ -15,7 +15,7 @@ from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
 from offrl.data.schema import space_from_json
 from offrl.envs.policy import Policy
-from offrl.errors import RecipeError
+from offrl.errors import RecipeError, RunError
 from offrl.nn.state import modules_of, restore_state, state_tensors
 from offrl.replay.normalization import ActionMap, ObservationNormalizer
 from offrl.runs.checkpoint import read_facts, read_part
@@ -92,8 +92,16 @@ def policy_of_seed(policy: Policy, position: int, seed: int) -> Policy:
 
 def saved_state(directory: Path, state: Any) -> dict[str, Tensor]:
     """The tensors of a checkpoint's agent, without what former versions kept there and the state has no place for."""
-    tensors, wanted = read_part(directory, "state"), state_tensors(state)
-    return {name: tensor for name, tensor in tensors.items() if name in wanted or name.rpartition(".")[2] not in FORMER}
+    saved, wanted = read_part(directory, "state").items(), state_tensors(state)
+    tensors = {name: tensor for name, tensor in saved if name in wanted or name.rpartition(".")[2] not in FORMER}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise RunError(
+                f"the tensor '{name}' of the checkpoint is not finite, so its policy can't act",
+                where=str(directory),
+                hint="choose another checkpoint, or train again",
+            )
+    return tensors
 
 
 def load_normalizer(directory: Path) -> ObservationNormalizer | None:

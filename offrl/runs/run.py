@@ -288,7 +288,7 @@ class Run:
         from offrl.runs.acting import acting_policy
 
         chosen = self.recipe.seeds[0] if seed is None else seed
-        return acting_policy(self, checkpoint or self.reported_checkpoint, chosen, stochastic=stochastic)
+        return acting_policy(self, self.choose_checkpoint(checkpoint), chosen, stochastic=stochastic)
 
     def cross_validation(self) -> dict[str, Any]:
         """The choice of a coefficient by cross-validation; empty where none was made."""
@@ -356,6 +356,20 @@ class Run:
     def reported_checkpoint(self) -> str:
         """The kind of the one whose returns end training: `best`, as early stopping chose it, or else `last`."""
         return "best" if self.recipe.early_stopping.patience and self.has_checkpoint("best") else "last"
+
+    def choose_checkpoint(self, asked: str | None = None) -> str:
+        """The kind that was asked for, or else the one that training reported, if all that the run names are whole.
+
+        Raises:
+            RunError: none was asked for, and a file of a checkpoint has changed since it was written.
+        """
+        if asked is not None:
+            return asked
+        from offrl.runs.checkpoint import verify_checkpoint
+
+        for name in self._index().values():
+            verify_checkpoint(self._checkpoints / name)
+        return self.reported_checkpoint
 
     def _index(self) -> dict[str, str]:
         path = self._checkpoints / "index.json"

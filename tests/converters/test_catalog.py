@@ -13,7 +13,7 @@ from offrl.converters import catalog, listing
 from offrl.converters.catalog import local_path, name_anywhere, open_dataset
 from offrl.converters.listing import list_datasets
 from offrl.data.parquet import write_parquet
-from offrl.errors import DatasetNotFoundError, RequestError
+from offrl.errors import DatasetNotFoundError, RequestError, SourceError
 from tests.data.stores import make_store
 
 
@@ -59,7 +59,10 @@ def test_an_unpacking_that_failed_leaves_nothing_behind(bundle: Path, offrl_home
     steps = bundle / "steps.parquet"
     whole = steps.read_bytes()
     steps.write_bytes(whole[:-50])
-    with pytest.raises(Exception, match="can't be read"):
+    with pytest.raises(SourceError, match="checksum"):
+        open_dataset("toy-expert")
+    (bundle / "SHA256SUMS").unlink()
+    with pytest.raises(SourceError, match="can't be read"):
         open_dataset("toy-expert")
     assert os.listdir(offrl_home / "datasets") == []
     steps.write_bytes(whole)
@@ -103,6 +106,38 @@ def test_a_source_file_is_converted_once_and_again_after_a_change(tmp_path: Path
 
     _write_d4rl(source, 9)
     assert open_dataset(source).num_steps == 9
+
+
+@pytest.mark.parametrize("in_a_folder", [False, True])
+def test_a_source_that_changed_with_its_size_and_time_kept_is_converted_again(
+    tmp_path: Path, in_a_folder: bool
+) -> None:
+    source = tmp_path / "logs" if in_a_folder else tmp_path / "log.csv"
+    file = source / "part.csv" if in_a_folder else source
+    file.parent.mkdir(exist_ok=True)
+    text = "observation,action,reward,terminated\n1,0.5,3,0\n1,0.5,{},1\n"
+    file.write_text(text.format(3))
+    then = file.stat()
+    first = catalog._file_identity(source)
+    assert catalog._file_identity(source) == first
+    file.write_text(text.format(4))
+    os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+    assert catalog._file_identity(source) != first
+
+
+def test_parquet_files_that_changed_with_their_size_and_time_kept_are_unpacked_again(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offrl.checksums.SETTLED", -1.0)
+    assert open_dataset("toy-expert").num_episodes == 2
+    steps = bundle / "steps.parquet"
+    content, then = bytearray(steps.read_bytes()), steps.stat()
+    content[len(content) // 2] ^= 1
+    steps.write_bytes(content)
+    os.utime(steps, ns=(then.st_atime_ns, then.st_mtime_ns))
+    with pytest.raises(SourceError, match="checksum"):
+        open_dataset("toy-expert")
 
 
 def test_the_list_names_bundled_and_local_datasets(bundle: Path, offrl_home: Path) -> None:

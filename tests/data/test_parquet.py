@@ -14,7 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from offrl.data import parquet
-from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, count_rows, read_metadata, unpack_parquet, write_parquet
+from offrl.data.parquet import (
+    CHECKSUMS_FILE,
+    EPISODES_FILE,
+    STEPS_FILE,
+    count_rows,
+    read_metadata,
+    unpack_parquet,
+    write_parquet,
+)
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.trajectories import Trajectories
 from offrl.errors import DiskFullError, RequestError, SourceError
@@ -103,6 +111,17 @@ def test_files_that_are_not_a_dataset_are_refused(tmp_path: Path) -> None:
 
     steps = tmp_path / "parquet" / STEPS_FILE
     whole = steps.read_bytes()
+    for name in (STEPS_FILE, EPISODES_FILE):
+        path = tmp_path / "parquet" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(SourceError, match=rf"checksum(.|\n)*{name}"):
+            unpack_parquet(tmp_path / "parquet", tmp_path / "flipped")
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    # Version 0.1.0 exported no checksums.
+    (tmp_path / "parquet" / CHECKSUMS_FILE).unlink()
     steps.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SourceError, match="can't be read"):
         unpack_parquet(tmp_path / "parquet", tmp_path / "cut")

@@ -219,3 +219,6 @@ def test_the_fingerprint_names_content_and_order() -> None:
     assert metadata.fingerprint == replace(metadata, name="other", provenance={}).fingerprint
     assert metadata.fingerprint != replace(metadata, shards=metadata.shards[::-1]).fingerprint
     assert metadata.fingerprint != replace(metadata, columns=()).fingerprint
+    assert metadata.fingerprint != replace(metadata, statistics={}).fingerprint
+    former = replace(metadata, fingerprint_version=1)
+    assert former.fingerprint == replace(former, statistics={}).fingerprint != metadata.fingerprint

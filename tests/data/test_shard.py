@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from offrl.checksums import file_sha256
 from offrl.data.schema import ColumnSpec
 from offrl.data.shard import check_size, map_episodes, map_rows, write_episodes, write_rows
 from offrl.errors import CorruptStoreError
-from offrl.files import file_sha256
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int32", "int64", "uint64", "float16", "float32", "float64"]
 

@@ -263,6 +263,57 @@ def test_changed_spaces_columns_and_fingerprints_are_found_when_opening(tmp_path
         TrajectoryStore.open(tmp_path / "s")
 
 
+@pytest.mark.parametrize("key", ["name", "environment", "provenance", "reference_scores", "statistics", "checksum"])
+def test_whatever_is_changed_in_the_metadata_is_found_when_opening(tmp_path: Path, key: str) -> None:
+    make_store(tmp_path / "s", [3])
+    path = tmp_path / "s" / "metadata.json"
+    value = json.loads(path.read_text())
+    match key:
+        case "checksum":
+            del value[key]
+        case "statistics":
+            value[key]["reward"]["mean"] = [1e6]
+        case _:
+            value[key] = {"random": 0.0} if isinstance(value[key], dict) else "Other-v0"
+    path.write_text(json.dumps(value))
+    with pytest.raises(CorruptStoreError, match=r"has been changed(.|\n)*metadata\.json"):
+        TrajectoryStore.open(tmp_path / "s")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [
+        ("shards/00001.arrow", lambda store: store.read("reward", 0, store.num_rows)),
+        ("shards/00001.arrow", lambda store: store.gather("reward", np.array([store.num_rows - 1]))),
+        ("shards/00001.arrow", lambda store: list(store.iterate_blocks(10))),
+        ("shards/00001.arrow", lambda store: store[1:].to_pandas()),
+        ("shards/00001.arrow", lambda store: store.verify()),
+        ("episodes/00001.arrow", lambda store: store.episodes),
+        ("episodes/00001.arrow", lambda store: store.shard_block(1)),
+        ("episodes/00001.arrow", lambda store: store.verify()),
+    ],
+)
+def test_a_flipped_bit_is_found_before_the_data_are_read(tmp_path: Path, file: str, read: Any) -> None:
+    make_store(tmp_path / "s", [30, 30], shard_bytes=500)
+    read(TrajectoryStore.open(tmp_path / "s"))
+    flip_a_bit(tmp_path / "s" / file)
+    store = TrajectoryStore.open(tmp_path / "s")
+    with pytest.raises(CorruptStoreError, match=rf"checksum(.|\n)*{file}"):
+        read(store)
+
+
+def test_a_shard_that_is_whole_is_read_though_another_is_not(tmp_path: Path) -> None:
+    make_store(tmp_path / "s", [30, 30], shard_bytes=500)
+    flip_a_bit(tmp_path / "s" / "shards" / "00001.arrow")
+    assert len(TrajectoryStore.open(tmp_path / "s").read("reward", 0, 31)) == 31
+
+
 @pytest.mark.parametrize("name", ["shards/00001.arrow", "episodes/00000.arrow"])
 def test_a_missing_or_short_shard_is_named_when_opening(tmp_path: Path, name: str) -> None:
     make_store(tmp_path / "s", [30, 30], shard_bytes=100)

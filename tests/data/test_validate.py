@@ -13,10 +13,11 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from offrl.data.schema import ColumnSpec
+from offrl.data.schema import ColumnSpec, StoreMetadata
 from offrl.data.shard import EPISODE_COLUMNS
 from offrl.data.store import METADATA_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.validate import Finding, validate
+from offrl.errors import CorruptStoreError
 from offrl.types import Spec
 from tests.data.stores import SPEC, make_block, make_store
 from tests.replay.test_sampler import mixed_store
@@ -231,6 +232,11 @@ def test_masks_that_forbid_what_was_done(tmp_path: Path) -> None:
     assert (finding.severity, finding.count, finding.episode, finding.row, finding.step) == ("error", 1, 0, 2, 2)
 
 
+def rewrite(path: Path, metadata: dict[str, Any]) -> None:
+    path.write_text(json.dumps(metadata))
+    TrajectoryStore.open(path.parent)
+
+
 @pytest.mark.parametrize(
     ("column", "part", "value"),
     [("observation", "mean", [1, 2]), ("reward", "max", [99.0]), ("length", "count", 7), ("action", None, None)],
@@ -244,7 +250,13 @@ def test_recorded_statistics_that_are_not_those_of_the_rows(
         del metadata["statistics"][column]
     else:
         metadata["statistics"][column][part] = value
-    path.write_text(json.dumps(metadata))
+    with pytest.raises(CorruptStoreError, match="statistics"):
+        rewrite(path, metadata)
+    # Version 0.1.0 had no statistics in its fingerprints, and no checksum beside them.
+    del metadata["checksum"]
+    metadata["fingerprint_version"] = 1
+    metadata["fingerprint"] = StoreMetadata.from_json(metadata, str(path)).fingerprint
+    rewrite(path, metadata)
     (finding,) = validate(TrajectoryStore.open(store.path))
     assert (finding.severity, finding.code, finding.column) == ("error", "statistics", column)
 

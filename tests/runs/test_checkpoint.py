@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from offrl.errors import DiskFullError, RunError
 from offrl.nn import MLP, Adam, seed_generators
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs import checkpoint
-from offrl.runs.checkpoint import read_facts, read_part, write_checkpoint
+from offrl.runs.checkpoint import read_facts, read_part, verify_checkpoint, write_checkpoint
 from tests.runs.full_disk import files_up_to
 
 
@@ -63,6 +64,55 @@ def test_parts_and_facts_come_back(tmp_path: Path) -> None:
         for name, tensor in tensors.items():
             assert read[name].dtype == tensor.dtype
             assert torch.equal(read[name], tensor)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("part", list(PARTS))
+def test_a_flipped_bit_is_found_before_a_part_is_used(tmp_path: Path, part: str) -> None:
+    write_checkpoint(tmp_path / "step-7", PARTS, FACTS)
+    verify_checkpoint(tmp_path / "step-7")
+    read_part(tmp_path / "step-7", part)
+    flip_a_bit(tmp_path / "step-7" / f"{part}.safetensors")
+    with pytest.raises(RunError, match=f"checksum(.|\n)*{part}.safetensors"):
+        read_part(tmp_path / "step-7", part)
+    with pytest.raises(RunError, match=f"checksum(.|\n)*{part}.safetensors"):
+        verify_checkpoint(tmp_path / "step-7")
+
+
+def test_changed_facts_are_found(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "step-7", PARTS, FACTS)
+    facts = tmp_path / "step-7" / "facts.json"
+    facts.write_text(facts.read_text().replace('"step": 7', '"step": 8'))
+    with pytest.raises(RunError, match=r"checksum(.|\n)*facts\.json"):
+        read_facts(tmp_path / "step-7")
+
+
+@pytest.mark.parametrize("text", ["3", "[]", '{"checksums": 3}', '{"checksums": {"state.safetensors": 3}}'])
+def test_facts_that_are_something_else_are_refused(tmp_path: Path, text: str) -> None:
+    write_checkpoint(tmp_path / "step-7", PARTS, FACTS)
+    (tmp_path / "step-7" / "facts.json").write_text(text)
+    with pytest.raises(RunError):
+        read_facts(tmp_path / "step-7")
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "step-7", PARTS, FACTS)
+    (tmp_path / "step-7" / "facts.json").write_text(json.dumps(FACTS))
+    assert read_facts(tmp_path / "step-7") == FACTS
+    verify_checkpoint(tmp_path / "step-7")
+    assert torch.equal(read_part(tmp_path / "step-7", "state")["w"], PARTS["state"]["w"])
+
+
+def test_all_files_are_as_readable_as_others_are(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "step-7", PARTS, FACTS)
+    (tmp_path / "ordinary").touch()
+    files = [tmp_path / "ordinary", *(tmp_path / "step-7").iterdir()]
+    assert len({path.stat().st_mode for path in files}) == 1
 
 
 def test_tensors_that_are_not_contiguous_come_back(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from offrl import plugins
 from offrl.config.recipe import recipe_from_dict
 from offrl.errors import RecipeError, RunError, RunNotFoundError
 from offrl.nn.state import state_tensors
+from offrl.runs.checkpoint import read_facts, read_part, write_checkpoint
 from offrl.runs.load import load_normalizer, load_policy, policy_of_seed, resolve_device, saved_state, spec_of
 from offrl.runs.run import Run
 from tests.runs.test_acting import untrained
@@ -26,7 +26,7 @@ from tests.runs.test_acting import untrained
 def test_policies_come_back_as_they_were_saved(tmp_path: Path) -> None:
     run = untrained(tmp_path / "run", "td3", "Pendulum-v1")
     policy, facts = load_policy(run, "last")
-    saved = load_file(run.checkpoint("last") / "state.safetensors")
+    saved = read_part(run.checkpoint("last"), "state")
     tensors = state_tensors(policy.state)
     assert tensors.keys() == saved.keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in tensors.items())
@@ -67,10 +67,24 @@ def test_one_seed_s_policy_acts_as_it_does_among_the_others(algo: str, tmp_path:
 
 
 def damage(run: Run, change: Callable[[dict[str, Tensor]], None]) -> None:
-    path = run.checkpoint("last") / "state.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
+    """Write the last checkpoint again, with another state."""
+    directory = run.checkpoint("last")
+    facts = read_facts(directory)
+    parts = {file.stem: read_part(directory, file.stem) for file in directory.glob("*.safetensors")}
+    change(parts["state"])
+    write_checkpoint(directory, parts, facts)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    run = untrained(tmp_path / "run", "td3", "Pendulum-v1")
+
+    def spoil(tensors: dict[str, Tensor]) -> None:
+        tensors["actor.layers.0.bias"][0, 0] = value
+
+    damage(run, spoil)
+    with pytest.raises(RunError, match=r"'actor\.layers\.0\.bias' of the checkpoint is not finite"):
+        load_policy(run, "last")
 
 
 def test_what_sac_explored_by_in_former_versions_is_left_out(tmp_path: Path) -> None:
@@ -91,8 +105,9 @@ def test_a_state_that_has_such_parts_keeps_them(tmp_path: Path) -> None:
     class Exploring:
         exploration: Tensor
 
-    save_file({"exploration": torch.ones(3), "acting_steps": torch.ones(1)}, tmp_path / "state.safetensors")
-    found = saved_state(tmp_path, Exploring(torch.zeros(3)))
+    state = {"exploration": torch.ones(3), "acting_steps": torch.ones(1)}
+    write_checkpoint(tmp_path / "step-1", {"state": state}, {})
+    found = saved_state(tmp_path / "step-1", Exploring(torch.zeros(3)))
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"exploration": [1.0, 1.0, 1.0]}
 
 

@@ -267,6 +267,18 @@ def test_a_kill_at_any_point_leaves_a_whole_checkpoint(
     assert len(directories(again)) == 1
 
 
+def test_a_run_with_a_damaged_checkpoint_acts_only_by_one_that_is_named(run: Run) -> None:
+    save(run, "best", 10, 1.0)
+    save(run, "last", 10, 1.0)
+    assert run.choose_checkpoint() == "last"
+    state = run.checkpoint("best") / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"!")
+    with pytest.raises(RunError, match="checksum"):
+        run.choose_checkpoint()
+    assert run.choose_checkpoint("last") == "last"
+    assert saved(run, "last") == 1.0
+
+
 def test_what_others_keep_beside_checkpoints_stays(run: Run) -> None:
     others = run.path / "checkpoints" / "step-10-of-my-thesis"
     others.mkdir(parents=True)
