@@ -372,7 +372,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write(tmp_path / "file" / "dest", "new")
 
 
-WRITES = {"write_text", "write_bytes", "rename", "replace", "savefig", "mimwrite", "move", "copy", "copytree"}
+WRITES = {"write_text", "write_bytes", "rename", "replace", "savefig", "get_writer", "move", "copy", "copytree"}
 WITHIN_THE_KIT = {
     "offrl.files": "the kit itself",
     "offrl.collection.make_dataset": "moves a store into a whole folder",
