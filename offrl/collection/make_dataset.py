@@ -31,7 +31,8 @@ from offrl.config.recipe import Recipe, recipe_from_dict, with_settings
 from offrl.config.toml import write_toml
 from offrl.converters.catalog import local_path, open_dataset
 from offrl.data.parquet import require_parquet_or_nothing, write_parquet
-from offrl.data.store import CARD_FILE, EpisodeBlock, StoreWriter, TrajectoryStore, require_store_or_nothing
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store_folder import CARD_FILE, require_store_or_nothing
 from offrl.envs.evaluator import evaluate_random
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DatasetNotFoundError, RecipeError

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from offrl.config.bundled import bundled_root
+from offrl.data.metadata_file import METADATA_FILE
 from offrl.data.parquet import EPISODES_FILE, STEPS_FILE, content_of, unpack_parquet
-from offrl.data.store import METADATA_FILE, TrajectoryStore, require_store_or_nothing
+from offrl.data.store import TrajectoryStore
+from offrl.data.store_folder import require_store_or_nothing
 from offrl.errors import DataError, DatasetNotFoundError, RequestError, StoreError
 from offrl.files import home, whole_folder
 

@@ -16,7 +16,8 @@ from offrl.converters.options import ConvertOptions, check_fields
 from offrl.converters.remote import Located, locate
 from offrl.converters.report import Chunk, ConversionReport, Log, Tally
 from offrl.converters.source import Source
-from offrl.data.store import StoreWriter, require_store_or_nothing
+from offrl.data.store import StoreWriter
+from offrl.data.store_folder import require_store_or_nothing
 from offrl.errors import RequestError
 from offrl.files import whole_folder
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from offrl.config.bundled import bundled_root
 from offrl.converters.catalog import is_parquet_dataset
+from offrl.data.metadata_file import METADATA_FILE
 from offrl.data.parquet import count_rows, read_metadata
-from offrl.data.store import CARD_FILE, METADATA_FILE, TrajectoryStore
+from offrl.data.store import TrajectoryStore
+from offrl.data.store_folder import CARD_FILE
 from offrl.documents import read_toml
 from offrl.errors import OffrlError, SourceError
 from offrl.files import home

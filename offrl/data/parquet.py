@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from offrl.checksums import file_sha256, known_sha256
 from offrl.data.schema import ColumnSpec, StoreMetadata
-from offrl.data.store import CARD_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store_folder import CARD_FILE
 from offrl.data.trajectories import Trajectories
 from offrl.documents import parse_json
 from offrl.errors import RequestError, SourceError

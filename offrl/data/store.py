@@ -7,10 +7,7 @@ replaced likewise. So a process killed at any moment leaves a store that opens w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 
 from offrl.checksums import changed_files
 from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
+from offrl.data.metadata_file import read_metadata, write_metadata
 from offrl.data.schema import FINGERPRINT_VERSION, ColumnSpec, ShardRecord, StoreMetadata, space_to_json
 from offrl.data.shard import (
     EPISODE_COLUMNS,
@@ -35,6 +33,7 @@ from offrl.data.shard import (
     write_rows,
 )
 from offrl.data.statistics import ColumnStatistics
+from offrl.data.store_folder import lock_store, prepare_folder, remove_unnamed_shards
 from offrl.data.trajectories import (
     EpisodeTable,
     StoreView,
@@ -43,26 +42,16 @@ from offrl.data.trajectories import (
     check_rows,
     merge_statistics,
 )
-from offrl.documents import read_json
 from offrl.errors import (
     CorruptStoreError,
-    DatasetNotFoundError,
     RequestError,
     SpaceMismatchError,
     StoreError,
     listed,
 )
-from offrl.files import naming, own_folder, remove_leftovers, take_lock, write_whole
 from offrl.types import Spec
 
 __all__ = ["EpisodeBlock", "EpisodeTable", "StoreView", "StoreWriter", "Trajectories", "TrajectoryStore"]
-
-METADATA_FILE = "metadata.json"
-_LOCK_FILE = "lock"
-_FOLDERS = ("shards", "episodes")
-_SHARD_FILE = re.compile(r"\d{5,}\.arrow")
-CARD_FILE = "card.toml"
-"""What may lie beside a store's own files, and goes with it."""
 
 
 class TrajectoryStore(Trajectories):
@@ -94,7 +83,7 @@ class TrajectoryStore(Trajectories):
             CorruptStoreError: the metadata can't be read or has been changed, or a shard is missing or cut short.
         """
         folder = Path(path)
-        metadata = _read_metadata(folder)
+        metadata = read_metadata(folder)
         row_bytes = sum(column.row_bytes for column in metadata.columns)
         for shard in metadata.shards:
             _check_rows(folder, shard, row_bytes)
@@ -242,8 +231,8 @@ class StoreWriter:
     ) -> None:
         self.path = Path(path)
         self._shard_bytes = shard_bytes
-        exists = _prepare_folder(self.path, append)
-        self._lock = _acquire_lock(self.path / _LOCK_FILE)
+        exists = prepare_folder(self.path, append)
+        self._lock: int | None = lock_store(self.path)
         try:
             fresh = StoreMetadata(spec, name=self.path.name, fingerprint_version=fingerprint_version)
             metadata = TrajectoryStore.open(self.path).metadata if exists else fresh
@@ -255,8 +244,8 @@ class StoreWriter:
                 "name": name,
             }
             self._metadata = replace(metadata, **{key: item for key, item in given.items() if item is not None})
-            _remove_leftovers(self.path, self._metadata)
-            _write_metadata(self.path, self._metadata)
+            remove_unnamed_shards(self.path, self._metadata)
+            write_metadata(self.path, self._metadata)
         except BaseException:
             self._release()
             raise
@@ -328,8 +317,8 @@ class StoreWriter:
         store = TrajectoryStore(self.path, kept)
         statistics = merge_statistics(store.shard_block(i).statistics() for i in range(count))
         self._metadata = replace(kept, statistics=statistics)
-        _write_metadata(self.path, self._metadata)
-        _remove_leftovers(self.path, self._metadata)
+        write_metadata(self.path, self._metadata)
+        remove_unnamed_shards(self.path, self._metadata)
 
     def close(self) -> TrajectoryStore:
         """Commit, give the lock back, and open the store for reading."""
@@ -395,7 +384,7 @@ class StoreWriter:
             shards=(*self._metadata.shards, record),
             statistics=merge_statistics(iter((self._metadata.statistics, block.statistics()))),
         )
-        _write_metadata(self.path, metadata)
+        write_metadata(self.path, metadata)
         self._metadata = metadata
 
     def _check_open(self) -> None:
@@ -419,39 +408,6 @@ def _seeds(block: EpisodeBlock) -> NDArray[np.int64]:
     return np.full(len(block.lengths), -1, np.int64) if block.seeds is None else np.array(block.seeds, np.int64)
 
 
-def _read_metadata(folder: Path) -> StoreMetadata:
-    path = folder / METADATA_FILE
-    try:
-        value = read_json(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetNotFoundError(
-            "there is no trajectory store here" if folder.exists() else "there is no such folder",
-            where=str(folder),
-            hint=f"give the folder that holds {METADATA_FILE}, or convert a source to one with 'offrl convert'",
-        ) from None
-    except OSError as error:
-        raise StoreError(f"the store can't be read ({error.strerror})", where=str(path)) from error
-    except ValueError as error:
-        raise CorruptStoreError(f"the store's metadata isn't JSON ({error})", where=str(path), hint=HINT) from error
-    metadata = StoreMetadata.from_json(value, str(path))
-    if value.get("fingerprint") != metadata.fingerprint:
-        raise CorruptStoreError(
-            "the store's fingerprint isn't that of its spaces, columns, shards and statistics: the metadata has been "
-            "changed",
-            where=str(path),
-            hint=HINT,
-        )
-    # Version 0.1.0 wrote none.
-    checksum = value.pop("checksum", None)
-    if checksum != _checksum(value) and (checksum is not None or metadata.fingerprint_version > 1):
-        raise CorruptStoreError(
-            "the checksum of the store's metadata isn't the one that was written: it has been changed",
-            where=str(path),
-            hint=HINT,
-        )
-    return metadata
-
-
 def _check_rows(folder: Path, shard: ShardRecord, row_bytes: int) -> None:
     """Shards aren't compressed: what is declared must be there, or a few bytes would be read as gigabytes."""
     if shard.rows * row_bytes > shard.rows_bytes:
@@ -462,85 +418,6 @@ def _check_rows(folder: Path, shard: ShardRecord, row_bytes: int) -> None:
         )
 
 
-def _checksum(value: dict[str, Any]) -> str:
-    """Of all that the metadata says, its own checksum aside."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _write_metadata(folder: Path, metadata: StoreMetadata) -> None:
-    path = folder / METADATA_FILE
-    try:
-        value = metadata.to_json()
-        text = json.dumps(value | {"checksum": _checksum(value)}, indent=1, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"the provenance or the reference scores aren't JSON values ({error})",
-            where=str(path),
-            hint="give text, finite numbers, lists and dictionaries",
-        ) from error
-    write_whole(path, text)
-
-
-def _prepare_folder(folder: Path, append: bool) -> bool:
-    """Make the folders; says whether a store is there to append to."""
-    exists = (folder / METADATA_FILE).exists()
-    if exists and not append:
-        raise StoreError("there is a store here already", where=str(folder), hint="give another path, or append to it")
-    with naming(folder):
-        remove_leftovers(folder)
-        foreign = foreign_names(folder) if folder.exists() and not exists else []
-        folder.mkdir(parents=True, exist_ok=True)
-    if foreign:
-        raise StoreError(
-            f"the folder isn't empty and isn't a store: it holds '{foreign[0]}'",
-            where=str(folder),
-            hint="give a path where nothing is yet",
-        )
-    for name in _FOLDERS:
-        own_folder(folder / name)
-    return exists
-
-
-def foreign_names(folder: Path) -> list[str]:
-    """What lies in a folder and is no part of a store."""
-    return sorted(set(os.listdir(folder)) - {*_FOLDERS, _LOCK_FILE, METADATA_FILE, CARD_FILE})
-
-
-def require_store_or_nothing(dest: Path, *, overwrite: bool) -> None:
-    """Raise `RequestError` unless a store may be written here: nothing is here, or a store that may be replaced.
-
-    What a killed writer was replacing is given back first.
-    """
-    remove_leftovers(dest.parent)
-    remove_leftovers(dest)
-    if not os.path.lexists(dest):
-        return
-    if not overwrite:
-        raise RequestError("the destination exists", where=str(dest), hint="give another name, or say --overwrite")
-    if not (dest / METADATA_FILE).is_file():
-        raise RequestError(
-            "only a store is overwritten, and this isn't one",
-            where=str(dest),
-            hint="give another name, or move it away",
-        )
-    # A link goes, and what is behind it stays.
-    if not dest.is_symlink() and (foreign := foreign_names(dest)):
-        raise RequestError(
-            f"the store's folder holds something else too, '{foreign[0]}', which would be lost",
-            where=str(dest),
-            hint="give another name, or move that away",
-        )
-
-
-def _acquire_lock(path: Path) -> int | None:
-    descriptor = take_lock(path)
-    if descriptor is None:
-        raise StoreError(
-            "another process is writing to the store", where=str(path.parent), hint="wait until it has finished"
-        )
-    return descriptor
-
-
 def _check_same_spaces(stored: Spec, given: Spec, path: Path) -> None:
     for what in ("observation_space", "action_space"):
         if space_to_json(getattr(stored, what)) != space_to_json(getattr(given, what)):
@@ -549,14 +426,3 @@ def _check_same_spaces(stored: Spec, given: Spec, path: Path) -> None:
                 where=str(path),
                 hint="write them to a store of their own",
             )
-
-
-def _remove_leftovers(folder: Path, metadata: StoreMetadata) -> None:
-    """Remove what a killed writer had written and not yet named in the metadata."""
-    named = {file for shard in metadata.shards for file in (shard.rows_file, shard.episodes_file)}
-    for name in _FOLDERS:
-        with naming(folder / name):
-            remove_leftovers(folder / name)
-            for path in (folder / name).iterdir():
-                if _SHARD_FILE.fullmatch(path.name) and f"{name}/{path.name}" not in named:
-                    path.unlink()

@@ -13,9 +13,10 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from offrl.data.metadata_file import METADATA_FILE
 from offrl.data.schema import ColumnSpec, StoreMetadata
 from offrl.data.shard import EPISODE_COLUMNS
-from offrl.data.store import METADATA_FILE, EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.validate import Finding, validate
 from offrl.errors import CorruptStoreError
 from offrl.types import Spec
