@@ -17,6 +17,13 @@ METADATA_FILE = "metadata.json"
 
 
 def read_metadata(folder: Path) -> StoreMetadata:
+    """What a store says of itself.
+
+    Raises:
+        DatasetNotFoundError: there is no store in the folder.
+        SchemaVersionError: another version of offrl wrote it.
+        CorruptStoreError: it can't be understood, or has been changed.
+    """
     path = folder / METADATA_FILE
     try:
         value = read_json(path)
@@ -55,6 +62,12 @@ def _checksum(value: dict[str, Any]) -> str:
 
 
 def write_metadata(folder: Path, metadata: StoreMetadata) -> None:
+    """Replace what a store says of itself.
+
+    Raises:
+        DiskFullError: there is no room; what was there before still is.
+        StoreError: the provenance or the reference scores aren't JSON values, or the file can't be written.
+    """
     path = folder / METADATA_FILE
     try:
         value = metadata.to_json()

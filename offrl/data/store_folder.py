@@ -19,7 +19,12 @@ _SHARD_FILE = re.compile(r"\d{5,}\.arrow")
 
 
 def prepare_folder(folder: Path, append: bool) -> bool:
-    """Make the folders; says whether a store is there to append to."""
+    """Make the folders; says whether a store is there to append to.
+
+    Raises:
+        StoreError: there is a store already, and none is to be appended to; something else is there; a folder in it is
+            a link.
+    """
     exists = (folder / METADATA_FILE).exists()
     if exists and not append:
         raise StoreError("there is a store here already", where=str(folder), hint="give another path, or append to it")
