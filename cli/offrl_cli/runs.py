@@ -54,7 +54,7 @@ Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes'
 @command
 def evaluate(
     run: RunPath,
-    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 20,
+    episodes: Annotated[int, typer.Option(min=1, metavar="N", help="Episodes per seed.")] = 100,
     checkpoint: Checkpoint = None,
     video: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Film one episode per seed as MP4 (pip install 'offrl[video]').")
@@ -67,7 +67,11 @@ def evaluate(
 ) -> None:
     """Run a trained policy's greedy actions and report its returns.
 
-    Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --episodes 100
+    Episodes start where neither training nor its evaluations on the way did,
+    elsewhere for each training seed, and, unless --seed says otherwise, where
+    the evaluation that ends training does.
+
+    Example: offrl evaluate runs/bc-hopper-expert-20250101-120000 --seed 1
     """
     with working("Evaluating"):
         scores = offrl.evaluate(

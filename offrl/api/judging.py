@@ -43,7 +43,7 @@ def open_run(run: RunOrPath) -> Run:
 
 def evaluate(
     run: RunOrPath,
-    episodes: int = 20,
+    episodes: int = 100,
     *,
     checkpoint: str | None = None,
     seed: int = 0,
@@ -74,8 +74,9 @@ def compare(runs: Sequence[RunOrPath]) -> pd.DataFrame:
     """A table of runs by what their final evaluations found, one row each.
 
     Returns:
-        columns run, algo, dataset, env, seeds (how many), steps, mean_return, standard_error, iqm with its 95%
-        interval (iqm_low, iqm_high), and normalized_score. Figures are NaN for runs that weren't evaluated.
+        columns run, algo, dataset, env, seeds (how many), steps, mean_return, its standard_error (over seeds, or over
+        the episodes of a single one) and 95% interval (mean_low, mean_high), iqm with its 95% interval (iqm_low,
+        iqm_high), and normalized_score. Figures are NaN for runs that weren't evaluated, and the iqm of one seed is.
 
     Raises:
         RunNotFoundError: there is no run in a directory.
@@ -299,11 +300,9 @@ def export(
 
 def _row(run: Run) -> dict[str, Any]:
     recipe, scores = run.recipe, run.final_scores()
-    low, high = (None, None) if scores is None else scores["iqm_interval"]
-    figures = {
-        name: None if scores is None else scores[name]
-        for name in ("mean_return", "standard_error", "iqm", "normalized_score")
-    }
+    found = {} if scores is None else dict(scores)
+    mean_low, mean_high = found.get("mean_return_interval") or (None, None)
+    iqm_low, iqm_high = found.get("iqm_interval") or (None, None)
     return {
         "run": str(run.path),
         "algo": recipe.algo,
@@ -311,12 +310,14 @@ def _row(run: Run) -> dict[str, Any]:
         "env": recipe.env,
         "seeds": len(recipe.seeds),
         "steps": recipe.steps,
-        "mean_return": figures["mean_return"],
-        "standard_error": figures["standard_error"],
-        "iqm": figures["iqm"],
-        "iqm_low": low,
-        "iqm_high": high,
-        "normalized_score": figures["normalized_score"],
+        "mean_return": found.get("mean_return"),
+        "standard_error": found.get("standard_error"),
+        "mean_low": mean_low,
+        "mean_high": mean_high,
+        "iqm": found.get("iqm"),
+        "iqm_low": iqm_low,
+        "iqm_high": iqm_high,
+        "normalized_score": found.get("normalized_score"),
     }
 
 

@@ -137,12 +137,12 @@ class OnlineConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """When and how long the greedy policy is tried in the environment.
+    """When and how long the greedy policy is tried in the environment; see `offrl.envs.starts` for from where.
 
     Attributes:
         every: steps between evaluations; 0 evaluates at the end only.
         episodes: per seed, in each evaluation on the way.
-        final_episodes: per seed, at the end.
+        final_episodes: per seed, at the end: what the run is reported to be worth.
         max_episode_steps: cut evaluated and collected episodes there; 0 leaves the environment's own limit.
     """
 
@@ -150,7 +150,7 @@ class EvaluationConfig:
 
     every: CountOrZero = 5_000
     episodes: Count = 10
-    final_episodes: Count = 20
+    final_episodes: Count = 100
     max_episode_steps: CountOrZero = 0
 
 

@@ -14,9 +14,7 @@ from offrl.envs.episodes import Acts, rollouts, share_evenly
 from offrl.envs.make import Environments, make_environments
 from offrl.envs.policy import Actor, Policy
 from offrl.envs.spaces import check_spaces, spaces_of
-
-EVALUATION_STREAM = 7_919
-"""Keeps evaluation's reset seeds apart from those of collection."""
+from offrl.envs.starts import Purpose, Starts
 
 MAX_PARALLEL = 10
 """Copies of the environment per seed that run side by side."""
@@ -31,15 +29,15 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy, environment: str, episodes: int, *, seed: int = 0, max_episode_steps: int = 0
+    policy: Policy, environment: str, episodes: int, starts: Starts, *, max_episode_steps: int = 0
 ) -> Evaluation:
-    """Run the greedy policy of every seed; all seeds start from the same initial states, so only policies differ.
+    """Run the greedy policy of every seed, each from initial states of its own.
 
     Args:
         policy: S seeds' policies.
         environment: a Gymnasium id.
         episodes: complete episodes per seed.
-        seed: picks the initial states.
+        starts: the initial states, of the S seeds.
         max_episode_steps: cut episodes there; 0 leaves the environment's own limit.
 
     Raises:
@@ -52,8 +50,7 @@ def evaluate(
     )
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), environment)
-        reset_seeds = evaluation_seeds(seed, copies) * policy.seeds
-        evaluation = _returns(Greedy(policy, copies), environments, quota, reset_seeds)
+        evaluation = _returns(Greedy(policy, copies), environments, quota, starts.reset_seeds(copies))
     finally:
         environments.close()
     shape = (policy.seeds, episodes)
@@ -61,7 +58,13 @@ def evaluate(
 
 
 def evaluate_random(environment: str, episodes: int, *, seed: int = 0, max_episode_steps: int = 0) -> Evaluation:
-    """Uniformly random actions, in the manner of `evaluate`; [1, episodes].
+    """Uniformly random actions from final starts, in the manner of `evaluate`; [1, episodes].
+
+    Args:
+        environment: a Gymnasium id.
+        episodes: complete episodes.
+        seed: picks actions and initial states.
+        max_episode_steps: cut episodes there; 0 leaves the environment's own limit.
 
     Raises:
         RequestError: the environment can't be made, or an episode doesn't end.
@@ -71,17 +74,11 @@ def evaluate_random(environment: str, episodes: int, *, seed: int = 0, max_episo
     actions = batch_space(environments.single_action_space, copies)
     actions.seed(seed)
     try:
-        reset_seeds = evaluation_seeds(seed, copies)
-        evaluation = _returns(UniformlyRandom(actions), environments, quota, reset_seeds)
+        starts = Starts(Purpose.FINAL, (seed,))
+        evaluation = _returns(UniformlyRandom(actions), environments, quota, starts.reset_seeds(copies))
     finally:
         environments.close()
     return Evaluation(evaluation.returns.reshape(1, -1), evaluation.lengths.reshape(1, -1))
-
-
-def evaluation_seeds(seed: int, copies: int) -> list[int]:
-    """Reset seeds for the copies of an environment that one policy runs in."""
-    seeds: list[int] = np.random.SeedSequence([EVALUATION_STREAM, seed]).generate_state(copies).tolist()
-    return seeds
 
 
 class Greedy:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offrl.envs.episodes import single_episode
-from offrl.envs.evaluator import evaluation_seeds
 from offrl.envs.policy import Policy
+from offrl.envs.starts import Starts
 from offrl.envs.vector import make_single
 from offrl.errors import OffrlError, RequestError
 from offrl.files import naming, whole_path
@@ -28,20 +28,18 @@ def film(
     policy: Policy,
     environment: str,
     destination: Path,
+    starts: Starts,
     *,
-    seeds: tuple[int, ...],
-    seed: int = 0,
     max_episode_steps: int = 0,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
-    """One greedy episode of each seed's policy, from the same initial state, as `seed-<number>.mp4`.
+    """One greedy episode of each seed's policy, the first that it is evaluated by, as `seed-<number>.mp4`.
 
     Args:
         policy: S seeds' policies.
         environment: a Gymnasium id whose environment renders to arrays.
         destination: the folder to write to.
-        seeds: the S seeds' numbers.
-        seed: picks the initial state.
+        starts: the initial states, of the S seeds.
         max_episode_steps: cut episodes there; 0 leaves the environment's own limit.
         tell: told in words, every few seconds, how it gets on.
 
@@ -52,7 +50,7 @@ def film(
     with naming(destination):
         destination.mkdir(parents=True, exist_ok=True)
     files = []
-    for position, number in enumerate(seeds):
+    for position, (number, reset_seed) in enumerate(zip(starts.seeds, starts.reset_seeds(1), strict=True)):
         path = destination / f"seed-{number}.mp4"
         frames, last = 0, time.monotonic()
         with _rendering(environment):
@@ -64,7 +62,7 @@ def film(
             whole_path(path) as temporary,
             imageio.get_writer(temporary, fps=rate, macro_block_size=2) as writer,
         ):
-            for frame in _frames(policy, position, environment, env, seed):
+            for frame in _frames(policy, position, environment, env, reset_seed):
                 writer.append_data(frame)
                 frames += 1
                 if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
@@ -85,10 +83,9 @@ def _imageio() -> Any:
 
 
 def _frames(
-    policy: Policy, position: int, environment: str, env: gym.Env[Any, Any], seed: int
+    policy: Policy, position: int, environment: str, env: gym.Env[Any, Any], reset_seed: int
 ) -> Iterator[NDArray[np.uint8]]:
     """What is to be seen behind each step of one episode."""
-    (reset_seed,) = evaluation_seeds(seed, 1)
     for _ in single_episode(policy, position, env, reset_seed):
         with _rendering(environment):
             frame = np.asarray(env.render(), np.uint8)

@@ -17,9 +17,10 @@ from offrl.collection.collect import PolicyBehavior
 from offrl.converters.catalog import open_dataset
 from offrl.data.trajectories import Trajectories
 from offrl.envs.episodes import Acts, rollouts, share_evenly
-from offrl.envs.evaluator import EVALUATION_STREAM, MAX_PARALLEL
+from offrl.envs.evaluator import MAX_PARALLEL
 from offrl.envs.make import make_environment, make_environments
 from offrl.envs.spaces import check_spaces, spaces_of
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.off_policy.agent_policies import AgentPolicies
 from offrl.off_policy.choices import Choices
@@ -226,11 +227,11 @@ def true_returns(policies: AgentPolicies, seeds: tuple[int, ...], trial: Trial, 
     )
     try:
         check_spaces(policy.agent.spec, spaces_of(environments), trial.environment)
-        resets = np.random.SeedSequence([EVALUATION_STREAM, TRUTH_STREAM, plan.seed]).generate_state(copies).tolist()
+        resets = Starts(Purpose.TRUTH, seeds, plan.seed).reset_seeds(copies)
         returns = np.zeros((environments.count, quota))
         finished, time = np.zeros((2, environments.count), np.int64)
         acts = _acting(policies, seeds, plan.seed, copies)
-        for step in rollouts(acts, environments, quota, resets * policy.seeds):
+        for step in rollouts(acts, environments, quota, resets):
             counted = step.running if plan.horizon is None else step.running & (time < plan.horizon)
             (running,) = np.nonzero(counted)
             returns[running, finished[running]] += plan.discount ** time[running] * step.reward[running]

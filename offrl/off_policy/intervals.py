@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
 from typing import Literal, get_args
 
@@ -13,13 +12,13 @@ import numpy as np
 
 from offrl.errors import DataError, RequestError
 from offrl.off_policy.episode_log import Array, EpisodeLog
+from offrl.ops.student_t import student_t_quantile
 
 IntervalKind = Literal["bootstrap-percentile", "bootstrap-bca", "bootstrap-studentized", "t", "hoeffding", "bernstein"]
 INTERVALS: tuple[IntervalKind, ...] = get_args(IntervalKind)
 
 Ends = tuple[float, float]
 _NORMAL = NormalDist()
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 @dataclass(frozen=True)
@@ -127,24 +126,6 @@ BOUNDED: dict[str, Callable[[Array, float, float, float], Ends]] = {
     "bernstein": empirical_bernstein,
 }
 """Intervals that hold for every number of episodes, of what has known bounds."""
-
-
-@cache
-def student_t_quantile(freedom: int, confidence: float) -> float:
-    """The t with P(|T| ≤ t) = confidence for `freedom` degrees of freedom."""
-    low, high = 0.0, math.pi / 2.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if _central_mass(freedom, middle) < confidence else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _central_mass(freedom: int, angle: float) -> float:
-    """P(|T| ≤ √ν tan(angle)): with t = √ν tan θ the density becomes proportional to cos^{ν-1} θ."""
-    log_scale = math.lgamma((freedom + 1) / 2.0) - math.lgamma(freedom / 2.0) - math.log(math.pi) / 2.0
-    angles = (_NODES + 1.0) * angle / 2.0
-    mass = np.sum(_NODE_WEIGHTS * np.exp((freedom - 1) * np.log(np.cos(angles)) + log_scale)) * angle
-    return float(mass)
 
 
 def standard_error(contributions: Array) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from offrl.envs.evaluator import evaluate
 from offrl.envs.policy import Policy
+from offrl.envs.starts import Purpose, Starts
 from offrl.envs.video import film
 from offrl.errors import RequestError
 from offrl.runs.load import load_policy
@@ -26,13 +27,13 @@ def evaluate_run(
     video: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Greedy returns of a run's policies.
+    """Greedy returns of a run's policies, from starts that neither training nor the choice of a checkpoint saw.
 
     Args:
         run: a run with a checkpoint.
         episodes: complete episodes per seed.
         checkpoint: "last" or "best"; None for the one that training reported.
-        seed: picks the initial states.
+        seed: picks the initial states: with 0, those of the evaluation that ends training.
         env: a Gymnasium id in place of the run's own.
         max_episode_steps: cut episodes there, whatever limit the environment has; None for the run's recipe's.
         video: a folder for one film per seed.
@@ -52,15 +53,7 @@ def evaluate_run(
         policy, run, facts, checkpoint=checkpoint, episodes=episodes, seed=seed, env=env, max_episode_steps=limit
     )
     if video is not None:
-        files = film(
-            policy,
-            scores["environment"],
-            video,
-            seeds=run.recipe.seeds,
-            seed=seed,
-            max_episode_steps=limit,
-            tell=tell,
-        )
+        files = film(policy, scores["environment"], video, _starts(run, seed), max_episode_steps=limit, tell=tell)
         scores["videos"] = [str(file) for file in files]
     return scores
 
@@ -89,8 +82,10 @@ def scores_of(
     if environment is None:
         raise RequestError("this run names no environment to evaluate in", hint="name one with --env")
     limit = run.recipe.evaluation.max_episode_steps if max_episode_steps is None else max_episode_steps
-    evaluation = evaluate(policy, environment, episodes, seed=seed, max_episode_steps=limit)
-    return {
-        "checkpoint": checkpoint,
-        **summarize(evaluation, environment, run.recipe.seeds, facts["reference_scores"]),
-    }
+    starts = _starts(run, seed)
+    evaluation = evaluate(policy, environment, episodes, starts, max_episode_steps=limit)
+    return {"checkpoint": checkpoint, **summarize(evaluation, environment, starts, facts["reference_scores"])}
+
+
+def _starts(run: Run, seed: int) -> Starts:
+    return Starts(Purpose.FINAL, run.recipe.seeds, seed)

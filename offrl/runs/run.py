@@ -170,7 +170,7 @@ class Run:
 
     def evaluate(
         self,
-        episodes: int = 20,
+        episodes: int = 100,
         *,
         checkpoint: str | None = None,
         seed: int = 0,
@@ -180,12 +180,12 @@ class Run:
         progress: bool = True,
         trust: bool = False,
     ) -> Scores:
-        """Greedy returns of every seed's policy.
+        """Greedy returns of every seed's policy, from starts that neither training nor the choice of a checkpoint saw.
 
         Args:
             episodes: complete episodes per seed.
             checkpoint: "last" or "best"; None for the one that training reported.
-            seed: picks the initial states.
+            seed: picks the initial states: with 0, those of the evaluation that ends training.
             env: a Gymnasium id in place of the run's own.
             max_episode_steps: cut episodes there, whatever limit the environment has; None for the recipe's
                 evaluation.max_episode_steps. Without any limit, an episode of 50,000 steps is refused.
@@ -231,7 +231,7 @@ class Run:
         from offrl.runs.scores import Scores
 
         finals = [line for line in self.lines("evaluations.jsonl") if line.get("final")]
-        return Scores(finals[-1]) if finals else None
+        return Scores.of_line(finals[-1]) if finals else None
 
     def metrics(self) -> pd.DataFrame:
         """What was logged in training: a row for each step and seed, a column for each metric.

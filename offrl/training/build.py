@@ -119,9 +119,11 @@ def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Calla
 def _evaluated(recipe: Recipe, policy: Policy, facts: Mapping[str, Any], step: int) -> dict[str, Any]:
     """What the policies are worth at a step."""
     from offrl.envs.evaluator import evaluate
+    from offrl.envs.starts import Purpose, Starts
     from offrl.runs.scores import summarize
 
     assert recipe.env is not None
     plan = recipe.evaluation
-    evaluation = evaluate(policy, recipe.env, plan.episodes, seed=step, max_episode_steps=plan.max_episode_steps)
-    return summarize(evaluation, recipe.env, recipe.seeds, facts["reference_scores"])
+    starts = Starts(Purpose.PROGRESS if step else Purpose.BEGINNING, recipe.seeds, step)
+    evaluation = evaluate(policy, recipe.env, plan.episodes, starts, max_episode_steps=plan.max_episode_steps)
+    return summarize(evaluation, recipe.env, starts, facts["reference_scores"])

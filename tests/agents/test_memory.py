@@ -23,9 +23,10 @@ from offrl.deploy.file_formats import FORMATS
 from offrl.envs import video
 from offrl.envs.collector import Collector
 from offrl.envs.episodes import CountedStep, rollouts, single_episode
-from offrl.envs.evaluator import Greedy, evaluate, evaluation_seeds
+from offrl.envs.evaluator import Greedy, evaluate
 from offrl.envs.make import environment_spec, make_environments
 from offrl.envs.policy import Policy
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import RequestError
 from offrl.feeds.dagger import Teacher
 from offrl.off_policy.agent_policies import AgentPolicies
@@ -222,9 +223,9 @@ def test_training_changes_all_of_the_network(run: Run) -> None:
 def test_a_single_episode_is_that_of_an_evaluation(run: Run) -> None:
     policy, _ = load_policy(run, "last")
     name = run.recipe.env or ""
-    (reset_seed,) = evaluation_seeds(4, 1)
-    evaluation = evaluate(policy, name, 1, seed=4)
-    for position in range(2):
+    starts = Starts(Purpose.FINAL, run.recipe.seeds, 4)
+    evaluation = evaluate(policy, name, 1, starts)
+    for position, reset_seed in enumerate(starts.reset_seeds(1)):
         rewards = list(single_episode(policy, position, gym.make(name), reset_seed))
         assert sum(rewards) == pytest.approx(evaluation.returns[position, 0], rel=1e-5)
         assert sum(rewards) == pytest.approx(sum(by_hand(policy, position, gym.make(name), reset_seed)), rel=1e-5)
@@ -251,7 +252,8 @@ def one(observation: Any) -> Any:
 def test_an_evaluation_of_the_run_is_that_of_its_policy(run: Run) -> None:
     policy, _ = load_policy(run, "last")
     scores = evaluate_run(run, episodes=6, checkpoint="last", seed=2)
-    np.testing.assert_allclose(scores["returns"], evaluate(policy, run.recipe.env or "", 6, seed=2).returns)
+    starts = Starts(Purpose.FINAL, run.recipe.seeds, 2)
+    np.testing.assert_allclose(scores["returns"], evaluate(policy, run.recipe.env or "", 6, starts).returns)
 
 
 def test_programs_that_step_an_environment_have_it_remembered(run: Run) -> None:
@@ -312,10 +314,10 @@ def test_a_film_shows_the_episode(runs: dict[str, Run], tmp_path: Path, monkeypa
             films[-1].append(frame)
 
     monkeypatch.setattr(video, "_imageio", lambda: Writer)
-    files = video.film(policy, "offrl-test/ShownCounting-v0", tmp_path / "films", seeds=(3, 5), seed=1)
+    starts = Starts(Purpose.FINAL, (3, 5), 1)
+    files = video.film(policy, "offrl-test/ShownCounting-v0", tmp_path / "films", starts)
     assert [file.name for file in files] == ["seed-3.mp4", "seed-5.mp4"]
-    for position, frames in enumerate(films):
-        (reset_seed,) = evaluation_seeds(1, 1)
+    for position, (frames, reset_seed) in enumerate(zip(films, starts.reset_seeds(1), strict=True)):
         rewards = list(by_hand(policy, position, gym.make(SEEDED), reset_seed))
         shown = [int(frame[0, 0, 0]) for frame in frames]
         assert np.allclose(shown, [int(10 * reward) % 256 for reward in rewards], atol=1)

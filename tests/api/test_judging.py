@@ -33,7 +33,7 @@ def test_scores_are_figures_and_words(run: Run) -> None:
     assert scores.to_dict() == scores
     lines = repr(scores).splitlines()
     assert lines[0].split() == ["environment", "Pendulum-v1"]
-    assert "standard error over seeds" in lines[1]
+    assert "standard error over 2 seeds and their starts" in lines[1]
     assert len(lines) == 3
 
 
@@ -71,7 +71,8 @@ def test_runs_are_compared_in_a_table(run: Run, tmp_path: Path, demos: Path) -> 
     assert table["seeds"].tolist() == [2, 1]
     first = table.iloc[0]
     assert first["mean_return"] == scores["mean_return"]
-    assert (first["iqm_low"], first["iqm_high"]) == tuple(scores["iqm_interval"])
+    assert [first["mean_low"], first["mean_high"]] == scores["mean_return_interval"]
+    assert [first["iqm_low"], first["iqm_high"]] == scores["iqm_interval"]
     assert math.isnan(table["mean_return"][1])
 
 

@@ -48,7 +48,7 @@ def test_evaluate_prints_a_row_for_each_seed(offrl: Offrl, run: Path) -> None:
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines[2:4]] == [["0", "2"], ["1", "2"]]
     assert lines[-1] == "checkpoint  best"
-    assert "(standard error over seeds)" in result.stdout
+    assert "(standard error over 2 seeds and their starts)" in result.stdout
 
 
 def test_the_checkpoint_that_training_reported_is_what_later_commands_take(offrl: Offrl, tmp_path: Path) -> None:

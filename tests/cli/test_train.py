@@ -49,6 +49,7 @@ def test_each_seed_s_returns_and_the_iqm_are_one_json_object(offrl: Offrl, demos
     assert [len(returns) for returns in scores["returns"]] == [2, 2, 2]
     low, high = scores["iqm_interval"]
     assert low <= scores["iqm"] <= high
+    assert scores["starts"] == "final"
     assert scores["environment"] == "Pendulum-v1"
     run = Run.open(Path(scores["run"]))
     assert run.path.parent == Path("runs")
@@ -61,7 +62,8 @@ def test_people_get_a_table_and_the_run_s_path(offrl: Offrl, demos: Path) -> Non
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["seed", "episodes", "mean", "return", "least", "greatest", "mean", "length"]
     assert lines[2].split()[:2] == ["0", "2"]
-    assert any(line.startswith("interquartile mean") for line in lines)
+    assert any("(standard error over 2 episodes of one training)" in line for line in lines)
+    assert not any(line.startswith("interquartile mean") for line in lines)
     assert lines[-1] == "run  here"
     assert "step 20 of 20" in result.stderr
     with open("here/metrics.csv", newline="") as file:

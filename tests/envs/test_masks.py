@@ -20,6 +20,7 @@ from offrl.envs.evaluator import evaluate, evaluate_random
 from offrl.envs.exploration import random_actions
 from offrl.envs.make import environment_spec, tells_of_masks
 from offrl.envs.policy import Actor, Policy
+from offrl.envs.starts import Purpose, Starts
 from offrl.plugins import algorithms
 from offrl.replay.ring import OnlineRing
 from offrl.replay.rollout_buffer import RolloutBuffer
@@ -144,7 +145,7 @@ def test_an_agent_that_knows_no_masks_is_told_of_none() -> None:
 
 
 def test_an_evaluation_takes_what_is_allowed() -> None:
-    evaluation = evaluate(menu_policy(), MENU, 12)
+    evaluation = evaluate(menu_policy(), MENU, 12, Starts(Purpose.FINAL, tuple(SEEDS)))
     assert (evaluation.lengths == STEPS).all()
     random = evaluate_random(MENU, 200)
     assert abs(random.returns.mean() / STEPS - expected_random()) < 0.02

@@ -15,6 +15,7 @@ from offrl.config.recipe import recipe_from_dict
 from offrl.data.schema import space_to_json
 from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.nn.state import state_tensors
 from offrl.replay.normalization import ObservationNormalizer
@@ -69,8 +70,8 @@ def returns(run: Run, seed: int, resets: list[int], **options: Any) -> list[floa
 def test_it_acts_as_evaluation_does(tmp_path: Path, frames: int, position: int) -> None:
     run = untrained(tmp_path / "run", "td3", "Pendulum-v1", data={"frame_stack": frames})
     policy, _ = load_policy(run, "last")
-    wanted = evaluate(policy, "Pendulum-v1", 2, seed=4).returns[position]
-    resets = np.random.SeedSequence([7_919, 4]).generate_state(2).tolist()
+    wanted = evaluate(policy, "Pendulum-v1", 2, Starts(Purpose.FINAL, run.recipe.seeds, 4)).returns[position]
+    resets = Starts(Purpose.FINAL, (run.recipe.seeds[position],), 4).reset_seeds(2)
     assert returns(run, run.recipe.seeds[position], resets) == pytest.approx(wanted.tolist(), rel=1e-3)
 
 

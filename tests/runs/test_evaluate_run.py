@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from offrl.envs.evaluator import evaluate
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import RequestError, RunNotFoundError, SpaceMismatchError
 from offrl.nn.state import state_tensors
 from offrl.runs import evaluate_run as module
@@ -27,11 +28,12 @@ def run(tmp_path: Path) -> Run:
 
 def test_the_returns_are_those_of_the_run_s_policies(run: Run) -> None:
     scores = evaluate_run(run, episodes=6, seed=3)
-    expected = evaluate(load_policy(run, "last")[0], COUNTING, 6, seed=3)
+    expected = evaluate(load_policy(run, "last")[0], COUNTING, 6, Starts(Purpose.FINAL, (2, 7), 3))
     np.testing.assert_allclose(scores["returns"], expected.returns)
     assert scores["lengths"] == expected.lengths.tolist()
-    told = {name: scores[name] for name in ("checkpoint", "environment", "episodes", "seeds")}
-    assert told == {"checkpoint": "last", "environment": COUNTING, "episodes": 6, "seeds": [2, 7]}
+    told = {name: scores[name] for name in ("checkpoint", "environment", "episodes", "seeds", "starts")}
+    expected_told = {"checkpoint": "last", "environment": COUNTING, "episodes": 6, "seeds": [2, 7], "starts": "final"}
+    assert told == expected_told
     assert "videos" not in scores
 
 
@@ -78,13 +80,11 @@ def test_films_are_of_the_same_policies_in_the_same_environment(
 ) -> None:
     asked: list[Any] = []
 
-    def film(
-        policy: Any, environment: str, destination: Path, *, seeds: tuple[int, ...], seed: int, **options: Any
-    ) -> list[Path]:
-        asked.append((policy.seeds, environment, seeds, seed))
-        return [destination / f"seed-{number}.mp4" for number in seeds]
+    def film(policy: Any, environment: str, destination: Path, starts: Starts, **options: Any) -> list[Path]:
+        asked.append((policy.seeds, environment, starts))
+        return [destination / f"seed-{number}.mp4" for number in starts.seeds]
 
     monkeypatch.setattr(module, "film", film)
     scores = evaluate_run(run, episodes=1, seed=9, video=tmp_path / "films")
-    assert asked == [(2, COUNTING, (2, 7), 9)]
+    assert asked == [(2, COUNTING, Starts(Purpose.FINAL, (2, 7), 9))]
     assert scores["videos"] == [str(tmp_path / "films" / f"seed-{number}.mp4") for number in (2, 7)]

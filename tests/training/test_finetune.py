@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from offrl.agents.fine_tuning import INITIAL_LOG_STD, LEFT_OF_ANCHOR, SMALL_ACTOR_STEP
 from offrl.collection.collect import collect_random
 from offrl.config.recipe import Recipe, parsed_settings, recipe_from_dict, to_toml
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import RecipeError, RequestError, SpaceMismatchError
 from offrl.feeds import open_problem
 from offrl.feeds.replay import ReplayFeed
 from offrl.feeds.warm_start import take_over
 from offrl.nn.state import state_tensors
 from offrl.runs.checkpoint import read_part
-from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
@@ -165,6 +167,12 @@ def test_a_run_goes_on_with_all_of_its_state(pretrained: Run, tmp_path: Path) ->
     assert all(torch.equal(loop.fixed_parts["normalizer"][name], normalizer[name]) for name in normalizer)
 
 
+def returns_at_first(source: Run, environment: str) -> NDArray[np.float64]:
+    """What a cloned policy gets in one episode, started as fine-tuning tries what it takes over; [S, 1]."""
+    policy, _ = load_policy(source, source.reported_checkpoint)
+    return evaluate(policy, environment, 1, Starts(Purpose.BEGINNING, source.recipe.seeds)).returns
+
+
 @pytest.mark.parametrize(
     ("algo", "settings"),
     [("td3", ()), ("sac", ()), ("ppo", ("agent.rollout_steps=10",))],
@@ -176,9 +184,8 @@ def test_a_cloned_policy_acts_as_before_and_goes_on_learning(
     run = train(continued(cloned, *settings, algo=algo), tmp_path / "run")
 
     first, last = run.lines("evaluations.jsonl")
-    expected = evaluate_run(cloned, episodes=1, seed=0, env="Pendulum-v1")
-    assert first["step"] == 0
-    np.testing.assert_allclose(first["returns"], expected["returns"], rtol=1e-4)
+    assert (first["step"], first["starts"], last["starts"]) == (0, "beginning", "final")
+    np.testing.assert_allclose(first["returns"], returns_at_first(cloned, "Pendulum-v1"), rtol=1e-4)
     assert last["returns"] != first["returns"]
     assert Run.open(run.path).recipe.algo == algo
     assert TrajectoryStore.open(run.path / "replay").num_steps == 2 * 60
@@ -191,8 +198,7 @@ def test_discrete_policies_go_on(algo: str, tmp_path: Path) -> None:
     settings = ("agent.rollout_steps=10",) if algo == "ppo" else ()
     run = train(continued(cloned, *settings, algo=algo, env="CartPole-v1"), tmp_path / "run")
 
-    expected = evaluate_run(cloned, episodes=1, seed=0, env="CartPole-v1")
-    assert run.lines("evaluations.jsonl")[0]["returns"] == expected["returns"]
+    assert run.lines("evaluations.jsonl")[0]["returns"] == returns_at_first(cloned, "CartPole-v1").tolist()
     replay = TrajectoryStore.open(run.path / "replay")
     assert replay.num_steps == 60
     assert set(replay.read("action", 0, replay.num_rows).tolist()) == {0, 1}
@@ -373,8 +379,7 @@ def test_ppo_takes_over_normalized_layers(demonstrations: Path, tmp_path: Path) 
     agent = {"hidden": [16, 16], "layer_norm": True}
     source = train(bc_recipe(demonstrations, steps=20, env="none", agent=agent), tmp_path / "cloned")
     run = train(continued(source, "agent.rollout_steps=10", algo="ppo"), tmp_path / "run")
-    expected = evaluate_run(source, episodes=1, seed=0, env="Pendulum-v1")
-    assert run.lines("evaluations.jsonl")[0]["returns"] == expected["returns"]
+    assert run.lines("evaluations.jsonl")[0]["returns"] == returns_at_first(source, "Pendulum-v1").tolist()
     with pytest.raises(RecipeError, match="layer_norm=true, this one layer_norm=false"):
         train(continued(source, algo="td3"), tmp_path / "td3")
 

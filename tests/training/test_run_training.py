@@ -20,6 +20,7 @@ from offrl.data.store import StoreWriter
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Actor
 from offrl.envs.spaces import check_spaces
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import (
     DataError,
     DivergenceError,
@@ -387,17 +388,31 @@ def test_evaluation_is_the_policy_in_the_environment(demonstrations: Path, tmp_p
     scores = evaluate_run(run, episodes=1, seed=3)
 
     policy, _ = load_policy(run, "last")
-    from offrl.envs.evaluator import evaluation_seeds
-
-    for position in range(2):
+    for position, reset_seed in enumerate(Starts(Purpose.FINAL, run.recipe.seeds, 3).reset_seeds(1)):
         env = gym.make("Pendulum-v1")
-        observation, _ = env.reset(seed=evaluation_seeds(3, 1)[0])
+        observation, _ = env.reset(seed=reset_seed)
         actor, total, done = Actor(policy, 1), 0.0, False
         while not done:
             action = actor.greedy(np.stack([observation, observation]))[position]
             observation, reward, terminated, truncated, _ = env.step(action)
             total, done = total + float(reward), terminated or truncated
         assert scores["returns"][position][0] == pytest.approx(total, rel=1e-4)
+
+
+def test_what_is_reported_starts_where_nothing_was_chosen(demonstrations: Path, tmp_path: Path) -> None:
+    """Both evaluations at the last step are of one policy; neither checkpoint is judged by what picked the best one."""
+    evaluation = {"every": 60, "episodes": 2, "final_episodes": 2}
+    run = train(bc_recipe(demonstrations, evaluation=evaluation), tmp_path / "run")
+    *on_the_way, at_last, final = run.lines("evaluations.jsonl")
+    assert (at_last["step"], final["step"], final["checkpoint"]) == (120, 120, "last")
+    assert [line["starts"] for line in (*on_the_way, at_last, final)] == ["progress", "progress", "final"]
+    known = {value for line in (*on_the_way, at_last) for returns in line["returns"] for value in returns}
+    for kind in ("last", "best"):
+        scores = evaluate_run(run, episodes=2, checkpoint=kind)
+        assert scores["starts"] == "final"
+        assert not known & {value for returns in scores["returns"] for value in returns}
+    # Asked for again, it says again what the training said.
+    assert evaluate_run(run, episodes=2)["returns"] == final["returns"]
 
 
 @pytest.mark.learning
