@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from offrl.errors import DataError, RequestError, SpaceMismatchError
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
+from offrl.off_policy.external_data import keeps_data_elsewhere
 from offrl.off_policy.features import Observations
 from offrl.off_policy.log_checks import PROBABILITY_SLACK
 
@@ -156,6 +157,20 @@ class ColumnPolicy:
         return choices if whole else replace(choices, probabilities=None)
 
 
+def _require_whole(path: Path) -> None:
+    """Raise `RequestError` where an ONNX file would have other files read, whatever these are."""
+    try:
+        elsewhere = keeps_data_elsewhere(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RequestError(f"the ONNX file can't be read: {error}", where=str(path), hint="export it again") from error
+    if elsewhere:
+        raise RequestError(
+            "the ONNX file keeps numbers in another file, and only the file that was named is read",
+            where=str(path),
+            hint="write it as one file, as offrl export does",
+        )
+
+
 class OnnxPolicy:
     """A policy in an ONNX file that takes rows of observations, as `offrl export --format onnx` writes them.
 
@@ -166,8 +181,8 @@ class OnnxPolicy:
         epsilon: the share of uniformly random actions among discrete ones.
 
     Raises:
-        RequestError: onnxruntime isn't installed, the file can't be read by it, has no such output, or its policy has a
-            memory.
+        RequestError: onnxruntime isn't installed, the file can't be read by it, keeps numbers in other files, has no
+            such output, or its policy has a memory.
     """
 
     def __init__(self, path: Path, output: str | None = None, epsilon: float = 0.0) -> None:
@@ -177,6 +192,7 @@ class OnnxPolicy:
             raise RequestError(
                 "reading an ONNX file needs onnxruntime", hint="pip install onnxruntime", where=str(path)
             ) from error
+        _require_whole(path)
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:

@@ -207,7 +207,10 @@ class FakeSession:
         ]
 
 
-def test_an_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("double", "shares", "numbers", "torques"):
+        Path(f"{name}.onnx").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=FakeSession))
     log = continuous_log()
     actions = OnnxPolicy(Path("double.onnx")).choices(log, draws=1, seed=0).actions
