@@ -90,6 +90,12 @@ def convert(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pickles: only of authors whom you'd let run code here.")
     ] = False,
+    max_expansion: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="How many times larger than its files a source may unpack to, beyond 256 MiB."
+        ),
+    ] = 200,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -114,6 +120,7 @@ def convert(
             action_bounds=None if action_bounds is None else _bounds(action_bounds),
             out_of_bounds=out_of_bounds.value,
             allow_pickle=allow_pickle,
+            max_expansion=max_expansion,
             overwrite=overwrite,
             bandit=bandit,
             episode_per_file=episode_per_file,

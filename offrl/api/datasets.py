@@ -104,6 +104,7 @@ def convert(
     action_bounds: tuple[float, float] | None = None,
     out_of_bounds: OutOfBounds = "error",
     allow_pickle: bool = False,
+    max_expansion: int = 200,
     overwrite: bool = False,
     bandit: bool = False,
     episode_per_file: bool = False,
@@ -123,6 +124,7 @@ def convert(
         action_bounds: of every action, where none are known.
         out_of_bounds: what becomes of actions outside their bounds: "error", "clip" or "keep".
         allow_pickle: read pickles: only of authors whom you'd let run code here.
+        max_expansion: how many times larger than its files a source may be once unpacked, beyond 256 MiB.
         overwrite: replace a dataset at `out`, once the new one is whole.
         bandit: each row of a table is an episode of one step, as in the log of a contextual bandit.
         episode_per_file: each file of a folder of tables is an episode.
@@ -150,6 +152,7 @@ def convert(
         action_bounds=action_bounds,
         out_of_bounds=out_of_bounds,
         allow_pickle=allow_pickle,
+        max_expansion=max_expansion,
         bandit=bandit,
         episode_per_file=episode_per_file,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from offrl.converters.expansion import MAX_EXPANSION
 from offrl.errors import RequestError
 
 Timeouts = Literal["keep", "drop", "terminal"]
@@ -31,6 +32,8 @@ class ConvertOptions:
         action_bounds: (low, high) of every action dimension, where neither source nor environment says.
         out_of_bounds: what to do with actions outside their bounds: refuse them, `clip` or `keep` them.
         allow_pickle: read pickled data, which can run any code that its author wished.
+        max_expansion: how many times larger than its files a source may be once unpacked; see
+            `offrl.converters.expansion`.
         bandit: each row of a table is an episode of one step, as in the log of a contextual bandit.
         episode_per_file: each file of a folder of tables is an episode.
     """
@@ -42,12 +45,15 @@ class ConvertOptions:
     action_bounds: tuple[float, float] | None = None
     out_of_bounds: OutOfBounds = "error"
     allow_pickle: bool = False
+    max_expansion: int = MAX_EXPANSION
     bandit: bool = False
     episode_per_file: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("timeouts", self.timeouts, get_args(Timeouts))
         _check_choice("out_of_bounds", self.out_of_bounds, get_args(OutOfBounds))
+        if self.max_expansion < 1:
+            raise RequestError(f"a largest expansion of {self.max_expansion} can't be", hint="give at least 1")
         if self.time_limit is not None and self.time_limit < 1:
             raise RequestError(f"a time limit of {self.time_limit} steps can't be", hint="give at least 1")
         if self.bandit and (self.episode_per_file or self.time_limit is not None):

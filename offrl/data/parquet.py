@@ -31,6 +31,8 @@ CHECKSUMS_FILE = "SHA256SUMS"
 """As `sha256sum -c` reads it. Version 0.1.0 exported none."""
 _METADATA_KEY = b"offrl"
 _ROWS_PER_GROUP = 131_072
+_ALWAYS_UNPACKED, _MAX_EXPANSION = 2**30, 10_000
+"""Bytes of a row group that are unpacked in any case, and otherwise at most so many times what is stored of it."""
 _NAMES = {STEPS_FILE, EPISODES_FILE, CHECKSUMS_FILE, CARD_FILE}
 
 
@@ -97,8 +99,9 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
 
     content_of(folder)
     try:
-        steps, episodes = pq.ParquetFile(folder / STEPS_FILE), pq.read_table(folder / EPISODES_FILE)
+        steps, episodes = pq.ParquetFile(folder / STEPS_FILE), pq.ParquetFile(folder / EPISODES_FILE)
         metadata = _metadata(steps, folder)
+        _require_stored(steps, episodes, metadata, folder)
         with StoreWriter(
             destination,
             metadata.spec,
@@ -108,9 +111,9 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
             name=metadata.name,
             fingerprint_version=metadata.fingerprint_version,
         ) as writer:
-            for block in _blocks(steps, episodes, metadata.columns):
+            for block in _blocks(steps, episodes.read(), metadata.columns):
                 writer.append(block)
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise SourceError(
             f"the Parquet dataset can't be read ({error})", where=str(folder), hint="fetch or export it again"
         ) from error
@@ -161,7 +164,7 @@ def read_metadata(folder: Path) -> StoreMetadata:
 
     try:
         return _metadata(pq.ParquetFile(folder / STEPS_FILE), folder)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise SourceError(f"the Parquet dataset can't be read ({error})", where=str(folder)) from error
 
 
@@ -182,6 +185,24 @@ def _metadata(steps: pq.ParquetFile, folder: Path) -> StoreMetadata:
             hint="convert it as a table: offrl convert FILE DEST --map column=field",
         )
     return StoreMetadata.from_json({**parse_json(text), "shards": [], "statistics": {}}, str(folder / STEPS_FILE))
+
+
+def _require_stored(steps: pq.ParquetFile, episodes: pq.ParquetFile, metadata: StoreMetadata, folder: Path) -> None:
+    """Raise `SourceError` where more rows are declared than what is stored can hold: they would fill the memory."""
+    about, row_bytes = steps.metadata, sum(column.row_bytes for column in metadata.columns)
+    for index in range(about.num_row_groups):
+        group = about.row_group(index)
+        stored = sum(group.column(i).total_compressed_size for i in range(about.num_columns))
+        if group.num_rows * row_bytes > max(_ALWAYS_UNPACKED, _MAX_EXPANSION * stored):
+            raise SourceError(
+                f"{stored:,} bytes declare {group.num_rows:,} rows of {row_bytes:,} bytes",
+                where=str(folder / STEPS_FILE),
+                hint="export the dataset again",
+            )
+    if episodes.metadata.num_rows > about.num_rows:
+        raise SourceError(
+            "there are more episodes than rows of steps", where=str(folder), hint="export the dataset again"
+        )
 
 
 def _blocks(steps: pq.ParquetFile, episodes: pa.Table, columns: tuple[ColumnSpec, ...]) -> Iterator[EpisodeBlock]:

@@ -149,3 +149,22 @@ def test_a_full_disk_leaves_nothing_and_the_export_can_be_tried_again(
     assert [path.name for path in tmp_path.iterdir() if path.name != "offrl-home"] == ["store"]
     write_parquet(store, tmp_path / "parquet")
     assert_same(store, unpack_parquet(tmp_path / "parquet", tmp_path / "back"))
+
+
+def test_rows_that_what_is_stored_cannot_hold_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(make_nested(tmp_path / "store"), tmp_path / "parquet")
+    monkeypatch.setattr(parquet, "_ALWAYS_UNPACKED", 0)
+    unpack_parquet(tmp_path / "parquet", tmp_path / "fine")
+    (tmp_path / "parquet" / CHECKSUMS_FILE).unlink()
+    table = pq.read_table(tmp_path / "parquet" / STEPS_FILE)
+    rows = pa.concat_tables([table.slice(0, 1)] * 200_000).combine_chunks()
+    pq.write_table(rows, tmp_path / "parquet" / STEPS_FILE, compression="zstd")
+    monkeypatch.setattr(parquet, "_MAX_EXPANSION", 100)
+    with pytest.raises(SourceError, match="bytes declare 200,000 rows of"):
+        unpack_parquet(tmp_path / "parquet", tmp_path / "bomb")
+    write_parquet(make_nested(tmp_path / "again"), tmp_path / "other")
+    (tmp_path / "other" / CHECKSUMS_FILE).unlink()
+    episodes = pq.read_table(tmp_path / "other" / EPISODES_FILE)
+    pq.write_table(pa.concat_tables([episodes] * 10), tmp_path / "other" / EPISODES_FILE)
+    with pytest.raises(SourceError, match="more episodes than rows"):
+        unpack_parquet(tmp_path / "other", tmp_path / "more")

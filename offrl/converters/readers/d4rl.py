@@ -30,7 +30,7 @@ def open_d4rl(path: Path, options: ConvertOptions, log: Log) -> Source:
     """
     from offrl.converters.readers.hdf5 import Hdf5Rows, list_arrays, open_hdf5
 
-    with open_hdf5(path) as file:
+    with open_hdf5(path, options.max_expansion) as file:
         if "episode_0" in file:
             raise SourceError(
                 "this is the data file of a Minari dataset",

@@ -12,6 +12,7 @@ import h5py
 from h5py import h5d, h5l, h5o
 from numpy.typing import NDArray
 
+from offrl.converters.expansion import check_expansion
 from offrl.converters.source import ColumnInfo
 from offrl.errors import SourceError
 
@@ -20,13 +21,17 @@ _CACHE_BYTES = 4 * 2**20
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
+def open_hdf5(path: Path, max_expansion: int | None = None) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading, once nothing in it leads to another file.
+
+    Args:
+        path: the file.
+        max_expansion: see `offrl.converters.expansion`; None where that was looked at before.
 
     Raises:
         SourceError: it is empty, not HDF5, cut short or damaged; also while it is read. Or an array of it lies in
             another file, by a link, external storage or a virtual layout, and so whatever its author named would be
-            read.
+            read. Or it declares much more than it holds.
     """
     if path.stat().st_size == 0:
         raise SourceError("the file is empty", where=str(path), hint="copy or download it again")
@@ -35,7 +40,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             raise SourceError("this is not an HDF5 file", where=str(path), hint="name its format with --from")
     try:
         with h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES) as opened:
-            _refuse_other_files(opened, path)
+            declared = _look_through(opened, path)
+            if max_expansion is not None:
+                check_expansion(declared, [path], max_expansion)
             yield opened
     except (OSError, RuntimeError, KeyError) as error:
         raise SourceError(
@@ -43,9 +50,13 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def _refuse_other_files(file: h5py.File, path: Path) -> None:
-    """Look at every link and every array once, through HDF5's own functions: these are quick, and follow no link."""
+def _look_through(file: h5py.File, path: Path) -> int:
+    """Bytes of all arrays, as declared, once none of them, and no link, leads to another file.
+
+    HDF5's own functions, which are quick and follow no link, show each link and each array once.
+    """
     leading: list[str] = []
+    sizes: list[int] = []
 
     def see_link(name: bytes, link: Any) -> None:
         if link.type not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
@@ -54,7 +65,9 @@ def _refuse_other_files(file: h5py.File, path: Path) -> None:
     def see_object(name: bytes, item: Any) -> None:
         if item.type != h5o.TYPE_DATASET:
             return
-        layout = h5d.open(file.id, name).get_create_plist()
+        array = h5d.open(file.id, name)
+        layout, space = array.get_create_plist(), array.get_space()
+        sizes.append(space.get_simple_extent_npoints() * array.get_type().get_size())
         if layout.get_external_count() or layout.get_layout() == h5d.VIRTUAL:
             leading.append(f"'{name.decode(errors='replace')}' lies in external storage: another file")
 
@@ -66,6 +79,7 @@ def _refuse_other_files(file: h5py.File, path: Path) -> None:
             where=str(path),
             hint="write it into one file, which h5repack does of a file that you trust",
         )
+    return sum(sizes)
 
 
 def list_arrays(file: h5py.File) -> tuple[dict[str, ColumnInfo | None], dict[str, int]]:

@@ -22,7 +22,7 @@ from offrl.converters.flags import read_flags
 from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
-from offrl.converters.readers.npz import archive_keys
+from offrl.converters.readers.npz import archive_keys, read_headers
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import Bools, Ints, episodes_from, settle, stream
 from offrl.converters.source import ColumnInfo, Source
@@ -76,7 +76,7 @@ def open_imitation(path: Path, options: ConvertOptions, log: Log) -> Source:
         RequestError: nothing tells a time limit from a terminal state, and the user said nothing.
     """
     _check_mapping(options, path)
-    parts = _read_hugging_face(path) if path.is_dir() else [_read_npz(path)]
+    parts = _read_hugging_face(path) if path.is_dir() else [_read_npz(path, options)]
     if not sum(len(part.lengths) for part in parts):
         raise SourceError("there are no trajectories", where=str(path), hint="give a recording with at least one")
     for part in parts:
@@ -236,8 +236,9 @@ def _struck(
     return known
 
 
-def _read_npz(path: Path) -> Part:
+def _read_npz(path: Path, options: ConvertOptions) -> Part:
     """Read the arrays of an archive into memory, all but the infos."""
+    read_headers(path, options.max_expansion)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in (*sorted(NPZ_KEYS), "rews") if key in archive.files}

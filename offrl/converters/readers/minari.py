@@ -45,7 +45,7 @@ def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
     environment = _environment_id(metadata)
     spec = _spaces(metadata, folder, environment, options, log)
     jpeg = bool(metadata.get("jpeg_encoding", True))
-    layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options.mapping, log)
+    layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options, log)
     if options.environment is not None:
         environment, spec = options.environment, environment_spec(options.environment)
         check_columns(spec, layout.columns, environment=environment, where=str(folder))

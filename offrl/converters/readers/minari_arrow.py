@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from offrl.converters.expansion import check_expansion, parquet_bytes
+from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.block_builder import BlockBuilder
 from offrl.converters.readers.minari_layout import (
     Layout,
@@ -36,7 +38,7 @@ def tuple_key(index: int) -> str:
     return str(index)
 
 
-def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log: Log) -> Layout:
+def read_layout(folder: Path, parts: list[Part], options: ConvertOptions, log: Log) -> Layout:
     """Find the episodes, and what the first of them holds.
 
     Raises:
@@ -45,18 +47,19 @@ def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log
     numbers = sorted(int(item.name) for item in folder.iterdir() if item.is_dir() and item.name.isdigit())
     if not numbers:
         raise SourceError("there are no episodes", where=str(folder), hint="give a dataset with at least one")
-    first = _read_episode(f"{folder}/{numbers[0]}", _Memory())
+    first = _read_episode(f"{folder}/{numbers[0]}", _Memory(options.max_expansion))
     leaves = [leaf_of(part, _stored_dtype(first.schema, part.keys, folder)) for part in parts]
     if "infos" in first.schema.names:
-        found = _info_leaves(("infos",), first.schema.field("infos"), first.num_rows - 1, mapping, log)
+        found = _info_leaves(("infos",), first.schema.field("infos"), first.num_rows - 1, options.mapping, log)
         leaves += [leaf for leaf in found if leaf is not None]
-    return Layout(leaves, numbers)
+    return Layout(leaves, numbers, options.max_expansion)
 
 
 class _Memory:
     """Where one file after the other is read to: fresh memory for each would cost more than reading it."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_expansion: int) -> None:
+        self.max_expansion = max_expansion
         self._bytes = bytearray()
 
     def read(self, file: str) -> memoryview:
@@ -76,7 +79,9 @@ def _read_episode(folder: str, memory: _Memory) -> pa.RecordBatch:
         raise SourceError("the episode has no data file", where=folder, hint=_HINT)
     try:
         if len(files) > 1:
-            return pa.concat_batches([batch for f in files for batch in _read_file(f"{folder}/{f}", _Memory())])
+            return pa.concat_batches(
+                [batch for f in files for batch in _read_file(f"{folder}/{f}", _Memory(memory.max_expansion))]
+            )
         batches = _read_file(f"{folder}/{files[0]}", memory)
         return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
     except (pa.ArrowException, OSError) as error:
@@ -92,7 +97,9 @@ def _part_number(file: str) -> tuple[int, str]:
 
 def _read_file(file: str, memory: _Memory) -> list[pa.RecordBatch]:
     if file.endswith(".parquet"):
-        return list(pq.ParquetFile(file).iter_batches())
+        opened = pq.ParquetFile(file)
+        check_expansion(parquet_bytes(opened), [Path(file)], memory.max_expansion)
+        return list(opened.iter_batches())
     reader = pa.ipc.open_file(pa.py_buffer(memory.read(file)))
     return [reader.get_batch(index) for index in range(reader.num_record_batches)]
 
@@ -153,7 +160,7 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
         DataError: an array has another length or dtype than it should.
     """
     builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label, layout.keys)
-    reader, memory = _Reader(layout.leaves, log), _Memory()
+    reader, memory = _Reader(layout.leaves, log), _Memory(layout.max_expansion)
     for number in layout.numbers:
         episode = f"{folder}/{number}"
         batch = _read_episode(episode, memory)

@@ -13,6 +13,7 @@ import numpy as np
 from h5py import h5o
 from numpy.typing import NDArray
 
+from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.block_builder import BlockBuilder
 from offrl.converters.readers.hdf5 import open_hdf5
 from offrl.converters.readers.hdf5_index import DirectFile, UnusualLayout
@@ -38,14 +39,14 @@ def tuple_key(index: int) -> str:
     return f"_index_{index}"
 
 
-def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log: Log) -> Layout:
+def read_layout(folder: Path, parts: list[Part], options: ConvertOptions, log: Log) -> Layout:
     """Find the episodes, and what the first of them holds.
 
     Raises:
         SourceError: the file can't be read, holds no episodes, or lacks a part.
     """
     path = _file(folder)
-    with open_hdf5(path) as file:
+    with open_hdf5(path, options.max_expansion) as file:
         numbers = sorted(int(match[1]) for name in file if (match := re.fullmatch(r"episode_(\d+)", name)))
         if not numbers:
             raise SourceError("there are no episodes", where=str(path), hint="give a dataset with at least one")
@@ -53,8 +54,8 @@ def read_layout(folder: Path, parts: list[Part], mapping: Mapping[str, str], log
         leaves = [leaf_of(part, _dataset(episode, part, path).dtype) for part in parts]
         steps = len(episode["rewards"])
         if "infos" in episode:
-            leaves += _info_leaves(episode["infos"], steps, mapping, log)
-    return Layout(leaves, numbers)
+            leaves += _info_leaves(episode["infos"], steps, options.mapping, log)
+    return Layout(leaves, numbers, options.max_expansion)
 
 
 def _file(folder: Path) -> Path:

@@ -65,10 +65,15 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the episodes of a dataset hold, and their numbers in ascending order."""
+    """What the episodes of a dataset hold, and their numbers in ascending order.
+
+    Attributes:
+        max_expansion: how many times larger than its file an episode may be; see `offrl.converters.expansion`.
+    """
 
     leaves: list[Leaf]
     numbers: list[int]
+    max_expansion: int
 
     @property
     def columns(self) -> dict[str, ColumnInfo]:

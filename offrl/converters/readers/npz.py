@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from offrl.converters.expansion import check_expansion
 from offrl.converters.field_mapping import assign_fields
 from offrl.converters.formats import Format
 from offrl.converters.options import ConvertOptions
@@ -31,7 +33,7 @@ def open_npz(path: Path, options: ConvertOptions, log: Log) -> Source:
         DataError: its arrays have different lengths.
         RequestError: it has no truncation flags and no time limit was given.
     """
-    headers = read_headers(path)
+    headers = read_headers(path, options.max_expansion)
     available = {key: header.info for key, header in headers.items()}
     lengths = {key: header.rows for key, header in headers.items()}
     keys, count = assign_fields(available, lengths, options.mapping, where=str(path), log=log)
@@ -77,13 +79,21 @@ class Header:
     fortran: bool
 
 
-def read_headers(path: Path) -> dict[str, Header]:
-    """Key to what the array's header says; arrays of no dimension are left aside."""
+def read_headers(path: Path, max_expansion: int) -> dict[str, Header]:
+    """Key to what the array's header says; arrays of no dimension are left aside.
+
+    Raises:
+        SourceError: the file is damaged, or an array is declared that isn't there, or is much larger than the file.
+    """
     headers: dict[str, Header] = {}
     with _open_archive(path) as archive:
-        for name in archive.namelist():
+        check_expansion(sum(item.file_size for item in archive.infolist()), [path], max_expansion)
+        for item in archive.infolist():
+            name = item.filename
             with archive.open(name) as member:
                 shape, fortran, dtype = _read_header(member)
+            if not dtype.hasobject and (size := math.prod(shape) * dtype.itemsize) > item.file_size:
+                raise ValueError(f"'{name}' declares {size:,} bytes, and {item.file_size:,} are there")
             info = ColumnInfo(dtype, shape[1:]) if dtype.kind in "biuf" else None
             if shape:
                 headers[name.removesuffix(".npy")] = Header(shape[0], info, fortran)

@@ -29,7 +29,7 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
         SourceError: it can't be read, or a required key is missing.
         DataError: its arrays have different lengths.
     """
-    headers = read_headers(path)
+    headers = read_headers(path, options.max_expansion)
     available = {key: header.info for key, header in headers.items()}
     lengths = {key: header.rows for key, header in headers.items()}
     required = (schema.OBSERVATION, schema.ACTION, schema.TERMINATED)

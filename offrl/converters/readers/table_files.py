@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
+from offrl.converters.expansion import check_compressed_text, check_expansion, parquet_bytes
 from offrl.converters.field_mapping import BEHAVIOR_PROB, NEXT_OBSERVATION
 from offrl.converters.natural_order import natural_key
 from offrl.converters.report import Log
@@ -20,6 +22,7 @@ from offrl.errors import SourceError, listed
 
 _DELIMITERS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
 _UNICODE_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
 _LOOKED_AT = 2**16
 
 
@@ -51,6 +54,16 @@ def open_table(path: Path, format: str, log: Log) -> ds.Dataset:
     with reading(path):
         parser = _csv_format(files[0], log) if format == "csv" else format
         return ds.dataset([str(file) for file in files], format=parser)
+
+
+def check_sizes(table: ds.Dataset, max_expansion: int) -> None:
+    """Raises SourceError where the files declare much more than they hold; see `offrl.converters.expansion`."""
+    files = [Path(file) for file in table.files]
+    if isinstance(table.format, ds.ParquetFileFormat):
+        check_expansion(sum(parquet_bytes(pq.ParquetFile(file)) for file in files), files, max_expansion)
+    for file in files:
+        if file.suffix.lower() in _COMPRESSED:
+            check_compressed_text(file, max_expansion)
 
 
 def _files_of(path: Path, log: Log) -> list[Path]:

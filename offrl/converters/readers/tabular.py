@@ -16,7 +16,15 @@ from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.flagged_arrays import has_next
 from offrl.converters.readers.table_columns import TableRows, numbers
 from offrl.converters.readers.table_episodes import KEYS, split, without_boundaries
-from offrl.converters.readers.table_files import as_text, find_columns, open_table, read_columns, reading, widen
+from offrl.converters.readers.table_files import (
+    as_text,
+    check_sizes,
+    find_columns,
+    open_table,
+    read_columns,
+    reading,
+    widen,
+)
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import settle, stream
 from offrl.converters.source import ColumnInfo, Source
@@ -54,6 +62,8 @@ def open_table_source(path: Path, format: str, options: ConvertOptions, log: Log
         RequestError: nothing tells where episodes end, or termination from truncation.
     """
     table = open_table(path, format, log)
+    with reading(path):
+        check_sizes(table, options.max_expansion)
     fields = find_columns(table, options.mapping, where=str(path))
     if options.bandit:
         fields = without_boundaries(fields, options, str(path), log)
