@@ -99,7 +99,7 @@ def policy_kind(
     kind = kinds[0] if wanted == "auto" and kinds else wanted
     if kind not in kinds:
         raise SpaceMismatchError(
-            f"a {wanted} policy can't act in {space}",
+            f"no policy acts in {space}" if wanted == "auto" else f"a {wanted} policy can't act in {space}",
             hint=f"choose agent.policy from: auto, {', '.join(kinds)}"
             if kinds
             else "use Box, Discrete or MultiDiscrete",

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from offrl import __version__
 from offrl.data import schema
-from offrl.data.schema import flatten_space, flatten_value
+from offrl.data.schema import flatten_space, flatten_value, space_to_json
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.envs.handed_over import HandedOver
 from offrl.envs.spaces import single_precision
 from offrl.envs.vector import masks_told, tells_masks
 from offrl.errors import RequestError
@@ -41,7 +42,7 @@ class RecordedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         recorded: episodes stored so far.
 
     Raises:
-        RequestError: there is something at the path already.
+        RequestError: there is something at the path already, or the spaces are of a kind that can't be stored.
     """
 
     def __init__(
@@ -53,6 +54,10 @@ class RecordedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         self.path, self.source, self.append, self.recorded = path, source, append, 0
         # Policies act on float32, so that is what the data holds of float64 observations.
         self.stored = single_precision(Spec(env.observation_space, env.action_space))
+        # Before the first episode, not behind it.
+        space_to_json(self.stored.observation_space)
+        space_to_json(self.stored.action_space)
+        self.handed = HandedOver(environment or type(env.unwrapped).__name__, env.observation_space, 1)
         self.dtypes = {
             name: space.dtype
             for part, prefix in (
@@ -69,9 +74,14 @@ class RecordedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
         self._seed = -1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; one that is running ends where it stands."""
+        """Start an episode; one that is running ends where it stands.
+
+        Raises:
+            EnvironmentFailedError: the environment failed, or gave something else than its spaces promise.
+        """
         self._cut()
-        observation, info = self.env.reset(seed=seed, options=options)
+        ((observation, info),) = self.handed.reset([self.env], [0], seed=[seed], options=[options])
+        self.handed.stacked([observation])
         if self._tells_masks is None:
             self._tells_masks = tells_masks(self.stored.action_space, [info])
         self._shown, self._seed = self._columns(observation, info), -1 if seed is None else seed
@@ -82,18 +92,23 @@ class RecordedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
 
         Raises:
             RequestError: no episode is running.
+            EnvironmentFailedError: the environment failed, or gave something else than its spaces promise; the episode
+                ends in the step before.
         """
         if self._shown is None:
             raise RequestError("no episode is running, so there is no step to record", hint="call reset() first")
         # Before the step: who acts may use the array again.
         taken = self._flat(self.stored.action_space, action, schema.ACTION)
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        ends = {schema.TERMINATED: np.asarray(bool(terminated)), schema.TRUNCATED: np.asarray(bool(truncated))}
+        told = self.handed.step([self.env], [action])
+        self.handed.stacked(told.observation)
+        (observation,), (info,) = told.observation, told.info
+        reward, terminated, truncated = float(told.reward[0]), bool(told.terminated[0]), bool(told.truncated[0])
+        ends = {schema.TERMINATED: np.asarray(terminated), schema.TRUNCATED: np.asarray(truncated)}
         self._rows.append({**self._shown, **taken, schema.REWARD: np.asarray(reward, np.float32), **ends})
         self._shown = self._columns(observation, info)
         if terminated or truncated:
             self._store()
-        return observation, reward, bool(terminated), bool(truncated), info
+        return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
         """End the running episode, let others write to the dataset, and close the environment."""

@@ -53,7 +53,9 @@ class EpisodeBlock:
     def returns(self) -> NDArray[np.float64]:
         """float64 [episodes]: the undiscounted sum of each episode's rewards."""
         rewards = self.columns[schema.REWARD].astype(np.float64)
-        return np.add.reduceat(rewards, self.first_rows) if len(self.lengths) else np.empty(0)
+        # An infinite sum is refused by whoever learns from it, and told by `validate`.
+        with np.errstate(over="ignore"):
+            return np.add.reduceat(rewards, self.first_rows) if len(self.lengths) else np.empty(0)
 
     def statistics(self) -> dict[str, ColumnStatistics]:
         """Statistics of observations, actions and rewards over the transition rows, and of returns and lengths."""

@@ -25,6 +25,9 @@ Severity = Literal["error", "warning"]
 _CHUNK_ROWS = 65_536
 _CHANGED_FILE = ("checksum", "unreadable", "alignment")
 _PADDED = (schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED, schema.BEHAVIOR_LOG_PROB)
+LARGEST = float(np.finfo(np.float32).max)
+TOO_LARGE = "is too large for single precision, which training computes in"
+"""Said of a value, and of a return, by training too."""
 Bad = NDArray[np.bool_]
 
 
@@ -34,8 +37,8 @@ class Finding:
 
     Attributes:
         severity: "error": training on it goes wrong; "warning": it is legal, but look.
-        code: one word: `checksum`, `unreadable`, `alignment`, `return`, `flag`, `end`, `both-flags`, `padding`, `mask`,
-            `forbidden`, `nan`, `infinity`, `bounds`, `columns`, `statistics`.
+        code: one word: `checksum`, `unreadable`, `alignment`, `return`, `overflow`, `flag`, `end`, `both-flags`,
+            `padding`, `mask`, `forbidden`, `nan`, `infinity`, `bounds`, `columns`, `statistics`.
         message: what is wrong, in words.
         count: how many files, episodes or rows it concerns.
         column: its column, where it has one.
@@ -208,12 +211,17 @@ class _Shard:
 
     def check_returns(self) -> Iterator[Finding]:
         """The returns in the episode table are the sums of the rewards."""
-        sums = np.add.reduceat(self.columns[schema.REWARD].astype(np.float64), self.starts)
+        with np.errstate(over="ignore"):
+            sums = np.add.reduceat(self.columns[schema.REWARD].astype(np.float64), self.starts)
         wrong = np.flatnonzero(~np.isclose(sums, self.returns, rtol=1e-9, atol=1e-9, equal_nan=True))
         if len(wrong):
             first = wrong[0]
             message = f"the episode table says the return is {self.returns[first]:g}, the rewards add up to "
             yield self._in_episodes("error", "return", f"{message}{sums[first]:g}", wrong)
+        if np.isfinite(self.columns[schema.REWARD]).all():
+            large = np.flatnonzero(~(np.abs(sums) <= LARGEST))
+            if len(large):
+                yield self._in_episodes("error", "overflow", f"the return, {sums[large[0]]:g}, {TOO_LARGE}", large)
 
     def check_flags(self) -> Iterator[Finding]:
         """Each episode ends with a flag, and has none before."""
@@ -255,7 +263,7 @@ class _Shard:
         bounds = None if space is None else _bounds(space)
         if array.dtype.kind != "f" and bounds is None:
             return
-        bad = {code: np.zeros(self.record.rows, np.bool_) for code in ("nan", "infinity", "bounds")}
+        bad = {code: np.zeros(self.record.rows, np.bool_) for code in ("nan", "infinity", "overflow", "bounds")}
         for start in range(0, self.record.rows, _CHUNK_ROWS):
             part = array[start : start + _CHUNK_ROWS]
             flat = part.reshape(len(part), -1)
@@ -263,6 +271,8 @@ class _Shard:
             if array.dtype.kind == "f":
                 bad["nan"][here] = np.isnan(flat).any(axis=1)
                 bad["infinity"][here] = np.isinf(flat).any(axis=1)
+                if array.dtype.itemsize > 4:
+                    bad["overflow"][here] = (np.isfinite(flat) & (np.abs(flat) > LARGEST)).any(axis=1)
             if bounds is not None:
                 bad["bounds"][here] = _outside(flat, bounds).any(axis=1)
         if name.split(".")[0] == schema.ACTION:
@@ -271,6 +281,8 @@ class _Shard:
         severe = name.split(".")[0] == schema.ACTION or array.dtype.kind != "f"
         yield from self._in_rows("error", "nan", "the value is not a number", name, bad["nan"])
         yield from self._in_rows("error", "infinity", "the value is infinite", name, bad["infinity"])
+        if name.split(".")[0] != schema.INFO:
+            yield from self._in_rows("error", "overflow", f"the value {TOO_LARGE}", name, bad["overflow"])
         message = f"the value lies outside its space, {space}"
         yield from self._in_rows("error" if severe else "warning", "bounds", message, name, bad["bounds"])
 

@@ -77,7 +77,7 @@ def export_policy(
     float32 where the environment's are floats (float64 where they have an offset that float32 can't hold, as Unix time
     has), else of the environment's type; with `data.frame_stack` the newest frames, as the policy sees them. It gives
     `action` in the environment's own units and numbers: float32 [batch, …] within the bounds, int64 [batch] for
-    Discrete, int64 [batch, K] for MultiDiscrete. The normalizer is inside. All actions count as allowed; where some
+    Discrete, int64 [batch, …] for MultiDiscrete. The normalizer is inside. All actions count as allowed; where some
     aren't, choose among the log-probabilities.
 
     Where acting remembers something, the file takes that too, `carry` or `carry.<part>`, [batch, …], and gives what to

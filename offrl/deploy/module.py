@@ -48,7 +48,7 @@ class InferencePolicy(nn.Module):
             carry: for each part of `initial_carry`, in its order, [N, …]; what the call before returned.
 
         Returns:
-            float32 [N, *shape] for a Box, int64 [N] for Discrete, int64 [N, K] for MultiDiscrete; with `log_prob`, also
+            float32 [N, *shape] for a Box, int64 [N, *shape] for Discrete and MultiDiscrete; with `log_prob`, also
             float32 [N, A]; and behind these the parts of the carry for the next call. One tensor is returned as it is,
             several as a tuple.
         """
@@ -57,7 +57,7 @@ class InferencePolicy(nn.Module):
         remembered = self._remembered(carry, rows_of(seen))
         action, following = policy.agent.act(policy.state, seen, remembered)
         raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
-        if policy.action_map is not None and len(shape) != 1:
+        if len(shape) != 1:
             raw = raw.reshape(-1, *shape)
         log_probs = (self._log_probs(seen, remembered),) if self.log_prob else ()
         outputs = (raw, *log_probs, *(part.squeeze(0) for _, part in self._changing(following)))

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offrl import plugins
 from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
 from offrl.converters.catalog import name_anywhere, open_dataset
-from offrl.data.schema import OBSERVATION
+from offrl.data.schema import INFO, OBSERVATION
 from offrl.data.store import TrajectoryStore
 from offrl.data.trajectories import Trajectories
+from offrl.data.validate import LARGEST, TOO_LARGE
 from offrl.envs.make import environment_spec
 from offrl.envs.spaces import check_spaces
 from offrl.errors import DataError, RecipeError
@@ -133,7 +135,7 @@ def open_finite(dataset: str) -> TrajectoryStore:
     """Open a dataset to train on.
 
     Raises:
-        DataError: there is no episode, or an observation, action or reward isn't finite.
+        DataError: there is no episode, or an observation, action, reward or return isn't finite in single precision.
         CorruptStoreError: a file's content has changed.
     """
     store = open_dataset(dataset)
@@ -143,24 +145,33 @@ def open_finite(dataset: str) -> TrajectoryStore:
             hint="collect or convert some, or name another one",
         )
     store.verify()
-    for name, column in store.metadata.statistics.items():
-        if column.count and not np.isfinite([column.min, column.max]).all():
-            raise _not_finite(dataset, name)
+    # Rewards before what they add up to.
+    for name, column in sorted(store.metadata.statistics.items(), key=lambda named: named[0] == "return"):
+        if column.count:
+            _require_finite(dataset, name, np.array([column.min, column.max]))
     # The statistics leave out the final observations, which bootstrapping reads.
     floats = [c.name for c in store.metadata.columns if c.name.split(".")[0] == OBSERVATION and c.dtype.kind == "f"]
     final = store.episodes.first_row + store.episodes.length
     for start in range(0, len(final), _EPISODES_AT_ONCE):
         for name, rows in store.gather_columns(floats, final[start : start + _EPISODES_AT_ONCE]).items():
-            if not np.isfinite(rows).all():
-                raise _not_finite(dataset, name)
+            _require_finite(dataset, name, rows)
     return store
 
 
-def _not_finite(dataset: str, column: str) -> DataError:
-    return DataError(
-        f"the column '{column}' of the dataset '{dataset}' holds NaN or infinity: nothing can be learned from it",
-        hint=f"see where with offrl datasets validate {dataset}, correct the source, and convert it again",
-    )
+def _require_finite(dataset: str, column: str, values: NDArray[Any]) -> None:
+    """Raise `DataError` unless training, in single precision, can take a column's values, or its least and greatest."""
+    hint = f"see where with offrl datasets validate {dataset}, correct the source, and convert it again"
+    if column == "return":
+        what = f"the return, {values.flat[np.abs(values).argmax()]:g},"
+    elif not np.isfinite(values).all():
+        raise DataError(
+            f"the column '{column}' of the dataset '{dataset}' holds NaN or infinity: nothing can be learned from it",
+            hint=hint,
+        )
+    else:
+        what = f"the value in the column '{column}'"
+    if column.split(".")[0] != INFO and not (np.abs(values) <= LARGEST).all():
+        raise DataError(f"{what} {TOO_LARGE}", where=f"the dataset '{dataset}'", hint=hint)
 
 
 def chosen_episodes(store: TrajectoryStore, recipe: Recipe) -> Trajectories:

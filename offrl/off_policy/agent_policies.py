@@ -88,16 +88,18 @@ class AgentPolicies:
                 "only single discrete actions are mixed with random ones", hint="leave out --epsilon"
             )
         space: Any = logged.spec.action_space
+        taken = logged.action.reshape(len(logged.action), -1)
         if self.stochastic:
             drawn = one_hot_each(space, self._drawn(logged, draws, seed).numpy())
-            log_prob = self._of_logged(logged, torch.from_numpy(logged.action).long())
+            log_prob = self._of_logged(logged, torch.from_numpy(taken).long())
             return [Choices(actions=part, log_prob=each) for part, each in zip(drawn, log_prob, strict=True)]
+        greedy = [action.reshape(len(action), -1) for action in self._greedy(logged)]
         return [
             Choices(
                 actions=one_hot_each(space, action[np.newaxis]),
-                log_prob=np.where((action[logged.row] == logged.action).all(axis=-1), 0.0, -np.inf),
+                log_prob=np.where((action[logged.row] == taken).all(axis=-1), 0.0, -np.inf),
             )
-            for action in self._greedy(logged)
+            for action in greedy
         ]
 
     def _greedy(self, logged: EpisodeLog) -> list[NDArray[Any]]:

@@ -286,7 +286,9 @@ class EpisodeLog:
     def valued_action(self) -> NDArray[Any]:
         """Actions as values are fitted to: as densities are, or float32 [R, A] of 0 and 1 for a MultiDiscrete."""
         space = self.spec.action_space
-        return one_hot_each(space, self.action) if isinstance(space, gym.spaces.MultiDiscrete) else self.agent_action
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            return one_hot_each(space, self.action.reshape(len(self.action), -1))
+        return self.agent_action
 
     @property
     def valued_actions(self) -> int | None:

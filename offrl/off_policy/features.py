@@ -80,5 +80,7 @@ def fitted_action(space: gym.Space[Any], action: NDArray[Any], name: str) -> NDA
 
 def one_hot_each(space: gym.spaces.MultiDiscrete, action: NDArray[Any]) -> NDArray[np.float32]:
     """Several choices [..., K] as vectors [..., A]: a 1 for each choice, among as many places as it has options."""
-    columns = zip(np.moveaxis(action, -1, 0), space.start, space.nvec, strict=True)
-    return np.concatenate([np.eye(count, dtype=np.float32)[choice - first] for choice, first, count in columns], -1)
+    columns = zip(np.moveaxis(action, -1, 0), space.start.flat, space.nvec.flat, strict=True)
+    return np.concatenate(
+        [np.eye(int(count), dtype=np.float32)[choice - first] for choice, first, count in columns], -1
+    )

@@ -55,7 +55,10 @@ class ObservationNormalizer:
             key: value if _has_large_offset(value, self.std[key], eps) else value.astype(np.float32)
             for key, value in exact.items()
         }
-        self._scale: dict[str, FloatArray] = {key: value + np.float32(eps) for key, value in self.std.items()}
+        # A sum of arrays without axes is none any more.
+        self._scale: dict[str, FloatArray] = {
+            key: np.asarray(value + np.float32(eps)) for key, value in self.std.items()
+        }
         self._tensors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
 
     @classmethod

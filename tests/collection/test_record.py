@@ -12,8 +12,10 @@ import pytest
 from offrl.collection.record import RecordedEnvironment
 from offrl.data.store import TrajectoryStore
 from offrl.data.validate import validate
-from offrl.errors import DatasetNotFoundError, RequestError
+from offrl.errors import DatasetNotFoundError, EnvironmentFailedError, RequestError
+from tests.envs.any_space import environment_of
 from tests.envs.counting import NESTED
+from tests.envs.faulty import FAULT_STEP, UNSAFE
 from tests.envs.menus import MENU
 
 
@@ -115,3 +117,22 @@ def test_a_dataset_is_gone_on_with_where_that_is_asked_for(tmp_path: Path) -> No
     assert TrajectoryStore.open(tmp_path / "demos").episodes.seed.tolist() == [0, 1]
     with pytest.raises(RequestError, match="destination exists"):
         recorded("CartPole-v1", tmp_path / "demos")
+
+
+def test_what_an_environment_gets_wrong_is_not_recorded(tmp_path: Path) -> None:
+    with recorded(UNSAFE, tmp_path / "demos") as env:
+        env.reset(seed=0)
+        for _ in range(FAULT_STEP - 1):
+            env.step(0)
+        with pytest.raises(EnvironmentFailedError, match="nan"):
+            env.step(0)
+    store = TrajectoryStore.open(tmp_path / "demos")
+    assert store.episodes.length.tolist() == [FAULT_STEP - 1]
+    assert validate(store) == []
+
+
+@pytest.mark.parametrize(("observation", "action"), [("text", "box"), ("box", "sequence"), ("graph", "discrete")])
+def test_what_cannot_be_stored_is_told_before_anything_is_done(observation: str, action: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="can't be stored"):
+        recorded(environment_of(observation, action), tmp_path / "demos")
+    assert not (tmp_path / "demos").exists()

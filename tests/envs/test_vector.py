@@ -19,7 +19,7 @@ from offrl.envs.vector import masks_told, tells_masks
 from offrl.envs.worker_processes import ParallelEnvironments
 from offrl.errors import EnvironmentFailedError
 from tests.envs.counting import COUNTING, NESTED, Counting
-from tests.envs.faulty import FAULT_STEP, HANGING
+from tests.envs.faulty import FAULT_STEP, HANGING, ends
 from tests.envs.menus import DISHES, MENU, ODD, SHUT, STEPS
 
 COPIES = 5
@@ -231,15 +231,4 @@ def test_no_process_outlives_the_one_that_was_killed(tmp_path: Path) -> None:
     os.kill(worker, 0)
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
-    deadline = time.monotonic() + 10.0
-    while _runs(worker) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _runs(worker)
-
-
-def _runs(process: int) -> bool:
-    """Whether it is there and isn't only waiting for somebody to ask how it ended."""
-    try:
-        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return False
+    assert ends(worker, 10.0)

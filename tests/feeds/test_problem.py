@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from offrl.config.recipe import recipe_from_dict
-from offrl.data.store import StoreWriter
+from offrl.data.store import StoreWriter, TrajectoryStore
+from offrl.data.validate import TOO_LARGE, validate
 from offrl.errors import DataError, RecipeError
 from offrl.feeds import feed_of, open_problem
 from offrl.feeds.dagger import DaggerFeed
 from offrl.feeds.dataset import DatasetFeed
 from offrl.feeds.demonstrations import DemonstrationsFeed
+from offrl.feeds.problem import open_finite
 from offrl.feeds.replay import ReplayFeed
 from offrl.feeds.rollouts import RolloutsFeed
 from offrl.feeds.table import TableFeed
@@ -109,3 +111,34 @@ def test_an_expert_is_for_those_who_ask_one(algo: str) -> None:
 )
 def test_the_first_feed_that_suits_a_recipe_is_taken(values: dict[str, Any], kind: type[Any]) -> None:
     assert feed_of(recipe_from_dict(values)) is kind
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "named"),
+    [
+        ("reward", 1e308, "reward"),
+        ("reward", -1e39, "reward"),
+        ("reward", 2e38, "the return, "),
+        ("observation", 1e300, "observation"),
+    ],
+)
+def test_what_single_precision_has_no_number_for_is_refused_in_the_words_of_validation(
+    column: str, value: float, named: str, tmp_path: Path
+) -> None:
+    """Rewards of 1e308 add up to infinity, and each of them is infinity to whatever learns."""
+    block = make_block([3, 4])
+    block.columns["observation"] = block.columns["observation"].astype(np.float64)
+    block.columns[column][:3] = value
+    with StoreWriter(tmp_path / "s", SPEC) as writer:
+        writer.append(block)
+    with pytest.raises(DataError) as caught:
+        open_finite(str(tmp_path / "s"))
+    assert TOO_LARGE in caught.value.what
+    assert named in caught.value.what
+    found = {
+        finding.message for finding in validate(TrajectoryStore.open(tmp_path / "s")) if finding.code == "overflow"
+    }
+    assert found
+    assert all(TOO_LARGE in message for message in found)
+    if named.startswith("the return"):
+        assert {message.split(",")[0] for message in found} == {"the return"}

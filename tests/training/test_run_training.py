@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ from offrl.runs.run import Run
 from offrl.training.fast_update import Update, fast_update
 from offrl.training.run_training import resume, train
 from offrl.types import Agent, Metrics, Spec
+from tests.envs.faulty import HANGING, STUCK, ends
 from tests.training.runs import (
     PENDULUM,
     assert_same_tensors,
@@ -190,6 +194,60 @@ def test_ctrl_c_saves_and_resuming_goes_on_as_if_nothing_had_been(demonstrations
     stopped = resume(tmp_path / "stopped")
 
     assert_same_tensors(through, stopped)
+
+
+@pytest.mark.parametrize(("environment", "processes"), [(STUCK, 1), (HANGING, 2)])
+def test_ctrl_c_ends_a_run_whose_environment_hangs(environment: str, processes: int, tmp_path: Path) -> None:
+    """In this process, or in another one, which doesn't live on."""
+    script = tmp_path / "train.py"
+    script.write_text(HANGING_RUN.format(environment=environment, processes=processes, out=str(tmp_path / "run")))
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'cli'}"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hangs\n"
+    workers = _children(process.pid)
+    assert len(workers) >= processes - 1
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    output = process.stdout.read()
+    process.wait(20)
+    assert time.monotonic() - started < 10.0
+    assert "interrupted" in output
+    assert all(ends(worker, 5.0) for worker in workers)
+
+
+HANGING_RUN = """
+import threading, time
+from pathlib import Path
+from offrl.config.recipe import recipe_from_dict
+from offrl.envs.waiting import WAITING
+from offrl.training.run_training import train
+from tests.envs import faulty
+
+def watch():
+    while WAITING.seconds() < 1.0:
+        time.sleep(0.05)
+    print("hangs", flush=True)
+
+if __name__ == "__main__":
+    threading.Thread(target=watch, daemon=True).start()
+    online = {{"environments": 2, "processes": {processes}, "warmup_steps": 50}}
+    recipe = {{"algo": "dqn", "env": "{environment}", "steps": 1000, "online": online, "evaluation": {{"every": 0}}}}
+    try:
+        train(recipe_from_dict(recipe), Path("{out}"))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def _children(process: int) -> list[int]:
+    """The processes that one has started."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("algo", ["bc", "td3"])
