@@ -376,7 +376,7 @@ WRITES = {"write_text", "write_bytes", "rename", "replace", "savefig", "get_writ
 WITHIN_THE_KIT = {
     "offrl.files": "the kit itself",
     "offrl.collection.make_dataset": "moves a store into a whole folder",
-    "offrl.converters.export_minari": "sorts what Minari wrote in a whole folder",
+    "offrl.converters.minari_root": "sorts what Minari wrote in a whole folder",
     "offrl.converters.remote": "fetches to a whole path",
     "offrl.deploy.file_formats": "is given a whole path",
     "offrl.envs.video": "films to a whole path",

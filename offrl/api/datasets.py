@@ -198,7 +198,7 @@ def export_dataset(
     if format != "minari":
         raise RequestError(f"datasets aren't exported as {format!r}", hint="choose parquet or minari")
     from offrl.converters.export_minari import export_minari
-    from offrl.converters.remote import minari_folder
+    from offrl.converters.minari_root import minari_folder
 
     with warnings.catch_warnings():
         # Minari asks for permalinks, e-mail addresses and the like, one warning each.

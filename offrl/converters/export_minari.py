@@ -6,24 +6,20 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from offrl.converters.remote import minari_folder
+from offrl.converters.minari_root import minari_folder, whole_minari_dataset
 from offrl.data import schema
 from offrl.data.episode import Episode
 from offrl.data.trajectories import Trajectories
 from offrl.errors import DiskFullError, RequestError
-from offrl.files import whole_folder
 
 _EPISODES_AT_ONCE = 256
 _IDENTIFIER = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
-_ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 
 
 def export_minari(
@@ -59,7 +55,7 @@ def export_minari(
     environment, scores = store.metadata.environment, store.metadata.reference_scores
     dataset = None
     folder = minari_folder()
-    with _temporary_root(folder / dataset_id, overwrite):
+    with whole_minari_dataset(dataset_id, overwrite=overwrite):
         _require_room(store, folder)
         for start in range(0, store.num_episodes, _EPISODES_AT_ONCE):
             stop = min(start + _EPISODES_AT_ONCE, store.num_episodes)
@@ -113,29 +109,6 @@ def _require_room(store: Trajectories, folder: Path) -> None:
             where=str(folder),
             hint="free some space, then run the command again",
         )
-
-
-@contextmanager
-def _temporary_root(destination: Path, overwrite: bool) -> Iterator[None]:
-    """Where Minari writes meanwhile; what it has written to `data` takes its place at `destination` in the end."""
-    before = os.environ.get(_ROOT_VARIABLE)
-    with whole_folder(destination, overwrite=overwrite) as folder:
-        folder.mkdir()
-        os.environ[_ROOT_VARIABLE] = str(folder / "root")
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[_ROOT_VARIABLE]
-            else:
-                os.environ[_ROOT_VARIABLE] = before
-        (data,) = (folder / "root").rglob(f"{destination.name}/data")
-        os.replace(data, folder / "data")
-        for file in (folder / "root").rglob("namespace_metadata.json"):
-            known = minari_folder() / file.relative_to(folder / "root")
-            if not known.exists():
-                os.replace(file, known)
-        shutil.rmtree(folder / "root")
 
 
 def _buffer(index: int, episode: Episode) -> Any:

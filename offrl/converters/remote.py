@@ -14,6 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from offrl.converters.minari_root import minari_folder, whole_minari_dataset
 from offrl.errors import DatasetNotFoundError, RequestError
 from offrl.files import naming, whole_path
 
@@ -72,11 +73,6 @@ def locate(source: str | os.PathLike[str]) -> Located:
 def d4rl_folder() -> Path:
     """Where D4RL files are kept: `$D4RL_DATASET_DIR`, or `~/.d4rl/datasets` as the `d4rl` package has it."""
     return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
-
-
-def minari_folder() -> Path:
-    """Where Minari keeps datasets: `$MINARI_DATASETS_PATH`, or `~/.minari/datasets`."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def _locate_d4rl(name: str) -> Located:
@@ -169,20 +165,17 @@ def _locate_minari(name: str) -> Located:
 
 
 def _download_minari(identifier: str, folder: Path) -> None:
-    try:
-        import minari
+    """Fetch a dataset whole or not at all, by Minari's own client."""
+    with redirect_stdout(sys.stderr), whole_minari_dataset(identifier):
+        try:
+            import minari
 
-        with redirect_stdout(sys.stderr):
             minari.download_dataset(identifier)
-    except Exception as error:  # whatever the remote's client library raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DatasetNotFoundError(
-            f"the Minari dataset '{identifier}' is not here and could not be fetched ({reason})",
-            where=str(folder),
-            hint=f"put its folder 'data' (metadata.json and the data files) into {folder}, or install what Minari "
-            "downloads with: pip install 'minari[hf]'",
-        ) from error
-    if not (folder / "data").is_dir():
-        raise DatasetNotFoundError(
-            f"Minari fetched '{identifier}', but it is not where it should be", where=str(folder), hint="fetch it again"
-        )
+        except Exception as error:  # whatever the remote's client library raises
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise DatasetNotFoundError(
+                f"the Minari dataset '{identifier}' is not here and could not be fetched ({reason})",
+                where=str(folder),
+                hint=f"put its folder 'data' (metadata.json and the data files) into {folder}, or install what Minari "
+                "downloads with: pip install 'minari[hf]'",
+            ) from error

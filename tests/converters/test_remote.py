@@ -15,6 +15,7 @@ import pytest
 
 from offrl.converters import convert, plan_conversion
 from offrl.converters.catalog import open_dataset
+from offrl.converters.minari_root import minari_folder
 from offrl.converters.remote import locate
 from offrl.data.store import TrajectoryStore
 from offrl.errors import DatasetNotFoundError, RequestError
@@ -167,6 +168,36 @@ def test_two_behavior_policies_in_one_file_are_pointed_out(folders: Path, name: 
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(RequestError, match="not the name of a dataset"):
         locate(name)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ConnectionError("lost")])
+def test_a_minari_dataset_that_was_fetched_in_part_is_not_there(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def download(identifier: str) -> None:
+        data = minari_folder() / identifier / "data"
+        data.mkdir(parents=True)
+        (data / "main_data.hdf5").write_text("half")
+        raise error
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    with pytest.raises((KeyboardInterrupt, DatasetNotFoundError)):
+        locate("minari:mujoco/hopper/expert-v0")
+    assert [path for path in (folders / "minari").rglob("*") if path.is_file()] == []
+    assert not (folders / "minari" / "mujoco" / "hopper" / "expert-v0").exists()
+
+
+def test_a_minari_dataset_that_was_fetched_is_in_its_place(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(identifier: str) -> None:
+        data = minari_folder() / identifier / "data"
+        data.mkdir(parents=True)
+        (data / "main_data.hdf5").write_text("whole")
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    found = locate("minari:mujoco/hopper/expert-v0").path
+    assert found == folders / "minari" / "mujoco" / "hopper" / "expert-v0"
+    assert [path.name for path in found.rglob("*")] == ["data", "main_data.hdf5"]
+    assert list(found.parent.iterdir()) == [found]
 
 
 def test_minari_without_network(
