@@ -120,7 +120,7 @@ def _draw_estimates(axes: Axes, policy: PolicyResult, evaluation: Evaluation, li
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_title(policy.name, fontsize=10, loc="left")
     axes.set_xlabel(
-        f"value, with {evaluation.confidence:.0%} intervals (red: not reliable; amber: nothing tells)", fontsize=9
+        f"value, with {evaluation.confidence:.0%} intervals (red: not reliable; amber: unknown)", fontsize=9
     )
     axes.legend(fontsize=8, loc="best", framealpha=0.8)
     axes.grid(axis="x", color="#e5e8eb", linewidth=0.8)
