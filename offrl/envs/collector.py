@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -180,6 +182,26 @@ class Collector:
         finished = self._finished
         self._forget_finished()
         return finished
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Of the episodes that ended since the last reading, for a checkpoint between two."""
+        kinds: dict[str, Sequence[Sequence[float]]] = {
+            "returns": self._finished.returns,
+            "lengths": self._finished.lengths,
+        }
+        return {
+            f"{kind}.{seed}": torch.tensor(values, dtype=torch.float64)
+            for kind, per_seed in kinds.items()
+            for seed, values in enumerate(per_seed)
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the episodes of `named_tensors`; checkpoints of earlier versions have none."""
+        self._forget_finished()
+        if "returns.0" in tensors:
+            for seed in range(len(self.seeds)):
+                self._finished.returns[seed] = tensors[f"returns.{seed}"].tolist()
+                self._finished.lengths[seed] = tensors[f"lengths.{seed}"].long().tolist()
 
     def close(self) -> None:
         self.environments.close()

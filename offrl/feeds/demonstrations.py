@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -116,6 +117,21 @@ class LearnedReturns:
         means = [sum(returns) / len(returns) if returns else None for returns in self.finished]
         self.finished = [[] for _ in self.finished]
         return means
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Of the episodes that ended since the last report, for a checkpoint between two."""
+        self._judge()
+        return {
+            f"learned_returns.{seed}": torch.tensor(returns, dtype=torch.float64)
+            for seed, returns in enumerate(self.finished)
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the episodes of `named_tensors`; checkpoints of earlier versions have none."""
+        self.finished = [
+            tensors[name].tolist() if (name := f"learned_returns.{seed}") in tensors else []
+            for seed in range(self.policy.seeds)
+        ]
 
     def _judge(self) -> None:
         """Reward the steps that have come together, by the discriminator of now."""
@@ -280,13 +296,16 @@ class DemonstrationsFeed:
         self.own.close()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """Those of the own feed, and the demonstrations' generators."""
-        return {**self.own.parts(), "demonstrations": self.demonstrations.named_tensors()}
+        """Those of the own feed, the demonstrations' generators, and what is to be reported."""
+        learned = {} if self.returns is None else self.returns.named_tensors()
+        return {**self.own.parts(), "demonstrations": {**self.demonstrations.named_tensors(), **learned}}
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
         """Go on with the next draws of both."""
         self.own.restore(parts)
         self.demonstrations.restore(parts["demonstrations"])
+        if self.returns is not None:
+            self.returns.restore(parts["demonstrations"])
 
     def _look_out(self) -> None:
         if self.returns is not None and self.guard is not None:

@@ -176,11 +176,11 @@ class ReplayFeed:
         self.collector.close()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """The generators, and the ring."""
+        """The generators, the ring, and what is to be reported."""
         return {
             "sampler": self.sampler.named_tensors(),
             "noise": self.noise.named_tensors(),
-            "exploration": self.exploration.named_tensors(),
+            "exploration": {**self.exploration.named_tensors(), **self.collector.named_tensors()},
             "ring": {**self.ring.named_tensors(), "steps_taken": torch.tensor(self.steps_taken)},
         }
 
@@ -189,6 +189,7 @@ class ReplayFeed:
         self.sampler.restore(parts["sampler"])
         self.noise.restore(parts["noise"])
         self.exploration.restore(parts["exploration"])
+        self.collector.restore(parts["exploration"])
         self.ring.restore({name: tensor for name, tensor in parts["ring"].items() if name != "steps_taken"})
         self.steps_taken = int(parts["ring"]["steps_taken"])
 

@@ -145,10 +145,12 @@ class RolloutsFeed:
         self.collector.close()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """The generators; steps are thrown away."""
-        return {"noise": self.noise.named_tensors(), "exploration": self.exploration.named_tensors()}
+        """The generators, and what is to be reported; steps are thrown away."""
+        exploration = {**self.exploration.named_tensors(), **self.collector.named_tensors()}
+        return {"noise": self.noise.named_tensors(), "exploration": exploration}
 
     def restore(self, parts: dict[str, dict[str, Tensor]]) -> None:
         """Go on with their next draws."""
         self.noise.restore(parts["noise"])
         self.exploration.restore(parts["exploration"])
+        self.collector.restore(parts["exploration"])
