@@ -12,7 +12,7 @@ import typer
 import offrl
 from offrl_cli import datasets, recipes
 from offrl_cli.convert import ConvertCommand, convert
-from offrl_cli.errors import show_tracebacks
+from offrl_cli.errors import INTERRUPTED, show_tracebacks
 from offrl_cli.export import export
 from offrl_cli.finetune import finetune
 from offrl_cli.ope import ope
@@ -72,4 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     # So that --env my_envs:Arm-v0 finds my_envs.py here; at the end, where it hides no installed module.
     sys.path.append("")
-    app(args=arguments, prog_name="offrl")
+    try:
+        app(args=arguments, prog_name="offrl")
+    except KeyboardInterrupt:
+        # Within a command, it is told there.
+        print("Interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

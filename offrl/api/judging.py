@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from offrl.errors import RequestError
-from offrl.files import require_no_link
 from offrl.runs.run import Run, path_of
 from offrl.trust import allowing, remembered
 
@@ -243,9 +242,7 @@ def plot(
     runs = [open_run(run) for run in ([what] if isinstance(what, str | os.PathLike | Run) else what)]
     if not runs:
         raise RequestError("no run is named", hint="name one or several")
-    if out is None:
-        require_no_link(runs[0].path / "plots")
-    destination = runs[0].path / "plots" / f"{metric}.png" if out is None else Path(out)
+    destination = runs[0].picture_path(metric) if out is None else Path(out)
     if metric != "reward":
         from offrl.reports.learning_curves import plot_runs
 

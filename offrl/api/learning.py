@@ -296,5 +296,5 @@ def _pictured(run: Run) -> Run:
     if "table" in plugins.algorithms[run.recipe.algo].feeds:
         from offrl.reports.reward_map import draw_reward
 
-        draw_reward(run, run.path / "plots" / "reward.png")
+        draw_reward(run, run.picture_path("reward"))
     return run

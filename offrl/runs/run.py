@@ -357,6 +357,15 @@ class Run:
         """The kind of the one whose returns end training: `best`, as early stopping chose it, or else `last`."""
         return "best" if self.recipe.early_stopping.patience and self.has_checkpoint("best") else "last"
 
+    def picture_path(self, name: str) -> Path:
+        """Where a picture of the run goes that isn't given another place.
+
+        Raises:
+            StoreError: the folder of such pictures is a link.
+        """
+        require_no_link(self.path / "plots")
+        return self.path / "plots" / f"{name}.png"
+
     def choose_checkpoint(self, asked: str | None = None) -> str:
         """The kind that was asked for, or else the one that training reported, if all that the run names are whole.
 

@@ -87,6 +87,15 @@ def test_a_command_without_arguments_says_what_it_needs(offrl: Offrl, arguments:
     assert "Traceback" not in result.stderr
 
 
+def test_ctrl_c_before_a_command_has_begun_is_told_in_a_word(offrl: Offrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("offrl_cli.main.app", stopped)
+    result = offrl("datasets", "list")
+    assert (result.code, result.stdout, result.stderr) == (130, "", "Interrupted\n")
+
+
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, offrl_cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
