@@ -126,6 +126,7 @@ algorithms = Table(
     "offrl.algorithms",
     {
         "airl": "offrl.agents.airl:ALGORITHM",
+        "awac": "offrl.agents.awac:ALGORITHM",
         "bc": "offrl.agents.bc:ALGORITHM",
         "cql": "offrl.agents.cql:ALGORITHM",
         "dagger": "offrl.agents.bc:DAGGER",
