@@ -62,6 +62,10 @@ def make(environment: str | EnvSpec, **options: Any) -> gym.Env[Any, Any]:
 
     if isinstance(environment, str):
         _require_allowed(environment)
+        if module_of(environment) is not None and "" not in sys.path:
+            # So that my_envs.py is found here, too. At the end, where it hides no installed module; and not before one
+            # is named, for libraries try to import what isn't installed, and would find that in a folder of data.
+            sys.path.append("")
     made: gymnasium.Env[Any, Any] = gymnasium.make(environment, disable_env_checker=True, **options)
     return made
 

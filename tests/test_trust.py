@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import offrl
+from offrl.data.metadata_file import read_metadata, write_metadata
 from offrl.data.store import TrajectoryStore
 from offrl.errors import RequestError, UnsafeEnvironmentError
 from offrl.trust import allowing, make, remember, remembered
@@ -44,8 +45,7 @@ def forget() -> None:
 def renamed(store: Path, out: Path) -> Path:
     """A copy of a store that names the module."""
     shutil.copytree(store, out)
-    metadata = json.loads((out / "metadata.json").read_text())
-    (out / "metadata.json").write_text(json.dumps(metadata | {"environment": ENVIRONMENT}))
+    write_metadata(out, replace(read_metadata(out), environment=ENVIRONMENT))
     return out
 
 

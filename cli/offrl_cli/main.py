@@ -70,11 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads spin for milliseconds by default while they wait for each other, which makes a training ten times
     # slower as soon as another process wants a core. So few turns cost nothing alone. Read when PyTorch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    # So that --env my_envs:Arm-v0 finds my_envs.py here; at the end, where it hides no installed module.
-    sys.path.append("")
     try:
         app(args=arguments, prog_name="offrl")
     except KeyboardInterrupt:
         # Within a command, it is told there.
-        print("Interrupted", file=sys.stderr)
+        say("Interrupted", error=True)
         sys.exit(INTERRUPTED)

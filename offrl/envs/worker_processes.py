@@ -59,7 +59,7 @@ class ParallelEnvironments:
         made = self.own.copies[0].unwrapped.spec
         assert made is not None
         # As registered: what a made environment knows of itself has lost the time limit and other wrappers.
-        spec = gym.spec(made.id)
+        spec = gym.registry[made.id]
         self.connections: list[Connection] = []
         self.workers = []
         for size in sizes[1:]:

@@ -131,6 +131,22 @@ def test_an_environment_of_one_s_own_is_found_in_the_folder_one_is_in(tmp_path: 
     assert TrajectoryStore.open(tmp_path / "poles").num_episodes == 2
 
 
+def test_nothing_is_imported_from_the_folder_one_is_in_unless_it_is_named(tmp_path: Path) -> None:
+    # Packages that are tried for, and needn't be installed, are what a folder of data could bring along.
+    wanted = ("jax", "bottleneck", "numexpr", "IPython", "cv2", "pygame", "usercustomize", "foreign_package")
+    for name in wanted:
+        (tmp_path / f"{name}.py").write_text("open('RAN', 'a').write(__name__)")
+    code = (
+        "import offrl_cli.main\n"
+        "try: offrl_cli.main.main(['collect', '--random', '--env', 'CartPole-v1', '--episodes', '1', '--out', 'x'])\n"
+        "except SystemExit as done: assert not done.code\n"
+        "try: import foreign_package\n"
+        "except ImportError: pass\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
+    assert not (tmp_path / "RAN").exists()
+
+
 @pytest.mark.benchmark
 @pytest.mark.parametrize(
     ("arguments", "limit"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from offrl.data.metadata_file import read_metadata, write_metadata
 from offrl.printable import in_one_line, printable
 from tests.cli.conftest import Offrl
 from tests.source import syntax_trees
@@ -22,10 +24,9 @@ def store(offrl: Offrl, offrl_home: Path) -> Path:
     """A dataset whose every text is hostile."""
     assert offrl("collect", "--random", "--env", "CartPole-v1", "--episodes", "2", "--out", "bad").code == 0
     path = offrl_home / "stores/bad"
-    metadata = json.loads((path / "metadata.json").read_text())
     texts = {"name": HOSTILE, "environment": HOSTILE, "provenance": {HOSTILE: HOSTILE}}
-    texts |= {"reference_scores": {"random": 1.0, "measured_on": HOSTILE}}
-    (path / "metadata.json").write_text(json.dumps(metadata | texts))
+    scores = {"random": 1.0, "measured_on": HOSTILE}
+    write_metadata(path, replace(read_metadata(path), **texts, reference_scores=scores))
     (path / "card.toml").write_text(f"description = {json.dumps(HOSTILE)}\n")
     return path
 

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import offrl
 from offrl.converters.listing import DatasetEntry, list_datasets
+from offrl.data.metadata_file import read_metadata, write_metadata
 
 
 def nested(store: Path) -> None:
@@ -34,9 +36,8 @@ def pipe(store: Path) -> None:
 
 
 def more_rows_than_bytes(store: Path) -> None:
-    metadata = json.loads((store / "metadata.json").read_text())
-    metadata["shards"][0]["rows"] = 10**12
-    (store / "metadata.json").write_text(json.dumps(metadata))
+    metadata = read_metadata(store)
+    write_metadata(store, replace(metadata, shards=(replace(metadata.shards[0], rows=10**12),)))
 
 
 def nested_card(store: Path) -> None:
