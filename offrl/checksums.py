@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from offrl.documents import parse_json
 from offrl.errors import StoreError
 from offrl.files import appending, home, own_folder, write_whole
 
@@ -85,7 +86,7 @@ def _memory(file: Path) -> dict[str, tuple[Identity, str]]:
     with suppress(OSError):
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError):
-                match json.loads(line):
+                match parse_json(line):
                     case [str(place), list(identity), str(digest)]:
                         known[place] = identity, digest
     return known

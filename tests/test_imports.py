@@ -93,7 +93,7 @@ def test_the_bottom_imports_next_to_nothing() -> None:
         "files": {"errors"},
         "printable": set(),
         "documents": set(),
-        "checksums": {"errors", "files"},
+        "checksums": {"documents", "errors", "files"},
         "trust": {"errors", "documents", "files"},
         "plugins": {"errors"},
     }

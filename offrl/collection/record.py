@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from offrl import __version__
 from offrl.data import schema
-from offrl.data.schema import flatten_space, flatten_value, space_to_json
+from offrl.data.schema import flatten_space, flatten_value
+from offrl.data.space_encoding import space_to_json
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.envs.handed_over import HandedOver
 from offrl.envs.spaces import single_precision

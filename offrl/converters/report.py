@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from offrl.data import schema
 from offrl.data.block import EpisodeBlock
-from offrl.data.schema import space_to_json
+from offrl.data.space_encoding import space_to_json
 from offrl.errors import DataError
 from offrl.types import Spec
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from offrl.checksums import file_sha256, known_sha256
 from offrl.data.schema import ColumnSpec, StoreMetadata
+from offrl.data.shard import misalignment
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
 from offrl.data.store_folder import CARD_FILE
 from offrl.data.trajectories import Trajectories
-from offrl.documents import parse_json
+from offrl.documents import checked, parse_json
 from offrl.errors import RequestError, SourceError
 from offrl.files import remove_leftovers, whole_folder, write_whole
 
@@ -30,6 +31,8 @@ STEPS_FILE, EPISODES_FILE = "steps.parquet", "episodes.parquet"
 CHECKSUMS_FILE = "SHA256SUMS"
 """As `sha256sum -c` reads it. Version 0.1.0 exported none."""
 _METADATA_KEY = b"offrl"
+_EPISODE_TYPES = {"length": pa.int64(), "seed": pa.int64(), "source": pa.string()}
+_HINT = "fetch or export it again"
 _ROWS_PER_GROUP = 131_072
 _ALWAYS_UNPACKED, _MAX_EXPANSION = 2**30, 10_000
 """Bytes of a row group that are unpacked in any case, and otherwise at most so many times what is stored of it."""
@@ -102,6 +105,8 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
         steps, episodes = pq.ParquetFile(folder / STEPS_FILE), pq.ParquetFile(folder / EPISODES_FILE)
         metadata = _metadata(steps, folder)
         _require_stored(steps, episodes, metadata, folder)
+        _require_columns(steps.schema_arrow, {each.name: _arrow_type(each) for each in metadata.columns}, folder)
+        _require_columns(episodes.schema_arrow, _EPISODE_TYPES, folder)
         with StoreWriter(
             destination,
             metadata.spec,
@@ -111,12 +116,10 @@ def unpack_parquet(folder: Path, destination: Path) -> TrajectoryStore:
             name=metadata.name,
             fingerprint_version=metadata.fingerprint_version,
         ) as writer:
-            for block in _blocks(steps, episodes.read(), metadata.columns):
+            for block in _blocks(steps, episodes.read(), metadata.columns, folder):
                 writer.append(block)
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise SourceError(
-            f"the Parquet dataset can't be read ({error})", where=str(folder), hint="fetch or export it again"
-        ) from error
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise SourceError(f"the Parquet dataset can't be read ({error})", where=str(folder), hint=_HINT) from error
     return TrajectoryStore.open(destination)
 
 
@@ -165,15 +168,22 @@ def read_metadata(folder: Path) -> StoreMetadata:
     try:
         return _metadata(pq.ParquetFile(folder / STEPS_FILE), folder)
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise SourceError(f"the Parquet dataset can't be read ({error})", where=str(folder)) from error
+        raise SourceError(f"the Parquet dataset can't be read ({error})", where=str(folder), hint=_HINT) from error
 
 
 def count_rows(folder: Path) -> tuple[int, int]:
-    """Episodes and transitions, from the files' footers."""
+    """Episodes and transitions, from the files' footers.
+
+    Raises:
+        SourceError: a file is missing or damaged.
+    """
     import pyarrow.parquet as pq
 
-    episodes = int(pq.ParquetFile(folder / EPISODES_FILE).metadata.num_rows)
-    return episodes, int(pq.ParquetFile(folder / STEPS_FILE).metadata.num_rows) - episodes
+    try:
+        episodes, steps = (pq.ParquetFile(folder / name).metadata.num_rows for name in (EPISODES_FILE, STEPS_FILE))
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"the Parquet dataset can't be read ({error})", where=str(folder), hint=_HINT) from error
+    return episodes, steps - episodes
 
 
 def _metadata(steps: pq.ParquetFile, folder: Path) -> StoreMetadata:
@@ -184,7 +194,13 @@ def _metadata(steps: pq.ParquetFile, folder: Path) -> StoreMetadata:
             where=str(folder / STEPS_FILE),
             hint="convert it as a table: offrl convert FILE DEST --map column=field",
         )
-    return StoreMetadata.from_json({**parse_json(text), "shards": [], "statistics": {}}, str(folder / STEPS_FILE))
+    try:
+        metadata = checked(dict[str, Any], parse_json(text))
+    except ValueError as error:
+        raise SourceError(
+            f"the dataset's description can't be read: {error}", where=str(folder / STEPS_FILE), hint=_HINT
+        ) from error
+    return StoreMetadata.from_json({**metadata, "shards": [], "statistics": {}}, str(folder / STEPS_FILE))
 
 
 def _require_stored(steps: pq.ParquetFile, episodes: pq.ParquetFile, metadata: StoreMetadata, folder: Path) -> None:
@@ -197,31 +213,62 @@ def _require_stored(steps: pq.ParquetFile, episodes: pq.ParquetFile, metadata: S
             raise SourceError(
                 f"{stored:,} bytes declare {group.num_rows:,} rows of {row_bytes:,} bytes",
                 where=str(folder / STEPS_FILE),
-                hint="export the dataset again",
+                hint=_HINT,
             )
     if episodes.metadata.num_rows > about.num_rows:
-        raise SourceError(
-            "there are more episodes than rows of steps", where=str(folder), hint="export the dataset again"
-        )
+        raise SourceError("there are more episodes than rows of steps", where=str(folder), hint=_HINT)
 
 
-def _blocks(steps: pq.ParquetFile, episodes: pa.Table, columns: tuple[ColumnSpec, ...]) -> Iterator[EpisodeBlock]:
-    """One block for each row group."""
-    lengths = episodes["length"].to_numpy()
-    ends = np.cumsum(lengths + 1)
-    first, rows = 0, 0
+def _require_columns(schema: pa.Schema, types: Mapping[str, pa.DataType], folder: Path) -> None:
+    """Raise `SourceError` unless a file has these columns, each once, of these types."""
+    for name, wanted in types.items():
+        found = [schema.field(index).type for index in schema.get_all_field_indices(name)]
+        if found != [wanted]:
+            told = ", ".join(map(str, found)) or "missing"
+            raise SourceError(
+                f"the Parquet dataset's column '{name}' should be {wanted}, and is {told}",
+                where=str(folder),
+                hint=_HINT,
+            )
+
+
+def _blocks(
+    steps: pq.ParquetFile, episodes: pa.Table, columns: tuple[ColumnSpec, ...], folder: Path
+) -> Iterator[EpisodeBlock]:
+    """One block for each row group, which holds whole episodes."""
+    lengths, seeds = (_without_nulls(episodes[name], name, folder).to_numpy() for name in ("length", "seed"))
+    rows = steps.metadata.num_rows
+    first_rows = np.cumsum(np.minimum(lengths, rows) + 1) - (np.minimum(lengths, rows) + 1)
+    if wrong := misalignment(lengths, first_rows, rows, 0):
+        raise SourceError(f"the Parquet dataset can't be read: {wrong}", where=str(folder), hint=_HINT)
+    ends, sources = first_rows + lengths + 1, episodes["source"].to_pylist()
+    first, end = 0, 0
     for group in range(steps.num_row_groups):
         table = steps.read_row_group(group)
-        rows += table.num_rows
-        last = int(np.searchsorted(ends, rows)) + 1
-        part = episodes.slice(first, last - first)
+        end += table.num_rows
+        last = int(np.searchsorted(ends, end)) + 1
+        if last > len(ends) or ends[last - 1] != end:
+            raise SourceError(
+                f"the Parquet dataset's row group {group} ends within an episode", where=str(folder), hint=_HINT
+            )
         yield EpisodeBlock(
-            columns={column.name: _to_numpy(column, table[column.name]) for column in columns},
+            columns={
+                each.name: _to_numpy(each, _without_nulls(table[each.name], each.name, folder)) for each in columns
+            },
             lengths=lengths[first:last],
-            seeds=part["seed"].to_numpy(),
-            sources=[text or "" for text in part["source"].to_pylist()],
+            seeds=seeds[first:last],
+            sources=[text or "" for text in sources[first:last]],
         )
         first = last
+
+
+def _without_nulls(values: pa.ChunkedArray, name: str, folder: Path) -> pa.ChunkedArray:
+    """The values; raises `SourceError` where one is missing, or one within a row."""
+    flat = values.combine_chunks()
+    inner = flat.flatten() if pa.types.is_fixed_size_list(values.type) else flat
+    if values.null_count or inner.null_count:
+        raise SourceError(f"the Parquet dataset's column '{name}' has empty values", where=str(folder), hint=_HINT)
+    return values
 
 
 def _episode_table(store: Trajectories) -> pa.Table:

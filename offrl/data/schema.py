@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
+from annotated_types import Ge, Le, Predicate
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from offrl.data.space_encoding import (
+    Axes,
+    Bound,
+    Whole,
+    number_type,
+    require_components,
+    space_from_json,
+    space_to_json,
+)
 from offrl.data.statistics import ColumnStatistics
+from offrl.documents import checked
 from offrl.errors import CorruptStoreError, DataError, RequestError, SchemaVersionError, listed
 from offrl.types import Spec
 
 SCHEMA_VERSION = 1
 FINGERPRINT_VERSION = 2
 """Of what a fingerprint is made. Stores that have one of version 1, without statistics, keep it."""
-MOST_COMPONENTS = 2**25
-"""Numbers that a declared space may have, all its parts together: four frames of 1080p video have 25 million."""
 
 OBSERVATION, ACTION, REWARD = "observation", "action", "reward"
 TERMINATED, TRUNCATED = "terminated", "truncated"
@@ -49,21 +57,17 @@ class ColumnSpec:
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype.name, "shape": list(self.shape)}
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ColumnSpec:
-        return cls(value["name"], np.dtype(value["dtype"]), tuple(value["shape"]))
-
 
 @dataclass(frozen=True)
 class ShardRecord:
     """One committed shard: `shards/<name>.arrow` (rows) and `episodes/<name>.arrow` (the episode table)."""
 
-    name: str
-    rows: int
-    episodes: int
-    rows_bytes: int
+    name: Annotated[str, Predicate(str.isdecimal)]
+    rows: Whole
+    episodes: Whole
+    rows_bytes: Whole
     rows_sha256: str
-    episodes_bytes: int
+    episodes_bytes: Whole
     episodes_sha256: str
 
     @property
@@ -74,18 +78,61 @@ class ShardRecord:
     def episodes_file(self) -> str:
         return f"episodes/{self.name}.arrow"
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ShardRecord:
-        record = cls(**value)
-        for key, item in vars(record).items():
-            if key in ("name", "rows_sha256", "episodes_sha256"):
-                if not isinstance(item, str):
-                    raise ValueError(f"a shard's {key} is {item!r}, not text")
-            elif type(item) is not int or item < 0:
-                raise ValueError(f"a shard's {key} is {item!r}, not a whole number of at least 0")
-        if not record.name.isdigit():
-            raise ValueError(f"a shard's name is {record.name!r}, not a number")
-        return record
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """What `reference_scores` hold, as far as offrl reads them."""
+
+    random: float | None = None
+    expert: float | None = None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A `ColumnSpec` as JSON has it."""
+
+    name: str
+    dtype: str
+    shape: Axes
+
+    def __post_init__(self) -> None:
+        require_components(self.shape)
+
+    def spec(self) -> ColumnSpec:
+        return ColumnSpec(self.name, number_type(self.dtype), self.shape)
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """`ColumnStatistics` as JSON has them."""
+
+    count: Whole
+    shape: Axes
+    mean: list[Bound]
+    squares: list[Bound]
+    min: list[Bound]
+    max: list[Bound]
+
+    def __post_init__(self) -> None:
+        components = require_components(self.shape)
+        if any(len(figures) != components for figures in (self.mean, self.squares, self.min, self.max)):
+            raise ValueError(f"should have {components} figures of each kind, as its shape says")
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """`metadata.json`, but for the version, which says how to read it, and the fingerprint of what was read."""
+
+    name: str | None
+    environment: str | None
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    columns: tuple[_Column, ...]
+    shards: tuple[ShardRecord, ...]
+    statistics: dict[str, _Statistics]
+    provenance: dict[str, Any]
+    reference_scores: ReferenceScores
+    fingerprint_version: Annotated[int, Ge(1), Le(FINGERPRINT_VERSION)] = 1
 
 
 @dataclass(frozen=True)
@@ -162,34 +209,22 @@ class StoreMetadata:
             type(version := value.get("schema_version")) is int and version == SCHEMA_VERSION
         ):
             raise _of_another_version(version, where)
-        kinds = {"name": str | None, "environment": str | None, "provenance": dict, "reference_scores": dict}
         try:
-            for key, kind in kinds.items():
-                if not isinstance(value[key], kind):
-                    raise ValueError(f"the {key} is {value[key]!r}")
-            fingerprint_version = value.get("fingerprint_version", 1)
-            if fingerprint_version not in range(1, FINGERPRINT_VERSION + 1):
-                raise ValueError(f"the fingerprint's version is {fingerprint_version!r}")
+            found: _Metadata = checked(_Metadata, value)
             return cls(
-                spec=Spec(space_from_json(value["observation_space"]), space_from_json(value["action_space"])),
-                columns=tuple(ColumnSpec.from_json(column) for column in value["columns"]),
-                shards=tuple(ShardRecord.from_json(shard) for shard in value["shards"]),
+                spec=Spec(space_from_json(found.observation_space), space_from_json(found.action_space)),
+                columns=tuple(column.spec() for column in found.columns),
+                shards=found.shards,
                 statistics={name: ColumnStatistics.from_json(item) for name, item in value["statistics"].items()},
-                fingerprint_version=fingerprint_version,
-                **{key: value[key] for key in kinds},
+                fingerprint_version=found.fingerprint_version,
+                name=found.name,
+                environment=found.environment,
+                provenance=found.provenance,
+                reference_scores=value["reference_scores"],
             )
-        # A Gymnasium space asserts what it is made of.
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            AssertionError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except ValueError as error:
             raise CorruptStoreError(
-                f"the store's metadata can't be understood ({type(error).__name__}: {error})",
+                f"the store's metadata can't be understood: {error}",
                 where=where,
                 hint="restore the file from a copy, or convert the source again",
             ) from error
@@ -203,104 +238,6 @@ def _of_another_version(version: Any, where: str) -> SchemaVersionError:
         where=where,
         hint="install a newer offrl" if newer else "convert the source again with this offrl",
     )
-
-
-def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
-    """A Gymnasium space as plain JSON values.
-
-    Raises:
-        RequestError: the space, or one inside it, is of a kind that has no fixed shape (Text, Graph, Sequence).
-    """
-    match space:
-        case spaces.Box():
-            low, high = _bounds_to_json(space.low), _bounds_to_json(space.high)
-            return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
-        case spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-        case spaces.MultiDiscrete():
-            nvec, start = space.nvec.tolist(), space.start.tolist()
-            return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": str(space.dtype)}
-        case spaces.MultiBinary():
-            return {"type": "MultiBinary", "n": np.asarray(space.n).tolist()}
-        case spaces.Dict():
-            return {"type": "Dict", "spaces": {key: space_to_json(item) for key, item in space.spaces.items()}}
-        case spaces.Tuple():
-            return {"type": "Tuple", "spaces": [space_to_json(item) for item in space.spaces]}
-    raise RequestError(
-        f"a {type(space).__name__} space can't be stored",
-        hint="describe the data with Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these",
-    )
-
-
-def check_components(value: Any) -> None:
-    """Refuse a declaration of a few bytes that would take gigabytes as a space.
-
-    Args:
-        value: a space as JSON has it, here and in Minari's metadata: parts lie below `spaces` or `subspaces`.
-
-    Raises:
-        ValueError: it declares more than `MOST_COMPONENTS` numbers.
-    """
-    count = _components(value)
-    if count > MOST_COMPONENTS:
-        raise ValueError(f"a space of {count:,} numbers is declared, and at most {MOST_COMPONENTS:,} are read")
-
-
-def _components(value: Any) -> int:
-    if isinstance(value, list):
-        return sum(map(_components, value))
-    if not isinstance(value, Mapping):
-        return 0
-    inner = value.get("spaces", value.get("subspaces"))
-    if inner is not None:
-        return sum(map(_components, inner.values())) if isinstance(inner, Mapping) else _components(inner)
-    declared = value["n"] if value.get("type") == "MultiBinary" else value.get("shape", ())
-    return math.prod(map(abs, declared if isinstance(declared, list | tuple) else (declared,)))
-
-
-def space_from_json(value: Mapping[str, Any]) -> gym.Space[Any]:
-    """The inverse of `space_to_json`: equal to the space that was encoded.
-
-    Raises:
-        ValueError: it declares more than `MOST_COMPONENTS` numbers.
-    """
-    check_components(value)
-    return _space_from_json(value)
-
-
-def _space_from_json(value: Mapping[str, Any]) -> gym.Space[Any]:
-    match value["type"]:
-        case "Box":
-            shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])
-            low, high = (_bounds_from_json(value[key], shape, dtype) for key in ("low", "high"))
-            return spaces.Box(low, high, shape, dtype.type)
-        case "Discrete":
-            return spaces.Discrete(value["n"], start=value["start"])
-        case "MultiDiscrete":
-            return spaces.MultiDiscrete(value["nvec"], dtype=np.dtype(value["dtype"]).type, start=value["start"])
-        case "MultiBinary":
-            return spaces.MultiBinary(value["n"])
-        case "Dict":
-            return spaces.Dict([(key, _space_from_json(item)) for key, item in value["spaces"].items()])
-        case "Tuple":
-            return spaces.Tuple([_space_from_json(item) for item in value["spaces"]])
-    raise ValueError(f"unknown space type {value['type']!r}")
-
-
-def _bounds_to_json(bounds: NDArray[Any]) -> Any:
-    """One number where all components agree (images), else a list; infinities as text, since JSON has none."""
-    flat = bounds.reshape(-1)
-    if flat.size and (flat == flat[0]).all():
-        flat = flat[:1]
-    encoded = [str(item) if isinstance(item, float) and not np.isfinite(item) else item for item in flat.tolist()]
-    return encoded[0] if len(encoded) == 1 else encoded
-
-
-def _bounds_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if not isinstance(value, list):
-        return np.full(shape, float(value) if isinstance(value, str) else value, dtype=dtype)
-    numbers = [float(item) if isinstance(item, str) else item for item in value]
-    return np.array(numbers, dtype=dtype).reshape(shape)
 
 
 def flatten_space(space: gym.Space[Any], prefix: str) -> dict[str, gym.Space[Any]]:

@@ -87,6 +87,26 @@ def map_episodes(path: Path, episodes: int) -> tuple[dict[str, NDArray[Any]], pa
     return columns, batch.column("source")
 
 
+def misalignment(lengths: NDArray[np.int64], first_rows: NDArray[np.int64], rows: int, first_row: int) -> str | None:
+    """How the episode table of a shard doesn't fit the shard's rows, if it doesn't.
+
+    Args:
+        lengths: int64 [episodes]: transitions.
+        first_rows: int64 [episodes]: by position in the store.
+        rows: of the shard.
+        first_row: of the shard, by position in the store.
+    """
+    if (lengths < 1).any():
+        return "an episode has no transitions"
+    # None is longer than the shard, so that the sum can't overflow.
+    total = int((np.minimum(lengths, rows) + 1).sum())
+    if total != rows:
+        return f"the lengths in the episode table add up to {total} rows, the shard has {rows}"
+    if not np.array_equal(first_rows, np.cumsum(lengths + 1) - (lengths + 1) + first_row):
+        return "the episodes' first rows aren't back to back"
+    return None
+
+
 def _mapped(
     path: Path, schema: pa.Schema, columns: Sequence[ColumnSpec], rows: int
 ) -> tuple[dict[str, NDArray[Any]], pa.RecordBatch]:

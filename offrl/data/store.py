@@ -22,16 +22,18 @@ from numpy.typing import NDArray
 from offrl.checksums import changed_files
 from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
 from offrl.data.metadata_file import read_metadata, write_metadata
-from offrl.data.schema import FINGERPRINT_VERSION, ColumnSpec, ShardRecord, StoreMetadata, space_to_json
+from offrl.data.schema import FINGERPRINT_VERSION, ColumnSpec, ShardRecord, StoreMetadata
 from offrl.data.shard import (
     EPISODE_COLUMNS,
     HINT,
     check_size,
     map_episodes,
     map_rows,
+    misalignment,
     write_episodes,
     write_rows,
 )
+from offrl.data.space_encoding import space_to_json
 from offrl.data.statistics import ColumnStatistics
 from offrl.data.store_folder import lock_store, prepare_folder, remove_unnamed_shards
 from offrl.data.trajectories import (
@@ -130,7 +132,7 @@ class TrajectoryStore(Trajectories):
     @cached_property
     def episodes(self) -> EpisodeTable:
         self._require_unchanged(*((shard.episodes_file, shard.episodes_sha256) for shard in self.metadata.shards))
-        tables = [map_episodes(self.path / shard.episodes_file, shard.episodes) for shard in self.metadata.shards]
+        tables = [self._episodes_of(index) for index in range(len(self.metadata.shards))]
         sources = pa.chunked_array([source for _, source in tables], pa.string())
         columns = {
             column.name: _joined([table[column.name] for table, _ in tables], column) for column in EPISODE_COLUMNS
@@ -174,8 +176,18 @@ class TrajectoryStore(Trajectories):
         """The episodes of one shard, without their seeds and sources."""
         record = self.metadata.shards[index]
         self._require_unchanged((record.episodes_file, record.episodes_sha256))
-        table, _ = map_episodes(self.path / record.episodes_file, record.episodes)
+        table, _ = self._episodes_of(index)
         return EpisodeBlock(self.shard(index), table["length"])
+
+    def _episodes_of(self, index: int) -> tuple[dict[str, NDArray[Any]], pa.Array]:
+        """The episode table of one shard and its sources, which fit the shard's rows."""
+        record = self.metadata.shards[index]
+        path = self.path / record.episodes_file
+        table, sources = map_episodes(path, record.episodes)
+        wrong = misalignment(table["length"], table["first_row"], record.rows, int(self._first_rows[index]))
+        if wrong is not None:
+            raise CorruptStoreError(wrong, where=str(path), hint=HINT)
+        return table, sources
 
     def _column(self, name: str) -> ColumnSpec:
         for column in self.metadata.columns:

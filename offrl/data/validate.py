@@ -15,7 +15,7 @@ from offrl.checksums import file_sha256
 from offrl.data import schema
 from offrl.data.block import forbidden_choices
 from offrl.data.schema import ShardRecord, flatten_space, required_columns
-from offrl.data.shard import check_size, map_episodes
+from offrl.data.shard import check_size, map_episodes, misalignment
 from offrl.data.statistics import ColumnStatistics
 from offrl.data.store import TrajectoryStore
 from offrl.data.trajectories import merge_statistics
@@ -144,7 +144,7 @@ def _validate_shard(store: TrajectoryStore, index: int, first_row: int, first_ep
     except CorruptStoreError as error:
         yield Finding("error", "unreadable", error.what, shard=error.where)
         return
-    misaligned = _misalignment(record, table["length"], table["first_row"], first_row)
+    misaligned = misalignment(table["length"], table["first_row"], record.rows, first_row)
     if misaligned:
         yield Finding("error", "alignment", misaligned, shard=record.episodes_file)
         return
@@ -176,20 +176,6 @@ def _check_files(store: TrajectoryStore, record: ShardRecord) -> Iterator[Findin
         if file_sha256(store.path / name) != digest:
             message = "the file's checksum isn't the one that was committed: its content has changed"
             yield Finding("error", "checksum", message, shard=name)
-
-
-def _misalignment(
-    record: ShardRecord, lengths: NDArray[np.int64], first_rows: NDArray[np.int64], first_row: int
-) -> str | None:
-    """How the episode table doesn't fit the rows, if it doesn't."""
-    rows = int((lengths + 1).sum())
-    if rows != record.rows:
-        return f"the lengths in the episode table add up to {rows} rows, the shard has {record.rows}"
-    if (lengths < 1).any():
-        return "an episode has no transitions"
-    if not np.array_equal(first_rows, np.cumsum(lengths + 1) - (lengths + 1) + first_row):
-        return "the episodes' first rows aren't back to back"
-    return None
 
 
 class _Shard:

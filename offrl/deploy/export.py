@@ -15,7 +15,8 @@ from torch import Tensor
 
 from offrl import __version__, plugins
 from offrl.agents.algorithm import Algorithm
-from offrl.data.schema import OBSERVATION, space_to_json, unflatten_value
+from offrl.data.schema import OBSERVATION, unflatten_value
+from offrl.data.space_encoding import space_to_json
 from offrl.deploy.file_formats import (
     ACTION,
     CARRY,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -105,12 +106,30 @@ class ObservationNormalizer:
 
     @classmethod
     def from_named_tensors(cls, tensors: Mapping[str, Tensor]) -> ObservationNormalizer:
-        """The inverse of `named_tensors`."""
-        mean, std = (
-            {name.partition(".")[2]: t.cpu().numpy() for name, t in tensors.items() if name.startswith(f"{what}.")}
-            for what in ("mean", "std")
-        )
+        """The inverse of `named_tensors`.
+
+        Raises:
+            ValueError: these are none that `named_tensors` returned.
+        """
+        found: dict[str, dict[str, NDArray[Any]]] = {"mean": {}, "std": {}}
+        for name, tensor in tensors.items():
+            what, _, key = name.partition(".")
+            if what in found:
+                found[what][key] = tensor.cpu().numpy()
+        mean, std = found["mean"], found["std"]
+        if mean.keys() != std.keys() or any(mean[key].shape != std[key].shape for key in mean):
+            raise ValueError("its means aren't of the same components as its standard deviations")
+        if "eps" not in tensors or tensors["eps"].numel() != 1:
+            raise ValueError("it has no ε")
         return cls(mean, std, float(tensors["eps"]))
+
+    def require_fit(self, space: gym.Space[Any]) -> None:
+        """Raise `ValueError` unless these are the parts of the space, of the same shapes but for axes in front."""
+        leaves = {observation_key(name): leaf for name, leaf in flatten_space(space, OBSERVATION).items()}
+        for key, mean in self.mean.items():
+            shape = leaves[key].shape if key in leaves else None
+            if shape is None or tuple(shape[len(shape) - mean.ndim :]) != mean.shape:
+                raise ValueError(f"it has {mean.shape} means, and the observation's part '{key}' has the shape {shape}")
 
     def _on(self, key: str, device: torch.device) -> tuple[Tensor, Tensor]:
         if (key, device) not in self._tensors:

@@ -15,6 +15,7 @@ from offrl.config.recipe import Recipe
 from offrl.errors import RequestError
 from offrl.feeds import feed_of
 from offrl.reports.figures import MOST_DRAWN, drawable, save_picture
+from offrl.runs.records import EVALUATIONS, METRICS, EvaluationLine, read_lines, read_metrics
 from offrl.runs.run import Run
 
 if TYPE_CHECKING:
@@ -139,13 +140,13 @@ def _curve(group: Sequence[Run], label: str, metric: str, x: Axis) -> Curve:
 
 def _seed_curves(run: Run, metric: str) -> list[Points]:
     """One for each seed that has a value."""
-    lines = _evaluations(run) if metric == EVALUATION else run.lines("metrics.jsonl")
+    lines = _evaluations(run) if metric == EVALUATION else read_metrics(run.path / METRICS, run.recipe.seeds)
     key = "mean_return_per_seed" if metric == EVALUATION else metric
     curves: list[Points] = [{} for _ in run.recipe.seeds]
     for line in lines:
         for points, value in zip(curves, _listed(line.get(key)), strict=False):
             if value is not None:
-                points[line["step"]] = value
+                points[line["step"]] = float(value)
     if not any(curves):
         raise RequestError(
             "this run has no evaluation yet" if metric == EVALUATION else f"this run has no metric '{metric}'",
@@ -157,14 +158,14 @@ def _seed_curves(run: Run, metric: str) -> list[Points]:
 
 def _evaluations(run: Run) -> list[dict[str, Any]]:
     """The curve's evaluations: the final one belongs to it unless it is of an earlier, better checkpoint."""
-    lines = run.lines("evaluations.jsonl")
+    lines = read_lines(run.path / EVALUATIONS, EvaluationLine)
     return [line for line in lines if not (line.get("final") and line.get("checkpoint") == "best")] or lines
 
 
 def _minutes(run: Run, steps: NDArray[np.float64]) -> NDArray[np.float64]:
     """The minutes that a run took to get to each of the steps, from the rates that it logged."""
     logged, minutes = [0.0], [0.0]
-    for line in run.lines("metrics.jsonl"):
+    for line in run.lines(METRICS):
         if line.get("steps_per_second"):
             minutes.append(minutes[-1] + (line["step"] - logged[-1]) / line["steps_per_second"] / 60.0)
             logged.append(line["step"])
@@ -172,8 +173,8 @@ def _minutes(run: Run, steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _known_metrics(run: Run) -> list[str]:
-    names = {name for line in run.lines("metrics.jsonl") for name, value in line.items() if isinstance(value, list)}
-    return ([EVALUATION] if run.lines("evaluations.jsonl") else []) + sorted(names)
+    names = {name for line in run.lines(METRICS) for name, value in line.items() if isinstance(value, list)}
+    return ([EVALUATION] if run.lines(EVALUATIONS) else []) + sorted(names)
 
 
 def _listed(value: Any) -> list[float | None]:
@@ -182,14 +183,15 @@ def _listed(value: Any) -> list[float | None]:
 
 def _references(runs: Iterable[Run]) -> tuple[float, float] | None:
     """Mean returns of a random and an expert policy, if all runs name the same."""
-    known = set()
+    known: set[tuple[float | None, float | None]] = set()
     for run in runs:
-        scores = (run.lines("evaluations.jsonl") or [{}])[-1].get("reference_scores") or {}
-        known.add((scores["random"], scores["expert"]) if {"random", "expert"} <= set(scores) else None)
-    references = known.pop() if len(known) == 1 else None
+        scores = (read_lines(run.path / EVALUATIONS, EvaluationLine) or [{}])[-1].get("reference_scores") or {}
+        known.add((scores.get("random"), scores.get("expert")))
+    random, expert = known.pop() if len(known) == 1 else (None, None)
     # Equal ones make no scale, nor do infinite ones.
-    drawn = references is not None and references[0] != references[1] and max(map(abs, references)) <= MOST_DRAWN
-    return references if drawn else None
+    if random is None or expert is None or random == expert or max(abs(random), abs(expert)) > MOST_DRAWN:
+        return None
+    return random, expert
 
 
 def _value_label(metric: str) -> str:

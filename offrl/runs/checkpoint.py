@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from offrl.checksums import file_sha256, known_sha256
-from offrl.documents import read_json
 from offrl.errors import DiskFullError, RunError, StoreError
 from offrl.files import whole_folder
+from offrl.runs.records import CheckpointFacts, Checksummed, read_record
 
 _FACTS, _CHECKSUMS = "facts.json", "checksums"
 
@@ -77,7 +77,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     Raises:
         RunError: it isn't there, can't be read, or has changed.
     """
-    return _read(directory)[0]
+    return _read(directory, CheckpointFacts)[0]
 
 
 def read_part(directory: Path, part: str) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ def read_part(directory: Path, part: str) -> dict[str, Tensor]:
         RunError: they aren't there, can't be read, or have changed.
     """
     file = directory / f"{part}.safetensors"
-    written = _read(directory)[1].get(file.name)
+    written = _read(directory, Checksummed)[1].get(file.name)
     with _reading(directory):
         if written is not None:
             _require_unchanged(file, written)
@@ -100,7 +100,7 @@ def verify_checkpoint(directory: Path) -> None:
     Raises:
         RunError: a file's content has changed, or it can't be read.
     """
-    _, checksums = _read(directory)
+    _, checksums = _read(directory, Checksummed)
     with _reading(directory):
         for file in directory.glob("*.safetensors"):
             if (written := checksums.get(file.name)) is not None:
@@ -120,18 +120,11 @@ def _require_unchanged(file: Path, written: str) -> None:
         raise _changed(file)
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(directory: Path, kind: type[Checksummed]) -> tuple[dict[str, Any], dict[str, str]]:
     """The facts, and the checksums of the files, of which version 0.1.0 wrote none."""
     file = directory / _FACTS
-    try:
-        facts = read_json(file)
-        if not isinstance(facts, dict):
-            raise ValueError("it holds no facts")
-        checksums = facts.pop(_CHECKSUMS, {})
-        if not isinstance(checksums, dict):
-            raise ValueError("it holds no checksums")
-    except (OSError, ValueError) as error:
-        raise RunError(f"the checkpoint can't be read: {error}", where=str(directory), hint="choose another") from error
+    facts = read_record(file, kind, "the checkpoint", "choose another")
+    checksums = facts.pop(_CHECKSUMS, None) or {}
     if checksums and checksums.get(_FACTS) != _checksum(facts):
         raise _changed(file)
     return facts, checksums

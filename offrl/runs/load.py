@@ -13,7 +13,7 @@ from torch import Tensor
 from offrl import plugins
 from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
-from offrl.data.schema import space_from_json
+from offrl.data.space_encoding import space_from_json
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RunError
 from offrl.nn.state import modules_of, restore_state, state_tensors
@@ -105,15 +105,34 @@ def saved_state(directory: Path, state: Any) -> dict[str, Tensor]:
 
 
 def load_normalizer(directory: Path) -> ObservationNormalizer | None:
-    """What a checkpoint's policies see observations through; None where they see them as they are."""
-    if not read_facts(directory)["normalized"]:
+    """What a checkpoint's policies see observations through; None where they see them as they are.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    facts = read_facts(directory)
+    if not facts["normalized"]:
         return None
-    return ObservationNormalizer.from_named_tensors(read_part(directory, "normalizer"))
+    try:
+        normalizer = ObservationNormalizer.from_named_tensors(read_part(directory, "normalizer"))
+        normalizer.require_fit(spec_of(facts).observation_space)
+    except ValueError as error:
+        raise RunError(
+            f"the checkpoint's normalizer is damaged: {error}", where=str(directory), hint="choose another"
+        ) from error
+    return normalizer
 
 
 def spec_of(facts: dict[str, Any]) -> Spec:
-    """The spaces that a checkpoint's policies are for."""
-    return Spec(space_from_json(facts["observation_space"]), space_from_json(facts["action_space"]))
+    """The spaces that a checkpoint's policies are for.
+
+    Raises:
+        RunError: they are damaged.
+    """
+    try:
+        return Spec(space_from_json(facts["observation_space"]), space_from_json(facts["action_space"]))
+    except ValueError as error:
+        raise RunError(f"the checkpoint's spaces are damaged: {error}", hint="choose another checkpoint") from error
 
 
 def resolve_device(name: str) -> torch.device:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
 from offrl.config.toml import write_toml
-from offrl.documents import parse_json, read_json
 from offrl.errors import RunError, RunInUseError, RunNotFoundError
 from offrl.files import appending, own_folder, remove_leftovers, require_no_link, take_lock, write_whole
+from offrl.runs.records import (
+    CHECKPOINT_NAME,
+    EVALUATIONS,
+    METRICS,
+    CheckpointName,
+    Choice,
+    WholeEvaluation,
+    read_lines,
+    read_metrics,
+    read_record,
+)
 from offrl.trust import allowing, remembered
 
 if TYPE_CHECKING:
@@ -28,10 +37,6 @@ if TYPE_CHECKING:
 
     from offrl.runs.acting import ActingPolicy
     from offrl.runs.scores import Scores
-
-
-CHECKPOINT_NAME = re.compile(r"(best-)?step-\d+(-again)?")
-"""What the directories of checkpoints are called; whatever else lies beside them is somebody else's."""
 
 
 class Run:
@@ -156,17 +161,12 @@ class Run:
             lines.write(json.dumps(line) + "\n")
 
     def lines(self, file: str) -> list[dict[str, Any]]:
-        """The whole lines of such a file; a last one cut short by a kill is left out."""
-        path = self.path / file
-        if not path.exists():
-            return []
-        parsed = []
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                parsed.append(parse_json(text))
-            except ValueError:
-                continue
-        return parsed
+        """The whole lines of such a file; a last one cut short by a kill is left out.
+
+        Raises:
+            RunError: the file can't be read, or has a line of something else.
+        """
+        return read_lines(self.path / file)
 
     def evaluate(
         self,
@@ -230,7 +230,7 @@ class Run:
         """
         from offrl.runs.scores import Scores
 
-        finals = [line for line in self.lines("evaluations.jsonl") if line.get("final")]
+        finals = [line for line in read_lines(self.path / EVALUATIONS, WholeEvaluation) if line.get("final")]
         return Scores.of_line(finals[-1]) if finals else None
 
     def metrics(self) -> pd.DataFrame:
@@ -242,7 +242,7 @@ class Run:
         import pandas as pd
 
         rows: dict[tuple[int, int], dict[str, Any]] = {}
-        for line in self.lines("metrics.jsonl"):
+        for line in read_metrics(self.path / METRICS, self.recipe.seeds):
             values = {name: value for name, value in line.items() if name != "step"}
             for position, seed in enumerate(self.recipe.seeds):
                 row = rows.setdefault((line["step"], seed), {"step": line["step"], "seed": seed})
@@ -259,7 +259,7 @@ class Run:
 
         columns = ["step", "seed", "final", "environment", "episodes", "mean_return", "mean_length", "normalized_score"]
         rows = []
-        for line in self.lines("evaluations.jsonl"):
+        for line in read_lines(self.path / EVALUATIONS, WholeEvaluation):
             normalized = line["normalized_score_per_seed"] or [None] * len(line["seeds"])
             for position, seed in enumerate(line["seeds"]):
                 returns, lengths = line["returns"][position], line["lengths"][position]
@@ -293,20 +293,22 @@ class Run:
     def cross_validation(self) -> dict[str, Any]:
         """The choice of a coefficient by cross-validation; empty where none was made."""
         path = self.path / "cross_validation.json"
-        choice: dict[str, Any] = read_json(path) if path.exists() else {}
-        return choice
+        if not path.exists():
+            return {}
+        return read_record(path, Choice, "the choice of a coefficient", "restore the file, or remove it")
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run is about to repeat."""
-        for file in ("metrics.jsonl", "evaluations.jsonl"):
+        for file in (METRICS, EVALUATIONS):
             if (self.path / file).exists():
                 kept = [line for line in self.lines(file) if line["step"] <= step and not line.get("final")]
                 write_whole(self.path / file, "".join(json.dumps(line) + "\n" for line in kept))
         table = self.path / "metrics.csv"
         if table.exists() and table.stat().st_size:
-            header, *rows = table.read_text(encoding="utf-8").splitlines(keepends=True)
+            header, *rows = table.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             # A kill may have cut the last row short.
-            whole = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= step]
+            steps = [row.partition(",")[0] if row.endswith("\n") else "" for row in rows]
+            whole = [row for row, text in zip(rows, steps, strict=True) if text.isdecimal() and int(text) <= step]
             write_whole(table, "".join([header, *whole]))
 
     def save_checkpoint(
@@ -384,18 +386,8 @@ class Run:
         path = self._checkpoints / "index.json"
         if not path.exists():
             return {}
-        try:
-            index: dict[str, str] = read_json(path)
-            names = index.values() if isinstance(index, dict) else [None]
-            if not all(isinstance(name, str) and CHECKPOINT_NAME.fullmatch(name) for name in names):
-                raise ValueError("it names something else than a checkpoint")
-        except ValueError as error:
-            raise RunError(
-                f"the list of checkpoints is damaged ({error})",
-                where=str(path),
-                hint='write {"last": "step-N"} into it, where step-N is the newest directory beside it',
-            ) from error
-        return index
+        hint = 'write {"last": "step-N"} into it, where step-N is the newest directory beside it'
+        return read_record(path, dict[str, CheckpointName], "the list of checkpoints", hint)
 
 
 def _say(text: str) -> None:

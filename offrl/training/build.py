@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offrl import __version__
 from offrl.config.recipe import Recipe
-from offrl.data.schema import space_to_json
+from offrl.data.space_encoding import space_to_json
 from offrl.data.trajectories import Trajectories
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Policy

@@ -118,7 +118,7 @@ def test_values_flatten_and_unflatten(space: gym.Space[Any], seed: int) -> None:
 
 def test_a_value_nested_otherwise_is_refused() -> None:
     space = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(2)})
-    with pytest.raises(DataError, match=r"\['a', 'c'\].*\['a', 'b'\]"):
+    with pytest.raises(DataError, match=r"parts a, c, its space has a, b"):
         flatten_value(space, {"a": 0, "c": 1}, "observation")
 
 
@@ -177,7 +177,7 @@ def test_a_schema_version_that_is_not_exactly_the_known_one_is_refused(version: 
 def test_a_shard_record_of_another_kind_is_corrupt(key: str, item: Any) -> None:
     value = json.loads(json.dumps(make_metadata().to_json()))
     value["shards"][1][key] = item
-    with pytest.raises(CorruptStoreError, match=f"shard's {key}"):
+    with pytest.raises(CorruptStoreError, match=f"'shards.1.{key}'"):
         StoreMetadata.from_json(value, "m")
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from offrl.config.recipe import recipe_from_dict
-from offrl.data.schema import OBSERVATION, space_from_json, space_to_json, unflatten_value
+from offrl.data.schema import OBSERVATION, unflatten_value
+from offrl.data.space_encoding import space_from_json, space_to_json
 from offrl.deploy import file_formats as exported_files
 from offrl.deploy.export import Export, export_policy
 from offrl.deploy.file_formats import FORMATS, METADATA
@@ -30,6 +31,7 @@ from offrl.runs.load import fresh_policy, load_policy
 from offrl.runs.run import Run
 from offrl.types import Spec
 from tests.off_policy.test_target_policies import discrete_log
+from tests.runs.facts import facts_of
 
 Box, Discrete = gym.spaces.Box, gym.spaces.Discrete
 VECTOR = Box(-np.inf, np.inf, (5,), np.float64)
@@ -104,9 +106,8 @@ def make_run(path: Path, kind: str, seeds: tuple[int, ...] = (0, 5), **changes: 
     if observation_space is TIMED:
         parts["normalizer"] = ObservationNormalizer(np.array([1.7e9, 2.0]), np.array([10.0, 1.0])).named_tensors()
     run = Run.create(path, recipe)
-    facts = {
+    facts = facts_of(12) | {
         "environment": "Some-v0",
-        "step": 12,
         "normalized": "normalizer" in parts,
         "observation_space": space_to_json(observation_space),
         "action_space": space_to_json(action_space),

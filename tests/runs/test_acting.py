@@ -12,7 +12,7 @@ import torch
 
 from offrl import plugins
 from offrl.config.recipe import recipe_from_dict
-from offrl.data.schema import space_to_json
+from offrl.data.space_encoding import space_to_json
 from offrl.envs.evaluator import evaluate
 from offrl.envs.make import environment_spec
 from offrl.envs.starts import Purpose, Starts
@@ -23,6 +23,7 @@ from offrl.runs.load import fresh_policy, load_policy
 from offrl.runs.run import Run
 from tests.envs.counting import NESTED
 from tests.envs.menus import MENU
+from tests.runs.facts import facts_of
 
 
 def untrained(path: Path, algo: str, env: str, **changes: Any) -> Run:
@@ -39,13 +40,11 @@ def untrained(path: Path, algo: str, env: str, **changes: Any) -> Run:
     if env == "Pendulum-v1" and recipe.data.frame_stack == 1:
         parts["normalizer"] = ObservationNormalizer(np.arange(3), np.arange(1, 4) / 3).named_tensors()
     run = Run.create(path, recipe)
-    facts = {
+    facts = facts_of(5) | {
         "environment": env,
-        "step": 5,
         "normalized": "normalizer" in parts,
         "observation_space": space_to_json(spec.observation_space),
         "action_space": space_to_json(spec.action_space),
-        "reference_scores": {},
     }
     run.save_checkpoint("last", 5, parts, facts)
     return run

@@ -19,6 +19,7 @@ from offrl.nn import MLP, Adam, seed_generators
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs import checkpoint
 from offrl.runs.checkpoint import read_facts, read_part, verify_checkpoint, write_checkpoint
+from tests.runs.facts import facts_of
 from tests.runs.full_disk import files_up_to
 
 
@@ -38,7 +39,7 @@ def make_state(seed: int = 0) -> State:
 
 
 PARTS = {"state": {"w": torch.arange(6.0).reshape(2, 3)}, "noise": {"0": torch.tensor([1, 2], dtype=torch.uint8)}}
-FACTS: dict[str, Any] = {"step": 7, "environment": None, "spaces": {"n": [1, 2.5]}}
+FACTS: dict[str, Any] = {**facts_of(7), "spaces": {"n": [1, 2.5]}}
 
 
 def test_a_state_comes_back_bit_for_bit_and_trains_on_the_same(tmp_path: Path) -> None:
@@ -178,15 +179,15 @@ def test_a_kill_at_any_point_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch:
         patch.setattr(owner[function], function, dying)
         try:
-            write_checkpoint(tmp_path / "step-2", changed, {"step": 8})
+            write_checkpoint(tmp_path / "step-2", changed, facts_of(8))
         except Killed:
             assert not (tmp_path / "step-2").exists()
     assert calls > 0
     assert read_facts(tmp_path / "step-1") == FACTS
     assert torch.equal(read_part(tmp_path / "step-1", "state")["w"], PARTS["state"]["w"])
     # The next one takes the place of what the kill left.
-    write_checkpoint(tmp_path / "step-2", changed, {"step": 8})
-    assert read_facts(tmp_path / "step-2") == {"step": 8}
+    write_checkpoint(tmp_path / "step-2", changed, facts_of(8))
+    assert read_facts(tmp_path / "step-2") == facts_of(8)
     assert read_part(tmp_path / "step-2", "state")["w"].eq(9.0).all()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("step")) == ["step-1", "step-2"]
 

@@ -19,6 +19,7 @@ from offrl.runs.loggers import JsonLinesLogger, Logger, make_loggers, require_lo
 from offrl.runs.run import Run
 from offrl.runs.tensorboard_logger import TensorBoardLogger
 from tests.plugged import plug
+from tests.runs.facts import facts_of
 from tests.runs.full_disk import files_up_to
 
 LINE = {"step": 40, "steps_per_second": 12.5, "loss": [0.5, 0.25], "episode_return": [None, 3.0]}
@@ -102,7 +103,7 @@ def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     run = make_run(tmp_path, "tensorboard")
     make_loggers(run)
-    run.save_checkpoint("last", 20, {}, {"step": 20})
+    run.save_checkpoint("last", 20, {}, facts_of(20))
     make_loggers(run)
     assert purged == [0, 0, 21, 21]
 
@@ -136,7 +137,7 @@ def test_another_packages_logger_is_used_by_its_name(tmp_path: Path, monkeypatch
     plug(monkeypatch, plugins.loggers, remember=f"{__name__}:Remembering", wrong="json:dumps", gone="no_such_module:x")
     run = make_run(tmp_path, "remember")
     require_loggers(run.recipe.writers)
-    run.save_checkpoint("last", 20, {}, {"step": 20})
+    run.save_checkpoint("last", 20, {}, facts_of(20))
     logger = make_loggers(run)[1]
     logger.write(LINE)
     logger.close()

@@ -21,6 +21,7 @@ from offrl.runs import checkpoint as checkpoint_module
 from offrl.runs import run as run_module
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.run import Run
+from tests.runs.facts import facts_of
 
 RECIPE = recipe_from_dict({"algo": "bc", "dataset": "somewhere", "steps": 10, "agent": {"hidden": [4]}})
 
@@ -35,7 +36,7 @@ def parts(value: float) -> dict[str, dict[str, Tensor]]:
 
 
 def save(run: Run, kind: str, step: int, value: float) -> Path:
-    return run.save_checkpoint(kind, step, parts(value), {"step": step})
+    return run.save_checkpoint(kind, step, parts(value), facts_of(step))
 
 
 def saved(run: Run, kind: str) -> float:
@@ -202,7 +203,7 @@ def test_the_newest_of_each_kind_is_kept(run: Run) -> None:
     assert run.has_checkpoint("last")
     assert run.has_checkpoint("best")
     assert (saved(run, "last"), saved(run, "best")) == (3.0, 2.0)
-    assert read_facts(run.checkpoint("last")) == {"step": 20}
+    assert read_facts(run.checkpoint("last")) == facts_of(20)
     assert directories(run) == ["best-step-10", "step-20"]
 
 
@@ -334,7 +335,7 @@ def test_links_in_the_place_of_files_are_replaced_and_what_they_lead_to_stays(ru
 def test_a_list_that_names_no_checkpoint_is_damaged(run: Run, text: str) -> None:
     save(run, "last", 10, 1.0)
     (run.path / "checkpoints" / "index.json").write_text(text)
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="list of checkpoints"):
         run.checkpoint("last")
 
 

@@ -21,6 +21,7 @@ from offrl.converters.readers.minari_layout import parts_of
 from offrl.converters.report import Log
 from offrl.converters.source import Source
 from offrl.data import schema
+from offrl.data.space_encoding import check_components
 from offrl.documents import parse_json, read_json
 from offrl.errors import SourceError
 from offrl.types import Spec
@@ -113,7 +114,7 @@ def _space(metadata: dict[str, Any], key: str, folder: Path) -> gym.Space[Any] |
     if spelled is None:
         return None
     try:
-        schema.check_components(parse_json(spelled))
+        check_components(parse_json(spelled))
         space: gym.Space[Any] = deserialize_space(spelled)
     except Exception as error:  # minari and Gymnasium assert what spaces are made of
         raise SourceError(
