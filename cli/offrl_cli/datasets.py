@@ -165,8 +165,9 @@ def make(
         with redirect_stdout(sys.stderr):
             report = offrl.make_dataset(name, out=out, overwrite=overwrite, trust=trust)
     except TrainingInterrupted as stopped:
-        saved = f"Saved at step {stopped.step:,}; the same command goes on from there"
-        fail("Interrupted" if stopped.step is None else saved, INTERRUPTED)
+        if stopped.step is None:
+            fail("Interrupted", INTERRUPTED)
+        fail(f"Saved at step {stopped.step:,}; the same command goes on from there", INTERRUPTED)
     if as_json:
         print_json(report)
     else:

@@ -13,6 +13,7 @@ import pytest
 
 from offrl.converters.catalog import local_path
 from offrl.data.store import EpisodeBlock, StoreWriter, TrajectoryStore
+from offrl.errors import TrainingInterrupted
 from offrl.types import Spec
 from offrl_cli.dataset_info import histogram_lines
 from tests.cli.conftest import Offrl
@@ -206,6 +207,19 @@ def test_make_leaves_a_dataset_that_other_commands_know(offrl: Offrl, tmp_path: 
     assert "the destination exists" in again.stderr
     assert offrl("datasets", "make", recipe, "--out", "folder", "--overwrite").code == 0
     assert offrl("datasets", "make", recipe, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(("step", "words"), [(None, "Interrupted\n"), (1200, "Saved at step 1,200; the same command")])
+def test_an_interrupted_making_says_where_it_stands(
+    offrl: Offrl, monkeypatch: pytest.MonkeyPatch, step: int | None, words: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise TrainingInterrupted(None, step)
+
+    monkeypatch.setattr("offrl.make_dataset", interrupted)
+    result = offrl("datasets", "make", "hopper-medium")
+    assert (result.code, result.stdout) == (130, "")
+    assert result.stderr.startswith(words)
 
 
 def test_list_names_what_can_be_made_unless_it_is_there(offrl: Offrl) -> None:
