@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from offrl.envs.handed_over import HandedOver
 from offrl.envs.spaces import single_precision
 from offrl.envs.vector import masks_told, tells_masks
 from offrl.errors import RequestError
-from offrl.files import require_free
+from offrl.files import require_free, whole_folder
 from offrl.types import Spec
 
 Row = dict[str, NDArray[Any]]
@@ -157,11 +158,19 @@ class RecordedEnvironment(gym.Wrapper[Any, Any, Any, Any]):
             seeds=np.array([self._seed], np.int64),
             sources=[self.source] if self.source else None,
         )
-        if self._writer is None:
-            provenance = {"made_by": f"offrl {__version__} record", "source": self.source or None}
-            self._writer = StoreWriter(
-                self.path, self.stored, environment=self.environment, provenance=provenance, append=self.append
-            )
-        self._writer.append(block)
-        self._writer.commit()
+        if self._writer is None and (not self.append or not os.path.lexists(self.path)):
+            # So that no dataset without episodes is left where this one can't be written, or the process ends.
+            with whole_folder(self.path) as folder, self._open(folder, name=self.path.name) as first:
+                first.append(block)
+            self._writer = self._open(self.path)
+        else:
+            self._writer = self._writer or self._open(self.path)
+            self._writer.append(block)
+            self._writer.commit()
         self.recorded += 1
+
+    def _open(self, folder: Path, name: str | None = None) -> StoreWriter:
+        provenance = {"made_by": f"offrl {__version__} record", "source": self.source or None}
+        return StoreWriter(
+            folder, self.stored, environment=self.environment, provenance=provenance, name=name, append=True
+        )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from offrl.collection.record import RecordedEnvironment
-from offrl.data.store import TrajectoryStore
+from offrl.data.store import StoreWriter, TrajectoryStore
 from offrl.data.validate import validate
 from offrl.errors import DatasetNotFoundError, EnvironmentFailedError, RequestError
 from tests.envs.any_space import environment_of
@@ -48,6 +48,31 @@ def test_every_step_is_stored_as_it_was_shown(tmp_path: Path) -> None:
     assert not episode.terminated.any()
     assert (episode.seed, episode.source, store.metadata.environment) == (3, "a test", "Pendulum-v1")
     assert store.metadata.provenance["made_by"].endswith("record")
+
+
+def test_a_dataset_is_there_with_its_first_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        """Stands for a process that ends here."""
+
+    def dying(*_: Any) -> None:
+        raise Killed
+
+    env = recorded("CartPole-v1", tmp_path / "demos")
+    env.reset(seed=0)
+    env.step(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "commit", dying)
+        with pytest.raises(Killed):
+            env.reset()
+    assert list(tmp_path.iterdir()) == []
+    with recorded("CartPole-v1", tmp_path / "demos") as env:
+        env.reset(seed=0)
+        env.step(0)
+        env.reset()
+        assert TrajectoryStore.open(tmp_path / "demos").num_episodes == 1
+        env.step(0)
+    store = TrajectoryStore.open(tmp_path / "demos")
+    assert (store.num_episodes, store.metadata.name) == (2, "demos")
 
 
 def test_a_running_episode_is_cut_as_truncated_by_closing_and_by_a_reset(tmp_path: Path) -> None:
