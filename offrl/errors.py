@@ -112,6 +112,12 @@ class RunNotFoundError(RunError):
     exit_code = 2
 
 
+class RunExistsError(RunError):
+    """Something is where a new run was to be."""
+
+    exit_code = 2
+
+
 class RunInUseError(RunError):
     """Another process is writing to the run directory."""
 

@@ -16,8 +16,10 @@ WRONG_REQUESTS = {
     "RecipeError",
     "DatasetNotFoundError",
     "SourceError",
+    "UnsafeEnvironmentError",
     "UnsafeSourceError",
     "SpaceMismatchError",
+    "RunExistsError",
     "RunInUseError",
     "RunNotFoundError",
 }

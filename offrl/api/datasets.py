@@ -139,11 +139,16 @@ def convert(
         >>> mapping = {"observation": "x,y", "reward": "r", "terminated": "done"}
         >>> offrl.convert("logs.csv", "my-logs", mapping=mapping, time_limit=500, dry_run=True).steps
     """
+    from offrl.config.fields import Count, Finite
+    from offrl.config.validation import require_kind
     from offrl.converters.catalog import store_path
     from offrl.converters.conversion import convert as converted
     from offrl.converters.conversion import plan_conversion
     from offrl.converters.options import ConvertOptions, parse_mapping
 
+    require_kind(str | None, format=format)
+    require_kind(Count | None, time_limit=time_limit)
+    require_kind(tuple[Finite, Finite] | None, action_bounds=action_bounds)
     options = ConvertOptions(
         mapping=mapping if isinstance(mapping, Mapping) else parse_mapping(mapping),
         timeouts=timeouts,
@@ -296,8 +301,15 @@ def collect(
     Example:
         >>> offrl.collect("runs/clone", episodes=100, out="my-hopper")["mean_return"]
     """
+    from offrl.config.fields import CheckpointKind, Count, CountOrZero, NonNegative
+    from offrl.config.validation import require_kind
     from offrl.converters.catalog import new_store_path
 
+    require_kind(Count, episodes=episodes)
+    require_kind(Count | None, max_episode_steps=max_episode_steps)
+    require_kind(CountOrZero, seed=seed)
+    require_kind(NonNegative | None, temperature=temperature)
+    require_kind(CheckpointKind | None, checkpoint=checkpoint)
     others = {
         "RUN": run,
         "--checkpoint": checkpoint,
@@ -391,8 +403,12 @@ def relabel(
     from offrl.api.judging import open_run
     from offrl.collection.relabel import LearnedReward
     from offrl.collection.relabel import relabel as relabeled
+    from offrl.config.fields import CheckpointKind, CountOrZero
+    from offrl.config.validation import require_kind
     from offrl.converters.catalog import name_of, new_store_path
 
+    require_kind(CheckpointKind | None, checkpoint=checkpoint)
+    require_kind(CountOrZero | None, seed=seed)
     destination = new_store_path(out, overwrite=overwrite)
     opened = open_run(reward)
     with allowing(remembered(opened.path), everything=trust):

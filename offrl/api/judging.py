@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from offrl.errors import RequestError
 from offrl.runs.run import Run, path_of
@@ -155,12 +155,29 @@ def ope(
         >>> evaluation = offrl.ope(["runs/dqn", "runs/clone"], dataset="cartpole-replay", estimate_behavior=True)
         >>> evaluation.ranking
     """
+    from annotated_types import Ge
+
+    from offrl.config import fields as kinds
+    from offrl.config.validation import require_kind
     from offrl.converters.catalog import name_of
     from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
     from offrl.off_policy.fqe import FQEConfig
     from offrl.off_policy.intervals import Bounds
     from offrl.off_policy.plan import Plan
 
+    require_kind(kinds.Count, fqe_steps=fqe_steps, resamples=resamples)
+    require_kind(Annotated[int, Ge(2)], truth_episodes=truth_episodes)
+    require_kind(kinds.Count | None, horizon=horizon)
+    require_kind(kinds.CountOrZero, seed=seed, max_episode_steps=max_episode_steps)
+    require_kind(kinds.CountOrZero | None, seed_index=seed_index)
+    require_kind(kinds.CheckpointKind | None, checkpoint=checkpoint)
+    require_kind(kinds.Probability, discount=discount, epsilon=epsilon)
+    require_kind(kinds.Share, confidence=confidence)
+    require_kind(kinds.NonNegative, kernel_bandwidth=kernel_bandwidth)
+    require_kind(kinds.Positive | None, clip=clip, weight_bound=weight_bound)
+    require_kind(tuple[kinds.Finite, kinds.Finite] | None, reward_bounds=reward_bounds)
+    require_kind(tuple[str, ...] | None, estimators=estimators)
+    require_kind(str | None, rank_by=rank_by, target_column=target_column, truth=truth)
     if (reward_bounds is None) is not (weight_bound is None):
         if weight_bound is None:
             raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
@@ -237,6 +254,10 @@ def plot(
     Example:
         >>> offrl.plot(["runs/clone", "runs/pretrained"], out="curves.png")
     """
+    from offrl.config.validation import require_kind
+
+    require_kind(str, metric=metric)
+    require_kind(Literal["step", "minutes"], x=x)
     if not isinstance(what, str | os.PathLike | Run | Sequence):
         return _report_on(what, out)
     runs = [open_run(run) for run in ([what] if isinstance(what, str | os.PathLike | Run) else what)]
@@ -283,9 +304,14 @@ def export(
     Example:
         >>> offrl.export("runs/clone", "onnx").path
     """
+    from offrl.config.fields import CheckpointKind, CountOrZero
+    from offrl.config.validation import require_kind
     from offrl.deploy.export import export_policy
     from offrl.deploy.file_formats import FORMATS
 
+    require_kind(str, format=format)
+    require_kind(CheckpointKind | None, checkpoint=checkpoint)
+    require_kind(CountOrZero | None, seed=seed)
     opened = open_run(run)
     name = "policy" if seed is None else f"policy-seed-{seed}"
     suffix = FORMATS[format].suffix if format in FORMATS else ""

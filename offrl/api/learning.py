@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,8 @@ def train(
     with shown_progress(progress) as shown:
         chosen = _chosen_recipe(algo, recipe, changes, start, shown.say)
         with allowing(chosen.env, everything=trust):
-            return _pictured(train_recipe(chosen, None if out is None else Path(out), shown))
+            asked = {key.partition(".")[0] for key in changes}
+            return _pictured(train_recipe(chosen, None if out is None else Path(out), shown, asked))
 
 
 def resume(
@@ -118,8 +119,11 @@ def resume(
     Example:
         >>> offrl.resume("runs/clone", steps=40_000)
     """
+    from offrl.config.fields import Count
+    from offrl.config.validation import require_kind
     from offrl.training.run_training import resume as go_on
 
+    require_kind(Count | None, steps=steps)
     with shown_progress(progress) as shown, allowing(remembered(path_of(run)), everything=trust):
         return _pictured(go_on(path_of(run), shown, steps))
 
@@ -163,11 +167,15 @@ def finetune(
     Example:
         >>> online = offrl.finetune("runs/pretrained", env="Hopper-v5", steps=50_000)
     """
+    from offrl.config.fields import CheckpointKind, Count
     from offrl.config.library import matching_recipe
+    from offrl.config.validation import require_kind
     from offrl.feeds.warm_start import check_fine_tuning, starting_point
     from offrl.training.finetune import fine_tuning_recipe
     from offrl.training.run_training import train as train_recipe
 
+    require_kind(Count, steps=steps)
+    require_kind(CheckpointKind | None, checkpoint=checkpoint)
     opened, kind = starting_point(path_of(run), checkpoint)
     source = opened.recipe
     changes = {**{key: value for key, value in keys.items() if value is not None}, **_values(settings)}
@@ -272,8 +280,13 @@ def _chosen_recipe(
 
 
 def _seed_numbers(seeds: int | Sequence[int] | None, first: int | None) -> list[int] | None:
-    if seeds is None or isinstance(seeds, int):
-        count = 1 if seeds is None else seeds
+    from offrl.config.fields import Count, CountOrZero
+    from offrl.config.validation import require_kind
+
+    require_kind(CountOrZero | None, seed=first)
+    require_kind(Count | tuple[CountOrZero, ...] | None, seeds=seeds)
+    if not isinstance(seeds, Iterable):
+        count = 1 if seeds is None else int(seeds)
         return None if seeds is None and first is None else list(range(first or 0, (first or 0) + count))
     if first is not None:
         raise RequestError("seeds says which seeds there are, so seed says nothing more", hint="leave seed out")

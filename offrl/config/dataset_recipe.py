@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from offrl.config.fields import STRICT, Count, CountOrZero
+from offrl.config.validation import refuse_other_kinds
 from offrl.errors import RecipeError
 
+HINT = "recipes/README.md lists the keys of a dataset's recipe"
 MEASURED = "measured"
 """As a dataset recipe's `references`: measure them."""
 
@@ -121,13 +123,12 @@ def dataset_recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Data
         RecipeError: a key is unknown, missing, or has a value of the wrong kind, or a training is needed and none is
             named; the message names it.
     """
+    refuse_other_kinds(DatasetRecipe, values, where, hint=HINT)
     try:
         recipe = TypeAdapter(DatasetRecipe).validate_python(values)
     except ValidationError as error:
         problems = [_problem(detail) for detail in error.errors()]
-        raise RecipeError(
-            "; ".join(problems), where=where, hint="recipes/README.md lists the keys of a dataset's recipe"
-        ) from error
+        raise RecipeError("; ".join(problems), where=where, hint=HINT) from error
     kinds = {source.kind for source in recipe.sources}
     if recipe.training is None and (recipe.references == MEASURED or kinds & {"policy", "replay"}):
         raise RecipeError(

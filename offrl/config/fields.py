@@ -15,11 +15,15 @@ STRICT: dict[str, Any] = {"extra": "forbid"}
 """As a config's `__pydantic_config__`: a key that it doesn't have is an error."""
 
 
+LARGEST = 1e38
+"""About as large as single precision goes."""
+
+
 class IsFinite:
-    """Neither infinite nor NaN: a mark on a float, read by pydantic."""
+    """Neither NaN nor infinite, in single precision either: a mark on a float, read by pydantic."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        return handler(source) | {"allow_inf_nan": False}
+        return handler(source) | {"allow_inf_nan": False, "ge": -LARGEST, "le": LARGEST}
 
 
 Finite = Annotated[float, IsFinite()]
@@ -30,5 +34,7 @@ CountOrZero = Annotated[int, Ge(0)]
 Probability = Annotated[float, Ge(0.0), Le(1.0)]
 ProbabilityBelowOne = Annotated[float, Ge(0.0), Lt(1.0)]
 PositiveFraction = Annotated[float, Gt(0.0), Le(1.0)]
+Share = Annotated[float, Gt(0.0), Lt(1.0)]
+CheckpointKind = Literal["last", "best"]
 Widths = tuple[Count, ...]
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]

@@ -70,8 +70,8 @@ class DataConfig:
     validation_fraction: ProbabilityBelowOne = 0.1
     normalize_observation: bool = True
     reward_scale: Finite = 1.0
-    n_step: Count = 1
-    frame_stack: Count = 1
+    n_step: Annotated[int, Field(ge=1, le=10_000)] = 1
+    frame_stack: Annotated[int, Field(ge=1, le=1_000)] = 1
     memory_budget: CountOrZero = 512 * 2**20
 
 

@@ -19,7 +19,7 @@ from offrl.nn.state import copy_state
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.load import load_policy, spec_of
 from offrl.runs.run import Run
-from offrl.types import CriticOnly, GivesPolicy, Scheduled, StartsFromPolicy
+from offrl.types import GivesPolicy, Scheduled, StartsFromPolicy
 
 
 def fine_tuning_problem(recipe: Recipe, checkpoint: Path | None) -> Problem:
@@ -112,8 +112,6 @@ def check_fine_tuning(recipe: Recipe, source: Recipe) -> None:
             f"{recipe.data.frame_stack}",
             hint="leave data.frame_stack out: they go on seeing observations as they learned to",
         )
-    if recipe.online.critic_warmup and not learner.can(CriticOnly):
-        raise RecipeError(f"{algo} has no critics apart from its policy", hint="set online.critic_warmup=0")
     if mixes_data(recipe) and not mixes(algorithm):
         raise RecipeError(
             f"{algo} learns from its own newest steps only, so no data can be mixed in",

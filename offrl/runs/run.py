@@ -14,9 +14,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offrl.config.fields import CheckpointKind, Count, CountOrZero
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
 from offrl.config.toml import write_toml
-from offrl.errors import RunError, RunInUseError, RunNotFoundError
+from offrl.config.validation import require_kind
+from offrl.errors import RunError, RunExistsError, RunInUseError, RunNotFoundError
 from offrl.files import appending, own_folder, remove_leftovers, require_no_link, take_lock, write_whole
 from offrl.runs.records import (
     CHECKPOINT_NAME,
@@ -71,19 +73,27 @@ class Run:
         """Start a run in a directory that holds none yet; it is made if need be.
 
         Raises:
-            RunError: the directory holds something already, or can't be made.
+            RunExistsError: there is a run in the directory already, or a file of that name.
+            RunError: the directory can't be made.
         """
         _make_directory(path)
         run = cls(path, recipe)
         with run.lock():
-            if (path / "recipe.toml").exists():
-                raise RunError(
-                    "there is a run in this directory already",
-                    where=str(path),
-                    hint=f"continue it with --resume {path}, or choose another directory with --out",
-                )
+            cls.require_new(path)
             write_whole(path / "recipe.toml", write_toml(dataclasses.asdict(recipe)))
         return run
+
+    @staticmethod
+    def require_new(path: Path) -> None:
+        """Raise `RunExistsError` where no run can be made, because there is one already, or a file of that name."""
+        if (path / "recipe.toml").exists():
+            raise RunExistsError(
+                "there is a run in this directory already",
+                where=str(path),
+                hint=f"continue it with --resume {path}, or choose another directory with --out",
+            )
+        if path.exists() and not path.is_dir():
+            raise RunExistsError("there is a file of this name", where=str(path), hint="choose another --out")
 
     @classmethod
     def create_default(cls, recipe: Recipe, now: datetime) -> Run:
@@ -207,6 +217,10 @@ class Run:
         from offrl.runs.evaluate_run import evaluate_run
         from offrl.runs.scores import Scores
 
+        require_kind(Count, episodes=episodes)
+        require_kind(CountOrZero, seed=seed)
+        require_kind(Count | None, max_episode_steps=max_episode_steps)
+        require_kind(CheckpointKind | None, checkpoint=checkpoint)
         films = None if video is None else Path(video)
         with allowing(env, remembered(self.path), everything=trust):
             return Scores(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offrl.config.recipe import Recipe
-from offrl.errors import OffrlError, RecipeError, RequestError
+from offrl.errors import RequestError
 from offrl.feeds import open_problem
 from offrl.feeds.materials import sampling_options
 from offrl.feeds.problem import Problem
@@ -18,32 +19,36 @@ from offrl.files import write_whole
 from offrl.replay.normalization import ObservationNormalizer
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.load import fresh_policy, resolve_device
-from offrl.runs.loggers import require_loggers
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
-from offrl.training.cross_validation import cross_validate, fold_episodes, with_coefficient
+from offrl.training.cross_validation import cross_validate, with_coefficient
 from offrl.training.loop import Loop
+from offrl.training.option_checks import check_buildable
 from offrl.trust import remember
-from offrl.types import Penalized, Validates
 
 if TYPE_CHECKING:
     from offrl.runs.listener import Listener
 
 
-def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = None) -> Run:
+def train(
+    recipe: Recipe, path: Path | None = None, listener: Listener | None = None, asked: Collection[str] = ()
+) -> Run:
     """Train in a new run directory, and evaluate at the end if there is an environment.
 
     Args:
         recipe: what to train.
         path: the run directory; None makes one under `runs/`.
         listener: told of progress.
+        asked: see `offrl.training.option_checks.check_buildable`.
 
     Raises:
         OffrlError: see the messages; what had been checkpointed is kept.
         Interrupted: Ctrl-C; continue with `resume`.
     """
+    if path is not None:
+        Run.require_new(path)
     problem = open_problem(recipe)
-    check_buildable(problem)
+    check_buildable(problem, asked)
     listener = listener or _nobody()
     run = Run.create(path, problem.recipe) if path else Run.create_default(problem.recipe, datetime.now())
     listener.began(run.path)
@@ -53,46 +58,12 @@ def train(recipe: Recipe, path: Path | None = None, listener: Listener | None = 
             problem = choose_coefficient(run, problem)
         try:
             loop = build_loop(run, problem, listener)
-        except OffrlError:
+        except BaseException:
             run.discard()
             raise
         if recipe.start is not None:
             _begin_from_another(loop, problem)
         return _finish(loop)
-
-
-def check_buildable(problem: Problem) -> None:
-    """Raise what would go wrong later before a run directory exists.
-
-    Raises:
-        OffrlError: the device, the agent's options, the metric writers or the cross-validation don't fit.
-    """
-    recipe, algorithm = problem.recipe, problem.algorithm
-    device = resolve_device(recipe.device)
-    agent = problem.agent
-    if recipe.priority.kind != "none" and not algorithm.td_errors:
-        raise RecipeError(
-            f"{recipe.algo} has no TD errors to draw by",
-            where="priority.kind",
-            hint="leave priorities out (priority.kind=none), or choose dqn or sac",
-        )
-    if recipe.early_stopping.patience and not algorithm.can(Validates):
-        raise RecipeError(
-            f"{recipe.algo} has no validation loss to stop by",
-            where="early_stopping.patience",
-            hint="leave it at 0, and choose a checkpoint by --eval-every",
-        )
-    if recipe.start is not None:
-        take_over(fresh_policy(algorithm, agent, recipe, device, None), problem)
-    require_loggers(recipe.writers)
-    kind = recipe.cross_validation.kind
-    if kind != "none" and (problem.data is None or not problem.learner.can(Penalized)):
-        raise RecipeError(
-            f"{recipe.algo} has no coefficient '{kind}' to cross-validate on a dataset",
-            hint="cross-validate bc with --dataset NAME",
-        )
-    if kind != "none" and problem.data is not None:
-        fold_episodes(problem.data.num_episodes, recipe.cross_validation.folds)
 
 
 def resume(path: Path, listener: Listener | None = None, steps: int | None = None) -> Run:

@@ -64,7 +64,8 @@ def test_a_run_without_lines_has_empty_tables(run: Run, tmp_path: Path) -> None:
 
 
 def test_runs_are_compared_in_a_table(run: Run, tmp_path: Path, demos: Path) -> None:
-    unjudged = offrl.train("bc", dataset=demos, env="none", out=tmp_path / "unjudged", **SMALL)
+    options = {**SMALL, "evaluation": {"every": 0}}
+    unjudged = offrl.train("bc", dataset=demos, env="none", out=tmp_path / "unjudged", **options)
     table, scores = offrl.compare([run, unjudged.path]), run.final_scores()
     assert scores is not None
     assert table["run"].tolist() == [str(run.path), str(unjudged.path)]

@@ -24,7 +24,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that would have been trained."""
     started: list[Recipe] = []
 
-    def start(recipe: Recipe, out: Path | None, listener: Any) -> Run:
+    def start(recipe: Recipe, out: Path | None, listener: Any, asked: Any) -> Run:
         started.append(recipe)
         return Run(Path("never"), recipe)
 

@@ -16,7 +16,7 @@ from offrl.config.recipe import DataConfig, Recipe, load_recipe, recipe_from_dic
 from offrl.errors import RecipeError
 from offrl.plugins import algorithms
 
-positive = st.floats(min_value=1e-300, max_value=1e300)
+positive = st.floats(min_value=1e-300, max_value=1e38)
 fractions = st.floats(min_value=0.0, max_value=1.0, exclude_max=True)
 counts = st.integers(1, 2**62)
 # A lone surrogate can't be written as UTF-8.
@@ -68,7 +68,7 @@ def recipe_values(draw: st.DrawFn) -> dict[str, Any]:
         "data": st.fixed_dictionaries(
             {},
             optional={
-                "reward_scale": st.floats(allow_nan=False, allow_infinity=False),
+                "reward_scale": st.floats(-1e38, 1e38),
                 "validation_fraction": fractions,
             },
         ),

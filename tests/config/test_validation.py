@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import ConfigDict, Field
 
-from offrl.config.validation import validated
-from offrl.errors import RecipeError
+from offrl.config.fields import Count, CountOrZero, Finite
+from offrl.config.validation import require_kind, validated
+from offrl.errors import RecipeError, RequestError
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,38 @@ def test_all_problems_are_told_at_once_with_where_they_are() -> None:
 
 def test_values_that_are_no_table_are_told() -> None:
     assert "table of options, got [1]" in problem([1]).what
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"steps": True}, "'steps': should be a whole number, got True"),
+        ({"steps": "3"}, "'steps': should be a whole number, got '3'"),
+        ({"steps": 1, "names": [1]}, "'names.0': should be text, got 1"),
+        ({"steps": 1, "names": "x"}, "'names': should be a list, got 'x'"),
+        ({"steps": 1, "inner": {"rate": "1"}}, "'inner.rate': should be a number, got '1'"),
+        ({"steps": 1, "inner": {"kind": False}}, "'inner.kind': should be 'a' or 'b', got False"),
+    ],
+)
+def test_a_switch_is_no_number_and_a_number_no_text(value: dict[str, Any], words: str) -> None:
+    assert problem(value).what == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        (Count, (1, np.int64(3), 2.0), (0, -1, True, "1", None, 1.5, math.inf)),
+        (Count | tuple[CountOrZero, ...] | None, (None, 1, [0, 2], range(3)), (0, [-1], "12", [True], True)),
+        (Finite | Literal["auto"], (0.5, "auto"), ("0.5", "best", True, math.nan, 1e300)),
+        (Literal[1, 2], (1, 2), (True, 3, "1")),
+        (str, ("x",), (1, True, None)),
+    ],
+)
+def test_arguments_of_functions_are_named_where_they_are_of_another_kind(
+    kind: Any, right: tuple[Any, ...], wrong: tuple[Any, ...]
+) -> None:
+    for value in right:
+        require_kind(kind, some=value)
+    for value in wrong:
+        with pytest.raises(RequestError, match=r"'some(\.0)?': "):
+            require_kind(kind, some=value)

@@ -357,7 +357,9 @@ def test_a_run_that_is_stopped_dead_goes_on_as_if_it_had_not_been(
 
 def test_online_runs_and_fine_tuned_ones_are_fine_tuned(pretrained: Run, tmp_path: Path) -> None:
     goal = {"warmup_steps": 20, "capacity": 100, "stop_at": -1e6}
-    online = train(td3_recipe(steps=40, evaluation={"every": 0, "final_episodes": 1}, online=goal), tmp_path / "online")
+    online = train(
+        td3_recipe(steps=40, evaluation={"every": 100, "final_episodes": 1}, online=goal), tmp_path / "online"
+    )
     again = train(continued(online), tmp_path / "again")
     assert (again.recipe.dataset, again.recipe.online.offline_fraction) == (None, 0.0)
     assert again.recipe.online.stop_at is None

@@ -1,0 +1,100 @@
+"""What can be told before a run directory exists: options that can't work, alone or together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from offrl.errors import RecipeError
+from offrl.feeds import feed_of
+from offrl.feeds.problem import NO_ENVIRONMENT, Problem
+from offrl.feeds.warm_start import take_over
+from offrl.runs.load import fresh_policy, resolve_device
+from offrl.runs.loggers import require_loggers
+from offrl.training.cross_validation import fold_episodes
+from offrl.types import CriticOnly, Penalized, Validates
+
+
+def check_buildable(problem: Problem, asked: Collection[str] = ()) -> None:
+    """Raise what would go wrong later.
+
+    Args:
+        problem: of the run to be.
+        asked: the recipe's sections and keys that somebody asked for, and that don't come from a recipe or defaults.
+
+    Raises:
+        OffrlError: the device, the agent's options, the metric writers, the run to start from or the cross-validation
+            don't fit, or an option asks for what the algorithm can't do here.
+    """
+    recipe = problem.recipe
+    device = resolve_device(recipe.device)
+    agent = problem.agent
+    for objection in _objections(problem, asked):
+        raise objection
+    if recipe.start is not None:
+        take_over(fresh_policy(problem.algorithm, agent, recipe, device, None), problem)
+    require_loggers(recipe.writers)
+    if recipe.cross_validation.kind != "none" and problem.data is not None:
+        fold_episodes(problem.data.num_episodes, recipe.cross_validation.folds)
+
+
+def _objections(problem: Problem, asked: Collection[str]) -> Iterator[RecipeError]:
+    """What is asked for and can't be had, in the order of the recipe's sections."""
+    recipe, algorithm, kind = problem.recipe, problem.algorithm, feed_of(problem.recipe)
+    if recipe.priority.kind != "none" and not algorithm.td_errors:
+        yield RecipeError(
+            f"{recipe.algo} has no TD errors to draw by",
+            where="priority.kind",
+            hint="leave priorities out (priority.kind=none), or choose dqn or sac",
+        )
+    if kind.online:
+        yield from _online_objections(problem)
+    if "evaluation" in asked and recipe.evaluation.every and recipe.env in (None, NO_ENVIRONMENT):
+        yield RecipeError(
+            "no environment is known to evaluate in",
+            where="evaluation (--eval-every, --eval-episodes)",
+            hint="name one with --env, or leave these options out",
+        )
+    yield from _early_stopping_objections(problem, kind.holds_out)
+    penalty = recipe.cross_validation.kind
+    if penalty != "none" and (problem.data is None or not problem.learner.can(Penalized)):
+        yield RecipeError(
+            f"{recipe.algo} has no coefficient '{penalty}' to cross-validate on a dataset",
+            where="cross_validation.kind",
+            hint="cross-validate bc with --dataset NAME",
+        )
+
+
+def _online_objections(problem: Problem) -> Iterator[RecipeError]:
+    """Of learning by own steps."""
+    recipe, online = problem.recipe, problem.recipe.online
+    if online.critic_warmup and not problem.learner.can(CriticOnly):
+        yield RecipeError(
+            f"{recipe.algo} has no critics apart from its policy",
+            where="online.critic_warmup",
+            hint="set online.critic_warmup=0",
+        )
+    if online.stop_at is not None and not recipe.evaluation.every:
+        yield RecipeError(
+            "training is to stop at a mean return, and evaluates nothing on the way",
+            where="online.stop_at",
+            hint="set evaluation.every (--eval-every) to the steps between evaluations, or leave online.stop_at out",
+        )
+
+
+def _early_stopping_objections(problem: Problem, holds_out: bool) -> Iterator[RecipeError]:
+    """Of stopping by a validation loss."""
+    recipe, data = problem.recipe, problem.data
+    if not recipe.early_stopping.patience:
+        return
+    if not problem.algorithm.can(Validates) or not holds_out:
+        yield RecipeError(
+            f"{recipe.algo} has no validation loss to stop by",
+            where="early_stopping.patience",
+            hint="leave it at 0, and choose a checkpoint by --eval-every",
+        )
+    elif data is None or data.num_episodes < 2 or not recipe.data.validation_fraction:
+        yield RecipeError(
+            "training is to stop by the loss on held-out episodes, and none are held out",
+            where="early_stopping.patience",
+            hint="set data.validation_fraction above 0 and give two episodes or more, or leave the patience at 0",
+        )
