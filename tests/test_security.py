@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from offrl.converters.expansion import ALWAYS_READ, MAX_EXPANSION
-from offrl.data import parquet, schema
+from offrl.data import parquet, space_encoding
 from offrl.documents import MOST_BYTES
 from tests.source import syntax_trees
 
@@ -31,7 +31,7 @@ def test_each_promise_is_held_by_a_test_that_exists() -> None:
 
 
 def test_the_bounds_are_those_of_the_page() -> None:
-    sizes = (ALWAYS_READ, MAX_EXPANSION, MOST_BYTES, schema.MOST_COMPONENTS)
+    sizes = (ALWAYS_READ, MAX_EXPANSION, MOST_BYTES, space_encoding.MOST_COMPONENTS)
     assert sizes == (256 * 2**20, 200, 128 * 2**20, 33_554_432)
     assert (parquet._ALWAYS_UNPACKED, parquet._MAX_EXPANSION) == (2**30, 10_000)
     for text in ("256 MiB", "200 times", "128 MiB", "33,554,432 numbers", "1 GiB", "10,000 times"):
