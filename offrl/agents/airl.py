@@ -25,6 +25,9 @@ from offrl.types import Agent, Batch, Metrics, Noise, Spec
 class AIRLConfig:
     """Options of the reward and its shaping, and which agent learns from them.
 
+    The paper's generator is TRPO, and its discriminator sees transitions of the generator's last 20 iterations beside
+    the newest; here it is PPO, and only the newest are seen. Widths, step size, updates and normalized inputs are ours.
+
     Attributes:
         generator: the agent that imitates; its policy must have a density.
         generator_options: that agent's own options.

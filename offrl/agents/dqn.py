@@ -44,7 +44,11 @@ from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
 @dataclass(frozen=True)
 class DQNConfig:
-    """Options of DQN.
+    """Options of DQN, with values for small networks and short runs on vectors, not those of the paper's Atari games.
+
+    The paper has RMSProp with steps of 2.5e-4, batches of 32, a target that is copied every 10,000 updates, a chance of
+    random actions that falls to 0.1 over a million frames, one hidden layer of 512 units behind convolutions, and
+    gradients that aren't clipped by their norm.
 
     On a dataset alone the values of actions that were never tried run away, so set `conservative` there, as the recipe
     `dqn/offline` does.
@@ -56,11 +60,11 @@ class DQNConfig:
         activation, layer_norm: of the hidden layers, see `offrl.nn.MLP`; the convolutions have the same activation.
         dropout: chance of zeroing a hidden unit in the loss; targets see all units.
         weight_decay: decoupled decay rate.
-        max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them as they are.
-        learning_rate: Adam's step size.
+        max_gradient_norm: longer gradients are scaled to this norm (10 is of dueling networks); 0 leaves them alone.
+        learning_rate: Adam's step size, as of TD3 and SAC.
         decay_steps: updates over which it falls linearly to 0; 0 keeps it (the papers' way).
         discount: γ, per step.
-        target_rate: τ: how far the target network moves towards the network; 1 copies it.
+        target_rate: τ: how far the target network moves towards the network; 1 copies it, the paper's way.
         target_every: updates between such moves.
         double: let the network choose the action whose value the target network gives.
         dueling: the state's value and the actions' advantages have hidden layers of their own; the mean advantage is

@@ -38,6 +38,11 @@ from offrl.types import Agent, Batch, Metrics, Noise, Spec
 class GAILConfig:
     """Options of the discriminator, and which agent it rewards.
 
+    The paper's GAIL has TRPO for a generator, the "positive" reward, no absorbing state, and a discriminator of two
+    hidden layers of 100 tanh units without penalties. Absorbing states, the "logit" reward that has no sign of its own
+    and the gradient penalty of 10 are those of discriminator-actor-critic. Widths, ReLU and the step size are ours;
+    normalized inputs let one step size do for observations of any scale.
+
     Attributes:
         generator: the agent that imitates.
         generator_options: that agent's own options.

@@ -34,6 +34,10 @@ from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation,
 class IQLConfig:
     """Options of IQL, with the paper's values for locomotion unless noted.
 
+    For AntMaze the paper has an expectile of 0.9 and a temperature of 10. It scales locomotion rewards by 1,000 over
+    the range of the data's returns, as `data.reward_scale` can, and sees observations as they are
+    (`data.normalize_observation=false`). Its authors' code bounds log σ; here nothing does.
+
     Attributes:
         policy: "gaussian" around the tanh of a network's output, with a spread that is the same in all states, as in
             the paper; "squashed_gaussian", the same before a tanh, whose samples have a density within the bounds.
@@ -41,7 +45,8 @@ class IQLConfig:
         activation: see `offrl.nn.MLP`.
         layer_norm: normalize the hidden layers of the critics and of the value (not in the paper).
         actor_learning_rate, critic_learning_rate: Adam's step sizes; the value network has the critics'.
-        decay_steps: steps over which the actor's falls linearly to 0 (in the paper by a cosine); 0 keeps it.
+        decay_steps: steps over which the actor's falls linearly to 0 (in the paper by a cosine over the whole run); 0,
+            the default, keeps it, for it doesn't know how long the run is.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging.
         expectile: τ, of Q(s, ·) over the data's actions that V(s) is: 0.5 is their mean, towards 1 their maximum; 0.9

@@ -33,7 +33,7 @@ from offrl.types import NOT_SAVED, Batch, Metrics, Noise, Observation, Spec
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Options of PPO, with the values usual for continuous control.
+    """Options of PPO, with the paper's values for continuous control, or of its authors' code, Baselines, where noted.
 
     Attributes:
         policy: "gaussian" with a spread that is the same in all states; "squashed_gaussian", the same squashed by tanh;
@@ -43,7 +43,7 @@ class PPOConfig:
         weight_decay: decoupled decay rate of all parameters.
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
         decay_steps: transitions per seed over which both fall linearly to 0; 0 leaves them constant.
-        max_gradient_norm: longer gradients are scaled to this norm, actor's and critic's each by itself; 0: none are.
+        max_gradient_norm: longer gradients, actor's and critic's each by itself, are scaled to it (Baselines); 0: none.
         discount: γ, per step.
         trace_decay: λ of the generalized advantage estimates.
         rollout_steps, epochs: steps of each environment that one update learns from, and passes over them.
@@ -52,11 +52,11 @@ class PPOConfig:
         clip: ε, how far a ratio may pay off to be from 1.
         kl_target, kl_coefficient: mean divergence, in nats, that the penalty's weight β is adapted to; β at the start.
         max_kl: a seed whose estimated divergence in a minibatch is larger takes no more steps in the update; 0: never.
-        value_clip: how far values may pay off to be from those before the update, in scaled rewards; 0 doesn't clip.
-        entropy_bonus: coefficient of the policy's entropy, in nats.
-        normalize_advantage: shift and scale the advantages of each minibatch to mean 0 and standard deviation 1.
-        normalize_observation: by the running mean and standard deviation of all that was seen.
-        scale_reward: divide rewards by the running standard deviation of the discounted return.
+        value_clip: how far scaled values may pay off to be from those before the update; 0, the paper's way, no limit.
+        entropy_bonus: coefficient of the policy's entropy, in nats (0.01 in the paper's Atari games).
+        normalize_advantage: shift and scale those of each minibatch to mean 0 and standard deviation 1 (Baselines).
+        normalize_observation: by the running mean and standard deviation of all that was seen (on in Baselines).
+        scale_reward: divide rewards by the running standard deviation of the discounted return (on in Baselines).
         initial_log_std: of the Gaussian policies, where actions span [-1, 1].
     """
 

@@ -30,18 +30,22 @@ from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation,
 class SACConfig:
     """Options of SAC, with the paper's values unless noted.
 
+    log σ of the Gaussian is clamped to [-5, 2]: the paper gives no bounds, its authors' code has -20 and 2, and a
+    spread below e⁻⁵ hardly changes an action. Where the paper leaves a value open, the default is said to be ours.
+
     By default it is plain SAC, which learns online; on a dataset alone its critics overestimate actions that were never
     tried, so set `bc_alpha` there, as the recipe `sac/offline` does.
 
     Attributes:
         hidden, activation: of all networks, see `offrl.nn.MLP`.
         layer_norm: normalize the critics' hidden layers (not in the paper).
-        dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units.
+        dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units (not
+            in the paper).
         weight_decay, max_gradient_norm: of actor and critics (not in the paper), see `offrl.nn.Adam`.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; 0 fixes a temperature.
         decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
         discount, target_rate: γ, per step, and τ of the target network's Polyak averaging.
-        initial_temperature: α at the start.
+        initial_temperature: α at the start (ours: the paper names none).
         target_entropy: the mean entropy, in nats, that the temperature holds the policy at; "auto" takes −A for A
             continuous components, and a fraction of log A for A discrete actions that the data's masks allow.
         target_entropy_fraction: that fraction (Christodoulou, 2019, https://arxiv.org/abs/1910.07207).
@@ -49,7 +53,7 @@ class SACConfig:
             first version does (Haarnoja et al., 2018, https://arxiv.org/abs/1801.01290).
         sde: explore by a random function of the state that is redrawn every `sde_every` steps of an episode, and not by
             independent draws; continuous actions only. See `offrl.nn.sde`.
-        sde_initial_log_std: log σ of that function's coefficients at the start.
+        sde_initial_log_std: log σ of that function's coefficients at the start (ours, as is `sde_every`).
         bc_alpha: α of TD3+BC (see `offrl.agents.td3`), the weight of the soft value beside the distance of sampled
             actions, or the cross-entropy of discrete ones, from all of the batch's; 0 leaves the distance out.
         bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.

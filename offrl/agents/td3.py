@@ -37,7 +37,11 @@ from offrl.types import Batch, CriticOnly, Metrics, Noise, Observation, Schedule
 
 @dataclass(frozen=True)
 class TD3Config:
-    """Options of TD3, with the paper's values unless noted.
+    """Options of TD3, with the paper's values but for networks and step sizes.
+
+    The paper has hidden layers of 400 and 300 units and step sizes of 1e-3; two of 256 units and 3e-4 are what its
+    authors' code has had since, and the paper on TD3+BC. They also go with batches of 256, the recipes' default, where
+    the paper's are of 100.
 
     By default it is plain TD3, which learns online; on a dataset alone its critics overestimate actions that were
     never tried, so set `bc_alpha` there (2.5 in the paper), as the recipe `td3/offline` does.
@@ -48,14 +52,15 @@ class TD3Config:
     values more: here one actor serves both critics, which share batches and targets.
 
     Attributes:
-        hidden: widths of the hidden layers of actor and critics.
+        hidden: widths of the hidden layers of actor and critics (400 and 300 in the paper).
         activation: of actor and critics, see `offrl.nn.MLP`.
         layer_norm: normalize the critics' hidden layers (not in the paper; steadies long runs).
-        dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units.
-        weight_decay: decoupled decay rate of actor and critics.
+        dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units (not
+            in the paper).
+        weight_decay: decoupled decay rate of actor and critics (not in the paper; DDPG has 1e-2 on its critic).
         max_gradient_norm: longer gradients, of the actor or of both critics together, are scaled to this norm; 0 leaves
-            them as they are.
-        actor_learning_rate, critic_learning_rate: Adam's step sizes.
+            them as they are (the paper's way).
+        actor_learning_rate, critic_learning_rate: Adam's step sizes (1e-3 in the paper).
         decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
         constant_steps: critic steps before they begin to fall.
         discount: γ, per step.
@@ -66,7 +71,8 @@ class TD3Config:
             actions span [-1, 1].
         softmax_samples: smoothed actions in each target, K; 0 is TD3's single one without a softmax.
         softmax_beta: β of the softmax over their values: 0 averages evenly over actions, ∞ takes the best. It
-            goes by the scale of the returns; the authors took 0.001 (Ant) to 500 (Swimmer).
+            goes by the scale of the returns; the authors took 0.001 (Ant) to 500 (Swimmer), so the default is one
+            value among theirs.
         bc_alpha: α of TD3+BC, the weight of the critic's value beside the distance from the batch's actions; 0 leaves
             the distance out. Every transition counts, so also the agent's own where a batch mixes these with data.
         bc_decay: factor on the distance's weight with each actor step, to let go of the data when fine-tuning.
