@@ -16,7 +16,7 @@ from offrl.converters.flags import read_flags
 from offrl.converters.options import OutOfBounds
 from offrl.converters.report import Chunk, Log
 from offrl.data import schema
-from offrl.data.block import EpisodeBlock, forbidden_choices, rows_without_choice
+from offrl.data.block import EpisodeBlock, forbidden_choices, inexact_rows, rows_without_choice
 from offrl.data.schema import flatten_space
 from offrl.types import Spec
 
@@ -54,10 +54,10 @@ class Checker:
                 observation isn't in its space, or a mask forbids every action or the one taken (unless the log only
                 lists problems); or a mask's value is neither yes nor no.
         """
-        chunk = self._with_log_probabilities(self._with_masks(chunk))
+        chunk = self._with_rewards(self._with_log_probabilities(self._with_masks(chunk)))
         for name, array in chunk.block.columns.items():
             root = name.split(".")[0]
-            if root == schema.OBSERVATION:
+            if root in (schema.OBSERVATION, schema.INFO):
                 self._warn_of_gaps(chunk, name, array)
             elif root in (schema.ACTION, schema.REWARD, schema.BEHAVIOR_LOG_PROB):
                 self._refuse_gaps(chunk, name, array)
@@ -69,9 +69,20 @@ class Checker:
         clipped = {name: self._bounded(chunk, name, space) for name, space in self._actions.items()}
         return replace(chunk, block=_with(chunk.block, {**chunk.block.columns, **clipped}))
 
-    def _place(self, chunk: Chunk, row: int, name: str) -> str:
-        """Where a value stands in the source, by the source's own names."""
-        return f"{self._label}, {chunk.locate(int(row))}, column '{self._keys.get(name, name)}'"
+    def _place(self, chunk: Chunk, row: int, name: str, wrong: NDArray[np.bool_] | None = None) -> str:
+        """Where a value stands in the source, by the source's own names.
+
+        Args:
+            chunk: the chunk.
+            row: the row in it.
+            name: the column.
+            wrong: which components of that row are meant, where the column is made of several of the source.
+        """
+        key = self._keys.get(name, name)
+        parts = key.split(",")
+        if wrong is not None and len(parts) == wrong.size > 1:
+            key = parts[int(wrong.argmax())]
+        return f"{self._label}, {chunk.locate(int(row))}, column '{key}'"
 
     def _with_masks(self, chunk: Chunk) -> Chunk:
         mask = chunk.block.columns.get(schema.ACTION_MASK)
@@ -80,6 +91,23 @@ class Checker:
         key = self._keys.get(schema.ACTION_MASK, schema.ACTION_MASK)
         read = read_flags(mask, field=schema.ACTION_MASK, key=key, where=self._label, locate=chunk.locate)
         return replace(chunk, block=_with(chunk.block, {**chunk.block.columns, schema.ACTION_MASK: read}))
+
+    def _with_rewards(self, chunk: Chunk) -> Chunk:
+        """Whole rewards become floating-point numbers, where these can hold them."""
+        rewards = chunk.block.columns[schema.REWARD]
+        if rewards.dtype.kind not in "iu":
+            return chunk
+        rows = inexact_rows(rewards, np.dtype(np.float64))
+        if len(rows):
+            self._log.problem(
+                f"the reward is {rewards[rows[0]]}, which float64 can't hold exactly ({len(rows)} such rows from here "
+                "on)",
+                where=self._place(chunk, rows[0], schema.REWARD),
+                hint="give rewards in a larger unit, or less their offset",
+            )
+        return replace(
+            chunk, block=_with(chunk.block, {**chunk.block.columns, schema.REWARD: rewards.astype(np.float64)})
+        )
 
     def _with_log_probabilities(self, chunk: Chunk) -> Chunk:
         """Probabilities become their logarithms, once each can be one: a density has no upper limit."""
@@ -107,14 +135,15 @@ class Checker:
     def _warn_of_gaps(self, chunk: Chunk, name: str, array: NDArray[Any]) -> None:
         rows = _not_finite(array)
         if len(rows):
-            self._log.warn(f"the {name} holds NaN or infinity", len(rows), self._place(chunk, rows[0], name))
+            where = self._place(chunk, rows[0], name, ~np.isfinite(array[rows[0]]))
+            self._log.warn(f"the {name} holds NaN or infinity", len(rows), where)
 
     def _refuse_gaps(self, chunk: Chunk, name: str, array: NDArray[Any]) -> None:
         rows = _not_finite(array)
         if len(rows):
             self._log.problem(
                 f"the {name} is {_shown(array[rows[0]])} ({len(rows)} such rows from here on)",
-                where=self._place(chunk, rows[0], name),
+                where=self._place(chunk, rows[0], name, ~np.isfinite(array[rows[0]])),
                 hint=f"correct the {name} in the source, or leave those episodes out of it",
             )
 
@@ -164,18 +193,18 @@ class Checker:
                     f"the {schema.ACTION_MASK} forbids {what} ({len(rows)} such rows from here on)",
                     where=self._place(chunk, rows[0], schema.ACTION_MASK),
                     hint="a mask is True where an action is allowed: check that it isn't the other way round in the "
-                    "source",
+                    f"source, or leave it out where actions were taken all the same: --map {schema.ACTION_MASK}=",
                 )
 
     def _bounded(self, chunk: Chunk, name: str, space: gym.Space[Any]) -> NDArray[Any]:
         array: NDArray[Any] = chunk.block.columns[name]
         low, high, slack = _bounds(space)
-        outside = (array < low - slack) | (array > high + slack)
+        outside = ((array < low - slack) | (array > high + slack)) & np.isfinite(array)  # others are refused as such
         outside.reshape(len(array), -1)[chunk.block.final_rows] = False  # padding
         rows = np.flatnonzero(outside.reshape(len(array), -1).any(axis=1))
         if not len(rows):
             return array
-        where = self._place(chunk, rows[0], name)
+        where = self._place(chunk, rows[0], name, outside[rows[0]])
         if self._out_of_bounds == "keep" and isinstance(space, spaces.Box):
             self._log.warn(f"the {name} lies outside its bounds; kept as it is", len(rows), where)
             return array

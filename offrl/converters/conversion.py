@@ -12,6 +12,7 @@ from typing import Any
 import offrl
 from offrl.converters.chunk_checks import Checker
 from offrl.converters.formats import detect, format_of
+from offrl.converters.lfs_pointers import naming_pointers
 from offrl.converters.options import ConvertOptions, check_fields
 from offrl.converters.remote import Located, locate
 from offrl.converters.report import Chunk, ConversionReport, Log, Tally
@@ -89,6 +90,18 @@ def _run(
     if dest is not None:
         require_store_or_nothing(dest, overwrite=overwrite)
     located = locate(source)
+    with naming_pointers(located.path):
+        return _run_located(located, dest, format, options, overwrite, name)
+
+
+def _run_located(
+    located: Located,
+    dest: Path | None,
+    format: str | None,
+    options: ConvertOptions,
+    overwrite: bool,
+    name: str | None,
+) -> ConversionReport:
     chosen = format or located.format or detect(located.path)
     reader = format_of(chosen)
     if (options.bandit or options.episode_per_file) and not reader.table:

@@ -168,6 +168,8 @@ def _add_infos(
             log.leave_out(key, f"not a known key; keep it with --map {name}={key}")
         elif info is None:
             log.leave_out(key, "not numbers")
+        elif 0 in info.shape:
+            log.leave_out(key, "no components")
         elif lengths[key] != rows:
             log.leave_out(key, f"{lengths[key]} rows instead of {rows}")
         else:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offrl.converters.options import ConvertOptions
 from offrl.converters.report import Log
-from offrl.converters.source import BLOCK_BYTES, ColumnInfo, Rows
+from offrl.converters.source import BLOCK_BYTES, ColumnInfo, Rows, check_kinds
 from offrl.data import schema
 from offrl.data.schema import flatten_space
 from offrl.errors import DataError, RequestError, SpaceMismatchError, listed
@@ -36,9 +36,11 @@ def spec_of(
         without_action: the rows whose actions mean nothing, ascending.
 
     Raises:
+        SourceError: a column has no components, or a precision that no dataset has.
         SpaceMismatchError: the environment's spaces don't fit the columns.
         RequestError: there is no such environment, or the columns can't be described by spaces.
     """
+    check_kinds(rows.columns, rows.keys, where)
     if options.environment is not None:
         spec = environment_spec(options.environment)
         check_columns(spec, rows.columns, environment=options.environment, where=where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,7 +160,7 @@ def stream(
     for group, (start, _), data in zip(groups, bounds, rows.slices(bounds, names), strict=True):
         numbers = np.arange(start, start + _length(data)) if order is None else order[start:]
         conformed = {name: _conform(name, array, spaces) for name, array in data.items()}
-        _check_exact(data, conformed, group, start, label, numbers, log)
+        _check_exact(data, conformed, group, start, label, numbers, log, rows.keys)
         _check_successors(conformed, group, start, label, numbers, log)
         yield _chunk(conformed, group, start, label, numbers)
 
@@ -180,6 +180,7 @@ def _check_exact(
     label: str,
     numbers: Ints,
     log: Log,
+    keys: Mapping[str, str],
 ) -> None:
     """Where numbers became those of a space, none may have changed: 0.5 is no choice, and 300 no byte."""
     for name, array in before.items():
@@ -194,7 +195,7 @@ def _check_exact(
             log.problem(
                 f"the {name} is {array[rows[0]]}, which {after[name].dtype} can't hold ({len(rows)} such rows from "
                 "here on)",
-                where=f"{label}, row {int(numbers[rows[0]])}, column '{name}'",
+                where=f"{label}, row {int(numbers[rows[0]])}, column '{keys.get(name, name)}'",
                 hint=f"give the environment that the data was made in, or correct the {name} in the source",
             )
 

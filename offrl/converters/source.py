@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from offrl.converters.flags import read_flags
 from offrl.converters.report import Chunk
+from offrl.data import schema
+from offrl.errors import SourceError
 from offrl.types import Spec
 
 BLOCK_BYTES = 16 * 2**20
@@ -50,6 +52,30 @@ class ColumnInfo:
     @property
     def row_bytes(self) -> int:
         return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+def check_kinds(columns: Mapping[str, ColumnInfo], keys: Mapping[str, str], where: str) -> None:
+    """Whether a dataset can hold such columns.
+
+    Raises:
+        SourceError: one has no components, or numbers of a precision that no dataset has.
+    """
+    for name, info in columns.items():
+        key, root = keys.get(name, name), name.split(".")[0]
+        if not info.row_bytes:
+            raise SourceError(
+                f"rows of '{key}' have the shape {info.shape}: there are no components in the {name}",
+                where=where,
+                hint=f"say which key holds them, with --map {name}=KEY"
+                if root in (schema.OBSERVATION, schema.ACTION)
+                else f"leave it out: --map {name}=",
+            )
+        if info.dtype.kind == "f" and info.dtype.itemsize > np.dtype(np.float64).itemsize:
+            raise SourceError(
+                f"'{key}' holds {info.dtype.name}, and a dataset has float64 at most",
+                where=where,
+                hint="save it as float64",
+            )
 
 
 class Rows(Protocol):

@@ -138,6 +138,18 @@ def _fix_column(name: str, space: gym.Space[Any] | None, block: EpisodeBlock) ->
             where=_source(block),
             hint=f"call it '{schema.INFO}.{name}' and give it numbers, or leave it out",
         )
+    if 0 in wanted[1]:
+        raise DataError(
+            f"rows of '{name}' have the shape {wanted[1]}: there are no components in it",
+            where=_source(block),
+            hint="give spaces with at least one component, or leave the column out",
+        )
+    if dtype.kind == "f" and dtype.itemsize > np.dtype(np.float64).itemsize:
+        raise DataError(
+            f"'{name}' holds {dtype.name}, and a dataset has float64 at most",
+            where=_source(block),
+            hint="convert the column to float64",
+        )
     column = ColumnSpec(name, dtype if wanted[0].kind == dtype.kind == "f" else wanted[0], wanted[1])
     _check_fits(column, block)
     return column
@@ -156,6 +168,12 @@ def _check_fits(column: ColumnSpec, block: EpisodeBlock) -> None:
             f"'{column.name}' has the dtype {array.dtype}, which {column.dtype} can't hold exactly",
             where=_source(block),
             hint="give the spaces that describe the data, or convert the column first",
+        )
+    if len(rows := inexact_rows(array, column.dtype)):
+        raise DataError(
+            f"'{column.name}' is {array[rows[0]]}, which {column.dtype} can't hold exactly",
+            where=f"row {rows[0]}, {block.episode_of(int(rows[0]))}",
+            hint="give it in a larger unit, or less its offset",
         )
 
 
@@ -181,6 +199,21 @@ def prepare_block(columns: Sequence[ColumnSpec], block: EpisodeBlock) -> Episode
     _check_flags(prepared)
     _check_masks(prepared)
     return prepared
+
+
+def inexact_rows(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.int64]:
+    """The rows of an array that hold whole numbers which a floating-point dtype can't: beyond 2^53 for float64."""
+    if array.dtype.kind not in "iu" or dtype.kind != "f" or array.dtype.itemsize < dtype.itemsize or not len(array):
+        return np.empty(0, np.int64)
+    most = 2 ** (np.finfo(dtype).nmant + 1)
+    if array.max() <= most and array.min() >= -most:
+        return np.empty(0, np.int64)
+    rounded = array.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        back = rounded.astype(array.dtype)
+    # What rounds up beyond the greatest whole number doesn't come back as anything in particular.
+    changed = (back != array) | (rounded >= float(np.iinfo(array.dtype).max))
+    return np.flatnonzero(changed.reshape(len(array), -1).any(axis=1))
 
 
 def rows_without_choice(block: EpisodeBlock) -> NDArray[np.int64]:

@@ -96,7 +96,8 @@ class _Column:
     shape: Axes
 
     def __post_init__(self) -> None:
-        require_components(self.shape)
+        if not require_components(self.shape):
+            raise ValueError(f"rows of '{self.name}' have the shape {tuple(self.shape)}, without components")
 
     def spec(self) -> ColumnSpec:
         return ColumnSpec(self.name, number_type(self.dtype), self.shape)

@@ -265,8 +265,9 @@ class _Shard:
             bad["bounds"][self.final] = False  # padding, which need not be an action
         bad["bounds"] &= ~bad["infinity"]
         severe = name.split(".")[0] == schema.ACTION or array.dtype.kind != "f"
-        yield from self._in_rows("error", "nan", "the value is not a number", name, bad["nan"])
-        yield from self._in_rows("error", "infinity", "the value is infinite", name, bad["infinity"])
+        gaps: Severity = "warning" if name.split(".")[0] == schema.INFO else "error"  # nothing is trained on infos
+        yield from self._in_rows(gaps, "nan", "the value is not a number", name, bad["nan"])
+        yield from self._in_rows(gaps, "infinity", "the value is infinite", name, bad["infinity"])
         if name.split(".")[0] != schema.INFO:
             yield from self._in_rows("error", "overflow", f"the value {TOO_LARGE}", name, bad["overflow"])
         message = f"the value lies outside its space, {space}"

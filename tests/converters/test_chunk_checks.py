@@ -54,6 +54,55 @@ AWAY = spaces.Box(1.0, 2.0, (1,), np.float64)
 """Zero, the padding, lies outside."""
 
 
+def test_the_component_that_is_wrong_is_named_by_the_sources_own_column() -> None:
+    keys = {"observation": "x,y", "action": "torque"}
+    spec = Spec(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (1,), np.float64))
+    log = Log(dry_run=True)
+    checker = Checker(spec, "error", "log.csv", log, keys)
+    observation = np.zeros((7, 2))
+    observation[3, 1] = np.nan
+    checker.check(chunk([[0.0], [0.0], [0.0], [0.0], [np.inf], [0.0], [0.0]], observation=observation))
+    assert log.warnings == ["the observation holds NaN or infinity (1 in all, first at log.csv, row 103, column 'y')"]
+    assert [(item.what[:19], item.where) for item in log.problems] == [
+        ("the action is [inf]", "log.csv, row 104, column 'torque'")
+    ]
+
+
+def test_what_is_not_finite_in_an_info_is_kept_and_said() -> None:
+    log = Log(dry_run=False)
+    speed = np.array([0, np.nan, 0, 0, np.inf, 0, 0])
+    checked = check(AWAY, chunk([[1.5], [1.5], [0], [1.5], [1.5], [1.5], [0]], **{"info.speed": speed}), log=log)
+    np.testing.assert_array_equal(checked.block.columns["info.speed"], speed)
+    assert [warning.partition(" (")[0] for warning in log.warnings] == ["the info.speed holds NaN or infinity"]
+
+
+def test_whole_rewards_stay_what_they_are_or_are_refused() -> None:
+    actions: list[Any] = [[1.5], [1.5], [0], [1.5], [1.5], [1.5], [0]]
+    rewards = np.array([2**53, -(2**53), 0, 1, 2, 3, 0])
+    checked = check(AWAY, chunk(actions, reward=rewards)).block.columns["reward"]
+    assert checked.dtype == np.float64
+    assert checked.tolist() == rewards.tolist()
+    rewards[4] = 2**60 + 1
+    with pytest.raises(DataError, match=f"the reward is {2**60 + 1}, which float64 can't hold") as raised:
+        check(AWAY, chunk(actions, reward=rewards))
+    assert "row 104" in raised.value.where
+
+
+@pytest.mark.parametrize(("space", "most"), [(spaces.Discrete(3), 1.0), (spaces.Box(-1, 1, (1,), np.float64), 1e9)])
+def test_probabilities_become_logarithms(space: gym.Space[Any], most: float) -> None:
+    discrete = isinstance(space, spaces.Discrete)
+    actions: list[Any] = [0] * 7 if discrete else [[0.0]] * 7
+    probability = np.array([0.5, most, 0, 0.25, 1e-300, 1.0, 0])
+    columns = check(space, chunk(actions, behavior_prob=probability)).block.columns
+    assert "behavior_prob" not in columns
+    expected = np.log(np.where(probability > 0, probability, 1.0))
+    np.testing.assert_array_equal(columns["behavior_log_prob"], expected)
+    for wrong in [0.0, -0.2, np.nan, np.inf] + [1.5] * discrete:
+        with pytest.raises(DataError, match=rf"the behavior_prob is {wrong}, which can't be the probability") as raised:
+            check(space, chunk(actions, behavior_prob=np.where(np.arange(7) == 3, wrong, probability)))
+        assert "row 103, column 'behavior_prob'" in raised.value.where
+
+
 @pytest.mark.parametrize("out_of_bounds", get_args(OutOfBounds))
 def test_padding_is_no_action(out_of_bounds: OutOfBounds) -> None:
     log = Log(dry_run=False)

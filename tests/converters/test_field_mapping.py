@@ -59,6 +59,50 @@ def test_done_may_mean_either_flag_and_is_asked_for(tmp_path: Path, key: str) ->
     assert plan(tmp_path, changed, terminated=key).terminated == 1
 
 
+def test_starts_of_episodes_are_no_ends_and_pointed_at(tmp_path: Path) -> None:
+    starts = {"episode_starts": np.arange(4) % 2 == 0}
+    with pytest.raises(SourceError, match="'episode_starts' is not mapped, and seems to mark where episodes begin"):
+        plan(tmp_path, {**starts, "terminals": None})
+    with pytest.raises(RequestError, match="'episode_starts' is not mapped"):
+        plan(tmp_path, {**starts, "timeouts": None})
+    report = plan(tmp_path, {**starts, "timeouts": None}, truncated="")
+    assert any("'episode_starts' is not mapped" in warning for warning in report.warnings)
+    assert not any("episode_starts" in warning for warning in plan(tmp_path, starts).warnings)
+
+
+def test_a_refusal_lists_twenty_keys_at_most(tmp_path: Path) -> None:
+    many = {f"k{number}": np.zeros(4) for number in range(300)}
+    for mapping in ({}, {"reward": "prize"}):
+        with pytest.raises(SourceError) as raised:
+            plan(tmp_path, {**many, "rewards": None}, **mapping)
+        assert "and 284 more" in raised.value.hint
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "next_observations", "action_masks"])
+def test_arrays_without_components_are_refused_by_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SourceError, match=rf"rows of '{key}' have the shape \(0,\)"):
+        plan(tmp_path, {key: np.zeros((4, 0))})
+
+
+def test_infos_without_components_are_left_out(tmp_path: Path) -> None:
+    report = plan(tmp_path, {"infos/none": np.zeros((4, 0))})
+    assert [item.reason for item in report.dropped] == ["'infos/none': no components"]
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "infos/x"])
+def test_a_precision_that_no_dataset_has_is_refused_by_key(tmp_path: Path, key: str) -> None:
+    array = np.zeros((4, 2) if key == "observations" else 4, np.longdouble)
+    with pytest.raises(SourceError, match=f"'{key}' holds float128") as raised:
+        plan(tmp_path, {key: array})
+    assert "float64" in raised.value.hint
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_next_observations_of_another_width_are_refused_by_key(tmp_path: Path, width: int) -> None:
+    with pytest.raises(SourceError, match=rf"'next_observations' have the shape \({width},\), those of 'observations'"):
+        plan(tmp_path, {"next_observations": np.zeros((4, width))})
+
+
 def test_what_is_mapped_comes_before_what_is_known(tmp_path: Path) -> None:
     report = plan(tmp_path, {"states": np.zeros((4, 3))}, observation="states", info__seen="observations")
     assert report.columns["observation"][1] == (3,)

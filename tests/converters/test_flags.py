@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offrl.converters.flags import read_flags
-from offrl.converters.readers.table_files import flags
+from offrl.converters.readers.table_columns import flags
 from offrl.errors import DataError
 
 YES: list[Any] = [True, 1, 1.0, "True", "true", "TRUE", "1", "1.0", "yes", "t", " true "]

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 
-from offrl.data.block import EpisodeBlock, fix_columns, prepare_block
+from offrl.data.block import EpisodeBlock, fix_columns, inexact_rows, prepare_block
 from offrl.errors import DataError
 from offrl.types import Spec
 from tests.data.stores import SPEC, make_block
@@ -160,3 +162,46 @@ def test_a_mask_that_forbids_everything_is_refused_but_in_final_rows_says_nothin
     mask[4] = mask[5] = False
     with pytest.raises(DataError, match=r"action_mask forbids every action \(2 such rows.*\n.*row 4, episode 1 .*f#1"):
         prepare_block(columns, block)
+
+
+WHOLE = st.one_of(
+    st.integers(0, 2**63 - 1), st.integers(2**53 - 2, 2**53 + 2), st.integers(2**63 - 1200, 2**63 - 1), st.just(0)
+)
+
+
+@given(values=st.lists(WHOLE, max_size=5), sign=st.sampled_from([1, -1]))
+def test_whole_numbers_that_floats_cannot_hold_are_found(values: list[int], sign: int) -> None:
+    signed = [sign * value for value in values]
+    expected = [row for row, value in enumerate(signed) if int(float(value)) != value]
+    assert inexact_rows(np.array(signed, np.int64), np.dtype(np.float64)).tolist() == expected
+    doubled = [2 * value + 1 for value in values]
+    expected = [row for row, value in enumerate(doubled) if int(float(value)) != value]
+    assert inexact_rows(np.array(doubled, np.uint64), np.dtype(np.float64)).tolist() == expected
+
+
+def test_rewards_that_would_change_are_refused() -> None:
+    block = make_block([3])
+    block.columns["reward"] = np.array([1, 2**53 + 1, 2, 0])
+    with pytest.raises(DataError, match=f"'reward' is {2**53 + 1}, which float64 can't hold") as raised:
+        prepare_block(fix_columns(SPEC, make_block([3])), block)
+    assert "row 1" in raised.value.where
+    block.columns["reward"] = np.array([1, 2**53, 2, 0])
+    columns = fix_columns(SPEC, block)
+    assert prepare_block(columns, block).columns["reward"].tolist() == [1, 2**53, 2, 0]
+
+
+@pytest.mark.parametrize(("column", "width"), [("observation", 3), ("action", 2), ("info.x", 1)])
+def test_columns_without_components_or_of_a_precision_that_no_store_has_are_refused(column: str, width: int) -> None:
+    block = make_block([3])
+    block.columns["info.x"] = np.zeros((4, 1))
+    spec = SPEC
+    block.columns[column] = np.zeros((4, 0), np.float32)
+    if column == "observation":
+        spec = Spec(spaces.Box(-1, 1, (0,), np.float32), SPEC.action_space)
+    elif column == "action":
+        spec = Spec(SPEC.observation_space, spaces.Box(-1, 1, (0,), np.float32))
+    with pytest.raises(DataError, match=rf"rows of '{column}' have the shape \(0,\)"):
+        fix_columns(spec, block)
+    block.columns[column] = np.zeros((4, width), np.longdouble)
+    with pytest.raises(DataError, match=rf"'{column}' holds float128"):
+        fix_columns(SPEC, block)

@@ -90,6 +90,18 @@ def test_not_a_number_and_infinity(store: TrajectoryStore) -> None:
     assert set(findings) == {("nan", "reward"), ("infinity", "observation"), ("return", None)}
 
 
+def test_what_is_not_finite_in_an_info_is_a_warning(tmp_path: Path) -> None:
+    block = make_block([3])
+    block.columns["info.speed"] = np.array([1.0, np.nan, np.inf, 2.0])
+    with StoreWriter(tmp_path / "s", SPEC) as writer:
+        writer.append(block)
+    findings = validate(writer.close())
+    assert [(item.severity, item.code, item.column, item.row) for item in findings] == [
+        ("warning", "nan", "info.speed", 1),
+        ("warning", "infinity", "info.speed", 2),
+    ]
+
+
 def test_counts_add_up_over_shards(store: TrajectoryStore) -> None:
     damage(store, "shards/00000.arrow", "observation", (4, 0), np.nan)
     damage(store, "shards/00001.arrow", "observation", (0, 0), np.nan)

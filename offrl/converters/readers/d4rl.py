@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from offrl.converters.boundary_columns import point_at
 from offrl.converters.field_mapping import assign_fields
 from offrl.converters.formats import Format
 from offrl.converters.options import ConvertOptions
@@ -42,7 +43,13 @@ def open_d4rl(path: Path, options: ConvertOptions, log: Log) -> Source:
     keys, rows = assign_fields(available, lengths, options.mapping, where=str(path), log=log, ignored=(_METADATA,))
     columns = {name: info for name, key in keys.items() if (info := available[key])}
     return flagged_source(
-        Hdf5Rows(path, keys, columns, rows), path, options, log, terminal_may_be_limit=False, provenance=provenance
+        Hdf5Rows(path, keys, columns, rows),
+        path,
+        options,
+        log,
+        terminal_may_be_limit=False,
+        provenance=provenance,
+        pointer=point_at(available, keys.values()),
     )
 
 

@@ -35,6 +35,7 @@ def flagged_source(
     *,
     terminal_may_be_limit: bool,
     provenance: dict[str, Any],
+    pointer: str,
 ) -> Source:
     """A source of row-aligned arrays with flags, once its keys are matched.
 
@@ -45,6 +46,7 @@ def flagged_source(
         log: is told of what is decided and dropped.
         terminal_may_be_limit: a terminal flag at exactly the time limit means truncated.
         provenance: what the file says of its origin.
+        pointer: what is said of arrays that may tell where episodes end and aren't mapped.
 
     Raises:
         DataError: a flag is neither yes nor no.
@@ -61,6 +63,7 @@ def flagged_source(
         log,
         where=str(path),
         terminal_may_be_limit=terminal_may_be_limit,
+        pointer=pointer,
     )
     episodes = settle(episodes, has_next=has_next(rows, where=str(path)), timeouts=options.timeouts, log=log)
     spec = spec_of(rows, options, where=str(path), log=log)
@@ -78,7 +81,7 @@ def has_next(rows: Rows, *, where: str) -> bool:
     """Whether next observations are stored.
 
     Raises:
-        SourceError: they are, but not with the same parts as the observations.
+        SourceError: they are, but not with the same parts as the observations, or of other shapes.
     """
     following = {name for name in rows.columns if name.split(".")[0] == NEXT_OBSERVATION}
     observed = {name for name in rows.columns if name.split(".")[0] == schema.OBSERVATION}
@@ -88,6 +91,16 @@ def has_next(rows: Rows, *, where: str) -> bool:
             where=where,
             hint=f"map the same parts of both, or leave the next observations out: --map {NEXT_OBSERVATION}=",
         )
+    for name in following:
+        twin = name.replace(NEXT_OBSERVATION, schema.OBSERVATION, 1)
+        here, there = rows.columns[twin].shape, rows.columns[name].shape
+        if here != there:
+            raise SourceError(
+                f"rows of '{rows.keys.get(name, name)}' have the shape {there}, those of '{rows.keys.get(twin, twin)}' "
+                f"{here}",
+                where=where,
+                hint=f"map the same parts of both, or leave the next observations out: --map {NEXT_OBSERVATION}=",
+            )
     return bool(following)
 
 
@@ -99,8 +112,18 @@ def limited_episodes(
     *,
     where: str,
     terminal_may_be_limit: bool,
+    pointer: str,
 ) -> Episodes:
     """Episodes that end at flags or, where there are none for truncation, at the time limit that the user names.
+
+    Args:
+        terminated: bool [rows].
+        truncated: bool [rows]; None where there are no such flags.
+        options: the user's answers.
+        log: is told of what is decided.
+        where: the file.
+        terminal_may_be_limit: a terminal flag at exactly the time limit means truncated.
+        pointer: what is said of columns that may tell where episodes end and aren't mapped.
 
     Raises:
         RequestError: there are no truncation flags, and the user said nothing.
@@ -110,14 +133,17 @@ def limited_episodes(
         if limit is not None:
             log.note(LIMIT_NOT_USED)
         return split_at_flags(terminated, truncated)
+    if limit is None and options.mapping.get(schema.TRUNCATED) != "":
+        raise RequestError(
+            "nothing in the source tells a time limit from a terminal state or from the next episode"
+            + (f"; {pointer}" if pointer else ""),
+            where=where,
+            hint="say after how many steps episodes were cut (--time-limit 1000), what marks it "
+            "(--map truncated=KEY), or that none was (--map truncated=)",
+        )
+    if pointer:
+        log.warn(pointer)
     if limit is None:
-        if options.mapping.get(schema.TRUNCATED) != "":
-            raise RequestError(
-                "nothing in the source tells a time limit from a terminal state or from the next episode",
-                where=where,
-                hint="say after how many steps episodes were cut (--time-limit 1000), what marks it "
-                "(--map truncated=KEY), or that none was (--map truncated=)",
-            )
         return split_at_flags(terminated, np.zeros_like(terminated))
     log.note(f"no truncation flags are stored: episodes are cut after {limit} steps (--time-limit)")
     struck = limit_flags(terminated, limit)

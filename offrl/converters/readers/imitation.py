@@ -22,6 +22,7 @@ from offrl.converters.flags import read_flags
 from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
+from offrl.converters.readers.flagged_arrays import LIMIT_NOT_USED
 from offrl.converters.readers.npz import archive_keys, read_headers
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import Bools, Ints, episodes_from, settle, stream
@@ -218,6 +219,8 @@ def _struck(
     if not unknown.any():
         if over.any():
             log.note("the last info of each trajectory says whether a time limit struck (TimeLimit.truncated)")
+        if options.time_limit is not None:
+            log.note(LIMIT_NOT_USED)
         return known
     if options.time_limit is not None:
         struck = np.asarray(known | (unknown & (lengths == options.time_limit)))

@@ -17,9 +17,10 @@ from gymnasium import spaces
 from offrl.converters.formats import Format, json_keys
 from offrl.converters.infer_spaces import check_columns, environment_spec
 from offrl.converters.options import ConvertOptions
+from offrl.converters.readers.flagged_arrays import LIMIT_NOT_USED
 from offrl.converters.readers.minari_layout import parts_of
 from offrl.converters.report import Log
-from offrl.converters.source import Source
+from offrl.converters.source import Source, check_kinds
 from offrl.data import schema
 from offrl.data.space_encoding import check_components
 from offrl.documents import parse_json, read_json
@@ -47,6 +48,9 @@ def open_minari(path: Path, options: ConvertOptions, log: Log) -> Source:
     spec = _spaces(metadata, folder, environment, options, log)
     jpeg = bool(metadata.get("jpeg_encoding", True))
     layout = reader.read_layout(folder, parts_of(spec, reader.tuple_key, jpeg=jpeg), options, log)
+    if options.time_limit is not None:
+        log.note(LIMIT_NOT_USED)
+    check_kinds(layout.columns, layout.keys, str(folder))
     if options.environment is not None:
         environment, spec = options.environment, environment_spec(options.environment)
         check_columns(spec, layout.columns, environment=environment, where=str(folder))

@@ -171,6 +171,8 @@ def info_leaf(
         log.leave_out("/".join(keys), "not wanted (--map)")
     elif stored.kind not in "biuf":
         log.leave_out("/".join(keys), "not numbers")
+    elif 0 in shape[1:]:
+        log.leave_out("/".join(keys), "no components")
     elif not shape or shape[0] != steps + 1:
         log.leave_out("/".join(keys), f"its first episode has the shape {shape}, not {steps + 1} rows")
     else:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from offrl.converters.boundary_columns import point_at
 from offrl.converters.expansion import check_expansion
 from offrl.converters.field_mapping import assign_fields
 from offrl.converters.formats import Format
@@ -39,7 +40,8 @@ def open_npz(path: Path, options: ConvertOptions, log: Log) -> Source:
     keys, count = assign_fields(available, lengths, options.mapping, where=str(path), log=log)
     columns = {name: info for name, key in keys.items() if (info := available[key])}
     rows = NpzRows(path, keys, columns, count)
-    return flagged_source(rows, path, options, log, terminal_may_be_limit=True, provenance={})
+    pointer = point_at(available, keys.values())
+    return flagged_source(rows, path, options, log, terminal_may_be_limit=True, provenance={}, pointer=pointer)
 
 
 def archive_keys(path: Path, start: bytes) -> set[str]:

@@ -11,6 +11,7 @@ from offrl.converters.field_mapping import assign_fields
 from offrl.converters.formats import Format
 from offrl.converters.infer_spaces import spec_of
 from offrl.converters.options import ConvertOptions
+from offrl.converters.readers.flagged_arrays import LIMIT_NOT_USED
 from offrl.converters.readers.npz import NpzRows, archive_keys, read_headers
 from offrl.converters.report import Log
 from offrl.converters.rows_to_episodes import episodes_from, settle, stream
@@ -44,6 +45,8 @@ def open_ogbench(path: Path, options: ConvertOptions, log: Log) -> Source:
         log.warn("the last trajectory has no end mark; the file may have been cut")
     log.note("OGBench marks the end of a trajectory, which is no terminal state: every episode counts as truncated")
     log.note("the last row of each trajectory gives its final observation; its action is invalid and not used")
+    if options.time_limit is not None:
+        log.note(LIMIT_NOT_USED)
     _mention_companion(path, log)
     episodes = episodes_from(last, np.zeros(len(last), np.bool_), ends[last])
     episodes = replace(episodes, shortened=np.ones(len(last), np.bool_))

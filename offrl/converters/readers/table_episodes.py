@@ -94,7 +94,10 @@ def split(
         return _split_at_codes(codes, keys, fields, terminated, truncated, where, options, log)
     if terminated is None:
         terminated = np.zeros(keys.num_rows, np.bool_)
-    episodes = limited_episodes(terminated, truncated, options, log, where=where, terminal_may_be_limit=True)
+    pointer = _pointer(table.schema.names, fields, named=True)
+    episodes = limited_episodes(
+        terminated, truncated, options, log, where=where, terminal_may_be_limit=True, pointer=pointer
+    )
     if "step" in fields:
         name = fields["step"][0]
         steps, rows = _steps(keys.column(name), name, where), np.arange(keys.num_rows)
@@ -106,8 +109,7 @@ def split(
 
 def _ask_for_ends(names: Collection[str], fields: Mapping[str, list[str]], *, named: bool, where: str) -> None:
     """Raise the RequestError of a table that doesn't say where episodes end, or how."""
-    used = {column for columns in fields.values() for column in columns}
-    pointer = point_at(names, used, episodes=not named)
+    pointer = _pointer(names, fields, named=named)
     what = "nothing tells whether an episode ended in a terminal state or was cut"
     hint = "say which column does (--map terminated=COLUMN), or that no episode terminates (--map terminated=)"
     if not named:
@@ -120,6 +122,11 @@ def _ask_for_ends(names: Collection[str], fields: Mapping[str, list[str]], *, na
             "row is one of its own, as in a bandit's log (--bandit)"
         )
     raise RequestError(what + (f"; {pointer}" if pointer else ""), where=where, hint=hint)
+
+
+def _pointer(names: Collection[str], fields: Mapping[str, list[str]], *, named: bool) -> str:
+    used = {column for columns in fields.values() for column in columns}
+    return point_at(names, used, episodes=not named)
 
 
 def _file_codes(table: ds.Dataset, fields: Mapping[str, list[str]], where: str) -> Ints:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from offrl.converters.expansion import check_compressed_text, check_expansion, parquet_bytes
 from offrl.converters.field_mapping import BEHAVIOR_PROB, NEXT_OBSERVATION
 from offrl.converters.natural_order import natural_key
+from offrl.converters.readers import csv_table, jsonl_table, parquet_table
 from offrl.converters.report import Log
 from offrl.data import schema
 from offrl.errors import SourceError, listed
@@ -24,6 +25,7 @@ _DELIMITERS = {"\t": "tabs", ";": "semicolons", "|": "bars"}
 _UNICODE_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
 _LOOKED_AT = 2**16
+_FORMATS = {"csv": csv_table.FORMAT, "json": jsonl_table.FORMAT, "parquet": parquet_table.FORMAT}
 
 
 @contextmanager
@@ -50,10 +52,19 @@ def open_table(path: Path, format: str, log: Log) -> ds.Dataset:
     Raises:
         SourceError: it is empty, or no such table.
     """
-    files = _files_of(path, log)
-    with reading(path):
-        parser = _csv_format(files[0], log) if format == "csv" else format
-        return ds.dataset([str(file) for file in files], format=parser)
+    files = [path] if path.is_file() else _parts_of(path, format, log)
+    filled = [file for file in files if file.stat().st_size]
+    if not filled:
+        what = "the file is empty" if path.is_file() else "the folder holds no files with rows"
+        raise SourceError(what, where=str(path), hint="give a table with a header and rows")
+    if len(filled) < len(files):
+        log.note(f"{len(files) - len(filled)} empty files are left out")
+    parser = format
+    if format == "csv":
+        parser = _csv_format(filled[0], log)
+    elif format == "json" and _encoding_of(_start_of(filled[0])) != "utf8":
+        raise SourceError("the text is not UTF-8, as JSON is", where=str(filled[0]), hint="save it as UTF-8")
+    return ds.dataset([str(file) for file in filled], format=parser)
 
 
 def check_sizes(table: ds.Dataset, max_expansion: int) -> None:
@@ -66,37 +77,47 @@ def check_sizes(table: ds.Dataset, max_expansion: int) -> None:
             check_compressed_text(file, max_expansion)
 
 
-def _files_of(path: Path, log: Log) -> list[Path]:
-    if path.is_file():
-        files = [path]
-    else:
-        # Arrow and Spark leave out names that begin so: they are no parts.
-        every = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))]
-        files = sorted(every, key=lambda file: [natural_key(part) for part in file.relative_to(path).parts])
-    filled = [file for file in files if file.stat().st_size]
-    if not filled:
-        what = "the file is empty" if path.is_file() else "the folder holds no files with rows"
-        raise SourceError(what, where=str(path), hint="give a table with a header and rows")
-    if len(filled) > 1:
-        first, last = (str(filled[index].relative_to(path)) for index in (0, -1))
-        log.note(f"{len(filled)} files are read in the order of the numbers in their names: {first} to {last}")
-    if len(filled) < len(files):
-        log.note(f"{len(files) - len(filled)} empty files are left out")
-    return filled
+def _parts_of(folder: Path, format: str, log: Log) -> list[Path]:
+    """The files of a table in parts: those that end as its format does or, where none does, all."""
+    # Arrow and Spark leave out names that begin so: they are no parts.
+    inside = {file: file.relative_to(folder).parts for file in folder.rglob("*") if file.is_file()}
+    every = {file: parts for file, parts in inside.items() if not any(part.startswith((".", "_")) for part in parts)}
+    named = [file for file in every if {suffix.lower() for suffix in file.suffixes} & {*_FORMATS[format].suffixes}]
+    files = sorted(named or every, key=lambda file: [natural_key(part) for part in every[file]])
+    if len(files) < len(every):
+        log.note(f"{len(every) - len(files)} files of other kinds are left out")
+    if len(files) > 1:
+        first, last = ("/".join(every[files[index]]) for index in (0, -1))
+        log.note(f"{len(files)} files are read in the order of the numbers in their names: {first} to {last}")
+    return files
 
 
-def _is_hidden(file: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in file.parts)
+def check_parts(table: ds.Dataset, columns: Sequence[str]) -> None:
+    """Raises SourceError unless each part of a table has all of these columns."""
+    for fragment in table.get_fragments() if len(table.files) > 1 else ():
+        missing = [column for column in columns if column not in fragment.physical_schema.names]
+        if missing:
+            raise SourceError(
+                f"this part of the table has no column '{missing[0]}', and the first one has",
+                where=fragment.path,
+                hint="give all parts the same columns, or convert them apart",
+            )
+
+
+def _start_of(file: Path) -> bytes:
+    """What a file begins with, unpacked where its name says that it is compressed."""
+    with pa.input_stream(str(file)) as stream:
+        start: bytes = stream.read(_LOOKED_AT)
+    return start
 
 
 def _csv_format(file: Path, log: Log) -> ds.CsvFileFormat:
     """How a file of text is written: its delimiter and its encoding, as far as its beginning tells."""
-    with open(file, "rb") as opened:
-        start = opened.read(_LOOKED_AT)
+    start = _start_of(file)
     encoding = _encoding_of(start)
     if encoding != "utf8":
         log.note(f"the text is not UTF-8: it is read as {encoding}; save it as UTF-8 if names or words look wrong")
-    header = start.decode(encoding, "replace").splitlines()[0]
+    header = start.decode(encoding, "replace").partition("\n")[0]
     counts = {delimiter: header.count(delimiter) for delimiter in _DELIMITERS}
     delimiter = max(counts, key=lambda each: counts[each])
     if file.suffix.lower() == ".tsv":

@@ -18,6 +18,7 @@ from offrl.converters.readers.table_columns import TableRows, numbers
 from offrl.converters.readers.table_episodes import KEYS, split, without_boundaries
 from offrl.converters.readers.table_files import (
     as_text,
+    check_parts,
     check_sizes,
     find_columns,
     open_table,
@@ -31,7 +32,7 @@ from offrl.converters.source import ColumnInfo, Source
 from offrl.data import schema
 from offrl.errors import DataError, RequestError, SourceError, listed
 
-_FRACTIONS = (schema.OBSERVATION, NEXT_OBSERVATION, schema.REWARD, schema.BEHAVIOR_LOG_PROB, BEHAVIOR_PROB)
+_FRACTIONS = (schema.OBSERVATION, NEXT_OBSERVATION, schema.BEHAVIOR_LOG_PROB, BEHAVIOR_PROB)
 _WORDS = ("episode", schema.TERMINATED, schema.TRUNCATED)
 
 
@@ -61,13 +62,18 @@ def open_table_source(path: Path, format: str, options: ConvertOptions, log: Log
         DataError: a row has no episode, a step comes twice, or an episode goes on after its end.
         RequestError: nothing tells where episodes end, or termination from truncation.
     """
-    table = open_table(path, format, log)
     with reading(path):
-        check_sizes(table, options.max_expansion)
+        return _open(path, format, options, log)
+
+
+def _open(path: Path, format: str, options: ConvertOptions, log: Log) -> Source:
+    table = open_table(path, format, log)
+    check_sizes(table, options.max_expansion)
     fields = find_columns(table, options.mapping, where=str(path))
     if options.bandit:
         fields = without_boundaries(fields, options, str(path), log)
     _check_required(fields, options.mapping, table.schema, str(path))
+    check_parts(table, [column for name in fields if not name.startswith(schema.INFO) for column in fields[name]])
     if format != "parquet":
         table = widen(table, _columns(fields, *_FRACTIONS))
     table, keys = _read_keys(table, path, fields, text=format != "parquet")
@@ -133,7 +139,7 @@ def _read_keys(
     """
     needed = [fields[name][0] for name in KEYS if name in fields]
     kinds = {item.name: item.type for item in table.schema}
-    maybe_whole = _columns(fields, schema.ACTION, schema.INFO) if text else []
+    maybe_whole = _columns(fields, schema.ACTION, schema.REWARD, schema.INFO) if text else []
     whole = [column for column in maybe_whole if not pa.types.is_floating(kinds[column])]
     wanted = list(dict.fromkeys([*needed, *whole])) or fields[_first(fields)][:1]
     try:
@@ -144,8 +150,7 @@ def _read_keys(
         if isinstance(table.format, ds.CsvFileFormat):
             words = [fields[name][0] for name in _WORDS if name in fields]
             table = as_text(table, [column for column in words if column not in whole])
-    with reading(path):
-        return table, read_columns(table, wanted)
+    return table, read_columns(table, wanted)
 
 
 def _first(fields: Mapping[str, list[str]]) -> str:
@@ -153,8 +158,7 @@ def _first(fields: Mapping[str, list[str]]) -> str:
 
 
 def _rows(table: ds.Dataset, path: Path, fields: Mapping[str, list[str]], count: int) -> TableRows:
-    with reading(path):
-        head = table.head(1, use_threads=False)
+    head = table.head(1, use_threads=False)
     used = {name: columns for name, columns in fields.items() if name not in KEYS}
     columns = {name: _info(name, head, used[name], str(path)) for name in used}
     return TableRows(table, path, used, columns, count)

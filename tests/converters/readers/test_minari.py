@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from numpy.typing import NDArray
 
 from offrl.converters import ConvertOptions, convert, plan_conversion
 from offrl.converters.readers import block_builder
@@ -229,7 +231,27 @@ def test_an_info_that_an_episode_lacks_is_filled_and_said(tmp_path: Path, format
     extras = TrajectoryStore.open(tmp_path / "store").episode(1).extras
     assert np.isnan(extras["info.speed"]).all()
     assert extras["info.count"].tolist() == [0, 0, 0]
-    assert len([warning for warning in report.warnings if "episode 1" in warning or "/1" in warning]) == 2
+    said = [warning for warning in report.warnings if "episode 1" in warning or "/1" in warning]
+    assert [warning.split(" ")[0] for warning in said] == ["episodes", "episodes", "the"]
+    assert "the info.speed holds NaN" in said[2]
+
+
+def test_a_mask_that_forbids_what_was_done_can_be_left_out(tmp_path: Path) -> None:
+    """As Taxi's does: it marks actions without effect, and random policies take them."""
+    space, actions = spaces.Discrete(5), spaces.Discrete(3)
+
+    def masks(rows: int) -> NDArray[np.int8]:
+        return np.tile(np.array([1, 0, 0], np.int8), (rows, 1))
+
+    logged = buffers([2, 2], space, actions, action_mask=masks)
+    taken = [replace(item, actions=np.full(2, action)) for item, action in zip(logged, (0, 1), strict=True)]
+    minari.create_dataset_from_buffers("toy/taxi-v0", taken, observation_space=space, action_space=actions)
+    with pytest.raises(DataError, match="action_mask forbids the action taken") as raised:
+        convert("minari:toy/taxi-v0", tmp_path / "store")
+    assert "episode 1, step 0, column 'infos/action_mask'" in raised.value.where
+    assert "--map action_mask=" in raised.value.hint
+    report = plan_conversion("minari:toy/taxi-v0", options=ConvertOptions(mapping={"action_mask": ""}))
+    assert (report.steps, "action_mask" in report.columns) == (4, False)
 
 
 def test_texts_are_left_out_of_observations(tmp_path: Path) -> None:

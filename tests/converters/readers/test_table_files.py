@@ -123,6 +123,40 @@ def test_names_in_other_encodings_are_read(tmp_path: Path, encoding: str) -> Non
     assert len(said) == (encoding in ("latin-1", "utf-16"))
 
 
+def test_json_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    lines = table(4).assign(ort="Köln").to_json(orient="records", lines=True, force_ascii=False)
+    (tmp_path / "log.jsonl").write_bytes(lines.encode("latin-1"))
+    with pytest.raises(SourceError, match="not UTF-8"):
+        plan_conversion(tmp_path / "log.jsonl", options=OPTIONS)
+
+
+def test_a_packed_table_is_unpacked(tmp_path: Path) -> None:
+    table(4).to_csv(tmp_path / "log.csv.gz", index=False, sep="\t")
+    report = convert(tmp_path / "log.csv.gz", tmp_path / "store", format="csv", options=OPTIONS)
+    assert observations(tmp_path / "store") == list(range(5))
+    assert "the columns are separated by tabs, not by commas" in report.notes
+
+
+def test_files_of_other_kinds_are_left_out(tmp_path: Path) -> None:
+    write(table(4), tmp_path / "log" / "part.0.csv")
+    (tmp_path / "log" / "README.md").write_text("About these logs")
+    report = convert(tmp_path / "log", tmp_path / "store", format="csv", options=OPTIONS)
+    assert observations(tmp_path / "store") == list(range(5))
+    assert "1 files of other kinds are left out" in report.notes
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_part_that_lacks_a_column_is_named(tmp_path: Path, format: str) -> None:
+    whole = table(6).assign(more=1.0)
+    write(whole[:3], tmp_path / "log" / f"part.0.{format}")
+    write(whole[3:].drop(columns="more"), tmp_path / "log" / f"part.1.{format}")
+    assert plan_conversion(tmp_path / "log", format=format, options=OPTIONS).steps == 6
+    write(whole[3:].drop(columns="x"), tmp_path / "log" / f"part.1.{format}")
+    with pytest.raises(SourceError, match="no column 'x'") as raised:
+        plan_conversion(tmp_path / "log", format=format, options=OPTIONS)
+    assert f"part.1.{format}" in raised.value.where
+
+
 def test_a_refusal_lists_twenty_columns_at_most(tmp_path: Path) -> None:
     names = ["action", "reward", *(f"c{number}" for number in range(504))]
     (tmp_path / "log.csv").write_text(",".join(names) + "\n" + ",".join("0" for _ in names) + "\n")

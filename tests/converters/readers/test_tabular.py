@@ -360,7 +360,7 @@ def test_rewards_that_are_missing_are_refused_with_their_row(tmp_path: Path, log
         ({"observation": ""}, SourceError, "known to be the observation"),
         ({"reward": "gain,t"}, RequestError, "one column"),
         ({"behavior_prob": "gain", "behavior_log_prob": "gain"}, RequestError, "both"),
-        ({"next_observation": "n_0"}, DataError, "next_observation"),
+        ({"next_observation": "n_0"}, SourceError, "'n_0' have the shape"),
     ],
 )
 def test_wrong_mappings_are_refused(
