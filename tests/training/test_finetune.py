@@ -411,7 +411,7 @@ def test_what_can_not_be_fine_tuned(pretrained: Run, cloned: Run, tmp_path: Path
 
     refused(continued(cloned), RecipeError, r"bc learns from a dataset only.*\n.*--algo: .*\bppo, sac, td3$")
     refused(
-        continued(cloned, algo="dqn"), RecipeError, "dqn can't start from a policy that bc.*\n.*--algo: iql, ppo, sac"
+        continued(cloned, algo="dqn"), RecipeError, "dqn can't start from a policy that bc.*\n.*--algo: .*ppo, sac"
     )
     for algo, message in (("sac", "can't start from a policy that td3 trained"), ("bc", "from a dataset only")):
         refused(
