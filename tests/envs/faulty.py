@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-FAULTY, UNSAFE, STUCK, HANGING, ENDLESS, LIMITED = (
-    f"offrl-test/{name}-v0" for name in ("Faulty", "Unsafe", "Stuck", "Hanging", "Endless", "Limited")
+FAULTY, UNSAFE, LATE, STUCK, HANGING, ENDLESS, LIMITED = (
+    f"offrl-test/{name}-v0" for name in ("Faulty", "Unsafe", "Late", "Stuck", "Hanging", "Endless", "Limited")
 )
 FAULT_STEP = 3
 """The step of each episode that goes wrong."""
@@ -70,12 +70,16 @@ class Faulty(gym.Env[Any, Any]):
 
 
 class Unsafe(gym.Env[Any, Any]):
-    """Every episode's third step shows NaN, in whichever process."""
+    """Every episode's third step shows NaN, in whichever process.
+
+    Args:
+        after: steps of all episodes together that it goes well for.
+    """
 
     observation_space, action_space = BOX, gym.spaces.Discrete(2)
 
-    def __init__(self) -> None:
-        self.steps = 0
+    def __init__(self, after: int = 0) -> None:
+        self.steps, self.left = 0, after
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
@@ -83,8 +87,9 @@ class Unsafe(gym.Env[Any, Any]):
         return np.zeros(3, np.float32), {}
 
     def step(self, action: Any) -> Any:
-        self.steps += 1
-        return np.full(3, np.nan if self.steps == FAULT_STEP else 0.0, np.float32), 0.0, False, False, {}
+        self.steps, self.left = self.steps + 1, self.left - 1
+        wrong = self.steps == FAULT_STEP and self.left < 0
+        return np.full(3, np.nan if wrong else 0.0, np.float32), 0.0, False, False, {}
 
 
 class Endless(gym.Env[Any, Any]):
@@ -126,6 +131,7 @@ def ends(process: int, seconds: float) -> bool:
 
 gym.register(FAULTY, entry_point=Faulty, disable_env_checker=True)
 gym.register(UNSAFE, entry_point=Unsafe, disable_env_checker=True)
+gym.register(LATE, entry_point=Unsafe, disable_env_checker=True, kwargs={"after": 20})
 gym.register(ENDLESS, entry_point=Endless, disable_env_checker=True)
 gym.register(LIMITED, entry_point=Endless, disable_env_checker=True, max_episode_steps=6)
 gym.register(HANGING, entry_point=Endless, disable_env_checker=True, kwargs={"hangs": "others"})

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from offrl.config.recipe import Recipe, to_toml
+from offrl.config.recipe import Recipe, recipe_from_dict, to_toml
 from offrl.converters.catalog import local_path
-from offrl.data.store import StoreWriter
+from offrl.data.store import StoreWriter, TrajectoryStore
+from offrl.data.validate import validate
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Actor
 from offrl.envs.spaces import check_spaces
@@ -35,14 +36,14 @@ from offrl.errors import (
     SpaceMismatchError,
 )
 from offrl.nn.state import state_tensors
-from offrl.runs.checkpoint import read_part
+from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.evaluate_run import evaluate_run
 from offrl.runs.load import load_policy, resolve_device
 from offrl.runs.run import Run
 from offrl.training.fast_update import Update, fast_update
 from offrl.training.run_training import resume, train
 from offrl.types import Agent, Metrics, Spec
-from tests.envs.faulty import HANGING, STUCK, ends
+from tests.envs.faulty import HANGING, LATE, STUCK, ends
 from tests.training.runs import (
     PENDULUM,
     assert_same_tensors,
@@ -390,6 +391,20 @@ def test_priorities_need_an_algorithm_that_tells_its_errors(tmp_path: Path) -> N
 def test_a_reward_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailedError, match="the reward nan"):
         train(td3_recipe(env="offrl-test/NoReward-v0"), tmp_path / "run")
+
+
+def test_an_observation_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path) -> None:
+    """Checkpoints of steps 7, 14 and 21 are written; step 24 is the third of an episode."""
+    online = {"warmup_steps": 4, "record": True}
+    values = {"algo": "dqn", "env": LATE, "steps": 100, "online": online, "checkpoint_every": 7, "batch_size": 4}
+    with pytest.raises(EnvironmentFailedError, match="nan"):
+        train(recipe_from_dict({**values, "evaluation": {"every": 0}, "agent": {"hidden": [4]}}), tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert read_facts(run.checkpoint("last"))["step"] == 21
+    for part in ("state", "ring"):
+        for name, tensor in read_part(run.checkpoint("last"), part).items():
+            assert tensor.isfinite().all(), name
+    assert validate(TrajectoryStore.open(run.path / "replay")) == []
 
 
 def test_too_many_folds_are_refused_before_anything_is_written(demonstrations: Path, tmp_path: Path) -> None:
