@@ -105,13 +105,14 @@ def test_a_run_is_resumed_where_the_user_allows_its_module(run: Path) -> None:
 
 def test_the_module_that_a_dataset_names_is_imported_where_the_user_names_or_allows_it(data: Path) -> None:
     def train(out: str, **extra: Any) -> object:
-        return offrl.train("bc", dataset=data, steps=2, out=data.with_name(out), progress=False, **SMALL, **extra)
+        options = SMALL | extra
+        return offrl.train("bc", dataset=data, steps=2, out=data.with_name(out), progress=False, **options)
 
     with pytest.raises(UnsafeEnvironmentError, match=MODULE):
         train("refused")
     assert not data.with_name("refused").exists()
     assert MODULE not in sys.modules
-    train("without", env="none")
+    train("without", env="none", evaluation=None)
     assert MODULE not in sys.modules
     train("named", env=ENVIRONMENT)
     forget()
