@@ -108,6 +108,22 @@ def verify_checkpoint(directory: Path) -> None:
 
 
 @contextmanager
+def putting_back(directory: Path) -> Iterator[None]:
+    """Tell what can't take back its part of a checkpoint: each knows only itself what its tensors must be like.
+
+    Raises:
+        RunError: a part of the checkpoint isn't what was written.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+        what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+        raise RunError(
+            f"the checkpoint can't be gone on from: {what}", where=str(directory), hint="start again from the data"
+        ) from error
+
+
+@contextmanager
 def _reading(directory: Path) -> Iterator[None]:
     try:
         yield

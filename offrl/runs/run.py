@@ -18,7 +18,7 @@ from offrl.config.fields import CheckpointKind, Count, CountOrZero
 from offrl.config.recipe import Recipe, load_recipe, recipe_from_dict
 from offrl.config.toml import write_toml
 from offrl.config.validation import require_kind
-from offrl.errors import RunError, RunExistsError, RunInUseError, RunNotFoundError
+from offrl.errors import RunError, RunExistsError, RunInUseError, RunNotFoundError, StoreError
 from offrl.files import appending, own_folder, remove_leftovers, require_no_link, take_lock, write_whole
 from offrl.runs.records import (
     CHECKPOINT_NAME,
@@ -75,12 +75,17 @@ class Run:
         Raises:
             RunExistsError: there is a run in the directory already, or a file of that name.
             RunError: the directory can't be made.
+            StoreError: the recipe can't be written; then there is no directory either.
         """
         _make_directory(path)
         run = cls(path, recipe)
         with run.lock():
             cls.require_new(path)
-            write_whole(path / "recipe.toml", write_toml(dataclasses.asdict(recipe)))
+            try:
+                write_whole(path / "recipe.toml", write_toml(dataclasses.asdict(recipe)))
+            except StoreError:
+                run.discard()
+                raise
         return run
 
     @staticmethod
@@ -125,8 +130,8 @@ class Run:
 
     def discard(self) -> None:
         """Take back what `create` left, where nothing came of the run."""
-        (self.path / "recipe.toml").unlink()
-        (self.path / ".lock").unlink()
+        (self.path / "recipe.toml").unlink(missing_ok=True)
+        (self.path / ".lock").unlink(missing_ok=True)
         with suppress(OSError):
             # Where there were other files in it, it stays.
             self.path.rmdir()

@@ -22,7 +22,7 @@ from offrl.envs.policy import Policy
 from offrl.envs.waiting import WAITING
 from offrl.errors import DivergenceError
 from offrl.nn.state import restore_state, state_tensors
-from offrl.runs.checkpoint import read_facts, read_part
+from offrl.runs.checkpoint import putting_back, read_facts, read_part
 from offrl.runs.load import saved_state
 from offrl.runs.loggers import Logger
 from offrl.runs.run import Run
@@ -123,14 +123,20 @@ class Loop:
         directory = self.run.checkpoint("last")
         facts = read_facts(directory)
         restore_state(self.policy.state, saved_state(directory, self.policy.state), str(directory))
-        self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
-        if self.recorder is not None:
-            self.recorder.restore(read_part(directory, "recording"))
-        progress = read_part(directory, "progress")
-        self.best.scores, self.stale_validations = progress["best_scores"], progress["stale_validations"]
+        with putting_back(directory):
+            self.feed.restore({part: read_part(directory, part) for part in self.feed.parts()})
+            if self.recorder is not None:
+                self.recorder.restore(read_part(directory, "recording"))
+            progress = read_part(directory, "progress")
+            self.best.scores = _alike(progress["best_scores"], self.best.scores)
+            self.stale_validations = _alike(progress["stale_validations"], self.stale_validations)
         if self.run.has_checkpoint("best"):
-            best = saved_state(self.run.checkpoint("best"), self.policy.state)
-            self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in best.items()}
+            directory = self.run.checkpoint("best")
+            best, current = saved_state(directory, self.policy.state), state_tensors(self.policy.state)
+            with putting_back(directory):
+                # Optimizers of PyTorch make what they remember at their first step.
+                kept = {name: _alike(tensor, current.get(name, tensor)) for name, tensor in best.items()}
+            self.best.tensors = {name: tensor.to(self.policy.device) for name, tensor in kept.items()}
         self.step = facts["step"]
         self.run.forget_after(self.step)
 
@@ -279,6 +285,16 @@ class Loop:
 
     def _facts(self) -> dict[str, Any]:
         return {**self.facts, "step": self.step, "version": __version__}
+
+
+def _alike(saved: Tensor, current: Tensor) -> Tensor:
+    """The saved tensor; raises `ValueError` where it can't take the place of the current one."""
+    if (saved.shape, saved.dtype) != (current.shape, current.dtype):
+        raise ValueError(
+            f"a tensor is {saved.dtype} of shape {tuple(saved.shape)}, and should be {current.dtype} of "
+            f"{tuple(current.shape)}"
+        )
+    return saved
 
 
 def mean_per_seed(values: Tensor) -> Tensor:

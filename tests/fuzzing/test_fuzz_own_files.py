@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,24 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.fuzzing.attempts import MEMORY, SECONDS, at_home, attempt
-from tests.fuzzing.subjects import SUBJECTS, make_home
+from tests.fuzzing.attempts import MEMORY, SECONDS, attempt
+from tests.fuzzing.subjects import SUBJECTS
 
 EACH = 8
 """Damages of each subject that are tried whenever the tests run."""
 INPUTS = 3_000
 """Of the slow test."""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every subject, whole."""
-    folder = tmp_path_factory.mktemp("fuzzing") / "home"
-    folder.mkdir()
-    with at_home(folder):
-        make_home(folder)
-    shutil.rmtree(folder / "work")
-    return folder
 
 
 def test_every_subject_is_there(home: Path) -> None:

@@ -18,7 +18,7 @@ from offrl.errors import DiskFullError, RunError
 from offrl.nn import MLP, Adam, seed_generators
 from offrl.nn.state import restore_state, state_tensors
 from offrl.runs import checkpoint
-from offrl.runs.checkpoint import read_facts, read_part, verify_checkpoint, write_checkpoint
+from offrl.runs.checkpoint import putting_back, read_facts, read_part, verify_checkpoint, write_checkpoint
 from tests.runs.facts import facts_of
 from tests.runs.full_disk import files_up_to
 
@@ -215,3 +215,11 @@ def test_a_failed_write_says_why(
     with pytest.raises(kind, match=os.strerror(number)):
         write_checkpoint(tmp_path / "step-2", PARTS, FACTS)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("step")]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(KeyError("ring"), "'ring' is missing"), (RuntimeError("Invalid state"), "Invalid state")]
+)
+def test_what_can_not_take_back_its_part_names_the_checkpoint(error: Exception, told: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=rf"{told}\n.*step-7"), putting_back(tmp_path / "step-7"):
+        raise error
