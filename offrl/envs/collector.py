@@ -200,8 +200,8 @@ class Collector:
         self._forget_finished()
         if "returns.0" in tensors:
             for seed in range(len(self.seeds)):
-                self._finished.returns[seed] = tensors[f"returns.{seed}"].tolist()
-                self._finished.lengths[seed] = tensors[f"lengths.{seed}"].long().tolist()
+                self._finished.returns[seed] = numbers_in(tensors[f"returns.{seed}"])
+                self._finished.lengths[seed] = numbers_in(tensors[f"lengths.{seed}"].long())
 
     def close(self) -> None:
         self.environments.close()
@@ -216,3 +216,11 @@ class Collector:
 
     def _forget_finished(self) -> None:
         self._finished = FinishedEpisodes([[] for _ in self.seeds], [[] for _ in self.seeds])
+
+
+def numbers_in(saved: Tensor) -> list[Any]:
+    """The numbers of a list that a checkpoint holds; raises `ValueError` where it is no list."""
+    if saved.dim() != 1:
+        raise ValueError(f"a tensor has the shape {tuple(saved.shape)}, and should be a list of numbers")
+    numbers: list[Any] = saved.tolist()
+    return numbers

@@ -17,7 +17,7 @@ from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
 from offrl.converters.catalog import name_anywhere
 from offrl.data.trajectories import Trajectories
-from offrl.envs.collector import StepSink
+from offrl.envs.collector import StepSink, numbers_in
 from offrl.envs.make import environment_spec
 from offrl.envs.policy import Columns, Policy
 from offrl.envs.spaces import check_spaces
@@ -129,7 +129,7 @@ class LearnedReturns:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with the episodes of `named_tensors`; checkpoints of earlier versions have none."""
         self.finished = [
-            tensors[name].tolist() if (name := f"learned_returns.{seed}") in tensors else []
+            numbers_in(tensors[name]) if (name := f"learned_returns.{seed}") in tensors else []
             for seed in range(self.policy.seeds)
         ]
 

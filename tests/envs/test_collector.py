@@ -216,3 +216,18 @@ def test_nested_observations_keep_their_parts_and_their_alignment() -> None:
 def test_another_environment_is_refused(name: str, space: Any) -> None:
     with pytest.raises(SpaceMismatchError):
         make_collector(constant_policy(CONSTANTS, space=space), name)
+
+
+def test_finished_episodes_come_back_from_a_checkpoint_and_damaged_ones_do_not() -> None:
+    collector, again = (make_collector(constant_policy(CONSTANTS)) for _ in range(2))
+    collector.restart(0)
+    advance(collector, 20)
+    saved = collector.named_tensors()
+    again.restore(saved)
+    assert {name: tensor.tolist() for name, tensor in again.named_tensors().items()} == {
+        name: tensor.tolist() for name, tensor in saved.items()
+    }
+    with pytest.raises(ValueError, match=r"should be a list of numbers"):
+        again.restore({name: tensor[None] for name, tensor in saved.items()})
+    collector.close()
+    again.close()

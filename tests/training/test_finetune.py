@@ -410,9 +410,7 @@ def test_what_can_not_be_fine_tuned(pretrained: Run, cloned: Run, tmp_path: Path
         assert not (tmp_path / "refused").exists()
 
     refused(continued(cloned), RecipeError, r"bc learns from a dataset only.*\n.*--algo: .*\bppo, sac, td3$")
-    refused(
-        continued(cloned, algo="dqn"), RecipeError, "dqn can't start from a policy that bc.*\n.*--algo: .*ppo, sac"
-    )
+    refused(continued(cloned, algo="dqn"), RecipeError, "dqn can't start from a policy that bc.*\n.*--algo: .*ppo, sac")
     for algo, message in (("sac", "can't start from a policy that td3 trained"), ("bc", "from a dataset only")):
         refused(
             continued(pretrained, algo=algo), RecipeError, f"{algo} .*{message}.*\n.*leave --algo out to go on with td3"
