@@ -33,9 +33,11 @@ def check_expansion(declared: int, files: Iterable[Path], most: int) -> None:
     Raises:
         SourceError: it is larger.
     """
+    if declared <= ALWAYS_READ:
+        return
     every = list(files)
     stored = sum(file.stat().st_size for file in every)
-    if declared <= max(ALWAYS_READ, most * stored):
+    if declared <= most * stored:
         return
     times = -(-declared // max(stored, 1))
     raise SourceError(

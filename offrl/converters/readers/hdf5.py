@@ -21,17 +21,29 @@ _CACHE_BYTES = 4 * 2**20
 
 
 @contextmanager
-def open_hdf5(path: Path, max_expansion: int | None = None) -> Iterator[h5py.File]:
+def open_hdf5(path: Path, max_expansion: int) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading, once nothing in it leads to another file.
 
     Args:
         path: the file.
-        max_expansion: see `offrl.converters.expansion`; None where that was looked at before.
+        max_expansion: see `offrl.converters.expansion`.
 
     Raises:
         SourceError: it is empty, not HDF5, cut short or damaged; also while it is read. Or an array of it lies in
             another file, by a link, external storage or a virtual layout, and so whatever its author named would be
             read. Or it declares much more than it holds.
+    """
+    with open_unseen(path) as opened:
+        check_expansion(_look_through(opened, path), [path], max_expansion)
+        yield opened
+
+
+@contextmanager
+def open_unseen(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file of which each array is looked at before it is read, by `own_member`, or was before.
+
+    Raises:
+        SourceError: it is empty, not HDF5, cut short or damaged; also while it is read.
     """
     if path.stat().st_size == 0:
         raise SourceError("the file is empty", where=str(path), hint="copy or download it again")
@@ -40,14 +52,52 @@ def open_hdf5(path: Path, max_expansion: int | None = None) -> Iterator[h5py.Fil
             raise SourceError("this is not an HDF5 file", where=str(path), hint="name its format with --from")
     try:
         with h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES) as opened:
-            declared = _look_through(opened, path)
-            if max_expansion is not None:
-                check_expansion(declared, [path], max_expansion)
             yield opened
     except (OSError, RuntimeError, KeyError) as error:
         raise SourceError(
             f"the HDF5 file is cut short or damaged ({error})", where=str(path), hint="copy or download it again"
         ) from error
+
+
+def own_member(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
+    """A member of a group, or of the groups within it; None where there is none.
+
+    Args:
+        group: of a file that nobody has looked through.
+        name: the member's, with `/` between the groups on the way.
+        path: the file.
+
+    Raises:
+        SourceError: a link on the way isn't a plain one, or the array lies in another file.
+    """
+    found = group
+    for part in name.split("/"):
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise _leads_away(f"'{part}' is a link", path)
+        found = found[part]
+    if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+        raise _leads_away(f"'{name}' lies in external storage: another file", path)
+    return found
+
+
+def refuse_links(group: h5py.Group, path: Path) -> None:
+    """Raise `SourceError` where a member of a group is a link to another place."""
+    kinds: dict[str, int] = {}
+    group.id.links.iterate(lambda name, link: kinds.update({name.decode(errors="replace"): link.type}), info=True)
+    for name, kind in kinds.items():
+        if kind != h5l.TYPE_HARD:
+            raise _leads_away(f"'{name}' is a link", path)
+
+
+def _leads_away(what: str, path: Path) -> SourceError:
+    return SourceError(
+        f"{what}, and only the file that was named is read",
+        where=str(path),
+        hint="write it into one file, which h5repack does of a file that you trust",
+    )
 
 
 def _look_through(file: h5py.File, path: Path) -> int:
@@ -74,11 +124,7 @@ def _look_through(file: h5py.File, path: Path) -> int:
     file.id.links.visit(see_link, info=True)
     h5o.visit(file.id, see_object, info=True)
     if leading:
-        raise SourceError(
-            f"{leading[0]}, and only the file that was named is read",
-            where=str(path),
-            hint="write it into one file, which h5repack does of a file that you trust",
-        )
+        raise _leads_away(leading[0], path)
     return sum(sizes)
 
 
@@ -106,7 +152,7 @@ class Hdf5Rows:
     count: int
 
     def slices(self, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> Iterator[dict[str, NDArray[Any]]]:
-        with open_hdf5(self.path) as file:
+        with open_unseen(self.path) as file:
             arrays = {name: file[self.keys[name]] for name in names}
             for start, stop in bounds:
                 yield {name: _native(array[start:stop]) for name, array in arrays.items()}

@@ -13,9 +13,10 @@ import numpy as np
 from h5py import h5o
 from numpy.typing import NDArray
 
+from offrl.converters.expansion import check_expansion
 from offrl.converters.options import ConvertOptions
 from offrl.converters.readers.block_builder import BlockBuilder
-from offrl.converters.readers.hdf5 import open_hdf5
+from offrl.converters.readers.hdf5 import open_unseen, own_member, refuse_links
 from offrl.converters.readers.hdf5_index import DirectFile, UnusualLayout
 from offrl.converters.readers.minari_layout import (
     Layout,
@@ -46,15 +47,17 @@ def read_layout(folder: Path, parts: list[Part], options: ConvertOptions, log: L
         SourceError: the file can't be read, holds no episodes, or lacks a part.
     """
     path = _file(folder)
-    with open_hdf5(path, options.max_expansion) as file:
+    with open_unseen(path) as file:
+        refuse_links(file, path)
         numbers = sorted(int(match[1]) for name in file if (match := re.fullmatch(r"episode_(\d+)", name)))
         if not numbers:
             raise SourceError("there are no episodes", where=str(path), hint="give a dataset with at least one")
         episode = file[f"episode_{numbers[0]}"]
         leaves = [leaf_of(part, _dataset(episode, part, path).dtype) for part in parts]
         steps = len(episode["rewards"])
-        if "infos" in episode:
-            leaves += _info_leaves(episode["infos"], steps, options.mapping, log)
+        infos = own_member(episode, "infos", path)
+        if isinstance(infos, h5py.Group):
+            leaves += _info_leaves(infos, steps, options.mapping, log)
     return Layout(leaves, numbers, options.max_expansion)
 
 
@@ -67,13 +70,14 @@ def _file(folder: Path) -> Path:
 
 def _dataset(episode: h5py.Group, part: Part, path: Path) -> h5py.Dataset:
     name = "/".join(part.keys)
-    if not isinstance(episode.get(name), h5py.Dataset):
+    found = own_member(episode, name, path)
+    if not isinstance(found, h5py.Dataset):
         raise SourceError(
             f"the first episode has no '{name}', which the spaces call for",
             where=f"{path}, {episode.name}",
             hint="fetch the dataset again, or write it again with minari",
         )
-    return episode[name]
+    return found
 
 
 def _info_leaves(group: h5py.Group, steps: int, mapping: Mapping[str, str], log: Log) -> list[Leaf]:
@@ -97,10 +101,13 @@ def chunks(folder: Path, layout: Layout, label: str, log: Log) -> Iterator[Chunk
     """
     path = _file(folder)
     builder = BlockBuilder(layout.columns, lambda number: f"episode {number}", label, layout.keys)
-    with open_hdf5(path) as file, DirectFile(path) as direct:
+    row_bytes, declared = sum(info.row_bytes for info in layout.columns.values()), 0
+    with open_unseen(path) as file, DirectFile(path) as direct:
         reader = _Reader(file, direct, layout, path, log)
         for number in layout.numbers:
             episode = reader.open(number)
+            declared += episode.steps * row_bytes
+            check_expansion(declared, [path], layout.max_expansion)
             if not builder.has_room(episode.steps):
                 yield builder.take()
             reader.read(episode, builder.begin(number, episode.steps, episode.seed))
@@ -170,10 +177,11 @@ class _Reader:
 
     def _open_slowly(self, number: int) -> _Episode:
         group = self._file[f"episode_{number}"]
-        if not isinstance(group.get("rewards"), h5py.Dataset):
+        rewards = own_member(group, "rewards", self._path)
+        if not isinstance(rewards, h5py.Dataset):
             raise SourceError("the episode has no 'rewards'", where=self._where(number), hint=_HINT)
         seed = group.attrs.get("seed")
-        return self._episode(number, len(group["rewards"]), seed if seed is None else int(seed), {})
+        return self._episode(number, len(rewards), seed if seed is None else int(seed), {})
 
     def _read_directly(self, episode: _Episode, leaf: Leaf, out: NDArray[Any]) -> bool:
         """Whether the array could be copied out of the file."""
@@ -183,8 +191,9 @@ class _Reader:
         try:
             array = self._direct.array(address, leaf.name)
             if leaf.name not in self._datatypes:
-                stored = self._file[f"episode_{episode.number}/{leaf.name}"].dtype
-                self._datatypes[leaf.name] = array.datatype if stored == leaf.info.dtype else b""
+                stored = self._array(episode, leaf)
+                known = stored is not None and stored.dtype == leaf.info.dtype
+                self._datatypes[leaf.name] = array.datatype if known else b""
             if array.shape != out.shape or array.datatype != self._datatypes[leaf.name]:
                 return False
             self._direct.read(array, out)
@@ -194,8 +203,8 @@ class _Reader:
 
     def _read_slowly(self, episode: _Episode, leaf: Leaf, out: NDArray[Any]) -> None:
         where = self._where(episode.number)
-        dataset = self._file[f"episode_{episode.number}"].get(leaf.name)
-        if not isinstance(dataset, h5py.Dataset):
+        dataset = self._array(episode, leaf)
+        if dataset is None:
             if not leaf.optional:
                 raise SourceError(f"the episode has no '{leaf.name}'", where=where, hint=_HINT)
             fill_missing(leaf.column, out)
@@ -216,6 +225,10 @@ class _Reader:
                 f"'{leaf.name}' holds {dataset.dtype}, earlier episodes {leaf.info.dtype}", where=where, hint=_HINT
             )
         out[...] = dataset[()].reshape(out.shape)
+
+    def _array(self, episode: _Episode, leaf: Leaf) -> h5py.Dataset | None:
+        found = own_member(self._file[f"episode_{episode.number}"], leaf.name, self._path)
+        return found if isinstance(found, h5py.Dataset) else None
 
     def _where(self, number: int) -> str:
         return f"{self._path}, episode {number}"

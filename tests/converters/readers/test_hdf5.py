@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from offrl.converters import plan_conversion
+from offrl.converters.expansion import MAX_EXPANSION
 from offrl.converters.readers.hdf5 import open_hdf5
 from offrl.errors import SourceError
 
@@ -81,6 +82,6 @@ def test_links_within_the_file_are_fine(tmp_path: Path) -> None:
         file["observations"] = np.zeros((16, 4), "f4")
         file["again"] = h5py.SoftLink("/observations")
         file["loop"] = file["/"]
-    with open_hdf5(path) as file:
+    with open_hdf5(path, MAX_EXPANSION) as file:
         assert file["again"].shape == (16, 4)
     assert plan_conversion(path).steps == 16

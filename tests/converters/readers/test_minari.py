@@ -333,6 +333,31 @@ def _flag_of_two(file: h5py.File) -> None:
         file[f"{name}/truncations"] = 2 * flags
 
 
+def _episode_elsewhere(file: h5py.File) -> None:
+    del file["episode_1"]
+    file["episode_1"] = h5py.ExternalLink("elsewhere.hdf5", "/episode_0")
+
+
+def _actions_elsewhere(file: h5py.File) -> None:
+    del file["episode_1/actions"]
+    file["episode_1/actions"] = h5py.ExternalLink("elsewhere.hdf5", "/episode_0/actions")
+
+
+def _observations_elsewhere(file: h5py.File) -> None:
+    del file["episode_0/observations"]
+    file["episode_0"].create_dataset("observations", (3, 3), "f4", external=[("elsewhere", 0, 36)])
+
+
+def _rewards_elsewhere(file: h5py.File) -> None:
+    del file["episode_1/rewards"]
+    file["episode_1"].create_dataset("rewards", (3,), "f8", external=[("elsewhere", 0, 24)])
+
+
+def _rewards_without_end(file: h5py.File) -> None:
+    del file["episode_1/rewards"]
+    file["episode_1"].create_dataset("rewards", (2**40,), "f8", chunks=(2**10,))
+
+
 def _no_episodes(file: h5py.File) -> None:
     for key in list(file):
         del file[key]
@@ -348,6 +373,11 @@ def _no_episodes(file: h5py.File) -> None:
         (_gap_in_rewards, DataError, "reward", "episode 1, step 2"),
         (_flag_inside, DataError, "goes on", "episode 1, step 0"),
         (_flag_of_two, DataError, "'truncations' holds 2, which is neither", "episode 1, step 2"),
+        (_episode_elsewhere, SourceError, "'episode_1' is a link", "main_data.hdf5"),
+        (_actions_elsewhere, SourceError, "'actions' is a link", "main_data.hdf5"),
+        (_observations_elsewhere, SourceError, "'observations' lies in external storage", "main_data.hdf5"),
+        (_rewards_elsewhere, SourceError, "'rewards' lies in external storage", "main_data.hdf5"),
+        (_rewards_without_end, SourceError, "bytes declare", "main_data.hdf5"),
         (_no_episodes, SourceError, "no episodes", "main_data.hdf5"),
     ],
 )
