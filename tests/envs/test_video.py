@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from offrl.envs import video
+from offrl.envs.starts import Purpose, Starts
 from offrl.errors import EnvironmentFailedError, RequestError
 from tests.envs.counting import Counting, constant_policy
 
@@ -62,7 +63,7 @@ def filmed(folder: Path, monkeypatch: pytest.MonkeyPatch, draws: Any, **options:
     monkeypatch.setattr(video, "_imageio", lambda: Writer)
     monkeypatch.setattr(Drawn, "draws", draws)
     policy = constant_policy([[0.0, 0.0]])
-    video.film(policy, DRAWN, folder, seeds=(3,), tell=said.append, **options)
+    video.film(policy, DRAWN, folder, Starts(Purpose.FINAL, (3,)), tell=said.append, **options)
     return said
 
 

@@ -69,6 +69,13 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     ),
     "iql": ("iql", BOX, UNIT, SMALL),
     "iql, squashed": ("iql", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
+    "awac": ("awac", BOX, UNIT, SMALL),
+    "awac, squashed": ("awac", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
+    "cql": ("cql", BOX, UNIT, {**SMALL, "samples": 3}),
+    "cql, Lagrangian": ("cql", NESTED, UNIT, {**SMALL, "samples": 2, "threshold": 1.0}),
+    # Directions of slopes magnify rounding where slopes are small, as those of a few rectified units are.
+    "edac": ("edac", BOX, UNIT, {"hidden": [24, 24], "activation": "tanh", "critics": 4}),
+    "edac, SAC-N": ("edac", NESTED, UNIT, {**SMALL, "critics": 6, "diversity": 0.0}),
     "gail, ppo": ("gail", BOX, UNIT, {**SMALL, "generator": "ppo", "generator_options": ROLLOUT}),
     "gail, sac": ("gail", BOX, CHOICE, {**SMALL, "generator": "sac", "generator_options": SMALL, "updates": 2}),
     "gail, td3": ("gail", BOX, UNIT, {**SMALL, "generator": "td3", "generator_options": SMALL}),
