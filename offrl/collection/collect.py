@@ -65,7 +65,7 @@ def collect(
         env: a Gymnasium id in place of the run's own.
         stochastic: sample actions where the greedy ones are meant otherwise; their log-density is stored as
             `behavior_log_prob` where the policy has one (in the environment's action units).
-        reference_scores: measure a uniformly random policy over as many episodes as well, and store both mean returns
+        reference_scores: measure random actions over as many episodes as well, and store both mean returns
             as the dataset's reference scores.
         max_episode_steps: cut episodes there, whatever limit the environment has; None for the run's recipe's;
             one that nothing limits and that takes 50,000 steps is refused.

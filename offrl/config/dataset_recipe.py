@@ -36,7 +36,7 @@ class Training:
 
 @dataclass(frozen=True)
 class RandomSource:
-    """Complete episodes of uniformly random actions.
+    """Complete episodes of random actions, as the space samples them.
 
     Attributes:
         env: a Gymnasium id.

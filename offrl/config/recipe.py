@@ -103,7 +103,7 @@ class OnlineConfig:
         environments: copies per seed that step side by side.
         processes: how many processes step them, the training's own among them; the results don't depend on it.
         capacity: rows per seed that the replay ring holds.
-        warmup_steps: environment steps before the first update; with uniformly random actions, or, in fine-tuning, with
+        warmup_steps: environment steps before the first update; with random actions, or, in fine-tuning, with
             the policy's own, or, with an expert to ask, with that one's.
         critic_warmup: environment steps behind these in which the critics alone are updated: they catch up with what
             the policy does before it changes.
