@@ -1,4 +1,8 @@
-"""Implicit Q-learning (Kostrikov, Nair & Levine, 2021), https://arxiv.org/abs/2110.06169."""
+"""Implicit Q-learning (Kostrikov, Nair & Levine, 2021), https://arxiv.org/abs/2110.06169.
+
+With extreme Q-learning's loss of the value (Garg, Hejna, Geist & Ermon, 2023), https://arxiv.org/abs/2301.02328, as an
+option.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,8 @@ from offrl.nn.copy_weights import adopt_layers, require_kind
 from offrl.nn.policy_heads import GaussianActor
 from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
 
+LARGEST_GUMBEL_ERROR = 7.0
+
 
 @dataclass(frozen=True)
 class IQLConfig:
@@ -49,6 +55,9 @@ class IQLConfig:
             the default, keeps it, for it doesn't know how long the run is.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging.
+        value_loss: what V(s) is of Q(s, ·) over the data's actions: their "expectile", or by "gumbel" their soft
+            maximum β log E exp(Q / β), which is XQL.
+        gumbel_scale: that β, in units of the return: 0 would take the maximum, ∞ the mean. XQL took 0.6 to 5.
         expectile: τ, of Q(s, ·) over the data's actions that V(s) is: 0.5 is their mean, towards 1 their maximum; 0.9
             where good actions are rare.
         temperature: β, the weight of the advantage in exp(β A): 0 clones the data, more picks its best actions.
@@ -67,6 +76,8 @@ class IQLConfig:
     decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
+    value_loss: Literal["expectile", "gumbel"] = "expectile"
+    gumbel_scale: Positive = 2.0
     expectile: PositiveFraction = 0.7
     temperature: NonNegative = 3.0
     largest_weight: Positive = 100.0
@@ -161,9 +172,11 @@ class IQL:
         return {"value_loss": loss.detach(), "value": value.detach()}, q
 
     def value_loss(self, state: IQLState, batch: Batch, q: Tensor) -> tuple[Tensor, Tensor]:
-        """L₂^τ(Q(s, a) − V(s)), [S], the expectile loss of the paper's equation 5; and V(s), [S, B]."""
-        value = self._value(state, batch.observation)
-        return expectile_loss(q - value, self.config.expectile).mean(dim=1), value
+        """L₂^τ(Q(s, a) − V(s)), [S], the expectile loss of the paper's equation 5, or XQL's; and V(s), [S, B]."""
+        c, value = self.config, self._value(state, batch.observation)
+        if c.value_loss == "gumbel":
+            return gumbel_loss((q - value) / c.gumbel_scale).mean(dim=1), value
+        return expectile_loss(q - value, c.expectile).mean(dim=1), value
 
     def actor_loss(self, state: IQLState, batch: Batch, q: Tensor) -> Tensor:
         """−exp(β (Q(s, a) − V(s))) log π(a | s), [S], the advantage-weighted regression of equation 7."""
@@ -254,12 +267,26 @@ def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     return torch.where(error < 0.0, 1.0 - expectile, expectile) * error.square()
 
 
+def gumbel_loss(error: Tensor) -> Tensor:
+    """(e^z − z − 1) e^−m of errors z = (Q − V) / β, XQL's equation 12, whose minimum over V is β log E e^(Q / β).
+
+    The factor with m, a batch's largest z but at least −1, keeps large errors from overflowing, and as in the authors'
+    code z counts as 7 at most; neither moves the minimum by much.
+
+    Args:
+        error: z, [S, B].
+    """
+    z = error.clamp(max=LARGEST_GUMBEL_ERROR)
+    largest = z.detach().amax(dim=1, keepdim=True).clamp(min=-1.0)
+    return (z - largest).exp() - (z + 1.0) * (-largest).exp()
+
+
 ALGORITHM = Algorithm(
     IQLConfig,
     IQL,
     feeds=("dataset", "replay"),
     actions=("continuous",),
     provides=(Density, CriticOnly, StartsFromPolicy, Scheduled),
-    summary="expectile and temperature, Gaussian or squashed policies",
+    summary="expectile and temperature, Gaussian or squashed policies, XQL (`agent.value_loss`)",
     goes_on=keep_steady,
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offrl.agents.iql import ALGORITHM, IQL, IQLConfig, IQLState, expectile_loss
+from offrl.agents.iql import ALGORITHM, IQL, IQLConfig, IQLState, expectile_loss, gumbel_loss
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP
 from offrl.testing import check_agent
@@ -25,6 +25,7 @@ SMALL = IQLConfig(hidden=(16, 12), actor_learning_rate=3e-3, critic_learning_rat
 VARIANTS = {
     "paper": SMALL,
     "AntMaze": dataclasses.replace(SMALL, expectile=0.9, temperature=10.0),
+    "XQL": dataclasses.replace(SMALL, value_loss="gumbel", gumbel_scale=0.8),
     "squashed": dataclasses.replace(SMALL, policy="squashed_gaussian", initial_log_std=-1.0),
     "layer norm, a rate that falls": dataclasses.replace(SMALL, layer_norm=True, decay_steps=8, largest_weight=2.0),
 }
@@ -51,8 +52,13 @@ class PlainIQL:
         with torch.no_grad():
             q = torch.min(*(target(pairs)[:, 0] for target in self.targets))
         error = q - self.value(s)[:, 0]
-        weight = torch.abs(c.expectile - (error < 0.0).float())
-        step(self.value_optimizer, (weight * error**2).mean())
+        if c.value_loss == "gumbel":
+            z = torch.clip(error / c.gumbel_scale, max=7.0)
+            scale = torch.exp(torch.clip(z.max(), min=-1.0)).detach()
+            step(self.value_optimizer, ((torch.exp(z) - z - 1.0) / scale).mean())
+        else:
+            weight = torch.abs(c.expectile - (error < 0.0).float())
+            step(self.value_optimizer, (weight * error**2).mean())
         with torch.no_grad():
             advantage = torch.clip(torch.exp(c.temperature * (q - self.value(s)[:, 0])), max=c.largest_weight)
         step(self.actor_optimizer, -(advantage * self.log_prob(s, a)).mean())
@@ -113,6 +119,26 @@ def test_its_minimum_is_the_expectile() -> None:
     data, constants = torch.tensor([0.0, 1.0]), torch.linspace(0.0, 1.0, 1001)
     losses = expectile_loss(data - constants.unsqueeze(1), 0.9).mean(dim=1)
     assert constants[losses.argmin()].item() == pytest.approx(0.9, abs=2e-3)
+
+
+def test_the_gumbel_loss_by_hand() -> None:
+    """The largest error of the first row is 1, of the second −2, where −1 stands for it; 9 counts as 7."""
+    errors = torch.tensor([[1.0, 0.0], [-2.0, -3.0], [9.0, 7.0]])
+    expected = [
+        [(math.e - 2.0) / math.e, 0.0],
+        [(math.exp(-2.0) + 1.0) * math.e, (math.exp(-3.0) + 2.0) * math.e],
+        [1.0 - 8.0 * math.exp(-7.0)] * 2,
+    ]
+    torch.testing.assert_close(gumbel_loss(errors), torch.tensor(expected))
+
+
+def test_its_minimum_is_the_soft_maximum() -> None:
+    """Of 0 and 1, equally often, β log((1 + e^(1/β)) / 2): for β = 0.5 about 0.717."""
+    data, constants = torch.tensor([0.0, 1.0]), torch.linspace(0.0, 1.0, 1001)
+    z = (data - constants.unsqueeze(1)) / 0.5
+    # Losses of one batch have one factor: they are compared without it.
+    losses = gumbel_loss(z) * z.amax(dim=1, keepdim=True).clamp(min=-1.0).exp()
+    assert constants[losses.mean(dim=1).argmin()].item() == pytest.approx(0.5 * math.log((1 + math.e**2) / 2), abs=2e-3)
 
 
 def linear(network: MLP, *members: tuple[list[float], float]) -> None:
