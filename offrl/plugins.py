@@ -28,6 +28,7 @@ class Table(Mapping[str, Any]):
         group: the entry-point group that other packages extend it by.
         own: offrl's entries, name to `"module:object"`.
         kind: the class whose instances entries must be, as `"module:class"`; empty where who uses them looks.
+        elsewhere: names that the field has for what stands here under another, to what to write in their place.
 
     Raises:
         RequestError: (by indexing) there is no entry of that name; the message names the nearest ones.
@@ -40,8 +41,16 @@ class Table(Mapping[str, Any]):
         ('dataset',)
     """
 
-    def __init__(self, noun: str, group: str, own: Mapping[str, str], kind: str = "") -> None:
+    def __init__(
+        self,
+        noun: str,
+        group: str,
+        own: Mapping[str, str],
+        kind: str = "",
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
         self.noun, self.group, self.own, self.kind = noun, group, dict(own), kind
+        self.elsewhere = {_plain(name): place for name, place in (elsewhere or {}).items()}
         self._resolved: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -101,10 +110,17 @@ class Table(Mapping[str, Any]):
         return found
 
     def suggestion(self, name: str) -> str:
-        """A hint at the entries there are, those with similar names first."""
+        """A hint at the entries there are: where it stands under another name, or those with similar names first."""
+        if _plain(str(name)) in self.elsewhere:
+            return f"it is {self.elsewhere[_plain(str(name))]}"
         near = difflib.get_close_matches(str(name), list(self), n=2)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         return f"{guess}choose one of: {', '.join(self)}"
+
+
+def _plain(name: str) -> str:
+    """A name without what its spellings differ by: TD3+BC, td3-bc and td3bc are one."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def entries_of(group: str) -> Iterable[EntryPoint]:
@@ -141,6 +157,18 @@ algorithms = Table(
         "td3": "offrl.agents.td3:ALGORITHM",
     },
     kind="offrl.agents.algorithm:Algorithm",
+    elsewhere={
+        "behavior cloning": "bc",
+        "ddpg": "td3 with agent.critics=1, agent.policy_delay=1 and agent.target_noise=0",
+        "ddqn": "dqn with agent.double=true",
+        "double dqn": "dqn with agent.double=true",
+        "dueling dqn": "dqn with agent.dueling=true",
+        "sac-n": "edac with agent.diversity=0, and more agent.critics",
+        "sd2": "td3 with agent.softmax_samples=50, agent.policy_delay=1 and agent.critics=1",
+        "sd3": "td3 with agent.softmax_samples=50 and agent.policy_delay=1",
+        "td3+bc": "td3 with agent.bc_alpha=2.5, as its recipes for datasets have it",
+        "xql": "iql with agent.value_loss=gumbel",
+    },
 )
 """Algorithms: `offrl.agents.algorithm.Algorithm` records."""
 

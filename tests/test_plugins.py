@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from offrl import plugins
+from offrl.config.recipe import recipe_from_dict, with_settings
 from offrl.errors import PluginError, RequestError
 from offrl.plugins import Table
 from tests.plugged import entry_point, plug
@@ -72,6 +74,30 @@ def test_own_entries_need_no_look_at_other_packages(monkeypatch: pytest.MonkeyPa
     assert "mean" in table
     assert table["mean"]([1, 3]) == 2
     assert table.origin("mean") == "offrl"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("td3+bc", "td3 with agent.bc_alpha=2.5"),
+        ("TD3-BC", "td3 with agent.bc_alpha=2.5"),
+        ("ddpg", "td3 with agent.critics=1"),
+        ("SAC-N", "edac with agent.diversity=0"),
+        ("xql", "iql with agent.value_loss=gumbel"),
+        ("bcq", "did you mean bc"),
+    ],
+)
+def test_what_the_field_calls_otherwise_is_found(name: str, place: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        plugins.algorithms[name]
+    assert place in caught.value.hint
+
+
+@pytest.mark.parametrize("place", plugins.algorithms.elsewhere.values())
+def test_names_from_elsewhere_lead_to_options_that_there_are(place: str) -> None:
+    algo = place.split()[0]
+    settings = re.findall(r"agent\.\w+=\w+(?:\.\d+)?", place)
+    assert recipe_from_dict(with_settings({"algo": algo}, settings)).algo == algo
 
 
 def test_a_name_that_is_not_there_leads_to_the_nearest(install: Install) -> None:
