@@ -21,6 +21,7 @@ from offrl.off_policy.estimator import (
     Estimate,
     Estimator,
     Question,
+    Reliability,
     few_episodes,
     find_estimator,
 )
@@ -104,7 +105,7 @@ def _or_withheld(name: str, compute: Callable[[], Answer]) -> Answer | Estimate:
             return compute()
     except (ArithmeticError, np.linalg.LinAlgError) as error:
         why = f"There is no estimate: its computation fails on these weights ({str(error) or type(error).__name__})."
-        return Estimate(name, None, np.empty(0), reliable="no", warnings=(why,))
+        return Estimate(name, None, np.empty(0), reliable=Reliability.NO, warnings=(why,))
 
 
 def _in_numbers(answer: Estimate) -> Estimate:
@@ -112,10 +113,10 @@ def _in_numbers(answer: Estimate) -> Estimate:
     ends = () if answer.interval is None else (answer.interval.low, answer.interval.high)
     if answer.value is not None and not math.isfinite(answer.value):
         why = "There is no estimate: it is too large for a number."
-        return Estimate(answer.name, None, np.empty(0), reliable="no", warnings=(why, *answer.warnings))
+        return Estimate(answer.name, None, np.empty(0), reliable=Reliability.NO, warnings=(why, *answer.warnings))
     if not np.isfinite([answer.standard_error or 0.0, *ends]).all():
         why = "There is no interval: an end of it is too large for a number."
-        unknown = replace(answer, contributions=np.empty(0), interval=None, reliable="no")
+        unknown = replace(answer, contributions=np.empty(0), interval=None, reliable=Reliability.NO)
         return replace(unknown, warnings=(*answer.warnings, why))
     return answer
 
@@ -199,7 +200,7 @@ def _without_interval(name: str, record: Estimator, item: WeightedSum, ask: Ques
             else "a weight is too large for a number"
         )
         warnings, reliable = [f"There is no estimate: {why}.", *warnings], False
-    return replace(answer, reliable="yes" if reliable else "no", warnings=tuple(warnings))
+    return replace(answer, reliable=Reliability.YES if reliable else Reliability.NO, warnings=tuple(warnings))
 
 
 def _doubts(ask: Question, size: float, least: float) -> list[str]:
@@ -262,7 +263,7 @@ def _bootstrapped(answer: Estimate, kind: str, confidence: float, drawn: Array, 
         text = f"{lost} of {len(drawn)} resamples held no episode of any weight at some step, or too large a number"
         much = lost > len(drawn) / 2
         text += ": there is no interval." if much else ", and don't count."
-        answer = replace(answer, warnings=(*answer.warnings, text), reliable="no")
+        answer = replace(answer, warnings=(*answer.warnings, text), reliable=Reliability.NO)
         if much:
             return answer
     values = drawn[usable]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -16,7 +17,6 @@ from offrl.off_policy.weighted_sums import WeightedSum, WeightedTerms
 from offrl.off_policy.weights import StepWeights
 
 Need = Literal["density", "behavior", "policy", "values"]
-Reliability = Literal["yes", "no", "unknown"]
 Anything = TypeVar("Anything")
 MINIMUM_EFFECTIVE_SAMPLE_SIZE = 20.0
 """Estimates from logs that are worth fewer episodes than this aren't reliable."""
@@ -36,6 +36,18 @@ class Clipping:
     threshold: float
     share: float
     bias: float | None
+
+
+class Reliability(StrEnum):
+    """Whether an estimate can be used: "yes", "no" or "unknown". As a condition only "yes" holds."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+    def __bool__(self) -> bool:
+        """Whether it is "yes": text would always be true."""
+        return self is Reliability.YES
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +76,12 @@ class Estimate:
     effective_sample_size: float | None = None
     largest_weight_share: float | None = None
     clipping: Clipping | None = None
-    reliable: Reliability = "yes"
+    reliable: Reliability = Reliability.YES
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.warnings and self.reliable == "yes":
-            object.__setattr__(self, "reliable", "unknown")
+        if self.warnings and self.reliable:
+            object.__setattr__(self, "reliable", Reliability.UNKNOWN)
 
     @property
     def standard_error(self) -> float | None:
@@ -78,7 +90,7 @@ class Estimate:
 
     def doubted(self, *warnings: str) -> Estimate:
         """The same, no longer reliable beyond doubt; with further warnings."""
-        reliable: Reliability = "unknown" if self.reliable == "yes" else self.reliable
+        reliable = Reliability.UNKNOWN if self.reliable else self.reliable
         return replace(self, reliable=reliable, warnings=(*self.warnings, *warnings))
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +103,7 @@ class Estimate:
             "effective_sample_size": self.effective_sample_size,
             "largest_weight_share": self.largest_weight_share,
             "clipping": None if self.clipping is None else vars(self.clipping).copy(),
-            "reliable": self.reliable,
+            "reliable": self.reliable.value,
             "warnings": list(self.warnings),
         }
 

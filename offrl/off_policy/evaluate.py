@@ -17,7 +17,7 @@ from offrl.off_policy.behavior_policy import BehaviorEstimate, estimate_behavior
 from offrl.off_policy.diagnostics import diagnose, divided, never_logged, unsettled
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimate import estimate
-from offrl.off_policy.estimator import Estimate, Estimator, Need
+from offrl.off_policy.estimator import Estimate, Estimator, Need, Reliability
 from offrl.off_policy.fqe import FittedValues, fit_q
 from offrl.off_policy.intervals import Interval
 from offrl.off_policy.plan import Plan, Target
@@ -265,7 +265,7 @@ def _ranking(
 def _preferred(whole: Mapping[str, Sequence[Estimate]]) -> str | None:
     """The first usual estimator that is reliable for all policies, or else that is unreliable for none."""
     in_order = [name for name in dict.fromkeys([*RANKING_PREFERENCE, *whole]) if name in whole]
-    for allowed in ({"yes"}, {"yes", "unknown"}):
+    for allowed in ({Reliability.YES}, {Reliability.YES, Reliability.UNKNOWN}):
         for name in in_order:
             if {each.reliable for each in whole[name]} <= allowed:
                 return name

@@ -30,7 +30,14 @@ from offrl.off_policy import intervals
 from offrl.off_policy.bootstrap import resample_means
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.episode_log import EpisodeLog
-from offrl.off_policy.estimator import MINIMUM_EFFECTIVE_SAMPLE_SIZE, Estimate, Estimator, Question, few_episodes
+from offrl.off_policy.estimator import (
+    MINIMUM_EFFECTIVE_SAMPLE_SIZE,
+    Estimate,
+    Estimator,
+    Question,
+    Reliability,
+    few_episodes,
+)
 from offrl.off_policy.intervals import Interval
 
 Method = Literal["lstd", "mql", "mwl", "dice"]
@@ -145,7 +152,7 @@ def marginal_estimate(ask: Question, name: Method) -> Estimate:
         interval=_interval(found.contributions, ask) if found.saturated else None,
         effective_sample_size=size,
         largest_weight_share=share,
-        reliable="yes" if found.balanced and not few else "no",
+        reliable=Reliability.YES if found.balanced and not few else Reliability.NO,
         warnings=tuple(warnings),
     )
 

@@ -29,8 +29,8 @@ VISIBLE_SPAN = 3.0
 NARROWEST = 0.01
 """Histograms of weights span at least this, in powers of ten."""
 BLUE, GREY, GREEN, RED, AMBER = "#1f5fa8", "#8a8f98", "#1d8348", "#b03a2e", "#b9770e"
-COLORS: dict[Reliability, str] = {"yes": BLUE, "unknown": AMBER, "no": RED}
-MARKERS: dict[Reliability, str] = {"yes": "o", "unknown": "D", "no": "x"}
+COLORS: dict[Reliability, str] = {Reliability.YES: BLUE, Reliability.UNKNOWN: AMBER, Reliability.NO: RED}
+MARKERS: dict[Reliability, str] = {Reliability.YES: "o", Reliability.UNKNOWN: "D", Reliability.NO: "x"}
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c2128;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -135,12 +135,12 @@ def _visible(shown: Sequence[PolicyResult], evaluation: Evaluation) -> tuple[flo
     estimates = [each for policy in shown for each in policy.estimates]
     trusted = [evaluation.behavior.value, *(policy.truth.value for policy in shown if policy.truth is not None)]
     for each in estimates:
-        if each.reliable != "no" and each.value is not None:
+        if each.reliable != Reliability.NO and each.value is not None:
             trusted += [each.value, *([] if each.interval is None else [each.interval.low, each.interval.high])]
     trusted = [value for value in trusted if abs(value) <= MOST_DRAWN] or [0.0, 1.0]
     low, high = min(trusted), max(trusted)
     width = max(high - low, 0.05 * max(abs(low), abs(high)), 1e-9)
-    doubtful = [each.value for each in estimates if each.value is not None and each.reliable == "no"]
+    doubtful = [each.value for each in estimates if each.value is not None and each.reliable == Reliability.NO]
     inside = [value for value in doubtful if low - VISIBLE_SPAN * width <= value <= high + VISIBLE_SPAN * width]
     return min([low - 0.1 * width, *inside]), max([high + 0.1 * width, *inside])
 

@@ -15,7 +15,7 @@ from offrl.off_policy.bootstrap import Resampler, counts, resample
 from offrl.off_policy.doubly_robust import magic_blend, partial_corrections, simplex_minimum
 from offrl.off_policy.episode_log import EpisodeLog
 from offrl.off_policy.estimate import estimate
-from offrl.off_policy.estimator import Estimate, Estimator, Question, find_estimator
+from offrl.off_policy.estimator import Estimate, Estimator, Question, Reliability, find_estimator
 from offrl.off_policy.intervals import INTERVALS, Bounds
 from offrl.off_policy.weighted_sums import WeightedSum
 from tests.off_policy.logs import random_log, take
@@ -374,7 +374,7 @@ def test_values_that_nothing_corrects_have_no_interval_and_are_not_called_reliab
 def test_nothing_is_reliable_beside_a_warning() -> None:
     assert Estimate("a", 1.0, np.ones(3)).reliable == "yes"
     assert Estimate("a", 1.0, np.ones(3), warnings=("Mind.",)).reliable == "unknown"
-    assert Estimate("a", 1.0, np.ones(3), reliable="no", warnings=("Mind.",)).reliable == "no"
+    assert Estimate("a", 1.0, np.ones(3), reliable=Reliability.NO, warnings=("Mind.",)).reliable == "no"
     assert Estimate("a", 1.0, np.ones(3)).doubted("Mind.").warnings == ("Mind.",)
     for names in (["is", "wpdis"], ["dr", "dm"]):
         for answer in estimate(random_log(cut=True), names):

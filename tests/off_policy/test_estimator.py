@@ -19,7 +19,7 @@ from offrl import plugins
 from offrl.errors import PluginError, RequestError
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.estimate import estimate
-from offrl.off_policy.estimator import Estimate, Estimator, Question, find_estimator
+from offrl.off_policy.estimator import Estimate, Estimator, Question, Reliability, find_estimator
 from offrl.off_policy.evaluate import evaluate
 from offrl.off_policy.plan import Plan, Target
 from offrl.off_policy.target_policies import TablePolicy
@@ -126,3 +126,9 @@ def test_an_entry_that_is_no_estimator_is_told(add: Callable[[str, dict[str, Any
     with pytest.raises(PluginError, match="'broken' is a function, and not an Estimator"):
         estimate(random_log(), ["broken"])
     assert estimate(random_log(), ["is"])[0].name == "is"
+
+
+@pytest.mark.parametrize(("reliable", "holds"), [("yes", True), ("no", False), ("unknown", False)])
+def test_only_what_is_reliable_holds_as_a_condition(reliable: str, holds: bool) -> None:
+    assert bool(Reliability(reliable)) is holds
+    assert Reliability(reliable) == reliable
