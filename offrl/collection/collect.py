@@ -35,6 +35,8 @@ from offrl.types import Density, Spec
 
 COLLECTION_STREAM, SAMPLING_STREAM, RANDOM_STREAM, TABLE_STREAM = 15_485_863, 4, 5, 6
 DISCOUNT = 0.99
+SHARD_BYTES = 8 * 2**20
+"""Of rows that are written at once, less than usual: a full disk is found early, and little waits in memory."""
 
 
 def collect(
@@ -109,7 +111,14 @@ def collect(
             "stochastic": stochastic,
         }
         with whole_folder(destination, overwrite=overwrite) as folder:
-            writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
+            writer = StoreWriter(
+                folder,
+                spec,
+                environment=environment,
+                provenance=provenance,
+                name=destination.name,
+                shard_bytes=SHARD_BYTES,
+            )
             store = _write(writer, _episodes(behavior, environments, spec, quota, seed, policy.frame_stack))
             if reference_scores:
                 random = evaluate_random(environment, episodes, seed=seed, max_episode_steps=limit).returns
@@ -161,7 +170,14 @@ def collect_random(
         behavior = RandomBehavior(spec, copies, seed)
         provenance = {"made_by": f"offrl {__version__} collect --random", "seed": seed}
         with whole_folder(destination, overwrite=overwrite) as folder:
-            writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
+            writer = StoreWriter(
+                folder,
+                spec,
+                environment=environment,
+                provenance=provenance,
+                name=destination.name,
+                shard_bytes=SHARD_BYTES,
+            )
             _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()
@@ -210,7 +226,14 @@ def collect_optimal(
         }
         spec = spaces_of(environments)
         with whole_folder(destination, overwrite=overwrite) as folder:
-            writer = StoreWriter(folder, spec, environment=environment, provenance=provenance, name=destination.name)
+            writer = StoreWriter(
+                folder,
+                spec,
+                environment=environment,
+                provenance=provenance,
+                name=destination.name,
+                shard_bytes=SHARD_BYTES,
+            )
             _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()

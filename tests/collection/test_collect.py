@@ -145,3 +145,9 @@ def test_the_same_seed_gives_the_same_random_data(tmp_path: Path) -> None:
 def test_many_short_episodes_are_committed_together(tmp_path: Path) -> None:
     collect_random("CartPole-v1", episodes=200, destination=tmp_path / "store")
     assert len(TrajectoryStore.open(tmp_path / "store").metadata.shards) == 1
+
+
+def test_what_is_collected_is_written_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offrl.collection.collect.SHARD_BYTES", 2**12)
+    collect_random("CartPole-v1", episodes=40, destination=tmp_path / "store")
+    assert len(TrajectoryStore.open(tmp_path / "store").metadata.shards) > 3
