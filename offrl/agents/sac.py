@@ -293,8 +293,7 @@ class SAC:
             log_probs = dist.split_categoricals(output, (self.spec.action_dim,), action_mask)
             choice = dist.categorical_mode(log_probs) if noise is None else dist.categorical_sample(log_probs, noise)
             return choice.squeeze(-1) + self.first_action, carry
-        mean, log_std = dist.split_gaussian(output)
-        return (mean if noise is None else mean + log_std.exp() * noise).tanh(), carry
+        return dist.squashed_gaussian_action(output, noise), carry
 
     @property
     def has_density(self) -> bool:

@@ -111,14 +111,7 @@ def collect(
             "stochastic": stochastic,
         }
         with whole_folder(destination, overwrite=overwrite) as folder:
-            writer = StoreWriter(
-                folder,
-                spec,
-                environment=environment,
-                provenance=provenance,
-                name=destination.name,
-                shard_bytes=SHARD_BYTES,
-            )
+            writer = _writer(folder, spec, environment, provenance, destination.name)
             store = _write(writer, _episodes(behavior, environments, spec, quota, seed, policy.frame_stack))
             if reference_scores:
                 random = evaluate_random(environment, episodes, seed=seed, max_episode_steps=limit).returns
@@ -170,14 +163,7 @@ def collect_random(
         behavior = RandomBehavior(spec, copies, seed)
         provenance = {"made_by": f"offrl {__version__} collect --random", "seed": seed}
         with whole_folder(destination, overwrite=overwrite) as folder:
-            writer = StoreWriter(
-                folder,
-                spec,
-                environment=environment,
-                provenance=provenance,
-                name=destination.name,
-                shard_bytes=SHARD_BYTES,
-            )
+            writer = _writer(folder, spec, environment, provenance, destination.name)
             _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()
@@ -226,14 +212,7 @@ def collect_optimal(
         }
         spec = spaces_of(environments)
         with whole_folder(destination, overwrite=overwrite) as folder:
-            writer = StoreWriter(
-                folder,
-                spec,
-                environment=environment,
-                provenance=provenance,
-                name=destination.name,
-                shard_bytes=SHARD_BYTES,
-            )
+            writer = _writer(folder, spec, environment, provenance, destination.name)
             _write(writer, _episodes(behavior, environments, spec, quota, seed))
     finally:
         environments.close()
@@ -361,6 +340,10 @@ class PolicyBehavior:
 
 def _log_volume(action_map: ActionMap | None) -> float:
     return 0.0 if action_map is None else action_map.log_volume
+
+
+def _writer(folder: Path, spec: Spec, environment: str, provenance: dict[str, Any], name: str) -> StoreWriter:
+    return StoreWriter(folder, spec, environment=environment, provenance=provenance, name=name, shard_bytes=SHARD_BYTES)
 
 
 def _write(writer: StoreWriter, episodes: Iterator[EpisodeBlock]) -> TrajectoryStore:
