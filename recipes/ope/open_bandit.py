@@ -3,7 +3,7 @@
     python open_bandit.py prepare table.csv    the uniformly random policy's log, with columns bts_0 … bts_79
     python open_bandit.py compare              what obp estimates, and what Thompson sampling earned in its own log
 
-Needs obp (pip install obp), which ships the logs.
+Needs obp, which ships the logs; README.md beside this file says how to install it.
 """
 
 from __future__ import annotations
