@@ -102,7 +102,7 @@ class CQL:
     nothing in the data speaks for.
 
     Observations and actions are flat vectors; actions span [-1, 1] (environment bounds are mapped outside), and the
-    policy is a Gaussian squashed by tanh. Discrete actions: `offrl.agents.dqn` with `agent.conservative_weight`.
+    policy is a Gaussian squashed by tanh. Discrete actions: `offrl.agents.dqn` with `agent.conservative`.
 
     Raises:
         SpaceMismatchError: actions aren't vectors with finite bounds.

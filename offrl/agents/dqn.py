@@ -9,19 +9,16 @@ have `priority.kind` and `data.n_step`, and the update goes by the batch's weigh
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
-import gymnasium as gym
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import keep_exploring_as_at_the_end
 from offrl.agents.space_checks import require_discrete
 from offrl.config.fields import (
     STRICT,
@@ -35,9 +32,9 @@ from offrl.config.fields import (
     ProbabilityBelowOne,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatModule, seed_generators
-from offrl.nn.conv import Encoder
-from offrl.nn.noisy import NoisyMLP
+from offrl.nn import Adam, seed_generators
+from offrl.nn.q_network import QNetwork
+from offrl.ops.discrete_values import EpsilonGreedy, allowed, of_choice
 from offrl.ops.losses import log_sum_exp_gap
 from offrl.types import Batch, Metrics, Noise, Observation, Spec
 
@@ -99,60 +96,6 @@ class DQNConfig:
     epsilon_steps: Count = 10_000
 
 
-class QNetwork(FlatModule):
-    """Q(s, ·): an encoder and one stream of layers to all values; or dueling, V(s) + A(s, ·) − mean A(s, ·).
-
-    Attributes:
-        parts: the streams.
-        noise_width: how many draws one sample of a noisy network takes; 0 where it isn't noisy.
-    """
-
-    def __init__(
-        self, config: DQNConfig, space: gym.Space[Any], actions: int, generators: list[torch.Generator]
-    ) -> None:
-        super().__init__()
-        c = config
-        self.encoder = Encoder(space, c.convolutions, c.activation, generators)
-        kind = NoisyMLP if c.noisy else MLP
-        options: dict[str, Any] = {"activation": c.activation, "layer_norm": c.layer_norm, "dropout": c.dropout}
-        outputs = (1, actions) if c.dueling else (actions,)
-        self.parts = [kind(self.encoder.width, n, c.hidden, generators, **options) for n in outputs]
-        self.streams = nn.ModuleList(self.parts)
-        self.noise_widths = [stream.noise_width for stream in self.parts if isinstance(stream, NoisyMLP)]
-        self.noise_width = sum(self.noise_widths)
-        self.flatten()
-
-    def forward(
-        self, observation: Observation, *, noise: Tensor | None = None, dropout_noise: Tensor | None = None
-    ) -> Tensor:
-        """The values of all actions, [S, B, A].
-
-        Args:
-            observation: [S, B, …].
-            noise: draws [S, B, noise_width] for a noisy network, or [S, 1, noise_width] for one sample in all the
-                batch; None takes the weights' means.
-            dropout_noise: draws [S, B, streams · sum(hidden)]; None leaves dropout off.
-        """
-        features = self.encoder(observation)
-        if len(self.parts) == 1:
-            return _apply_stream(self.parts[0], features, noise, dropout_noise)
-        noises = (None, None) if noise is None else noise.split(self.noise_widths, dim=-1)
-        dropped = (None, None) if dropout_noise is None else dropout_noise.chunk(2, dim=-1)
-        value, advantage = map(_apply_stream, self.parts, (features, features), noises, dropped)
-        return value + advantage - advantage.mean(dim=-1, keepdim=True)
-
-
-def _apply_stream(
-    stream: MLP | NoisyMLP, features: Tensor, noise: Tensor | None, dropout_noise: Tensor | None
-) -> Tensor:
-    values: Tensor = (
-        stream(features, dropout_noise=dropout_noise)
-        if isinstance(stream, MLP)
-        else stream(features, noise=noise, dropout_noise=dropout_noise)
-    )
-    return values
-
-
 @dataclass
 class DQNState:
     """All that training changes.
@@ -185,6 +128,7 @@ class DQN:
         space = require_discrete(spec, "DQN")
         self.config, self.spec, self.discount = config, spec, config.discount
         self.actions, self.first_action = int(space.n), int(space.start)
+        self.exploration = EpsilonGreedy(config.epsilon_start, config.epsilon_end, config.epsilon_steps)
         example = self._network([0])
         self.noise_width, self.streams = example.noise_width, len(example.streams)
         self.acting_noise_shape: tuple[int, ...] = (self.noise_width,) if config.noisy else (self.actions,)
@@ -235,7 +179,8 @@ class DQN:
         if c.conservative:
             loss = loss + c.conservative * losses["conservative_gap"]
         state.optimizer.minimize(loss.mean(dim=1).sum())
-        self._move_target(state)
+        state.updates += 1
+        state.target_network.move_at_times(state.network, c.target_rate, c.target_every, state.updates)
         metrics = {name: loss.detach() for name, loss in losses.items()} | {"q": values.detach(), "target_q": target}
         if batch.weight is not None:
             metrics["td_error"] = (of_choice(values.detach(), choice) - target).abs().unsqueeze(0)
@@ -269,13 +214,6 @@ class DQN:
             bootstrap = allowed(next_values, mask).amax(dim=-1)
         return torch.addcmul(batch.reward, batch.discount, bootstrap)
 
-    def _move_target(self, state: DQNState) -> None:
-        """Towards the network after every `target_every`-th update, and by a rate of 0 after the others."""
-        every, rate = self.config.target_every, self.config.target_rate
-        state.updates += 1
-        due = rate if every == 1 else (state.updates % every == 0) * rate
-        state.target_network.move_towards(state.network, due)
-
     def initial_carry(self, state: DQNState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
         return ()
@@ -293,49 +231,23 @@ class DQN:
         values = state.network(observation, noise=noise if noisy else None)
         action = allowed(values, action_mask).argmax(dim=-1)
         if noise is not None and not noisy:
-            action = self._sometimes_random(state, action, noise, action_mask)
+            action = self.exploration(action, noise, action_mask, state.exploration_steps)
         return action + self.first_action if self.first_action else action, carry
 
-    def _sometimes_random(self, state: DQNState, action: Tensor, draws: Tensor, mask: Tensor | None) -> Tensor:
-        """ε-greedy: the place of the largest allowed draw is a uniformly random action, whatever the draws' sum is.
-
-        The sum says whether it is taken: Φ(sum / √A) is uniform on [0, 1]. ε goes by the state's count of steps, which
-        goes up, unless it is the same at all times.
-        """
-        c = self.config
-        if c.epsilon_start == c.epsilon_end:
-            quantile: Tensor | float = normal_quantile(c.epsilon_end)
-        else:
-            slope = (c.epsilon_end - c.epsilon_start) / c.epsilon_steps
-            low, high = sorted((c.epsilon_start, c.epsilon_end))
-            epsilon = (state.exploration_steps.float() * slope + c.epsilon_start).clamp(low, high)
-            quantile = torch.special.ndtri(epsilon)
-            state.exploration_steps += draws.shape[1]
-        explores = draws.sum(dim=-1) < quantile * self.actions**0.5
-        return torch.where(explores, allowed(draws, mask).argmax(dim=-1), action)
-
     def _network(self, seeds: Sequence[int]) -> QNetwork:
-        return QNetwork(self.config, self.spec.observation_space, self.actions, seed_generators(seeds))
-
-
-def normal_quantile(probability: float) -> float:
-    """Φ⁻¹; infinite at 0 and 1."""
-    return NormalDist().inv_cdf(probability) if 0.0 < probability < 1.0 else math.copysign(math.inf, probability - 0.5)
-
-
-def of_choice(values: Tensor, choice: Tensor) -> Tensor:
-    """The chosen ones of values [S, B, A], [S, B]."""
-    return values.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
-
-
-def allowed(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Numbers [S, B, A] of the actions that a mask allows, −∞ for the others; all, where there is no mask."""
-    return values if mask is None else values.masked_fill(~mask, -math.inf)
-
-
-def goes_on(options: DQNConfig, updates: float, pretrained: bool) -> DQNConfig:
-    """Options for going on online from a run's own state: exploration as it ended, and steady step sizes."""
-    return dataclasses.replace(options, decay_steps=0, epsilon_start=options.epsilon_end)
+        c = self.config
+        return QNetwork(
+            self.spec.observation_space,
+            self.actions,
+            c.hidden,
+            seed_generators(seeds),
+            convolutions=c.convolutions,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            dropout=c.dropout,
+            dueling=c.dueling,
+            noisy=c.noisy,
+        )
 
 
 ALGORITHM = Algorithm(
@@ -346,5 +258,5 @@ ALGORITHM = Algorithm(
     summary="double, dueling, noisy networks, n-step returns, prioritized replay, images, a conservative penalty",
     masks=True,
     td_errors=True,
-    goes_on=goes_on,
+    goes_on=keep_exploring_as_at_the_end,
 )

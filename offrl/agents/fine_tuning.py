@@ -66,6 +66,11 @@ def keep_steady(options: Any, updates: float, pretrained: bool) -> Any:
     return without_decay(options)
 
 
+def keep_exploring_as_at_the_end(options: Any, updates: float, pretrained: bool) -> Any:
+    """Options of an ε-greedy agent that goes on: exploration as it ended, and steady step sizes."""
+    return dataclasses.replace(without_decay(options), epsilon_start=options.epsilon_end)
+
+
 def explore_around_clone(options: Any, kind: str, spec: Spec) -> Any:
     """Options of a stochastic actor that is to start as a cloned policy.
 

@@ -59,6 +59,10 @@ class FlatModule(HooklessModule):
         """Polyak averaging: θ ← (1 − rate) θ + rate θ_source; a rate in a 0-d tensor is decided on the device."""
         self.flat.lerp_(source.flat, rate)
 
+    def move_at_times(self, source: FlatModule, rate: float, every: int, updates: Tensor) -> None:
+        """`move_towards` after every `every`-th update, and by a rate of 0 after the others; so many were made."""
+        self.move_towards(source, rate if every == 1 else (updates % every == 0) * rate)
+
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of any shapes as one of one axis, in the order of `FlatModule.flat`."""
