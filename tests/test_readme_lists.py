@@ -34,8 +34,11 @@ def made(kind: str) -> str:
     rows = {name: table[name] for name in sorted(table.own)}
     if kind == "algorithms":
         return _table(
-            ("algorithm", "learns from", "actions", "among its options"),
-            ((f"`{name}`", _learns_from(record), _acts_in(record), record.summary) for name, record in rows.items()),
+            ("algorithm", "learns from", "observations", "actions", "among its options"),
+            (
+                (f"`{name}`", _learns_from(record), _sees(record), _acts_in(record), record.summary)
+                for name, record in rows.items()
+            ),
         )
     if kind == "formats":
         return _table(("format", "what"), ((f"`{name}`", record.description) for name, record in rows.items()))
@@ -54,6 +57,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _learns_from(record: Algorithm) -> str:
     return ", ".join(LEARNS_FROM[feed] for feed in record.feeds)
+
+
+def _sees(record: Algorithm) -> str:
+    return "vectors, images" if record.images else "vectors"
 
 
 def _acts_in(record: Algorithm) -> str:

@@ -6,14 +6,13 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from offrl import plugins
+from offrl.agents.space_checks import Actions, require_no_images
 from offrl.config.validation import validated
 from offrl.errors import PluginError, RecipeError
 from offrl.types import Agent, Spec, StartsFromPolicy
-
-Actions = Literal["continuous", "discrete", "multi-discrete"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Algorithm:
         expert: whether a run that says what to do belongs to it.
         masks: whether its agents act among the allowed actions only; `act` and `log_prob` are then told of masks.
         td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
+        images: whether its agents, or the one that they hold, encode images by convolutions; others refuse them.
         goes_on: how options change where a run goes on online; see `going_on`. None leaves them as they are.
         spares_clone: how they change where critics are fresh behind a cloned policy, so that they don't spoil it.
         fits_clone: how they must be for the actor to start from a cloned policy; see `from_clone`.
@@ -54,6 +54,7 @@ class Algorithm:
     expert: bool = False
     masks: bool = False
     td_errors: bool = False
+    images: bool = False
     goes_on: Callable[[Any, float, bool], Any] | None = None
     spares_clone: Callable[[Any], Any] | None = None
     fits_clone: Callable[[Any, str, Spec], Any] | None = None
@@ -86,9 +87,11 @@ class Algorithm:
         """The agent of these options for these spaces.
 
         Raises:
-            SpaceMismatchError: it can't act in them.
+            SpaceMismatchError: it can't act in them, or has no encoder for an image that is observed.
             RecipeError: options don't go together.
         """
+        if not self.images:
+            require_no_images(spec, self.agent.__name__)
         if not self.wraps:
             return self.agent(options, spec)
         return self.agent(options, spec, self.learner(options).build(options.generator_options, spec))

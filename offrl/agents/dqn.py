@@ -255,8 +255,9 @@ ALGORITHM = Algorithm(
     DQN,
     feeds=("dataset", "replay"),
     actions=("discrete",),
-    summary="double, dueling, noisy networks, n-step returns, prioritized replay, images, a conservative penalty",
+    summary="double, dueling, noisy networks, n-step returns, prioritized replay, a conservative penalty",
     masks=True,
     td_errors=True,
+    images=True,
     goes_on=keep_exploring_as_at_the_end,
 )

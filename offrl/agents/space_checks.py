@@ -8,9 +8,11 @@ import gymnasium as gym
 import numpy as np
 
 from offrl import plugins
-from offrl.agents.algorithm import Actions
 from offrl.errors import SpaceMismatchError
+from offrl.nn.conv import images_of
 from offrl.types import Spec
+
+Actions = Literal["continuous", "discrete", "multi-discrete"]
 
 SUITED: dict[type[gym.Space[Any]], Actions] = {
     gym.spaces.Box: "continuous",
@@ -49,6 +51,20 @@ def require_discrete(spec: Spec, algorithm: str) -> gym.spaces.Discrete:
     return space
 
 
+def require_no_images(spec: Spec, algorithm: str) -> None:
+    """Raise `SpaceMismatchError` where an image is observed: as one long vector of pixels it would teach little."""
+    images = images_of(spec.observation_space)
+    if not images:
+        return
+    key, image = next(iter(images.items()))
+    able = _algorithms_for(SUITED.get(type(spec.action_space)), images=True)
+    raise SpaceMismatchError(
+        f"{algorithm} has no encoder for images, but {f'the observation {key!r}' if key else 'the observation'} is one "
+        f"(uint8, {' × '.join(map(str, image.shape or ()))})",
+        hint=f"choose {_listed(able)}, which has one" if able else "observe vectors: features of the image, in floats",
+    )
+
+
 def _refuse_whole_numbers(space: gym.Space[Any]) -> None:
     """Policies of vectors give any real number within the bounds."""
     if isinstance(space, gym.spaces.Box) and not np.issubdtype(space.dtype, np.floating):
@@ -59,18 +75,29 @@ def _refuse_whole_numbers(space: gym.Space[Any]) -> None:
 
 
 def _suited(space: gym.Space[Any]) -> str:
-    kind = SUITED.get(type(space))
-    known = [] if kind is None else _algorithms_for(kind)
-    if not known:
-        return "use Box, Discrete or MultiDiscrete actions"
-    *others, last = known
-    return f"choose {', '.join(others)} or {last}, which can" if others else f"choose {last}, which can"
+    known = _algorithms_for(SUITED.get(type(space)))
+    return f"choose {_listed(known)}, which can" if known else "use Box, Discrete or MultiDiscrete actions"
 
 
-def _algorithms_for(actions: Actions) -> list[str]:
-    """Names of those that act in such a space and need neither an expert's run nor a table of the dynamics."""
+def _listed(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _algorithms_for(actions: Actions | None, images: bool = False) -> list[str]:
+    """Names of those that act in such a space and need neither an expert's run nor a table of the dynamics.
+
+    Args:
+        actions: what records call the space; None where none does.
+        images: whether only those that see images count.
+    """
     return plugins.algorithms.able(
-        lambda record: actions in record.actions and not record.expert and "table" not in record.feeds
+        lambda record: (
+            actions in record.actions
+            and not record.expert
+            and "table" not in record.feeds
+            and (record.images or not images)
+        )
     )
 
 

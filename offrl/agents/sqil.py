@@ -128,4 +128,5 @@ ALGORITHM = Algorithm(
     provides=(Demonstrated, Density, Scheduled),
     summary="a reward of 1 for demonstrations, 0 for own steps",
     wraps=("sac", "dqn"),
+    images=True,
 )

@@ -55,7 +55,7 @@ class Encoder(HooklessModule):
     ) -> None:
         super().__init__()
         parts = FlatObservation(space).parts
-        images = {key: part for key, part in parts.items() if convolutions and is_image(part)}
+        images = images_of(space) if convolutions else {}
         if convolutions not in ("auto", ()) and not images:
             raise RecipeError(
                 f"agent.convolutions are given, but there is no image in {space}",
@@ -149,6 +149,11 @@ def is_image(space: gym.Space[Any]) -> bool:
     if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or not 2 <= len(space.shape) <= 4:
         return False
     return min(channels_and_sides(space.shape)[1:]) >= LEAST_SIDE
+
+
+def images_of(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
+    """The images among the parts of an observation, by their dotted keys; the key of one without parts is empty."""
+    return {key: part for key, part in FlatObservation(space).parts.items() if is_image(part)}
 
 
 def channels_and_sides(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from offrl import plugins
-from offrl.agents.space_checks import require_bounded_box, require_discrete
+from offrl.agents.space_checks import require_bounded_box, require_discrete, require_no_images
 from offrl.errors import PluginError, SpaceMismatchError
 from offrl.types import Spec
 
@@ -19,6 +19,7 @@ BOX = spaces.Box(-2.0, 2.0, (3,))
 UNBOUNDED = spaces.Box(-np.inf, np.inf, (3,))
 WHOLE = spaces.Box(0, 9, (3,), np.int64)
 CHOICE, CHOICES, BITS = spaces.Discrete(4), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)
+IMAGE = spaces.Box(0, 255, (12, 12, 3), np.uint8)
 ABLE = {
     "bc": [BOX, UNBOUNDED, CHOICE, CHOICES],
     "dqn": [CHOICE],
@@ -58,7 +59,7 @@ def test_a_squashed_policy_needs_bounds(algo: str) -> None:
 def test_the_hint_names_the_algorithms_whose_records_suit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of other packages too; but none that needs an expert's run or a table, and none that can't be loaded."""
     records: dict[str, Any] = {
-        name: SimpleNamespace(actions=actions, expert=expert, feeds=feeds)
+        name: SimpleNamespace(actions=actions, expert=expert, feeds=feeds, images=name == "other")
         for name, actions, expert, feeds in (
             ("chooser", ("discrete", "multi-discrete"), False, ("rollouts",)),
             ("mover", ("continuous",), False, ("dataset",)),
@@ -86,3 +87,33 @@ def test_the_hint_names_the_algorithms_whose_records_suit(monkeypatch: pytest.Mo
     with pytest.raises(SpaceMismatchError) as raised:
         require_bounded_box(Spec(BOX, CHOICE), "TD3")
     assert raised.value.hint == "choose chooser or other, which can"
+    with pytest.raises(SpaceMismatchError) as raised:
+        require_no_images(Spec(IMAGE, CHOICE), "PPO")
+    assert raised.value.hint == "choose other, which has one"
+    with pytest.raises(SpaceMismatchError) as raised:
+        require_no_images(Spec(IMAGE, BOX), "TD3")
+    assert raised.value.hint == "observe vectors: features of the image, in floats"
+
+
+def test_images_are_refused_by_those_without_an_encoder() -> None:
+    record = plugins.algorithms["awac"]
+    with pytest.raises(
+        SpaceMismatchError, match=r"AWAC has no encoder .* the observation is one \(uint8, 12 × 12 × 3\)"
+    ):
+        record.build(record.options({}), Spec(IMAGE, BOX))
+    nested = spaces.Dict({"joint": BOX, "eyes": spaces.Dict({"left": IMAGE})})
+    with pytest.raises(SpaceMismatchError, match=r"the observation 'eyes\.left' is one"):
+        record.build(record.options({}), Spec(nested, BOX))
+
+
+def test_bytes_that_are_no_images_are_vectors() -> None:
+    record = plugins.algorithms["awac"]
+    for space in (spaces.Box(0, 255, (200,), np.uint8), spaces.Box(0, 255, (3, 3), np.uint8), spaces.Box(0, 1, (9, 9))):
+        record.build(record.options({}), Spec(space, BOX))
+
+
+def test_what_holds_another_agent_sees_what_that_one_does() -> None:
+    sqil, gail = (plugins.algorithms[name] for name in ("sqil", "gail"))
+    sqil.build(sqil.options({"generator": "dqn"}), Spec(IMAGE, CHOICE))
+    with pytest.raises(SpaceMismatchError, match="GAIL has no encoder"):
+        gail.build(gail.options({}), Spec(IMAGE, CHOICE))
