@@ -1,4 +1,4 @@
-"""One-step estimators beside those of `obp`, where that package is installed."""
+"""One-step estimators beside those of `obp` (0.5.7), where that package is installed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_equal_to_obp_s(seed: int) -> None:
         "snips": theirs.SelfNormalizedInverseProbabilityWeighting(),
         "dm": theirs.DirectMethod(),
         "dr": theirs.DoublyRobust(),
-        "switch-dr": theirs.SwitchDoublyRobust(tau=threshold),
+        "switch-dr": theirs.SwitchDoublyRobust(threshold),
     }
     for name, estimator in expected.items():
         assert found[name] == pytest.approx(estimator.estimate_policy_value(**arguments), abs=1e-6), name
