@@ -96,5 +96,5 @@ def _early_stopping_objections(problem: Problem, holds_out: bool) -> Iterator[Re
         yield RecipeError(
             "training is to stop by the loss on held-out episodes, and none are held out",
             where="early_stopping.patience",
-            hint="add --set early_stopping.patience=0, or give two episodes or more and a data.validation_fraction above 0",
+            hint="add --set early_stopping.patience=0, or hold episodes out (data.validation_fraction) of two or more",
         )
