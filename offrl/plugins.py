@@ -144,6 +144,7 @@ algorithms = Table(
         "airl": "offrl.agents.airl:ALGORITHM",
         "awac": "offrl.agents.awac:ALGORITHM",
         "bc": "offrl.agents.bc:ALGORITHM",
+        "bc-rnn": "offrl.agents.bc_rnn:ALGORITHM",
         "cql": "offrl.agents.cql:ALGORITHM",
         "dagger": "offrl.agents.bc:DAGGER",
         "dqn": "offrl.agents.dqn:ALGORITHM",
@@ -182,6 +183,7 @@ feeds = Table(
         "replay": "offrl.feeds.replay:ReplayFeed",
         "rollouts": "offrl.feeds.rollouts:RolloutsFeed",
         "table": "offrl.feeds.table:TableFeed",
+        "windows": "offrl.feeds.windows:WindowsFeed",
     },
 )
 """Ways of learning: classes that follow `offrl.feeds.feed.Feed`."""

@@ -83,6 +83,7 @@ class Batch:
         action_mask: bool [S, B, A]; the actions that were allowed; all, where that was not logged.
         next_action_mask: bool [S, B, A]; those allowed in `next_observation`; all, where that was not logged.
         mask: bool [S, B, T] for windows; False on padding.
+        timestep: int64 [S, B, T] for windows; how many steps of its episode came before each, its last on padding.
         weight: float32 [S, B]; importance weights of prioritized replay.
         index: int64 [S, B]; the transition's index at its source; in prioritized replay, its place there.
     """
@@ -98,6 +99,7 @@ class Batch:
     action_mask: Tensor | None = None
     next_action_mask: Tensor | None = None
     mask: Tensor | None = None
+    timestep: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
 

@@ -23,6 +23,7 @@ LEARNS_FROM = {
     "replay": "its own steps",
     "rollouts": "its own rollouts",
     "table": "demonstrations in a table",
+    "windows": "windows of a dataset's episodes",
 }
 """Each feed in words."""
 KINDS = ("algorithms", "formats", "loggers", "estimators")

@@ -6,30 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
 from offrl.config.fields import STRICT, Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
-from offrl.errors import RecipeError, SpaceMismatchError
+from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, seed_generators
-from offrl.nn.clipping import Clipping
+from offrl.nn.action_head import ActionHead
 from offrl.nn.distributions import (
     categorical_entropy,
-    categorical_log_prob,
-    categorical_mode,
-    categorical_sample,
     gaussian_entropy,
-    gaussian_log_prob,
-    including,
     split_categoricals,
     split_gaussian,
     squashed_gaussian_entropy,
-    squashed_gaussian_log_prob,
 )
-from offrl.ops.losses import squared_error
 from offrl.types import Batch, Density, GivesPolicy, Metrics, Noise, Observation, Penalized, Spec, Validates
 
 
@@ -97,18 +89,15 @@ class BC:
                 f"a deterministic policy has no entropy, but agent.entropy_bonus is {config.entropy_bonus}",
                 hint="set agent.policy=gaussian, or agent.entropy_bonus=0",
             )
-        self.choices, self.first_choice = choices_of(spec.action_space)
-        self.is_single = isinstance(spec.action_space, gym.spaces.Discrete)
-        self.bounded = isinstance(spec.action_space, gym.spaces.Box) and spec.action_space.is_bounded("both")
+        self.head = ActionHead(self.kind, spec, choices_of(spec.action_space))
         self.flat_observation = FlatObservation(spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> BCState:
         """Fresh networks for each seed."""
         c = self.config
-        has_spread = self.kind in ("gaussian", "squashed_gaussian")
         policy = MLP(
             self.flat_observation.width,
-            self.spec.action_dim * (2 if has_spread else 1),
+            self.head.outputs,
             c.hidden,
             seed_generators(seeds),
             activation=c.activation,
@@ -136,7 +125,7 @@ class BC:
         """One gradient step on imitation_loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
         c, (batch,) = self.config, batches
         output = state.policy(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
-        imitation_loss = self.imitation_loss(output, batch)
+        imitation_loss = self.head.loss(output, batch.action, batch.action_mask)
         metrics, loss = {"imitation_loss": imitation_loss.detach()}, imitation_loss.mean(dim=1)
         if c.entropy_bonus:
             entropy = self.entropy(output, batch.action_mask, noise.get("entropy")).mean(dim=1)
@@ -148,24 +137,10 @@ class BC:
             state.average.move_towards(state.policy, 1.0 - c.ema)
         return metrics
 
-    def imitation_loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Squared error summed over action components, or negative log-likelihood among allowed actions, [S, B].
-
-        Args:
-            output: the network's, [S, B, outputs].
-            batch: what the dataset did, and was allowed to do; what it did counts as allowed in any case.
-        """
-        if self.kind == "deterministic":
-            return squared_error(self._regression(output), batch.action)
-        mask = batch.action_mask
-        if mask is not None:
-            mask = including(mask, self._choice(batch.action), self.choices)
-        return -self._log_prob(output, batch.action, mask)
-
     def entropy(self, output: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """The policy's, in nats, [S, B]; a squashed one's is estimated from draws [S, B, action_dim]."""
         if self.kind == "categorical":
-            return categorical_entropy(split_categoricals(output, self.choices, mask))
+            return categorical_entropy(split_categoricals(output, self.head.choices, mask))
         mean, log_std = split_gaussian(output)
         return gaussian_entropy(log_std) if noise is None else squashed_gaussian_entropy(mean, log_std, noise)
 
@@ -189,7 +164,7 @@ class BC:
     def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
         """The imitation loss alone, [S], of the weights that act."""
         output = self.policy_network(state)(self.flat_observation(batch.observation))
-        return self.imitation_loss(output, batch).mean(dim=1)
+        return self.head.loss(output, batch.action, batch.action_mask).mean(dim=1)
 
     def policy_network(self, state: BCState) -> MLP:
         """What acts: the weights, or their average where one is kept."""
@@ -209,25 +184,12 @@ class BC:
     ) -> tuple[Tensor, tuple[()]]:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
         output = self.policy_network(state)(self.flat_observation(observation))
-        if self.kind == "categorical":
-            log_probs = split_categoricals(output, self.choices, action_mask)
-            choice = categorical_mode(log_probs) if noise is None else categorical_sample(log_probs, noise)
-            action = _shifted(choice, self.first_choice)
-            return action.squeeze(-1) if self.is_single else action, carry
-        if self.kind == "deterministic":
-            return self._regression(output), carry
-        mean, log_std = split_gaussian(output)
-        sample = mean if noise is None else mean + log_std.exp() * noise
-        if self.kind == "squashed_gaussian":
-            return sample.tanh(), carry
-        return sample.clamp(-1.0, 1.0) if self.bounded else sample, carry
+        return self.head.act(output, noise, action_mask), carry
 
     @property
     def has_density(self) -> bool:
         """Whether sampled actions have the density `log_prob`: a deterministic or a clipped one has none."""
-        return self.kind in ("categorical", "squashed_gaussian") or (
-            self.kind == "gaussian" and not Clipping(self.spec.action_space).changes
-        )
+        return self.head.has_density
 
     @torch.no_grad()
     def log_prob(
@@ -244,34 +206,7 @@ class BC:
             SpaceMismatchError: the policy is deterministic.
         """
         output = self.policy_network(state)(self.flat_observation(observation))
-        return self._log_prob(output, action, action_mask)
-
-    def _regression(self, output: Tensor) -> Tensor:
-        return output.tanh() if self.bounded else output
-
-    def _choice(self, action: Tensor) -> Tensor:
-        """Discrete actions as one column for each choice, from 0, int64 [S, N, K]."""
-        columns = (action.unsqueeze(-1) if self.is_single else action).long()
-        return _shifted(columns, [-first for first in self.first_choice])
-
-    def _log_prob(self, output: Tensor, action: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.kind == "categorical":
-            return categorical_log_prob(split_categoricals(output, self.choices, mask), self._choice(action))
-        if self.kind == "gaussian":
-            log_prob: Tensor = gaussian_log_prob(*split_gaussian(output), action)
-            return log_prob
-        if self.kind == "squashed_gaussian":
-            return squashed_gaussian_log_prob(*split_gaussian(output), action)
-        raise SpaceMismatchError(
-            "a deterministic policy has no density", hint="train with --set agent.policy=gaussian, or categorical"
-        )
-
-
-def _shifted(columns: Tensor, by: Sequence[int]) -> Tensor:
-    """Integers [S, N, K], each column moved by a number of its own."""
-    if not any(by):
-        return columns
-    return torch.stack([column + shift for column, shift in zip(columns.unbind(-1), by, strict=True)], dim=-1)
+        return self.head.log_prob(output, action, action_mask)
 
 
 _PROVIDED = (Density, Validates, Penalized, GivesPolicy)

@@ -21,7 +21,7 @@ SUITED: dict[type[gym.Space[Any]], Actions] = {
 }
 """What an algorithm's record calls each kind of action space."""
 
-PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "categorical"]
+PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "mixture", "categorical"]
 
 
 def require_bounded_box(spec: Spec, algorithm: str) -> None:

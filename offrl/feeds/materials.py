@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from offrl import plugins
 from offrl.config.recipe import Recipe
 from offrl.data.trajectories import Trajectories
 from offrl.envs.policy import Policy
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 UPDATE_STREAM, EXPLORATION_STREAM = 1, 2
 """Tell apart the sources of draws of one run: of updates, and of acting."""
+WINDOWS = "windows"
+"""The feed whose batches are windows."""
 
 
 class Cycle(NamedTuple):
@@ -77,7 +80,14 @@ def sampling_options(recipe: Recipe, policy: Policy) -> dict[str, Any]:
         "action_map": policy.action_map,
         "device": policy.device,
         "memory_budget": recipe.data.memory_budget,
+        "window": window_of(recipe),
     }
+
+
+def window_of(recipe: Recipe) -> int:
+    """Steps of the windows that batches hold, the option `context` of algorithms that learn from such; 0 for others."""
+    steps: int = recipe.agent.context if WINDOWS in plugins.algorithms[recipe.algo].feeds else 0
+    return steps
 
 
 def cycles(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ FORBIDDEN = -1e8
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 SQUASH_MARGIN = 1e-4
 """Logged actions within this distance of ±1 count as that far inside: arctanh(±1) is infinite."""
+MIXTURE_STD_MIN = 1e-4
+"""Of a mixture's components, as robomimic has it: softplus alone could fall to 0."""
 
 
 def split_gaussian(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +87,52 @@ def squashed_gaussian_entropy(mean: Tensor, log_std: Tensor, noise: Tensor) -> T
     """
     before = mean + torch.exp(log_std) * noise
     return gaussian_entropy(log_std) + log_tanh_derivative(before).sum(dim=-1)
+
+
+class Mixture(NamedTuple):
+    """A mixture of M diagonal Gaussians.
+
+    Attributes:
+        log_weight: of each component, [..., M]; their exponentials add up to 1.
+        mean, std: of each component, [..., M, A].
+    """
+
+    log_weight: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def split_mixture(parameters: Tensor, components: int, actions: int) -> Mixture:
+    """A network's output [..., M (1 + 2A)] as a mixture of M Gaussians; standard deviations are softplus + 1e-4."""
+    size = components * actions
+    logits, mean, raw = parameters.split([components, size, size], dim=-1)
+    shape = (components, actions)
+    std = softplus(raw.unflatten(-1, shape)) + MIXTURE_STD_MIN
+    return Mixture(logits.log_softmax(dim=-1), mean.unflatten(-1, shape), std)
+
+
+def mixture_log_prob(mixture: Mixture, value: Tensor) -> Tensor:
+    """log Σ_m w_m N(value; mean_m, std_m), […], of values [..., A]."""
+    parts = gaussian_log_prob(mixture.mean, mixture.std.log(), value.unsqueeze(-2))
+    return (mixture.log_weight + parts).logsumexp(dim=-1)
+
+
+def mixture_mode(mixture: Mixture) -> Tensor:
+    """The mean of the likeliest component, [..., A]: the limit of a sample whose spread goes to 0."""
+    return _of_component(mixture.mean, mixture.log_weight.argmax(dim=-1))
+
+
+def mixture_sample(mixture: Mixture, noise: Tensor) -> Tensor:
+    """A value [..., A] from standard normal draws [..., M + A]: M choose the component, A are scaled and shifted."""
+    components = mixture.log_weight.shape[-1]
+    chosen = categorical_sample([mixture.log_weight], noise[..., :components]).squeeze(-1)
+    return _of_component(mixture.mean, chosen) + _of_component(mixture.std, chosen) * noise[..., components:]
+
+
+def _of_component(parts: Tensor, component: Tensor) -> Tensor:
+    """[..., M, A] of one component, int64 […]: [..., A]."""
+    index = component[..., None, None].expand(*component.shape, 1, parts.shape[-1])
+    return parts.gather(-2, index).squeeze(-2)
 
 
 def log_tanh_derivative(before: Tensor) -> Tensor:

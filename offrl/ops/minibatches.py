@@ -100,7 +100,7 @@ def by_part(function: Callable[[Tensor], Tensor], values: Tensor, parts: int) ->
 
 
 def merge_axes(observation: Observation) -> Observation:
-    """[S, E, T, …] to [S, E · T, …]."""
+    """Rollouts or windows [S, E, T, …] to [S, E · T, …]."""
     if isinstance(observation, Tensor):
         return observation.flatten(1, 2)
     return {key: part.flatten(1, 2) for key, part in observation.items()}

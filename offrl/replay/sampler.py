@@ -53,6 +53,7 @@ class ReplaySampler:
         priority: draws transitions by their TD errors, which `learned` is told of; each source has priorities of its
             own.
         memory_budget: bytes that a store's packed rows may take; larger stores are read from disk as they are needed.
+        window: steps of the windows that `sample` and `batches` draw in place of transitions; 0 for transitions.
 
     Raises:
         RequestError: sizes, fractions or seeds don't fit together.
@@ -77,13 +78,14 @@ class ReplaySampler:
         seed_episodes: Sequence[NDArray[Any]] | None = None,
         priority: Prioritization | None = None,
         memory_budget: int = 512 * 2**20,
+        window: int = 0,
     ) -> None:
         if not sources or not seeds or batch_size < 1 or n_step < 1:
             raise RequestError("a sampler needs a source, a seed, and a batch size and n_step of at least 1")
         if seed_episodes is not None and (len(sources) != 1 or len(seed_episodes) != len(seeds)):
             raise RequestError("seed_episodes needs a single store, and one set of episodes for each seed")
         self.batch_size, self.seeds, self.n_step, self.discount = batch_size, list(seeds), n_step, discount
-        self.device = torch.device(device)
+        self.device, self.window = torch.device(device), window
         self._full_discount = torch.tensor(discount, device=self.device)
         transforms = Transforms(observation_normalizer, reward_scaler, action_map)
         stores = [source for source in sources if isinstance(source, Trajectories)]
@@ -134,7 +136,12 @@ class ReplaySampler:
         self._active = [i for i, share in enumerate(self.shares) if share]
 
     def sample(self, num_batches: int) -> Batch:
-        """Transitions: a batch with the leading axes [num_batches, S, B]; with `weight` where they are prioritized."""
+        """A batch with the leading axes [num_batches, S, B]: transitions, with `weight` where they are prioritized.
+
+        Windows, [num_batches, S, B, window], where the sampler was made for such.
+        """
+        if self.window:
+            return self.sample_windows(num_batches, self.window)
         if self.priorities:
             return self._prioritized(num_batches)
         parts = []
@@ -334,7 +341,9 @@ class ReplaySampler:
         wanted = starts[..., None] + torch.arange(length, device=starts.device)
         last = source.last_rows(starts)[..., None]
         rows = torch.minimum(wanted, last)
-        return replace(self._transitions(source, rows, rows, n_step=1), mask=wanted <= last, index=index)
+        timestep = rows - source.first_rows(starts)[..., None]
+        windows = self._transitions(source, rows, rows, n_step=1)
+        return replace(windows, mask=wanted <= last, timestep=timestep, index=index)
 
     def _batch(
         self,

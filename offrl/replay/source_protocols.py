@@ -61,5 +61,8 @@ class EpisodeSource(TransitionSource, Protocol):
     def locate_episodes(self, index: Tensor) -> Tensor:
         """Episodes, int64 [K, S, B], to the rows of their first transitions."""
 
+    def first_rows(self, rows: Tensor) -> Tensor:
+        """Rows [...] of transitions to the rows of their episodes' first transitions."""
+
     def last_rows(self, rows: Tensor) -> Tensor:
         """Rows [...] of transitions to the rows of their episodes' last transitions."""

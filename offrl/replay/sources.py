@@ -106,9 +106,17 @@ class StoreSource:
         first_rows, offsets = self._episodes
         return first_rows[index + offsets]
 
+    def first_rows(self, rows: Tensor) -> Tensor:
+        first, _ = self._bounds
+        return first[self._episode_of(rows)]
+
     def last_rows(self, rows: Tensor) -> Tensor:
-        first, last = self._bounds
-        return last[torch.searchsorted(first, rows.long(), right=True) - 1]
+        _, last = self._bounds
+        return last[self._episode_of(rows)]
+
+    def _episode_of(self, rows: Tensor) -> Tensor:
+        first, _ = self._bounds
+        return torch.searchsorted(first, rows.long(), right=True) - 1
 
 
 def _joined(tables: list[NDArray[Any]], device: torch.device) -> tuple[Tensor, Tensor]:

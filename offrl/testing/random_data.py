@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -105,6 +106,14 @@ class RandomData:
             truncated=cut * (1.0 - batch.terminated),
             action_mask=batch.action_mask,
         )
+
+    def windows(self, seeds: int, count: int, steps: int, discount: float, *, masks: bool = False) -> Batch:
+        """Windows [S, B, T, …] of episodes, the last steps of some of which are padding."""
+        batch = self._batch((seeds, count, steps), discount, masks=masks)
+        filled = 1 + (self.uniform(seeds, count, 1) * 2 * steps).long()
+        begin = (self.uniform(seeds, count, 1) * steps).long()
+        timestep = torch.minimum(torch.arange(steps), filled - 1) + begin
+        return replace(batch, mask=torch.arange(steps) < filled, timestep=timestep)
 
     def _batch(self, shape: tuple[int, ...], discount: float, *, masks: bool) -> Batch:
         terminated = (self.uniform(*shape) < TERMINATED).float()

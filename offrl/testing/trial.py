@@ -21,6 +21,8 @@ ROWS = 8
 """Transitions of a batch."""
 ENVIRONMENTS, STEPS = 2, 6
 """Of a rollout."""
+WINDOWS = 4
+"""Of a batch, where episodes are cut into such."""
 DATA_SEED, NOISE_SEED, ACTING_SEED = 7, 13, 17
 TRANSITIONS = ("dataset", "replay", "dagger")
 """Feeds whose batches are transitions [S, B, …]."""
@@ -67,7 +69,9 @@ class Trial:
             inputs = [_random_inputs(algorithm, made, agent, data, len(seeds)) for _ in range(updates)]
         require(len(inputs) == updates, f"there are batches for {len(inputs)} updates, and {updates} are to be made")
         first = inputs[0][0]
-        rows = first.reward[0].numel() if isinstance(first, Batch) else ROWS
+        rows = ROWS
+        if isinstance(first, Batch):
+            rows = first.reward[0].numel() if first.mask is None else first.reward.shape[1]
         draws, shapes = RandomData(spec, NOISE_SEED), agent.noise_shapes(rows)
         noise = [{name: draws.normal(len(seeds), *shape) for name, shape in shapes.items()} for _ in inputs]
         return cls(algorithm, made, spec, tuple(seeds), inputs, noise)
@@ -178,6 +182,9 @@ def _random_inputs(
         if feed == "rollouts":
             rollouts = [data.rollout(seeds, ENVIRONMENTS, STEPS, agent.discount, masks=masks) for _ in range(count)]
             return rollouts + demonstrations
+        if feed == "windows":
+            require("context" in vars(options), "the feed 'windows' goes by an option 'context', and it has none")
+            return [data.windows(seeds, WINDOWS, options.context, agent.discount, masks=masks) for _ in range(count)]
         if feed == "table":
             return [data.demonstrations(agent.discount) for _ in range(count)]
     raise AssertionError(f"no random batches are known of the feeds {', '.join(learner.feeds)}: give some as batches=")

@@ -106,7 +106,8 @@ def _validation(recipe: Recipe, policy: Policy, held_out: Trajectories) -> Calla
     @cache
     def batch() -> Batch:
         options = sampling_options(recipe, policy)
-        sampler = ReplaySampler([held_out], batch_size=VALIDATION_TRANSITIONS, seeds=[0], **options)
+        size = VALIDATION_TRANSITIONS // (options["window"] or 1)
+        sampler = ReplaySampler([held_out], batch_size=max(1, size), seeds=[0], **options)
         return sampler.batches(1)[0].repeat_seeds(policy.seeds)
 
     def validate() -> Tensor:

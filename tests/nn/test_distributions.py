@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, Normal, TransformedDistribution
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
+from torch.nn.functional import softplus
 
 from offrl.nn.distributions import (
     LOG_STD_MAX,
     LOG_STD_MIN,
     SQUASH_MARGIN,
+    Mixture,
     categorical_entropy,
     categorical_log_prob,
     categorical_mode,
@@ -22,8 +24,12 @@ from offrl.nn.distributions import (
     gaussian_log_prob,
     log_std_of_entropy,
     log_tanh_derivative,
+    mixture_log_prob,
+    mixture_mode,
+    mixture_sample,
     split_categoricals,
     split_gaussian,
+    split_mixture,
     squashed_gaussian_action,
     squashed_gaussian_entropy,
     squashed_gaussian_log_prob,
@@ -245,3 +251,27 @@ def test_a_squashed_gaussian_acts_by_its_mean_or_by_a_sample() -> None:
     both, draws = torch.cat([mean, log_std], dim=-1), torch.full_like(mean, 0.5)
     torch.testing.assert_close(squashed_gaussian_action(both), mean.tanh())
     torch.testing.assert_close(squashed_gaussian_action(both, draws), squashed_gaussian_sample(both, draws)[0])
+
+
+def test_a_mixture_is_that_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    output, value = torch.randn(5, 3 * 5, generator=generator), torch.randn(5, 2, generator=generator)
+    mixture = split_mixture(output, components=3, actions=2)
+    parts = Independent(Normal(mixture.mean, mixture.std), 1)
+    reference = MixtureSameFamily(Categorical(logits=output[:, :3]), parts)
+    torch.testing.assert_close(mixture_log_prob(mixture, value), reference.log_prob(value))
+    torch.testing.assert_close(mixture.std, softplus(output[:, 9:]).view(5, 3, 2) + 1e-4)
+    expected = output[:, 3:9].view(5, 3, 2)[torch.arange(5), output[:, :3].argmax(dim=1)]
+    assert torch.equal(mixture_mode(mixture), expected)
+
+
+def test_samples_of_a_mixture_have_its_moments() -> None:
+    output = torch.tensor([0.0, 1.0, -2.0, 3.0, 0.5, -1.0])
+    mixture = split_mixture(output, components=2, actions=1)
+    noise = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(1))
+    expanded = Mixture(*(part.expand(len(noise), *part.shape) for part in mixture))
+    drawn, weight = mixture_sample(expanded, noise), mixture.log_weight.exp()
+    mean = (weight * mixture.mean[:, 0]).sum()
+    second = (weight * (mixture.mean[:, 0] ** 2 + mixture.std[:, 0] ** 2)).sum()
+    assert drawn.mean().item() == pytest.approx(mean.item(), abs=0.03)
+    assert (drawn**2).mean().item() == pytest.approx(second.item(), abs=0.06)

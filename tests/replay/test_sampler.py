@@ -311,10 +311,20 @@ def test_each_seed_keeps_to_its_episodes(store: TrajectoryStore, budget: int) ->
 # Windows and episodes
 
 
+def test_a_sampler_of_windows_gives_nothing_else(store: TrajectoryStore) -> None:
+    asked, made = (ReplaySampler([store], batch_size=5, seeds=[0, 1], **options) for options in ({}, {"window": 3}))
+    expected = asked.sample_windows(2, 3)
+    assert_same(made.sample(2), expected)
+    again = ReplaySampler([store], batch_size=5, seeds=[0, 1], window=3).batches(2)
+    for batch, part in zip(again, expected.unbind(), strict=True):
+        assert_same(batch, part)
+
+
 @pytest.mark.parametrize("length", [1, 4, 12])
 def test_windows_run_to_the_end_of_their_episode(store: TrajectoryStore, length: int) -> None:
     expected = transitions(store)
     remaining = [n - t for n in LENGTHS for t in range(n)]
+    timesteps = [t for n in LENGTHS for t in range(n)]
     batch = ReplaySampler([store], batch_size=30, seeds=[0, 1], n_step=5).sample_windows(2, length)
     assert batch.reward.shape == (2, 2, 30, length)
     assert batch.observation.shape == (2, 2, 30, length, 2)  # type: ignore[union-attr]
@@ -325,6 +335,9 @@ def test_windows_run_to_the_end_of_their_episode(store: TrajectoryStore, length:
         start = int(batch.index[place])
         inside = min(length, remaining[start])
         assert batch.mask[place].tolist() == [True] * inside + [False] * (length - inside)
+        assert batch.timestep is not None
+        begin = timesteps[start]
+        assert batch.timestep[place].tolist() == [begin + min(t, inside - 1) for t in range(length)]
         for t in range(length):
             e = expected[start + min(t, inside - 1)]
             np.testing.assert_array_equal(batch.observation[place][t], e.observation)  # type: ignore[index]

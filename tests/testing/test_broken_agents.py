@@ -545,10 +545,8 @@ def test_broken_rewards_are_found(agent: type[Any], words: str) -> None:
 
 
 def test_what_can_not_be_made_must_be_given() -> None:
-    algorithm = record(Honest, feeds=("windows",))
-    with pytest.raises(
-        AssertionError, match=r"no random batches are known of the feeds windows: give some as batches="
-    ):
+    algorithm = record(Honest, feeds=("dreams",))
+    with pytest.raises(AssertionError, match=r"no random batches are known of the feeds dreams: give some as batches="):
         check_agent(algorithm, SPEC)
     generator = torch.Generator().manual_seed(3)
     batch = RandomData(SPEC, 3).transitions(3, 6, 0.9)
@@ -576,3 +574,8 @@ def test_states_are_dataclasses_of_what_can_be_saved() -> None:
 
     with pytest.raises(Exception, match="'function' is a builtin_function_or_method, which a checkpoint can't hold"):
         check(KeepsAFunction)
+
+
+def test_windows_have_a_length() -> None:
+    with pytest.raises(AssertionError, match="the feed 'windows' goes by an option 'context', and it has none"):
+        check_agent(record(Honest, feeds=("windows",)), SPEC)

@@ -26,6 +26,7 @@ TABLE = gym.spaces.Discrete(5)
 
 SMALL: dict[str, Any] = {"hidden": (8, 6)}
 REGULARIZED: dict[str, Any] = {**SMALL, "dropout": 0.2, "layer_norm": True, "activation": "tanh"}
+RECURRENT: dict[str, Any] = {"width": 6, "context": 3}
 ROLLOUT: dict[str, Any] = {**SMALL, "epochs": 2, "minibatch_size": 4}
 
 CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
@@ -35,6 +36,11 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "bc, squashed": ("bc", BOX, UNIT, {**SMALL, "policy": "squashed_gaussian", "entropy_bonus": 0.1}),
     "bc, choice": ("bc", BOX, CHOICE, SMALL),
     "bc, choices": ("bc", BOX, CHOICES, {**SMALL, "entropy_bonus": 0.1}),
+    "bc-rnn": ("bc-rnn", BOX, UNIT, {**RECURRENT, "policy": "deterministic"}),
+    "bc-rnn, nested": ("bc-rnn", NESTED, UNIT, {**RECURRENT, "cell": "gru", "policy": "squashed_gaussian"}),
+    "bc-rnn, mixture": ("bc-rnn", BOX, ENDLESS, {**RECURRENT, "components": 3}),
+    "bc-rnn, choice": ("bc-rnn", BOX, CHOICE, RECURRENT),
+    "bc-rnn, choices": ("bc-rnn", BOX, CHOICES, {**RECURRENT, "cell": "gru", "layers": 1}),
     "dagger": ("dagger", BOX, CHOICE, SMALL),
     "dqn": ("dqn", BOX, CHOICE, SMALL),
     "dqn, nested": ("dqn", NESTED, CHOICE, {**SMALL, "double": True, "target_every": 3}),
