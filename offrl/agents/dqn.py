@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from offrl.agents.space_checks import require_discrete
 from offrl.config.fields import (
     STRICT,
     Activation,
+    Convolutions,
     Count,
     CountOrZero,
     NonNegative,
@@ -53,7 +53,7 @@ class DQNConfig:
     Attributes:
         hidden: widths of the hidden layers, behind the convolutions where there are any.
         convolutions: layers [channels, kernel, stride] for each image in the observation; "auto" has some for images
-            of its size, and none leaves them flat; see `offrl.nn.conv.Encoder`.
+            of its size, "impala" a residual network, and none leaves them flat; see `offrl.nn.encoder.Encoder`.
         activation, layer_norm: of the hidden layers, see `offrl.nn.MLP`; the convolutions have the same activation.
         dropout: chance of zeroing a hidden unit in the loss; targets see all units.
         weight_decay: decoupled decay rate.
@@ -76,7 +76,7 @@ class DQNConfig:
     __pydantic_config__ = STRICT
 
     hidden: Widths = (256, 256)
-    convolutions: Literal["auto"] | tuple[tuple[Count, Count, Count], ...] = "auto"
+    convolutions: Convolutions = "auto"
     activation: Activation = "relu"
     layer_norm: bool = False
     dropout: ProbabilityBelowOne = 0.0

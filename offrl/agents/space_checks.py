@@ -9,7 +9,7 @@ import numpy as np
 
 from offrl import plugins
 from offrl.errors import SpaceMismatchError
-from offrl.nn.conv import images_of
+from offrl.nn.images import images_of
 from offrl.types import Spec
 
 Actions = Literal["continuous", "discrete", "multi-discrete"]

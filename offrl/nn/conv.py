@@ -1,94 +1,78 @@
-"""From observations with images in them to vectors: convolutions with a leading seed axis."""
+"""Convolutions with a leading seed axis: from an image to a vector."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d, pad
 
 from offrl.errors import RecipeError
-from offrl.nn.flat import HooklessModule, uniform_per_seed
-from offrl.nn.flatten import FlatObservation
-from offrl.nn.mlp import ACTIVATIONS
-from offrl.types import Observation
+from offrl.nn.flat import uniform_per_seed
+from offrl.nn.images import channels_and_sides, channels_first
 
 Convolution = tuple[int, int, int]
 """A layer: output channels, side of the square kernel, stride."""
-Convolutions = Literal["auto"] | Sequence[Convolution]
+Convolutions = Literal["auto", "impala"] | Sequence[Convolution]
+Activation = Callable[[Tensor], Tensor]
 
 LARGE: tuple[Convolution, ...] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 """The layers of Mnih et al., 2015, https://doi.org/10.1038/nature14236; they need 36 pixels a side."""
 SMALL: tuple[Convolution, ...] = ((16, 3, 1), (32, 3, 2))
 """For smaller images; they need 5 pixels a side."""
-LEAST_SIDE_OF_LARGE, LEAST_SIDE = 36, 5
+LEAST_SIDE_OF_LARGE = 36
+IMPALA = (16, 32, 32)
+"""Channels of the stages of Espeholt et al., 2018, https://arxiv.org/abs/1802.01561; images may be of any size."""
 
 
-class Encoder(HooklessModule):
-    """Images through convolutions, all else as `FlatObservation` has it, joined to one vector.
+class SeededConvolutions(nn.Module):
+    """Convolutions of one image for S seeds; what a subclass adds in order, it applies in order.
 
-    An image is a uint8 Box of two to four axes, with at least 5 pixels a side: rows and columns; channels behind or in
-    front of them, whichever is fewer; and frames stacked in front, which count as channels.
+    Each seed takes a call of its own: on a CPU, one grouped convolution for all is slower than that.
 
-    Args:
-        space: the observation space, nested or not.
-        convolutions: the layers for each image; "auto" takes `LARGE` or `SMALL`, by its size; with none at all images
-            are flattened as everything else.
-        activation: behind each layer, a name in `offrl.nn.mlp.ACTIVATIONS`.
-        generators: one per seed.
-
-    Raises:
-        SpaceMismatchError: a part has no fixed shape.
-        RecipeError: layers are given, and there is no image, or one that they don't fit.
+    Attributes:
+        weights, biases: of each convolution, [S, outputs, inputs, kernel, kernel] and [S, outputs]; they start as those
+            of `torch.nn.Conv2d` do.
+        width: of the vector that comes out; a subclass says it.
     """
 
-    def __init__(
-        self,
-        space: gym.Space[Any],
-        convolutions: Convolutions,
-        activation: str,
-        generators: list[torch.Generator],
-    ) -> None:
+    width: int
+
+    def __init__(self) -> None:
         super().__init__()
-        parts = FlatObservation(space).parts
-        images = images_of(space) if convolutions else {}
-        if convolutions not in ("auto", ()) and not images:
-            raise RecipeError(
-                f"agent.convolutions are given, but there is no image in {space}",
-                hint="leave them out; an image is a Box of uint8 with at least two axes",
-            )
-        rest = {key: part for key, part in parts.items() if key not in images}
-        self.image_keys = list(images)
-        networks = [ImageNetwork(part.shape or (), convolutions, activation, generators) for part in images.values()]
-        self.images = nn.ModuleList(networks)
-        self.flat = FlatObservation(gym.spaces.Dict(rest) if images else space) if rest else None
-        self.width = sum(network.width for network in networks) + (self.flat.width if self.flat else 0)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
 
-    def forward(self, observation: Observation) -> Tensor:
-        """[S, B, …] to float32 [S, B, width]; without images as `FlatObservation` has it."""
-        if self.flat and not self.image_keys:
-            flat: Tensor = self.flat(observation)
-            return flat
-        parts = {"": observation} if isinstance(observation, Tensor) else observation
-        encoded = [network(parts[key]) for key, network in zip(self.image_keys, self.images, strict=True)]
-        if self.flat:
-            encoded.append(self.flat(observation))
-        return torch.cat(encoded, dim=-1)
+    def add(self, inputs: int, outputs: int, kernel: int, generators: list[torch.Generator]) -> None:
+        """One more convolution, with weights of its own for each generator's seed."""
+        bound = (inputs * kernel**2) ** -0.5
+        self.weights.append(nn.Parameter(uniform_per_seed((outputs, inputs, kernel, kernel), bound, generators)))
+        self.biases.append(nn.Parameter(uniform_per_seed((outputs,), bound, generators)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 [S, B, *shape], over 255, to [S, B, width]."""
+        x = channels_first(image).float() / 255.0
+        layers = [zip(w.unbind(), b.unbind(), strict=True) for w, b in zip(self.weights, self.biases, strict=True)]
+        by_seed = zip(x.unbind(), zip(*layers, strict=True), strict=True)
+        return torch.stack([self.encode(part, list(parameters)).flatten(1) for part, parameters in by_seed])
+
+    def encode(self, x: Tensor, parameters: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """One seed's images [B, channels, height, width] by its weights and biases, to [B, …]."""
+        raise NotImplementedError
 
 
-class ImageNetwork(nn.Module):
-    """Convolutions of one image, each with an activation behind it; weights start as `torch.nn.Conv2d`'s do.
+class PlainConvolutions(SeededConvolutions):
+    """Convolutions with an activation behind each.
 
     Where a layer's strides would leave out the last rows or columns, zeros are put behind them: all of it is seen.
 
     Args:
         shape: of the image.
         convolutions: the layers; "auto" chooses by the image's size.
-        activation: a name in `offrl.nn.mlp.ACTIVATIONS`.
+        activation: behind each layer.
         generators: one per seed.
 
     Raises:
@@ -98,18 +82,17 @@ class ImageNetwork(nn.Module):
     def __init__(
         self,
         shape: tuple[int, ...],
-        convolutions: Convolutions,
-        activation: str,
+        convolutions: Literal["auto"] | Sequence[Convolution],
+        activation: Activation,
         generators: list[torch.Generator],
     ) -> None:
         super().__init__()
-        self.shape, self.activation = shape, ACTIVATIONS[activation]
+        self.activation = activation
         channels, *sides = channels_and_sides(shape)
         fitting = LARGE if min(sides) >= LEAST_SIDE_OF_LARGE else SMALL
         layers = fitting if convolutions == "auto" else convolutions
         self.strides = [stride for *_, stride in layers]
         self.padding: list[tuple[int, int]] = []
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for outputs, kernel, stride in layers:
             if kernel > min(sides):
                 raise RecipeError(
@@ -117,55 +100,60 @@ class ImageNetwork(nn.Module):
                     f"{kernel} × {kernel} pixels comes upon {sides[0]} × {sides[1]}",
                     hint="set agent.convolutions to layers [channels, kernel, stride] with smaller kernels and strides",
                 )
-            bound = (channels * kernel**2) ** -0.5
-            weight = uniform_per_seed((outputs, channels, kernel, kernel), bound, generators)
-            self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(uniform_per_seed((outputs,), bound, generators)))
+            self.add(channels, outputs, kernel, generators)
             bottom, right = (-(side - kernel) % stride for side in sides)
             self.padding.append((right, bottom))
             sides = [math.ceil((side - kernel) / stride) + 1 for side in sides]
             channels = outputs
-        self.width = channels * int(np.prod(sides))
+        self.width = channels * math.prod(sides)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """uint8 [S, B, *shape], over 255, to [S, B, width].
-
-        Each seed takes a call of its own: on a CPU, one grouped convolution for all is slower than that.
-        """
-        x = channels_first(image).float() / 255.0
-        parameters = [(w.unbind(), b.unbind()) for w, b in zip(self.weights, self.biases, strict=True)]
-        encoded = []
-        for seed, part in enumerate(x.unbind()):
-            for (weights, biases), stride, (right, bottom) in zip(parameters, self.strides, self.padding, strict=True):
-                if right or bottom:
-                    part = nn.functional.pad(part, (0, right, 0, bottom))
-                part = self.activation(nn.functional.conv2d(part, weights[seed], biases[seed], stride))
-            encoded.append(part.flatten(1))
-        return torch.stack(encoded)
+    def encode(self, x: Tensor, parameters: list[tuple[Tensor, Tensor]]) -> Tensor:
+        for (weight, bias), stride, (right, bottom) in zip(parameters, self.strides, self.padding, strict=True):
+            if right or bottom:
+                x = pad(x, (0, right, 0, bottom))
+            x = self.activation(conv2d(x, weight, bias, stride))
+        return x
 
 
-def is_image(space: gym.Space[Any]) -> bool:
-    """Whether convolutions can see anything in it."""
-    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or not 2 <= len(space.shape) <= 4:
-        return False
-    return min(channels_and_sides(space.shape)[1:]) >= LEAST_SIDE
+class ResidualConvolutions(SeededConvolutions):
+    """The residual network of IMPALA (Espeholt et al., 2018), figure 3, with an activation behind it.
+
+    A stage is a convolution, a maximum over 3 × 3 pixels that halves rows and columns, and two blocks
+    x + conv(f(conv(f(x)))); all kernels are 3 × 3, and zeros around the image keep its size.
+
+    Args:
+        shape: of the image.
+        channels: of each stage.
+        activation: f.
+        generators: one per seed.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], channels: Sequence[int], activation: Activation, generators: list[torch.Generator]
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        seen, *sides = channels_and_sides(shape)
+        for inputs, outputs in itertools.pairwise((seen, *channels)):
+            for width in (inputs, *[outputs] * 4):
+                self.add(width, outputs, 3, generators)
+            sides = [math.ceil(side / 2) for side in sides]
+        self.width = channels[-1] * math.prod(sides)
+
+    def encode(self, x: Tensor, parameters: list[tuple[Tensor, Tensor]]) -> Tensor:
+        for start in range(0, len(parameters), 5):
+            first, *blocks = parameters[start : start + 5]
+            x = max_pool2d(conv2d(x, *first, padding=1), 3, stride=2, padding=1)
+            for one, other in (blocks[:2], blocks[2:]):
+                inner = conv2d(self.activation(x), *one, padding=1)
+                x = x + conv2d(self.activation(inner), *other, padding=1)
+        return self.activation(x)
 
 
-def images_of(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
-    """The images among the parts of an observation, by their dotted keys; the key of one without parts is empty."""
-    return {key: part for key, part in FlatObservation(space).parts.items() if is_image(part)}
-
-
-def channels_and_sides(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channels, height and width of an image of this shape."""
-    *_, channels, height, width = channels_first(torch.empty(1, 1, *shape, device="meta")).shape
-    return channels, height, width
-
-
-def channels_first(image: Tensor) -> Tensor:
-    """[S, B, *shape] to [S, B, channels, height, width], without a copy unless frames are stacked."""
-    if image.dim() == 4:
-        return image.unsqueeze(2)
-    if image.shape[-3] >= image.shape[-1]:
-        image = image.movedim(-1, -3)
-    return image if image.dim() == 5 else image.flatten(2, 3)
+def convolutions_of(
+    shape: tuple[int, ...], convolutions: Convolutions, activation: Activation, generators: list[torch.Generator]
+) -> SeededConvolutions:
+    """The network for an image of this shape: the residual one for "impala", else a plain one."""
+    if convolutions == "impala":
+        return ResidualConvolutions(shape, IMPALA, activation, generators)
+    return PlainConvolutions(shape, convolutions, activation, generators)

@@ -9,7 +9,8 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from offrl.nn.conv import Convolutions, Encoder
+from offrl.nn.conv import Convolutions
+from offrl.nn.encoder import Encoder
 from offrl.nn.flat import FlatModule
 from offrl.nn.mlp import MLP
 from offrl.nn.noisy import NoisyMLP
@@ -24,7 +25,7 @@ class QNetwork(FlatModule):
         actions: A, how many there are.
         hidden: widths of each stream's hidden layers.
         generators: one per seed.
-        convolutions: layers for each image in the observation, see `offrl.nn.conv.Encoder`.
+        convolutions: layers for each image in the observation, see `offrl.nn.encoder.Encoder`.
         activation, layer_norm, dropout: of the hidden layers, see `offrl.nn.MLP`.
         dueling: whether there are two streams, of the state's value and of the actions' advantages.
         noisy: whether weights have noise, see `offrl.nn.noisy.NoisyMLP`.

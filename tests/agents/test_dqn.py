@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from offrl.agents.dqn import DQN, DQNConfig, DQNState
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.nn import MLP
-from offrl.nn.conv import ImageNetwork
+from offrl.nn.conv import PlainConvolutions
 from offrl.nn.state import state_tensors
 from offrl.types import Batch, Noise, Spec
 from tests.agents.batches import (
@@ -543,7 +543,7 @@ def test_each_pass_through_a_noisy_network_has_noise_of_its_own(double: bool, pa
 def test_images_go_through_convolutions_unasked() -> None:
     agent = DQN(DQNConfig(hidden=(8,)), IMAGES)
     state = agent.init((0, 1), CPU)
-    assert isinstance(state.network.encoder.images[0], ImageNetwork)
+    assert isinstance(state.network.encoder.images[0], PlainConvolutions)
     (batch,) = dqn_batches(IMAGES, 1, 2)
     before = state.network.flat.clone()
     agent.update(state, [batch], {})

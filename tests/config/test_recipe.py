@@ -38,7 +38,8 @@ agents = {
     "dqn": st.fixed_dictionaries(
         {},
         optional={
-            "convolutions": st.just("auto") | st.lists(st.lists(counts, min_size=3, max_size=3), max_size=3),
+            "convolutions": st.sampled_from(["auto", "impala"])
+            | st.lists(st.lists(counts, min_size=3, max_size=3), max_size=3),
             "double": st.booleans(),
             "epsilon_end": fractions,
         },

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from offrl.errors import RecipeError
 from offrl.nn import seed_generators
-from offrl.nn.conv import LARGE, SMALL, Encoder, ImageNetwork, channels_and_sides, is_image
+from offrl.nn.conv import LARGE, SMALL, PlainConvolutions
+from offrl.nn.encoder import Encoder
+from offrl.nn.images import channels_and_sides, is_image
 
 LAYERS = ((4, 3, 1), (6, 2, 2))
 """The second needs an even number of rows and columns, or its strides would leave some out."""
@@ -38,7 +40,7 @@ class Even(nn.Module):
         return nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
 
 
-def plain(network: ImageNetwork, seed: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+def plain(network: PlainConvolutions, seed: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """One seed's layers as `nn.Conv2d`."""
     modules: list[nn.Module] = []
     for weight, bias, stride in zip(network.weights, network.biases, network.strides, strict=True):
@@ -54,9 +56,9 @@ def plain(network: ImageNetwork, seed: int, activation: type[nn.Module] = nn.ReL
     return nn.Sequential(*modules, nn.Flatten())
 
 
-def first_image(made: Encoder) -> ImageNetwork:
+def first_image(made: Encoder) -> PlainConvolutions:
     network = made.images[0]
-    assert isinstance(network, ImageNetwork)
+    assert isinstance(network, PlainConvolutions)
     return network
 
 
@@ -166,7 +168,7 @@ def test_what_is_no_image_is_flattened() -> None:
     [((84, 84, 4), LARGE, 3136), ((36, 36, 1), LARGE, 64), ((35, 60, 1), SMALL, 32 * 16 * 29), ((5, 5), SMALL, 32)],
 )
 def test_layers_are_chosen_by_the_size(shape: tuple[int, ...], layers: Any, width: int) -> None:
-    network = ImageNetwork(shape, "auto", "relu", seed_generators([0]))
+    network = PlainConvolutions(shape, "auto", torch.relu, seed_generators([0]))
     layers_made = zip(network.weights, network.strides, strict=True)
     assert [(weight.shape[1], weight.shape[-1], stride) for weight, stride in layers_made] == list(layers)
     assert network.width == width
@@ -175,7 +177,7 @@ def test_layers_are_chosen_by_the_size(shape: tuple[int, ...], layers: Any, widt
 @pytest.mark.parametrize("side", range(5, 12))
 @pytest.mark.parametrize("layers", [SMALL, ((2, 4, 3), (2, 2, 2))])
 def test_every_pixel_is_seen(side: int, layers: Any) -> None:
-    network = ImageNetwork((side, side), layers, "tanh", seed_generators([0]))
+    network = PlainConvolutions((side, side), layers, torch.tanh, seed_generators([0]))
     image = torch.full((1, 1, side, side), 9.0, requires_grad=True)
     network(image).sum().backward()
     assert image.grad is not None
@@ -198,9 +200,53 @@ def test_initial_weights_of_a_seed_depend_on_nothing_but_the_seed() -> None:
 
 
 def test_initial_weights_are_spread_as_those_of_torch_convolutions() -> None:
-    network = ImageNetwork((60, 60, 50), ((64, 4, 1),), "relu", seed_generators([0]))
+    network = PlainConvolutions((60, 60, 50), ((64, 4, 1),), torch.relu, seed_generators([0]))
     reference = nn.Conv2d(50, 64, 4)
     assert reference.bias is not None
     for ours, theirs in ((network.weights[0], reference.weight), (network.biases[0], reference.bias)):
         assert ours.abs().max() <= 800**-0.5
         assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.3)
+
+
+class Block(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one, self.other = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.other(torch.relu(self.one(torch.relu(x))))
+        return x + inner
+
+
+def residual(channels: int) -> nn.Sequential:
+    """The residual network of IMPALA as its figure draws it."""
+    stages: list[nn.Module] = []
+    for inputs, outputs in ((channels, 16), (16, 32), (32, 32)):
+        stages += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+        stages += [Block(outputs), Block(outputs)]
+    return nn.Sequential(*stages, nn.ReLU(), nn.Flatten())
+
+
+@pytest.mark.parametrize(("shape", "width"), [((9, 8, 3), 32 * 2 * 1), ((84, 84, 4), 32 * 11 * 11), ((5, 5), 32)])
+def test_the_residual_network_is_impala_s(shape: tuple[int, ...], width: int) -> None:
+    made = encoder(image_space(*shape), [0, 1], "impala")
+    x = images(2, 2, *shape)
+    output = made(x)
+    assert output.shape == (2, 2, width) == (2, 2, made.width)
+    output.square().mean(dim=(1, 2)).sum().backward()
+    for seed in range(2):
+        plain_image = (x[seed].unsqueeze(-1) if len(shape) == 2 else x[seed]).permute(0, 3, 1, 2) / 255.0
+        reference = residual(plain_image.shape[1])
+        ours = [part for pair in zip(made.images[0].weights, made.images[0].biases, strict=True) for part in pair]
+        assert len(ours) == len(list(reference.parameters())) == 30
+        with torch.no_grad():
+            for parameter, own in zip(reference.parameters(), ours, strict=True):
+                parameter.copy_(own[seed])
+        expected = reference(plain_image)
+        torch.testing.assert_close(output[seed], expected)
+        expected.square().mean().backward()
+        for parameter, own in zip(reference.parameters(), ours, strict=True):
+            assert own.grad is not None
+            torch.testing.assert_close(own.grad[seed], parameter.grad, rtol=1e-4, atol=1e-6)

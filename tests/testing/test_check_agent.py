@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         CHOICE,
         {**REGULARIZED, "double": True, "dueling": True, "noisy": True, "conservative": 0.5, "decay_steps": 9},
     ),
+    "dqn, residual": ("dqn", CAMERA, CHOICE, {**SMALL, "convolutions": "impala"}),
     "irl": ("irl", TABLE, CHOICE, {}),
     "irl, network": ("irl", TABLE, CHOICE, {"hidden": (5,), "features": "state_action", "l2": 0.01}),
     "irl, paths": ("irl", TABLE, CHOICE, {"method": "maxent", "discount": 1.0}),
