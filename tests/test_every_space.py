@@ -26,8 +26,10 @@ REFUSED += [("action", kind) for kind in KINDS if kind not in ACTED_IN]
 SMALL = {"checkpoint_every": 1_000, "log_every": 8, "evaluation.every": 0, "evaluation.final_episodes": 1}
 OPTIONS: dict[str, dict[str, Any]] = {
     "bc": {"batch_size": 4, "agent.hidden": [4]},
+    "bcq": {"batch_size": 4, "agent.hidden": [4]},
     "ppo": {"agent.rollout_steps": 4, "agent.minibatch_size": 4, "agent.hidden": [4]},
     "dqn": {"batch_size": 4, "agent.hidden": [4], "online.warmup_steps": 4},
+    "qrdqn": {"batch_size": 4, "agent.hidden": [4], "agent.quantiles": 3, "online.warmup_steps": 4},
     "sac": {"batch_size": 4, "agent.hidden": [4], "online.warmup_steps": 4},
     "td3": {"batch_size": 4, "agent.hidden": [4], "online.warmup_steps": 4},
     "iql": {"batch_size": 4, "agent.hidden": [4]},
@@ -35,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "airl": {"agent.generator_options": {"rollout_steps": 4, "minibatch_size": 4, "hidden": [4]}},
     "sqil": {"batch_size": 4, "online.warmup_steps": 4},
 }
-FROM_DATA = ("bc", "iql", "gail", "airl", "sqil")
+FROM_DATA = ("bc", "bcq", "iql", "gail", "airl", "sqil")
 
 
 def environment(role: str, kind: str) -> str:
@@ -98,7 +100,7 @@ def test_each_algorithm_works_or_refuses(role: str, kind: str, algo: str, tmp_pa
         assert not (tmp_path / "run").exists()
         return
     try_everything(run)
-    if algo in ("dqn", "ppo", "sac", "td3"):
+    if algo in ("dqn", "ppo", "qrdqn", "sac", "td3"):
         tuned = offrl.finetune(run, env=name, steps=8, out=tmp_path / "tuned", progress=False, settings=SMALL)
         assert tuned.evaluate(1)["mean_return"] == LENGTH
 

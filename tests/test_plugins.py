@@ -84,7 +84,9 @@ def test_own_entries_need_no_look_at_other_packages(monkeypatch: pytest.MonkeyPa
         ("ddpg", "td3 with agent.critics=1"),
         ("SAC-N", "edac with agent.diversity=0"),
         ("xql", "iql with agent.value_loss=gumbel"),
-        ("bcq", "did you mean bc"),
+        ("QR-DQN", "it is qrdqn"),
+        ("discrete-cql", "dqn with agent.conservative=1"),
+        ("bcc", "did you mean bc"),
     ],
 )
 def test_what_the_field_calls_otherwise_is_found(name: str, place: str) -> None:

@@ -25,9 +25,11 @@ SEEDS, ROWS, ACTIONS, FIRST = 2, 400, 4, 3
 SPEC = discrete(3, ACTIONS, start=FIRST)
 OPTIONS: dict[str, dict[str, Any]] = {
     "bc": {},
+    "bcq": {},
     "dqn": {},
     "gail": {"generator": "sac"},
     "ppo": {},
+    "qrdqn": {},
     "sac": {},
     "sqil": {"generator": "dqn"},
 }
@@ -112,8 +114,9 @@ def test_samples_have_these_probabilities(algo: str) -> None:
         torch.testing.assert_close(shares, expected, atol=0.02, rtol=0.0)
 
 
-def test_random_actions_of_epsilon_greedy_are_allowed_ones_and_equally_likely() -> None:
-    record = plugins.algorithms["dqn"]
+@pytest.mark.parametrize("algo", ["bcq", "dqn", "qrdqn"])
+def test_random_actions_of_epsilon_greedy_are_allowed_ones_and_equally_likely(algo: str) -> None:
+    record = plugins.algorithms[algo]
     agent: Any = record.build(record.options({"epsilon_start": 1.0, "epsilon_end": 1.0}), SPEC)
     observation = torch.zeros(1, 20_000, 3)
     mask = torch.tensor([False, True, True, True]).expand(1, 20_000, ACTIONS)
@@ -123,11 +126,16 @@ def test_random_actions_of_epsilon_greedy_are_allowed_ones_and_equally_likely() 
     torch.testing.assert_close(shares, torch.tensor([0.0, 1 / 3, 1 / 3, 1 / 3]), atol=0.02, rtol=0.0)
 
 
+WIDTH, UPDATES, NEVER, HUGE = 7, 3, 4, 1e6
+QUANTILES = 6
 LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {"entropy_bonus": 0.1}),
+    "bcq": ("bcq", {}),
     "dagger": ("dagger", {}),
     "dqn": ("dqn", {"conservative": 0.5}),
     "double dqn": ("dqn", {"double": True}),
+    "qrdqn": ("qrdqn", {"quantiles": QUANTILES, "conservative": 0.5}),
+    "double qrdqn": ("qrdqn", {"quantiles": QUANTILES, "double": True}),
     "ppo": ("ppo", {"epochs": 2, "entropy_bonus": 0.01}),
     "ppo with a penalty": ("ppo", {"epochs": 2, "objective": "penalty", "max_kl": 0.1}),
     "sac": ("sac", {"bc_alpha": 2.5}),
@@ -139,7 +147,6 @@ LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "sqil with dqn": ("sqil", {"generator": "dqn"}),
 }
 """Every algorithm that knows masks. Dueling networks aren't among them: there a value is told from the others' mean."""
-WIDTH, UPDATES, NEVER, HUGE = 7, 3, 4, 1e6
 
 
 def learns_with_masks(algo: str) -> bool:
@@ -166,8 +173,17 @@ def never_allowed(batch: Batch) -> Batch:
 
 
 def without_last(name: str, tensor: Tensor) -> Tensor:
-    """But for the last action's numbers."""
-    return tensor[..., :NEVER] if tensor.dim() and tensor.shape[-1] == NEVER + 1 else tensor
+    """But for the last action's numbers: one, or one for each of its quantiles."""
+    return by_action(tensor)[..., :NEVER, :] if is_by_action(tensor) else tensor
+
+
+def is_by_action(tensor: Tensor) -> bool:
+    return tensor.dim() > 0 and tensor.shape[-1] in (NEVER + 1, QUANTILES * (NEVER + 1))
+
+
+def by_action(tensor: Tensor) -> Tensor:
+    """A view [..., A, quantiles]."""
+    return tensor.unflatten(-1, (NEVER + 1, -1))
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -183,10 +199,10 @@ def test_nothing_is_learned_from_what_forbidden_actions_seem_worth(name: str) ->
     for value in (0.0, HUGE):
         state = trial.start(agent)
         biases = [part for key, part in state_tensors(state).items() if key.endswith("bias")]
-        last = [bias for bias in biases if bias.shape[-1] == NEVER + 1]
+        last = [bias for bias in biases if is_by_action(bias)]
         assert last
         for bias in last:
-            bias.detach()[..., NEVER] = value
+            by_action(bias.detach())[..., NEVER, :] = value
         batches = [[never_allowed(batch) for batch in each] for each in trial.inputs]
         metrics = [agent.update(state, *each) for each in zip(batches, trial.noise, strict=True)]
         found = {f"{i}.{key}": part for i, each in enumerate(metrics) for key, part in each.items()}
