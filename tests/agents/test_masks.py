@@ -130,6 +130,7 @@ WIDTH, UPDATES, NEVER, HUGE = 7, 3, 4, 1e6
 QUANTILES = 6
 LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {"entropy_bonus": 0.1}),
+    "bc-rnn": ("bc-rnn", {"context": 5}),
     "bcq": ("bcq", {}),
     "dagger": ("dagger", {}),
     "dqn": ("dqn", {"conservative": 0.5}),
@@ -191,7 +192,7 @@ def test_nothing_is_learned_from_what_forbidden_actions_seem_worth(name: str) ->
     """A huge logit or value of an action that is never allowed changes no loss, no target and no parameter."""
     algo, options = LEARNING[name]
     record, spec = plugins.algorithms[algo], discrete(3, NEVER + 1, start=FIRST)
-    small = {"hidden": (WIDTH,)}
+    small = {"width": WIDTH} if algo == "bc-rnn" else {"hidden": (WIDTH,)}
     given = options | ({"generator_options": small} if record.wraps else small)
     trial = Trial.of(record, spec, given, (0, 5), UPDATES, None)
     agent: Any = trial.agent()
