@@ -28,6 +28,10 @@ Where batches carry importance weights, `td_error` [C, S, B] tells prioritized r
 Noise: TypeAlias = "dict[str, Tensor]"
 """Name to standard normal draws of shape [S, …]: an update's randomness arrives as data."""
 
+NEXT_ACTION, RETURN_TO_GO = "next_action", "return_to_go"
+COLUMNS = (NEXT_ACTION, RETURN_TO_GO)
+"""What batches hold only for algorithms that ask for it, by declaring it in their records' `columns`."""
+
 NOT_SAVED: Mapping[str, bool] = {"saved": False}
 """Metadata of a field of an agent's state that checkpoints leave out: there it is as at the start of training."""
 
@@ -86,6 +90,13 @@ class Batch:
         timestep: int64 [S, B, T] for windows; how many steps of its episode came before each, its last on padding.
         weight: float32 [S, B]; importance weights of prioritized replay.
         index: int64 [S, B]; the transition's index at its source; in prioritized replay, its place there.
+        next_action: like `action`, only where it is asked for; what was done in `next_observation`. Where nothing was,
+            or it isn't known, it is the action of the step before, and to be left out of account.
+        next_action_known: float32 [S, B], beside `next_action`; 0 where the episode ended, or is running and has come
+            no further, in `next_observation`.
+        return_to_go: float32 [S, B], only where it is asked for; the discounted sum of the rewards, as agents see them,
+            from this step to the episode's end. Of an episode that was truncated it holds what was seen, without an
+            estimate of the rest. -inf while an own episode is running, as its return is not known yet.
     """
 
     observation: Observation
@@ -102,6 +113,9 @@ class Batch:
     timestep: Tensor | None = None
     weight: Tensor | None = None
     index: Tensor | None = None
+    next_action: Tensor | None = None
+    next_action_known: Tensor | None = None
+    return_to_go: Tensor | None = None
 
     def unbind(self) -> list[Batch]:
         """Take the leading axis apart, without copying."""

@@ -12,7 +12,7 @@ from offrl import plugins
 from offrl.agents.space_checks import Actions, require_no_images
 from offrl.config.validation import validated
 from offrl.errors import PluginError, RecipeError
-from offrl.types import Agent, Spec, StartsFromPolicy
+from offrl.types import COLUMNS, Agent, Spec, StartsFromPolicy
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Algorithm:
         masks: whether its agents act among the allowed actions only; `act` and `log_prob` are then told of masks.
         td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
         images: whether its agents, or the one that they hold, encode images by convolutions; others refuse them.
+        columns: what its batches hold beside what all do, some of `offrl.types.COLUMNS`; `Batch` tells of them.
         goes_on: how options change where a run goes on online; see `going_on`. None leaves them as they are.
         spares_clone: how they change where critics are fresh behind a cloned policy, so that they don't spoil it.
         fits_clone: how they must be for the actor to start from a cloned policy; see `from_clone`.
 
     Raises:
-        PluginError: the agent lacks a method, or a method's arguments are not those of the Protocol.
+        PluginError: the agent lacks a method, or a method's arguments are not those of the Protocol; or no
+            batches have such a column.
 
     Example:
         >>> ALGORITHM = Algorithm(BCConfig, BC, feeds=("dataset",), actions=("continuous",), provides=(Density,))
@@ -55,6 +57,7 @@ class Algorithm:
     masks: bool = False
     td_errors: bool = False
     images: bool = False
+    columns: tuple[str, ...] = ()
     goes_on: Callable[[Any, float, bool], Any] | None = None
     spares_clone: Callable[[Any], Any] | None = None
     fits_clone: Callable[[Any, str, Spec], Any] | None = None
@@ -63,6 +66,13 @@ class Algorithm:
         protocols: tuple[type[Any], ...] = (Agent, *self.provides)
         for protocol in protocols:
             _require_follows(self.agent, protocol)
+        for column in self.columns:
+            if column not in COLUMNS:
+                raise PluginError(
+                    f"{self.agent.__qualname__} asks for batches with the column {column!r}, which none have",
+                    where=self.agent.__module__,
+                    hint=f"choose among: {', '.join(COLUMNS)}",
+                )
 
     def options(self, values: Any, where: str = "") -> Any:
         """This algorithm's options from plain values, those of the agent that it holds among them.

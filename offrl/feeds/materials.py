@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offrl import plugins
+from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe
 from offrl.data.trajectories import Trajectories
 from offrl.envs.policy import Policy
@@ -70,6 +71,12 @@ class Materials:
         return NoiseSource(self.recipe.seeds, self.policy.device, EXPLORATION_STREAM)
 
 
+def columns_of(recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe's algorithm asks its batches to hold, some of `offrl.types.COLUMNS`."""
+    algorithm: Algorithm = plugins.algorithms[recipe.algo]
+    return algorithm.learner(recipe.agent).columns
+
+
 def sampling_options(recipe: Recipe, policy: Policy) -> dict[str, Any]:
     """What all samplers of a run's dataset share."""
     return {
@@ -79,6 +86,7 @@ def sampling_options(recipe: Recipe, policy: Policy) -> dict[str, Any]:
         "reward_scaler": None if recipe.data.reward_scale == 1.0 else RewardScaler(recipe.data.reward_scale),
         "action_map": policy.action_map,
         "device": policy.device,
+        "columns": columns_of(recipe),
         "memory_budget": recipe.data.memory_budget,
         "window": window_of(recipe),
     }

@@ -13,12 +13,13 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import Collector, StepSink
 from offrl.envs.make import tells_of_masks
 from offrl.errors import RecipeError
-from offrl.feeds.materials import Materials
+from offrl.feeds.materials import Materials, columns_of
 from offrl.feeds.problem import Problem, online_problem, refuse_mixing
 from offrl.feeds.warm_start import fine_tuning_problem
 from offrl.replay.normalization import RewardScaler
-from offrl.replay.row_layout import RowLayout
+from offrl.replay.row_layout import RETURNS, RowLayout
 from offrl.replay.sources import common_columns
+from offrl.types import RETURN_TO_GO
 
 
 def objection_to_data(recipe: Recipe) -> RecipeError | None:
@@ -41,14 +42,18 @@ def own_steps_problem(recipe: Recipe, checkpoint: Path | None) -> Problem:
 
 
 def step_layout(materials: Materials, data: Trajectories | None = None) -> RowLayout:
-    """Of own steps: with masks if the environment tells of them, or the dataset that they are mixed with does."""
+    """Of own steps: with masks if the environment tells of them, or the dataset that they are mixed with does.
+
+    And with returns to go if the algorithm asks for them.
+    """
     recipe, policy = materials.recipe, materials.policy
     assert recipe.env is not None
     spec = policy.agent.spec
     masks = [] if data is None else [c for c in common_columns([data]) if c.name == schema.ACTION_MASK]
     if not masks and policy.masks and tells_of_masks(recipe.env):
         masks = [schema.ColumnSpec(schema.ACTION_MASK, np.dtype(np.bool_), (spec.action_dim,))]
-    return RowLayout.of(spec, masks)
+    returns = [RETURNS] if RETURN_TO_GO in columns_of(recipe) else []
+    return RowLayout.of(spec, [*masks, *returns])
 
 
 def collector_into(sink: StepSink, materials: Materials) -> Collector:

@@ -97,7 +97,11 @@ class ReplayFeed:
         """A ring, what fills it, and what draws from it."""
         recipe, policy, data = materials.recipe, materials.policy, materials.data
         ring = OnlineRing(
-            step_layout(materials, data), policy.seeds, recipe.online.environments, recipe.online.capacity
+            step_layout(materials, data),
+            policy.seeds,
+            recipe.online.environments,
+            recipe.online.capacity,
+            policy.agent.discount,
         )
         share = recipe.online.offline_fraction
         sampler = ReplaySampler(

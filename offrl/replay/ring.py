@@ -11,7 +11,9 @@ from torch import Tensor
 
 from offrl.data import schema
 from offrl.errors import RequestError
+from offrl.replay.returns_to_go import returns_to_go
 from offrl.replay.row_layout import RowLayout
+from offrl.types import RETURN_TO_GO
 
 MIN_ROWS = 3
 """Of an environment: a transition, the final observation behind it, and the first one of the next episode."""
@@ -25,20 +27,23 @@ class OnlineRing:
     Row t holds s_t, a_t, r_t and the flags that followed; the next row holds s_{t+1}: no observation is stored twice.
     Each seed draws from its own environments' rows only. Values are stored as agents see them: observations normalized,
     actions in [-1, 1]. Action masks come with the observations: they stay zero where only the layout has them, and are
-    left out where it hasn't. Of other optional columns nothing is known here, and they stay zero.
+    left out where it hasn't. Returns to go, where the layout has them, are known once an episode has ended or was cut:
+    until then they are -inf, a return that every policy reaches. Of other optional columns nothing is known here, and
+    they stay zero.
 
     Args:
         layout: what a row holds.
         seeds: S.
         environments: E, environments per seed; a vector environment's n-th copy belongs to seed n // E.
         capacity: rows per seed, shared evenly among its environments.
+        discount: γ of returns to go.
 
     Raises:
         RequestError: the capacity leaves an environment fewer rows than the step that ends an episode writes, or takes
             more memory than there is.
     """
 
-    def __init__(self, layout: RowLayout, seeds: int, environments: int, capacity: int) -> None:
+    def __init__(self, layout: RowLayout, seeds: int, environments: int, capacity: int, discount: float = 1.0) -> None:
         self.layout, self.environments, self.length = layout, environments, capacity // environments
         if self.length < MIN_ROWS:
             raise RequestError(
@@ -79,6 +84,10 @@ class OnlineRing:
         self._parts = {name: self._part(name, shape) for name, shape in layout.columns}
         self._observed = [name for name in self._parts if layout.slices[name].stop <= first]
         self._keeps_masks = schema.ACTION_MASK in layout.slices
+        self.discount, self._keeps_returns = discount, RETURN_TO_GO in layout.slices
+        self.running = np.zeros(streams, np.int64)
+        if self._keeps_returns:
+            self._parts[RETURN_TO_GO][:] = -np.inf
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment; `observation` maps column names to [S·E, …]."""
@@ -120,9 +129,11 @@ class OnlineRing:
             self._add_transition(stream // self.environments, row)
             self.previous[stream] = position
             self._advance(stream)
+        if self._keeps_returns:
+            self.running += 1
         if reset_observation is not next_observation and len(done := np.flatnonzero(terminated | truncated)):
             for stream in done.tolist():
-                self._advance(stream)
+                self._end_episode(stream)
             self._write_observation(done, {name: values[done] for name, values in reset_observation.items()})
         self._allow(reset_observation)
         self._complete_first_rows()
@@ -133,7 +144,7 @@ class OnlineRing:
             return
         self.rows[self._all_streams, self.previous, self.layout.slices[schema.TRUNCATED].start] = 1.0
         for stream in range(len(self.position)):
-            self._advance(stream)
+            self._end_episode(stream)
         self.previous[:] = -1
 
     def counts(self) -> NDArray[np.int64]:
@@ -204,6 +215,8 @@ class OnlineRing:
         arrays = {"rows": self.rows[:, :used], "slot_of": slot_of[:, :used], "slots": self.slots[:, : self.count.max()]}
         arrays |= {name: getattr(self, name) for name in ("position", "previous", "count")}
         arrays |= {f"images.{name}": image[:, :used] for name, image in self.images.items()}
+        if self._keeps_returns:
+            arrays["running"] = self.running
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -211,6 +224,8 @@ class OnlineRing:
         saved = {name: tensor.numpy() for name, tensor in tensors.items()}
         for name in ("position", "previous", "count"):
             getattr(self, name)[:] = saved[name]
+        if self._keeps_returns:
+            self.running[:] = saved["running"]
         self.slots[:, : saved["slots"].shape[1]] = saved["slots"]
         used = saved["rows"].shape[1]
         self.slot_of[:] = -1
@@ -224,6 +239,18 @@ class OnlineRing:
         place, layout = self.layout.slices[name], self.layout
         start = (place.start - layout.observation_width) % layout.width
         return self._step[:, start : start + place.stop - place.start].reshape(-1, *shape)
+
+    def _end_episode(self, stream: int) -> None:
+        """On to the row of the next episode, with what this one earned from each of its steps on."""
+        if self._keeps_returns:
+            # All rows but the current one, where the episode is longer than the ring.
+            steps = min(self.running.item(stream), self.length - 1)
+            rows = (self.previous[stream] - np.arange(steps)[::-1]) % self.length
+            earned = self.rows[stream, rows, self.layout.slices[schema.REWARD].start]
+            place = self.layout.slices[RETURN_TO_GO].start
+            self.rows[stream, rows, place] = returns_to_go(earned, self.discount)
+        self.running[stream] = 0
+        self._advance(stream)
 
     def _advance(self, stream: int) -> None:
         """On to the stream's next row, forgetting the transition that starts there: it is about to be overwritten."""

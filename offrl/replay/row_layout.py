@@ -1,8 +1,9 @@
 """Which float of a packed row is what, and how a packed pair of rows becomes a batch.
 
-A packed row is observation | action | action_mask? | behavior_log_prob? | reward | terminated | truncated, all float32
-(integers are exact up to 2^24). uint8 observations (images) don't go into rows; they are gathered apart. A *pair* is a
-row and what the row behind it says of the state that followed: the observation, and the actions allowed there.
+A packed row is observation | action | action_mask? | behavior_log_prob? | return_to_go? | reward | terminated |
+truncated, all float32 (integers are exact up to 2^24). uint8 observations (images) don't go into rows; they are
+gathered apart. A *pair* is a row and what the row behind it says of the state that followed: the observation, and the
+actions allowed there.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from offrl.data import schema
 from offrl.data.schema import ColumnSpec, flatten_space
 from offrl.errors import RequestError
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler, observation_key
-from offrl.types import Observation, Spec
+from offrl.types import RETURN_TO_GO, Observation, Spec
 
 OPTIONAL = (schema.ACTION_MASK, schema.BEHAVIOR_LOG_PROB)
+"""Those that stores may have."""
+RETURNS = ColumnSpec(RETURN_TO_GO, np.dtype(np.float32), ())
+"""That of returns to go, which are made of the rewards."""
 Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
 _ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -39,6 +43,7 @@ class RowLayout:
         slices: column name to its place in the row.
         width: floats in a row.
         observation_width: floats of the observation in a row.
+        action_shape: of one row's action.
         pair_width: floats of a row and, of the row behind it, all up to the observation, or to the mask where there is
             one.
         row_bytes: bytes of a packed row, images among them.
@@ -50,6 +55,7 @@ class RowLayout:
     slices: dict[str, slice] = field(init=False, repr=False, compare=False)
     width: int = field(init=False, repr=False, compare=False)
     observation_width: int = field(init=False, repr=False, compare=False)
+    action_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
     pair_width: int = field(init=False, repr=False, compare=False)
     row_bytes: int = field(init=False, repr=False, compare=False)
 
@@ -63,6 +69,7 @@ class RowLayout:
         self.pair_width = self.width + (self.slices[schema.ACTION_MASK].stop if told else self.observation_width)
         self.row_bytes = 4 * self.width + sum(math.prod(shape) for _, shape in self.images)
         self._shapes = dict(self.columns)
+        self.action_shape = self._shapes[schema.ACTION]
         observed = [name for name in self.slices if name.split(".")[0] == schema.OBSERVATION]
         self._observation_keys = {name: observation_key(name) for name in observed}
 
@@ -85,7 +92,7 @@ class RowLayout:
             columns=(
                 *((name, tuple(leaf.shape or ())) for name, leaf in leaves.items() if name not in images),
                 (schema.ACTION, action_shape),
-                *((name, extras[name]) for name in OPTIONAL if name in extras),
+                *((name, extras[name]) for name in (*OPTIONAL, RETURN_TO_GO) if name in extras),
                 (schema.REWARD, ()),
                 (schema.TERMINATED, ()),
                 (schema.TRUNCATED, ()),
@@ -104,8 +111,14 @@ class RowLayout:
 
     def action(self, rows: Tensor) -> Tensor:
         """The actions of packed rows: float32 [..., A], or int64 [...] or [..., K]."""
-        action = self.value(schema.ACTION, rows)
-        return action.long() if self.integer_actions else action
+        return self._as_action(self.value(schema.ACTION, rows))
+
+    def action_alone(self, floats: Tensor, lead: tuple[int, ...]) -> Tensor:
+        """The same from rows of nothing but the action, float32 [N, floats of it], with the leading axes `lead`."""
+        return self._as_action(floats.view(*lead, *self.action_shape))
+
+    def _as_action(self, values: Tensor) -> Tensor:
+        return values.long() if self.integer_actions else values
 
     def observation(self, floats: Tensor, images: Mapping[str, Tensor]) -> Observation:
         """The observation, from floats that start with its part of a row, and from the images by column name."""

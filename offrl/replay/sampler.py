@@ -16,9 +16,9 @@ from offrl.data import schema
 from offrl.data.trajectories import StoreView, Trajectories
 from offrl.errors import RequestError, SpaceMismatchError
 from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler
-from offrl.replay.row_layout import RowLayout, Transforms, known_masks
+from offrl.replay.row_layout import RETURNS, RowLayout, Transforms, known_masks
 from offrl.replay.sources import StoreSource, common_columns
-from offrl.types import Batch
+from offrl.types import COLUMNS, NEXT_ACTION, RETURN_TO_GO, Batch
 
 if TYPE_CHECKING:
     from offrl.replay.priorities import Priorities, Prioritization
@@ -50,13 +50,14 @@ class ReplaySampler:
         action_map: applied to the actions of stores, and to the density behind `behavior_log_prob`.
         device: where batches are made.
         seed_episodes: for a single store: the episodes that each seed may draw.
+        columns: what batches hold beside what they always do, some of `offrl.types.COLUMNS`.
         priority: draws transitions by their TD errors, which `learned` is told of; each source has priorities of its
             own.
         memory_budget: bytes that a store's packed rows may take; larger stores are read from disk as they are needed.
         window: steps of the windows that `sample` and `batches` draw in place of transitions; 0 for transitions.
 
     Raises:
-        RequestError: sizes, fractions or seeds don't fit together.
+        RequestError: sizes, fractions or seeds don't fit together; or there is no such column, or a ring keeps none.
         SpaceMismatchError: the sources' rows differ.
     """
 
@@ -76,6 +77,7 @@ class ReplaySampler:
         action_map: ActionMap | None = None,
         device: torch.device | str = "cpu",
         seed_episodes: Sequence[NDArray[Any]] | None = None,
+        columns: Sequence[str] = (),
         priority: Prioritization | None = None,
         memory_budget: int = 512 * 2**20,
         window: int = 0,
@@ -94,6 +96,8 @@ class ReplaySampler:
         optional = [column for column in shared if all(column.name in ring.layout.slices for ring in rings)]
         if rings and not any(column.name == schema.ACTION_MASK for column in optional):
             optional += _masks_of(rings)
+        if RETURN_TO_GO in columns:
+            optional.append(RETURNS)
         self.sources: list[TransitionSource] = [
             StoreSource(
                 source,
@@ -103,12 +107,14 @@ class ReplaySampler:
                 seed_episodes,
                 memory_budget,
                 self.device,
+                discount,
             )
             if isinstance(source, Trajectories)
             else source
             for source in sources
         ]
         self.layout = self.sources[0].layout
+        self.columns = _known(columns, self.layout)
         if len(sources) > 1:
             _check_same_layout(self.sources)
         self.set_fractions([1.0] * len(sources) if fractions is None else fractions)
@@ -171,6 +177,7 @@ class ReplaySampler:
         columns = {schema.OBSERVATION, schema.ACTION, schema.REWARD, schema.TERMINATED, schema.TRUNCATED}
         plain = set(self.layout.slices) == columns and not self.layout.images
         few = len(self.seeds) * self.batch_size * self.layout.pair_width <= FEW_FLOATS
+        plain = plain and not self.columns
         return plain and few and self.n_step == 1 and self.device.type == "cpu" and not self.priorities
 
     def _few_transitions(self, ring: OnlineRing, index: NDArray[np.int64]) -> Batch:
@@ -372,6 +379,9 @@ class ReplaySampler:
                 {name: image.unflatten(0, index.shape) for name, image in source.take_images(places).items()}
                 for places in (rows, last + 1)
             )
+        next_action, known = (None, None)
+        if NEXT_ACTION in self.columns:
+            next_action, known = self._next_action(source, last, tuple(index.shape))
         log_prob, mask = schema.BEHAVIOR_LOG_PROB, schema.ACTION_MASK
         return Batch(
             observation=layout.observation(first, images),
@@ -384,7 +394,16 @@ class ReplaySampler:
             action_mask=known_masks(layout.value(mask, first).bool()) if mask in layout.slices else None,
             next_action_mask=known_masks(layout.value(mask, following).bool()) if mask in layout.slices else None,
             index=index,
+            next_action=next_action,
+            next_action_known=known,
+            return_to_go=layout.value(RETURN_TO_GO, first) if RETURN_TO_GO in self.columns else None,
         )
+
+    def _next_action(self, source: TransitionSource, last: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """What was done behind the steps at rows [N], and whether that is known, with the leading axes `shape`."""
+        place, following = self.layout.slices[schema.ACTION], source.follow(last)
+        action = self.layout.action_alone(source.take(following, place.start, place.stop), shape)
+        return action, (following != last).float().view(shape)
 
 
 def largest_remainder(fractions: NDArray[np.float64], total: int) -> list[int]:
@@ -423,6 +442,19 @@ def top_by_return(store: Trajectories, fraction: float) -> StoreView:
     count = int(np.ceil(fraction * store.num_episodes - 1e-9))
     order = np.argsort(-store.episodes.return_, kind="stable")
     return store.select(np.sort(order[:count]))
+
+
+def _known(columns: Sequence[str], layout: RowLayout) -> frozenset[str]:
+    """The columns asked for, where there are such, and rows hold what they need."""
+    for column in columns:
+        if column not in COLUMNS:
+            raise RequestError(f"there is no column {column!r} for batches", hint=f"choose among: {', '.join(COLUMNS)}")
+    if RETURN_TO_GO in columns and RETURN_TO_GO not in layout.slices:
+        raise RequestError(
+            "returns to go are asked of a ring that keeps none",
+            hint="make its layout with RowLayout.of(spec, [RETURNS])",
+        )
+    return frozenset(columns)
 
 
 def _check_same_layout(sources: Sequence[TransitionSource]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from offrl.data import schema
 from offrl.data.trajectories import Trajectories
 from offrl.replay.row_layout import OPTIONAL, RowLayout, Transforms
+from offrl.types import RETURN_TO_GO
 
 if TYPE_CHECKING:
     from offrl.replay.mapped_rows import MappedRows
@@ -33,6 +34,7 @@ class StoreSource:
         seed_episodes: for each seed the episodes (positions in `store`) that it may draw; None: all.
         memory_budget: bytes that the packed rows may take.
         device: where batches are wanted.
+        discount: γ of returns to go, where the layout has them.
     """
 
     def __init__(
@@ -44,15 +46,21 @@ class StoreSource:
         seed_episodes: Sequence[NDArray[Any]] | None,
         memory_budget: int,
         device: torch.device,
+        discount: float = 1.0,
     ) -> None:
         self.layout, self.device = layout, device
+        computed: dict[str, NDArray[np.float32]] = {}
+        if RETURN_TO_GO in layout.slices:
+            from offrl.replay.returns_to_go import returns_of
+
+            computed[RETURN_TO_GO] = returns_of(store, transforms, discount)
         self._rows: PackedRows | MappedRows
         if store.num_rows * layout.row_bytes <= memory_budget:
-            self._rows = PackedRows(store, layout, transforms, device)
+            self._rows = PackedRows(store, layout, transforms, device, computed)
         else:
             from offrl.replay.mapped_rows import MappedRows
 
-            self._rows = MappedRows(store, layout, transforms, device)
+            self._rows = MappedRows(store, layout, transforms, device, computed)
         self.take: Callable[[Tensor, int, int], Tensor] = self._rows.take
         self.take_images: Callable[[Tensor], dict[str, Tensor]] = self._rows.take_images
         self._table = table = store.episodes
@@ -140,12 +148,22 @@ def _transition_rows(first_row: NDArray[np.int64], length: NDArray[np.int64], ch
 class PackedRows:
     """All rows in one float32 matrix, viewed as overlapping pairs: one gather gives s, a, r and s'.
 
-    Columns of the layout that the store hasn't are zero.
+    Columns of the layout that neither the store has nor `computed`, float32 [rows] each, are zero.
     """
 
-    def __init__(self, store: Trajectories, layout: RowLayout, transforms: Transforms, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: Trajectories,
+        layout: RowLayout,
+        transforms: Transforms,
+        device: torch.device,
+        computed: Mapping[str, NDArray[np.float32]],
+    ) -> None:
         there = [column.name for column in store.metadata.columns if column.name in layout.slices]
-        matrix = (torch.empty if len(there) == len(layout.slices) else torch.zeros)(store.num_rows, layout.width)
+        complete = len(there) + len(computed) == len(layout.slices)
+        matrix = (torch.empty if complete else torch.zeros)(store.num_rows, layout.width)
+        for name, values in computed.items():
+            matrix.numpy()[:, layout.slices[name].start] = values
         images = {name: torch.empty(store.num_rows, *shape, dtype=torch.uint8) for name, shape in layout.images}
         for start in range(0, store.num_rows, _PACK_ROWS):
             stop = min(start + _PACK_ROWS, store.num_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from offrl.mdp import Demonstrations, TabularMDP, visits
 from offrl.nn import FlatObservation
-from offrl.types import Batch, Observation, Spec
+from offrl.types import NEXT_ACTION, RETURN_TO_GO, Batch, Observation, Spec
 
-TERMINATED, TRUNCATED, ALLOWED = 0.25, 0.2, 0.6
-"""How likely a transition ends an episode, a rollout's step cuts one, and an action is allowed."""
+TERMINATED, TRUNCATED, ALLOWED, UNKNOWN = 0.25, 0.2, 0.6, 0.25
+"""How likely a step ends an episode, a rollout's step cuts one, an action is allowed, and what comes is unknown."""
 LARGEST_HORIZON = 5
 
 
@@ -73,9 +74,27 @@ class RandomData:
         mask = self.uniform(*columns_of(self.spec, action).shape[:-1], self.spec.action_dim) < ALLOWED
         return mask | chosen(self.spec, action)
 
-    def transitions(self, seeds: int, rows: int, discount: float, *, masks: bool = False) -> Batch:
-        """A batch [S, B, …], some transitions of which terminate; every seed has its own."""
-        return self._batch((seeds, rows), discount, masks=masks)
+    def transitions(
+        self,
+        seeds: int,
+        rows: int,
+        discount: float,
+        *,
+        masks: bool = False,
+        columns: Sequence[str] = (),
+        running: bool = False,
+    ) -> Batch:
+        """A batch [S, B, …], some transitions of which terminate; every seed has its own.
+
+        Args:
+            seeds: S.
+            rows: B.
+            discount: γ.
+            masks: whether it tells what was allowed.
+            columns: what else it holds, some of `offrl.types.COLUMNS`.
+            running: whether some of the episodes are running, so that their returns aren't known.
+        """
+        return self._with_columns(self._batch((seeds, rows), discount, masks=masks), columns, running)
 
     def rollout(self, seeds: int, environments: int, steps: int, discount: float, *, masks: bool = False) -> Batch:
         """Consecutive steps [S, E, T, …] with ends of both kinds."""
@@ -107,9 +126,18 @@ class RandomData:
             action_mask=batch.action_mask,
         )
 
-    def windows(self, seeds: int, count: int, steps: int, discount: float, *, masks: bool = False) -> Batch:
-        """Windows [S, B, T, …] of episodes, the last steps of some of which are padding."""
-        batch = self._batch((seeds, count, steps), discount, masks=masks)
+    def windows(
+        self,
+        seeds: int,
+        count: int,
+        steps: int,
+        discount: float,
+        *,
+        masks: bool = False,
+        columns: Sequence[str] = (),
+    ) -> Batch:
+        """Windows [S, B, T, …] of episodes, the last steps of some of which are padding; `columns` as in batches."""
+        batch = self._with_columns(self._batch((seeds, count, steps), discount, masks=masks), columns)
         filled = 1 + (self.uniform(seeds, count, 1) * 2 * steps).long()
         begin = (self.uniform(seeds, count, 1) * steps).long()
         timestep = torch.minimum(torch.arange(steps), filled - 1) + begin
@@ -128,6 +156,17 @@ class RandomData:
             action_mask=self.mask(action) if masks else None,
             next_action_mask=self.mask(self.action(*shape)) if masks else None,
         )
+
+    def _with_columns(self, batch: Batch, columns: Sequence[str], running: bool = False) -> Batch:
+        """The batch with columns that are to be asked for; returns of some `running` episodes are not known."""
+        shape = batch.reward.shape
+        if NEXT_ACTION in columns:
+            known = (1.0 - batch.terminated) * (self.uniform(*shape) >= UNKNOWN).float()
+            batch = replace(batch, next_action=self.action(*shape), next_action_known=known)
+        if RETURN_TO_GO in columns:
+            unknown = (self.uniform(*shape) < UNKNOWN) & running
+            batch = replace(batch, return_to_go=self.normal(*shape).masked_fill(unknown, -torch.inf))
+        return batch
 
     def demonstrations(self, discount: float) -> Demonstrations:
         """What a random policy does in a random process with the spaces' states and actions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -177,14 +178,16 @@ def _random_inputs(
     demonstrations = [data.transitions(seeds, ROWS, agent.discount, masks=masks) for _ in range(shown)]
     for feed in learner.feeds:
         if feed in TRANSITIONS:
-            own = [data.transitions(seeds, ROWS, agent.discount, masks=masks) for _ in range(count)]
+            transitions = partial(data.transitions, columns=learner.columns, running="replay" in learner.feeds)
+            own = [transitions(seeds, ROWS, agent.discount, masks=masks) for _ in range(count)]
             return own + demonstrations
         if feed == "rollouts":
             rollouts = [data.rollout(seeds, ENVIRONMENTS, STEPS, agent.discount, masks=masks) for _ in range(count)]
             return rollouts + demonstrations
         if feed == "windows":
             require("context" in vars(options), "the feed 'windows' goes by an option 'context', and it has none")
-            return [data.windows(seeds, WINDOWS, options.context, agent.discount, masks=masks) for _ in range(count)]
+            windows = partial(data.windows, masks=masks, columns=learner.columns)
+            return [windows(seeds, WINDOWS, options.context, agent.discount) for _ in range(count)]
         if feed == "table":
             return [data.demonstrations(agent.discount) for _ in range(count)]
     raise AssertionError(f"no random batches are known of the feeds {', '.join(learner.feeds)}: give some as batches=")

@@ -187,6 +187,11 @@ def test_other_arguments_are_an_error(name: str, method: Any, words: str) -> Non
         record(type("Other", (Whole,), {name: method}))
 
 
+def test_a_column_that_no_batch_has_is_an_error() -> None:
+    with pytest.raises(PluginError, match=r"'next_reward'(.|\n)*next_action, return_to_go"):
+        Algorithm(Options, Whole, feeds=("dataset",), columns=("next_reward",))
+
+
 def test_further_arguments_with_defaults_may_follow() -> None:
     class More(Whole):
         def update(self, state: Any, batches: Any, noise: Any, scale: float = 1.0) -> Metrics:

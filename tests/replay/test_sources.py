@@ -64,7 +64,7 @@ def test_rows_are_packed_only_within_the_budget(store: TrajectoryStore) -> None:
 @pytest.mark.parametrize("span", [(0, 8), (0, 6), (3, 4), (4, 6), (4, 8), (0, 2)])
 def test_both_ways_fetch_the_same_floats(store: TrajectoryStore, span: tuple[int, int]) -> None:
     layout = RowLayout.of(SPEC)
-    packed, mapped = (kind(store, layout, Transforms(), CPU) for kind in (PackedRows, MappedRows))
+    packed, mapped = (kind(store, layout, Transforms(), CPU, {}) for kind in (PackedRows, MappedRows))
     rows = torch.tensor([7, 0, 0, 4, 2], dtype=torch.int32)
     assert torch.equal(packed.take(rows, *span), mapped.take(rows, *span))
     everything = packed.take(rows, 0, 8)
