@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from offrl.tracing.graph import Call, Origin, Program, Value, replaced, values_in
+from offrl.tracing.graph import Call, Origin, Program, Storage, Value, replaced, values_in
 from offrl.tracing.recording import BY_ADDRESS
 
 aten = torch.ops.aten
@@ -43,11 +43,25 @@ def without_repetitions(program: Program) -> Program:
     Memory that some call writes to is left alone: a copy of it may be meant to keep what was there.
     """
     same: dict[int, Value] = {}
+    memory: dict[int, Storage] = {}
     seen: dict[Any, list[Value]] = {}
     writes: Counter[int] = Counter()
 
     def kept(value: Value) -> Value:
         return same.get(id(value), value)
+
+    def memory_of(value: Value) -> Storage:
+        storage = value.storage
+        while id(storage) in memory:
+            storage = memory[id(storage)]
+        return storage
+
+    def leave_out(value: Value, original: Value) -> None:
+        same[id(value)] = original
+        own, theirs = memory_of(value), memory_of(original)
+        if own is not theirs:
+            # Views of what is left out lie in the memory of what stands for it, which they keep from being used again.
+            memory[id(own)] = theirs
 
     def key_of(structure: Any, is_view: bool) -> Any:
         if isinstance(structure, Value):
@@ -70,15 +84,18 @@ def without_repetitions(program: Program) -> Program:
                 continue  # A view of the state, which is the same tensor in every run.
             original = _repeated(call)
             if original is not None:
-                same[id(call.made[0])] = original
+                leave_out(call.made[0], original)
                 continue
             if call.is_view or not any(value.storage.rigid for value in call.made):
                 key = call.function, key_of(call.arguments, call.is_view), key_of(call.options, call.is_view)
                 if key in seen:
-                    same |= {id(value): first for value, first in zip(call.made, seen[key], strict=True)}
+                    for value, first in zip(call.made, seen[key], strict=True):
+                        leave_out(value, first)
                     continue
                 seen[key] = call.made
         calls.append(call)
+    for value in [value for call in calls for value in call.made]:
+        value.storage = memory_of(value)
     return Program(program.inputs, calls, replaced(program.outputs, Value, kept))
 
 

@@ -111,3 +111,19 @@ def test_long_random_programs(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     draws = [[torch.randn(3, 4, generator=generator) for _ in range(2)] for _ in range(2)]
     check(program(seed, 120), draws)
+
+
+def test_views_of_what_is_computed_again_keep_what_stands_for_it() -> None:
+    """The second e^x is the first one; a product with a view of it may not take its memory: its gradient needs it."""
+
+    def run(state: Store, x: Tensor, y: Tensor) -> Tensor:
+        leaf = state.x.detach().requires_grad_()
+        with torch.no_grad():
+            before = (leaf.exp() * y).sum()
+        loss = (leaf.exp().view(-1) * x.view(-1)).square().sum()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        state.x.sub_(0.1 * gradient)
+        return before
+
+    inputs = [[torch.randn(3, 4), torch.randn(3, 4)] for _ in range(4)]
+    check(run, inputs)
