@@ -82,6 +82,7 @@ def test_own_entries_need_no_look_at_other_packages(monkeypatch: pytest.MonkeyPa
         ("td3+bc", "td3 with agent.bc_alpha=2.5"),
         ("TD3-BC", "td3 with agent.bc_alpha=2.5"),
         ("ddpg", "td3 with agent.critics=1"),
+        ("REDQ", "rlpd with agent.layer_norm=false"),
         ("SAC-N", "edac with agent.diversity=0"),
         ("xql", "iql with agent.value_loss=gumbel"),
         ("QR-DQN", "it is qrdqn"),

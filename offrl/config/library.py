@@ -96,19 +96,28 @@ def find_dataset_recipe(name: str) -> RecipeFile:
     )
 
 
-def matching_recipe(algo: str, dataset: str | None, env: str | None) -> RecipeFile | None:
+def matching_recipe(algo: str, dataset: str | None, env: str | None, mixed: bool = False) -> RecipeFile | None:
     """The bundled recipe of an algorithm that is meant for a task.
 
     With a dataset, it is the one whose `dataset` is that name, or else one that names neither a dataset nor an
     environment: what the algorithm wants of any dataset. Without, it is the one that has no `dataset` and whose `env`
-    is that id. Of several, it is the one with the shortest name.
+    is that id; so too where own steps are to be mixed with a dataset that no recipe mixes. Of several, it is the one
+    with the shortest name.
+
+    Args:
+        algo: the algorithm.
+        dataset: its name; None learns from own steps alone.
+        env: a Gymnasium id.
+        mixed: whether a share of the dataset is asked for, beside own steps.
     """
     # Other packages' algorithms have none, whatever is in their names.
     recipes = bundled_recipes(algo) if algo in plugins.algorithms else []
+    meant: list[RecipeFile] = []
     if dataset:
-        named = [recipe for recipe in recipes if recipe.values.get("dataset") == dataset]
-        meant = named or [recipe for recipe in recipes if not {"dataset", "env"} & recipe.values.keys()]
-    else:
+        fit = [recipe for recipe in recipes if not mixed or "offline_fraction" in recipe.values.get("online", {})]
+        named = [recipe for recipe in fit if recipe.values.get("dataset") == dataset]
+        meant = named or [recipe for recipe in fit if not {"dataset", "env"} & recipe.values.keys()]
+    if not meant and (mixed or not dataset):
         online = [recipe for recipe in recipes if "dataset" not in recipe.values]
         meant = [recipe for recipe in online if env and recipe.values.get("env") == env]
     return min(meant, key=lambda recipe: len(recipe.name), default=None)
@@ -126,7 +135,7 @@ def values_for(algo: str, name: str | None, changes: Mapping[str, Any]) -> tuple
         RequestError: the named recipe is for another algorithm.
         RecipeError: there is no such recipe, or a key is below something that isn't a table.
     """
-    found = find_recipe(name) if name else matching_recipe(algo, changes.get("dataset"), changes.get("env"))
+    found = find_recipe(name) if name else _match(algo, changes)
     if found is not None and found.values.get("algo") != algo:
         raise RequestError(
             f"the recipe '{found.name}' is for {found.values.get('algo')}, not for {algo}",
@@ -134,3 +143,11 @@ def values_for(algo: str, name: str | None, changes: Mapping[str, Any]) -> tuple
             hint=f"offrl recipes run {found.name}, or choose another recipe",
         )
     return merged(found.values if found else {"algo": algo}, changes), found
+
+
+def _match(algo: str, changes: Mapping[str, Any]) -> RecipeFile | None:
+    """The bundled recipe that is meant for the task that the changes name."""
+    asked = merged({}, changes)
+    online = asked.get("online")
+    mixed = isinstance(online, Mapping) and bool(online.get("offline_fraction") or online.get("offline_fraction_end"))
+    return matching_recipe(algo, asked.get("dataset"), asked.get("env"), mixed)

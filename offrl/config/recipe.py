@@ -97,7 +97,7 @@ class PriorityConfig:
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """How an agent collects its own experience, and, in fine-tuning, how it is mixed with the dataset's.
+    """How an agent collects its own experience, and how it is mixed with a dataset's.
 
     Attributes:
         environments: copies per seed that step side by side.
@@ -108,7 +108,8 @@ class OnlineConfig:
         critic_warmup: environment steps behind these in which the critics alone are updated: they catch up with what
             the policy does before it changes.
         updates_per_step: gradient steps per environment step.
-        offline_fraction: in fine-tuning, the dataset's share of every batch; the others are the agent's own steps.
+        offline_fraction: the dataset's share of every batch, in fine-tuning and, above 0, from nothing; the others are
+            the agent's own steps.
         offline_fraction_end: that share at last.
         offline_fraction_steps: environment steps in which it goes from one to the other, linearly; 0 leaves it as it
             is.

@@ -20,7 +20,8 @@ from offrl.envs.policy import Actor, Columns, Policy
 from offrl.envs.spaces import check_spaces
 from offrl.errors import RecipeError, RequestError, RunError
 from offrl.feeds.materials import Materials
-from offrl.feeds.problem import Problem, online_problem, refuse_mixing
+from offrl.feeds.own_steps import objection_to_data
+from offrl.feeds.problem import Problem, objection_to_mixing, online_problem
 from offrl.feeds.replay import ReplayFeed
 from offrl.nn.clipping import Clipping
 from offrl.ops.trees import tree_map
@@ -105,11 +106,15 @@ class DaggerFeed(ReplayFeed):
     teacher: Teacher
 
     @classmethod
+    def objection(cls, recipe: Recipe) -> RecipeError | None:
+        """It learns from nothing but own steps."""
+        return objection_to_data(recipe) or objection_to_mixing(recipe)
+
+    @classmethod
     def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:
         """The environment, and the expert."""
         if recipe.start is not None:
             raise RecipeError(f"{recipe.algo} begins with an expert, not with a run to go on from")
-        refuse_mixing(recipe)
         expert = None if recipe.expert is None else str(Path(recipe.expert).resolve())
         problem = online_problem(dataclasses.replace(recipe, expert=expert))
         teacher_of(problem.recipe, problem.spec)

@@ -12,7 +12,7 @@ from torch import Tensor
 from offrl.config.recipe import OnlineConfig, Recipe
 from offrl.errors import RecipeError
 from offrl.feeds.materials import Cycle, Materials, cycles, sampling_options, tell_errors
-from offrl.feeds.problem import Problem, dataset_problem, refuse_mixing
+from offrl.feeds.problem import Problem, dataset_problem, objection_to_mixing
 from offrl.ops.noise import NoiseSource
 from offrl.replay.sampler import ReplaySampler
 from offrl.runs.run import Run
@@ -33,9 +33,11 @@ class DatasetFeed:
 
     @classmethod
     def objection(cls, recipe: Recipe) -> RecipeError | None:
-        """It needs a dataset, and no run to go on from online."""
+        """It needs a dataset, no own steps to mix it with, and no run to go on from online."""
         if recipe.start is not None:
             return RecipeError(f"{recipe.algo} learns from a dataset only, so it can't go on online")
+        if (objection := objection_to_mixing(recipe)) is not None:
+            return objection
         if recipe.dataset is None:
             return RecipeError(f"{recipe.algo} learns from a dataset, and none is named", hint="add --dataset NAME")
         return None
@@ -43,7 +45,6 @@ class DatasetFeed:
     @classmethod
     def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:
         """Open the dataset, and compare it with the environment, if one is known."""
-        refuse_mixing(recipe)
         return dataset_problem(recipe)
 
     @classmethod

@@ -21,7 +21,7 @@ class Feed(Protocol):
     Attributes:
         online: whether it learns from own steps in an environment, be it among others.
         holds_out: whether some of the data's episodes may be held out, to validate on.
-        mixes_data: whether a dataset's transitions can be mixed with own steps.
+        mixes_data: whether a dataset's transitions can be mixed with own steps in a batch.
         steps_per_round: how far one round moves the run's step counter.
     """
 

@@ -14,7 +14,7 @@ from offrl.envs.collector import Collector, StepSink
 from offrl.envs.make import tells_of_masks
 from offrl.errors import RecipeError
 from offrl.feeds.materials import Materials, columns_of
-from offrl.feeds.problem import Problem, online_problem, refuse_mixing
+from offrl.feeds.problem import Problem, mixed_problem, mixes_data, online_problem
 from offrl.feeds.warm_start import fine_tuning_problem
 from offrl.replay.normalization import RewardScaler
 from offrl.replay.row_layout import RETURNS, RowLayout
@@ -34,11 +34,10 @@ def objection_to_data(recipe: Recipe) -> RecipeError | None:
 
 
 def own_steps_problem(recipe: Recipe, checkpoint: Path | None) -> Problem:
-    """From scratch, or from the policies of another run."""
+    """From scratch, perhaps with data beside own steps, or from the policies of another run."""
     if recipe.start is not None:
         return fine_tuning_problem(recipe, checkpoint)
-    refuse_mixing(recipe)
-    return online_problem(recipe)
+    return mixed_problem(recipe) if mixes_data(recipe) else online_problem(recipe)
 
 
 def step_layout(materials: Materials, data: Trajectories | None = None) -> RowLayout:

@@ -38,7 +38,7 @@ class Problem:
     Attributes:
         recipe: with the environment filled in from the dataset where it named none.
         spec: the spaces.
-        data: the episodes to train on, before any are held out; None online.
+        data: the episodes to train on, before any are held out; None where there are own steps alone.
         dataset_facts: name and fingerprint of the data, and its reference scores.
         origin: in fine-tuning, the checkpoint whose observation normalizer the policies go on with.
     """
@@ -107,17 +107,45 @@ def online_problem(recipe: Recipe) -> Problem:
     return Problem(recipe, spec, None, facts)
 
 
-def refuse_mixing(recipe: Recipe) -> None:
-    """Raise `RecipeError` where data and own steps are to be mixed, and there is no run to start from."""
-    if mixes_data(recipe):
+def mixed_problem(recipe: Recipe) -> Problem:
+    """A dataset, and the environment whose steps its transitions are mixed with.
+
+    Raises:
+        RecipeError: either isn't named.
+        SpaceMismatchError: the two don't belong together.
+        DataError: see `dataset_problem`.
+    """
+    if recipe.dataset is None:
         raise RecipeError(
-            "data and own steps are mixed in fine-tuning only, and the recipe names no run to start from",
-            hint="set online.offline_fraction=0, or start with offrl finetune RUN",
+            "there is no data to mix in: no dataset is named",
+            where="online.offline_fraction",
+            hint="add --dataset NAME, or leave online.offline_fraction out",
         )
+    problem = dataset_problem(recipe)
+    if problem.recipe.env in (None, NO_ENVIRONMENT):
+        raise RecipeError(
+            "data is to be mixed with own steps, and no environment is named to take them in",
+            where="online.offline_fraction",
+            hint="add --env ID, or leave online.offline_fraction out",
+        )
+    return problem
+
+
+def objection_to_mixing(recipe: Recipe) -> RecipeError | None:
+    """Why an algorithm whose batches are of one kind doesn't learn by a recipe; None where no data is to be mixed."""
+    if not mixes_data(recipe):
+        return None
+    able = plugins.algorithms.able(lambda record: any(plugins.feeds[name].mixes_data for name in record.feeds))
+    return RecipeError(
+        f"{recipe.algo} has no batches of data and own steps together",
+        where="online.offline_fraction",
+        hint="leave online.offline_fraction and online.offline_fraction_end out, or choose one that has: "
+        f"{', '.join(able)}",
+    )
 
 
 def mixes_data(recipe: Recipe) -> bool:
-    """Whether batches hold a dataset's transitions, at any time of a fine-tuning."""
+    """Whether batches hold a dataset's transitions beside own steps, at any time of a training."""
     online = recipe.online
     return online.offline_fraction > 0.0 or (online.offline_fraction_steps > 0 and online.offline_fraction_end > 0.0)
 

@@ -1,4 +1,4 @@
-"""Batches from the replay of the agent's own steps, and in fine-tuning from a dataset too."""
+"""Batches from the replay of the agent's own steps, and from a dataset too where the recipe gives it a share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from offrl.envs.collector import Collector
 from offrl.envs.exploration import random_actions
 from offrl.errors import RecipeError
 from offrl.feeds.materials import Cycle, Materials, cycles, sampling_options, tell_errors
-from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
-from offrl.feeds.problem import Problem
+from offrl.feeds.own_steps import collector_into, episode_report, own_steps_problem, step_layout
+from offrl.feeds.problem import Problem, mixes_data
 from offrl.nn.clipping import Clipping
 from offrl.ops.noise import NoiseSource
 from offrl.replay.ring import OnlineRing
@@ -74,12 +74,18 @@ class ReplayFeed:
 
     @classmethod
     def objection(cls, recipe: Recipe) -> RecipeError | None:
-        """It takes a dataset only beside own steps, in fine-tuning."""
-        return objection_to_data(recipe)
+        """It takes a dataset only for a share of its batches."""
+        if recipe.dataset is None or recipe.start is not None or mixes_data(recipe):
+            return None
+        return RecipeError(
+            f"{recipe.algo} learns from own steps, a dataset is named, and batches are to hold nothing of it",
+            where="online.offline_fraction",
+            hint="set online.offline_fraction=0.5 for half of each batch, or leave the dataset out",
+        )
 
     @classmethod
     def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:
-        """From scratch, or from the policies of another run."""
+        """From scratch, perhaps with data beside own steps, or from the policies of another run."""
         return own_steps_problem(recipe, checkpoint)
 
     @classmethod

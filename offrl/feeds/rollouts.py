@@ -14,7 +14,7 @@ from offrl.envs.collector import Collector
 from offrl.errors import RecipeError
 from offrl.feeds.materials import Cycle, Materials
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
-from offrl.feeds.problem import Problem
+from offrl.feeds.problem import Problem, objection_to_mixing
 from offrl.ops.noise import NoiseSource
 from offrl.replay.rollout_buffer import RolloutBuffer
 from offrl.runs.run import Run
@@ -64,8 +64,8 @@ class RolloutsFeed:
 
     @classmethod
     def objection(cls, recipe: Recipe) -> RecipeError | None:
-        """It takes no dataset but that of a run to start from."""
-        return objection_to_data(recipe)
+        """It takes no dataset but that of a run to start from, and nothing of it."""
+        return objection_to_data(recipe) or (None if recipe.start is not None else objection_to_mixing(recipe))
 
     @classmethod
     def open(cls, recipe: Recipe, checkpoint: Path | None) -> Problem:

@@ -11,6 +11,7 @@ from offrl import plugins
 from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe, merged, recipe_from_dict
 from offrl.errors import RecipeError
+from offrl.feeds import feed_of
 from offrl.feeds.warm_start import mixes, starting_point
 from offrl.runs.checkpoint import read_facts
 from offrl.runs.load import spec_of
@@ -79,7 +80,7 @@ def fine_tuning_recipe(
     if env is not None:
         values["env"] = env
     mixed = mixes(algorithm) and source.dataset is not None
-    pretrained = same and mixed and source.start is None and algorithm.can(CriticOnly)
+    pretrained = same and mixed and not feed_of(source).online and algorithm.can(CriticOnly)
     critic_warmup = CRITIC_WARMUP if not same else PRETRAINED_CRITIC_WARMUP if pretrained else 0
     default = OFFLINE_FRACTION if mixed else 0.0
     values["online"] = {
@@ -139,11 +140,15 @@ def imitation_values(values: Mapping[str, Any], start: Path) -> dict[str, Any]:
 
 
 def _continued(source: Recipe) -> dict[str, Any]:
-    """The same algorithm's recipe; what it learned is in its state. When to stop was the source's own affair."""
+    """The same algorithm's recipe; what it learned is in its state.
+
+    When to stop, and how the data's share was to change, was the source's own affair.
+    """
     values = source.to_dict()
     for section in ("cross_validation", "early_stopping"):
         values.pop(section)
-    values["online"].pop("stop_at", None)
+    for option in ("stop_at", "offline_fraction_end", "offline_fraction_steps"):
+        values["online"].pop(option, None)
     return values
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offrl.config.library import RecipeFile, bundled_recipes, find_recipe, matching_recipe
+from offrl.config.library import RecipeFile, bundled_recipes, find_recipe, matching_recipe, values_for
 from offrl.config.recipe import recipe_from_dict
 from tests.cli.conftest import Offrl
 
@@ -82,6 +82,24 @@ def test_a_recipe_matches_by_dataset_and_without_one_by_environment() -> None:
     assert name("td3", "hopper-expert", "Hopper-v5") == "td3/hopper-expert"
     assert name("td3", None, "Unknown-v0") is None
     assert name("td3", None, None) is None
+
+
+def test_own_steps_mixed_with_data_begin_as_those_without_do_where_no_recipe_mixes() -> None:
+    """What keeps an agent near data that it can't add to isn't meant for one that adds to it."""
+
+    def name(algo: str, dataset: str | None, env: str | None, **online: float) -> str | None:
+        _, found = values_for(algo, None, {"dataset": dataset, "env": env, "online": online})
+        return found.name if found else None
+
+    assert name("sac", "hopper-expert", "Hopper-v5") == "sac/offline"
+    assert name("sac", "hopper-expert", "Hopper-v5", offline_fraction=0.5) == "sac/hopper"
+    assert name("td3", "hopper-expert", "Unknown-v0", offline_fraction_end=0.5) is None
+    assert name("rlpd", "hopper-medium-replay", "Hopper-v5", offline_fraction=0.25) == "rlpd/hopper"
+    assert name("rlpd", "hopper-medium-replay", None) == "rlpd/hopper"
+    assert name("rlpd", "somebody/s-logs", "Other-v0") == "rlpd/online"
+    assert (
+        values_for("sac", None, {"dataset": "some", "env": "Hopper-v5", "online.offline_fraction": 0.5})[1] is not None
+    )
 
 
 @pytest.mark.parametrize(("algo", "option"), [("dqn", "conservative"), ("sac", "bc_alpha"), ("td3", "bc_alpha")])

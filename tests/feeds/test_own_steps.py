@@ -12,7 +12,7 @@ import torch
 
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data.schema import ACTION_MASK
-from offrl.errors import RecipeError
+from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.feeds import open_problem
 from offrl.feeds.materials import Materials
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
@@ -35,7 +35,7 @@ def materials_of(recipe: Recipe) -> Materials:
     return Materials(problem, policy, None, None, SilentListener())
 
 
-def test_a_dataset_is_for_fine_tuning_only(tmp_path: Path) -> None:
+def test_a_dataset_is_for_fine_tuning_only_where_batches_hold_own_steps_alone(tmp_path: Path) -> None:
     assert objection_to_data(own_recipe()) is None
     objection = objection_to_data(own_recipe("ppo", dataset="some"))
     assert objection is not None
@@ -50,8 +50,32 @@ def test_the_task_is_the_environment() -> None:
     assert problem.spec.observation_space.shape == (3,)
     with pytest.raises(RecipeError, match="neither a dataset nor an environment"):
         own_steps_problem(own_recipe(env="none"), None)
-    with pytest.raises(RecipeError, match="mixed in fine-tuning only"):
-        own_steps_problem(own_recipe(online={"offline_fraction": 0.5}), None)
+
+
+def test_data_beside_own_steps_brings_its_spaces_and_environment(tmp_path: Path) -> None:
+    data = make_demonstrations(tmp_path / "data", episodes=4, length=3)
+    mixed = {"dataset": str(data.path), "online": {"offline_fraction": 0.5}}
+    problem = own_steps_problem(own_recipe(env="Pendulum-v1", **mixed), None)
+    assert problem.data is not None
+    assert (problem.data.num_episodes, problem.dataset_facts["fingerprint"]) == (4, data.fingerprint)
+    unnamed = recipe_from_dict({"algo": "sac", **mixed, "data": {"episodes": 2}})
+    problem = own_steps_problem(unnamed, None)
+    assert problem.recipe.env == "Pendulum-v1"
+    assert problem.data is not None
+    assert problem.data.num_episodes == 2
+    annealed = {"offline_fraction_end": 0.5, "offline_fraction_steps": 10}
+    assert own_steps_problem(own_recipe(env="Pendulum-v1", **mixed | {"online": annealed}), None).data is not None
+
+
+def test_data_beside_own_steps_needs_both_and_the_same_spaces(tmp_path: Path) -> None:
+    data = make_demonstrations(tmp_path / "data", episodes=4, length=3)
+    mixed = {"online": {"offline_fraction": 0.5}}
+    with pytest.raises(RecipeError, match="no data to mix in: no dataset is named"):
+        own_steps_problem(own_recipe(**mixed), None)
+    with pytest.raises(RecipeError, match="no environment is named to take them in"):
+        own_steps_problem(own_recipe(env="none", dataset=str(data.path), **mixed), None)
+    with pytest.raises(SpaceMismatchError, match="MountainCarContinuous-v0"):
+        own_steps_problem(own_recipe(env="MountainCarContinuous-v0", dataset=str(data.path), **mixed), None)
 
 
 def test_steps_are_kept_with_masks_where_some_are_told_and_heeded(tmp_path: Path) -> None:

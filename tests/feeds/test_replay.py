@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from offrl.config.recipe import OnlineConfig
+from offrl.errors import RecipeError
 from offrl.feeds import feed_of, open_problem
 from offrl.feeds.replay import ReplayFeed, offline_share
 from offrl.runs.listener import SilentListener
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
-from tests.training.runs import td3_recipe
+from offrl.training.run_training import resume, train
+from tests.training.runs import assert_same_tensors, make_demonstrations, td3_recipe
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,69 @@ def test_the_replay_holds_what_is_executed(tmp_path: Path, monkeypatch: pytest.M
     actions = feed.ring.layout.value("action", torch.as_tensor(feed.ring.rows))[:, :3, 0]
     assert actions.tolist() == [[1.0] * 3, [-0.25] * 3]
     feed.close()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_from_nothing_batches_hold_exactly_the_data_s_share_seen_as_own_steps_are(
+    normalize: bool, tmp_path: Path
+) -> None:
+    """Demonstrations are worth the number of their episode, the steps of a pendulum less than nothing."""
+    data = make_demonstrations(tmp_path / "data")
+    changes: dict[str, Any] = {"dataset": str(data.path), "data": {"normalize_observation": normalize}}
+    online = {"warmup_steps": 6, "capacity": 100, "environments": 2, "offline_fraction": 0.25}
+    recipe = td3_recipe(online=online, **changes)
+    loop = build_loop(Run.create(tmp_path / "run", recipe), open_problem(recipe), SilentListener())
+    feed, normalizer = loop.feed, loop.policy.normalizer
+    assert isinstance(feed, ReplayFeed)
+    feed.at_checkpoint(0)
+    batches = [batch for cycle in feed.rounds(20) for batch in cycle.batches]
+    assert batches
+    assert all((batch.reward >= 0).sum(dim=1).tolist() == [4, 4] for batch in batches)
+    assert (normalizer is not None) is normalize
+    rows = torch.from_numpy(data.gather_columns(["observation"], np.arange(data.num_rows))["observation"])
+    shown = rows if normalizer is None else torch.as_tensor(normalizer.normalize(rows))
+    known = {tuple(row) for row in shown.round(decimals=4).tolist()}
+    for batch in batches:
+        seen = torch.as_tensor(batch.observation).round(decimals=4)
+        assert all(tuple(row) in known for row in seen[batch.reward >= 0].tolist())
+    # Own steps come the same way: as the environment shows them they lie on the unit circle.
+    own = torch.cat([torch.as_tensor(batch.observation)[batch.reward < 0] for batch in batches])
+    raw = own
+    if normalizer is not None:
+        raw = own * torch.from_numpy(normalizer.std[""] + normalizer.eps) + torch.from_numpy(normalizer.mean[""])
+    torch.testing.assert_close(raw[:, 0] ** 2 + raw[:, 1] ** 2, torch.ones(len(raw)), rtol=0.0, atol=1e-4)
+    feed.close()
+
+
+def test_a_run_on_data_and_own_steps_from_nothing_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    data = make_demonstrations(tmp_path / "data")
+    recipe = td3_recipe(
+        algo="rlpd",
+        dataset=str(data.path),
+        agent={"hidden": [8], "critics": 3, "policy_delay": 2},
+        online={"warmup_steps": 20, "capacity": 100, "offline_fraction": 0.5, "updates_per_step": 2.0},
+        steps=60,
+        checkpoint_every=20,
+        evaluation={"every": 0, "final_episodes": 1},
+    )
+    through = train(recipe, tmp_path / "through")
+    train(dataclasses.replace(recipe, steps=40), tmp_path / "halves")
+    assert_same_tensors(through, resume(tmp_path / "halves", steps=60))
+
+
+def test_a_dataset_without_a_share_of_the_batches_is_asked_about(tmp_path: Path) -> None:
+    recipe = td3_recipe(algo="rlpd", dataset=str(tmp_path), agent={})
+    with pytest.raises(RecipeError, match="batches are to hold nothing of it") as raised:
+        feed_of(recipe)
+    assert "online.offline_fraction=0.5" in raised.value.hint
+    mixed = {"online": {"offline_fraction": 0.5}}
+    assert feed_of(td3_recipe(dataset=str(tmp_path), **mixed)) is ReplayFeed
+    assert feed_of(td3_recipe(dataset=str(tmp_path))) is not ReplayFeed
+    for algo in ("bc", "ppo"):
+        with pytest.raises(RecipeError) as raised:
+            feed_of(td3_recipe(algo=algo, dataset=None if algo == "ppo" else str(tmp_path), agent={}, **mixed))
+        assert f"{algo} has no batches of data and own steps together" in str(raised.value)
+        assert "rlpd, sac, td3" in raised.value.hint
 
 
 def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> ReplayFeed:

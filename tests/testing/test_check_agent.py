@@ -98,6 +98,13 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     # Directions of slopes magnify rounding where slopes are small, as those of a few rectified units are.
     "edac": ("edac", BOX, UNIT, {"hidden": [24, 24], "activation": "tanh", "critics": 4}),
     "edac, SAC-N": ("edac", NESTED, UNIT, {**SMALL, "critics": 6, "diversity": 0.0}),
+    "rlpd": ("rlpd", BOX, UNIT, {**SMALL, "critics": 4, "policy_delay": 3}),
+    "rlpd, no entropy": (
+        "rlpd",
+        NESTED,
+        UNIT,
+        {**SMALL, "critics": 3, "target_critics": 1, "policy_delay": 2, "entropy_in_targets": False},
+    ),
     "gail, ppo": ("gail", BOX, UNIT, {**SMALL, "generator": "ppo", "generator_options": ROLLOUT}),
     "gail, sac": ("gail", BOX, CHOICE, {**SMALL, "generator": "sac", "generator_options": SMALL, "updates": 2}),
     "gail, td3": ("gail", BOX, UNIT, {**SMALL, "generator": "td3", "generator_options": SMALL}),
