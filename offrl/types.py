@@ -299,7 +299,7 @@ class StartsFromPolicy(Protocol):
 
 
 class Scheduled(Protocol):
-    """Step sizes that fall to nothing at some step: that of the algorithm's option `decay_steps`."""
+    """Step sizes that may fall to nothing at some step, as `offrl.nn.Schedule` has them."""
 
     def ended_schedule(self, state: Any) -> int:
         """The steps taken, where a schedule has ended and nothing will be learned any more; else 0."""

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import keep_steady
 from offrl.agents.wrapper import RewardLearner, chosen_rows, draws_of_step, mean_reward
 from offrl.config.fields import STRICT, Activation, Count, NonNegative, Positive, Widths
-from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn import MLP, Adam, FlatModule, Schedule, seed_generators
 from offrl.nn.discriminator import TransitionFeatures
 from offrl.ops.adversarial import expert_loss, generator_loss
 from offrl.ops.running_moments import fresh_moments, merge_moments
@@ -22,7 +23,7 @@ from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
 @dataclass(frozen=True)
-class AIRLConfig:
+class AIRLConfig(Schedule):
     """Options of the reward and its shaping, and which agent learns from them.
 
     The paper's generator is TRPO, and its discriminator sees transitions of the generator's last 20 iterations beside
@@ -36,6 +37,8 @@ class AIRLConfig:
         shaping_hidden: widths of those of the shaping potential.
         activation: between them.
         learning_rate: Adam's step size.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size, in the discriminator's steps; see
+            `offrl.nn.Schedule`. The generator has a schedule among its own options.
         weight_decay: decoupled decay rate of all parameters.
         updates: steps of the discriminator per update of the generator, each on a batch of demonstrations and as many
             of the generator's transitions.
@@ -123,7 +126,7 @@ class AIRL(RewardLearner):
         ).to(device)
         return AIRLState(
             shaped=shaped,
-            optimizer=Adam(shaped, c.learning_rate, weight_decay=c.weight_decay),
+            optimizer=Adam(shaped, c.learning_rate, weight_decay=c.weight_decay, schedule=c),
             moments=fresh_moments(len(seeds), observations).to(device),
             generator=self.generator.init(seeds, device),
         )
@@ -202,4 +205,5 @@ ALGORITHM = Algorithm(
     ),
     summary="a state-only reward that carries over to other dynamics",
     wraps=("ppo",),
+    goes_on=keep_steady,
 )

@@ -127,7 +127,7 @@ class Algorithm:
         """
         if self.wraps:
             inner = self.learner(options).going_on(options.generator_options, updates, pretrained)
-            return dataclasses.replace(options, generator_options=inner)
+            options = dataclasses.replace(options, generator_options=inner)
         return options if self.goes_on is None else self.goes_on(options, updates, pretrained)
 
     def sparing(self, options: Any) -> Any:

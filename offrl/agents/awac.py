@@ -15,7 +15,6 @@ from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     STRICT,
     Activation,
-    CountOrZero,
     Finite,
     NonNegative,
     Positive,
@@ -23,7 +22,7 @@ from offrl.config.fields import (
     Probability,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind
 from offrl.nn.policy_heads import GaussianActor
@@ -31,7 +30,7 @@ from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation,
 
 
 @dataclass(frozen=True)
-class AWACConfig:
+class AWACConfig(Schedule):
     """Options of AWAC, with the values of the authors' code for locomotion unless noted.
 
     Attributes:
@@ -43,7 +42,8 @@ class AWACConfig:
         layer_norm: normalize the critics' hidden layers (not in the paper).
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
         weight_decay: decoupled decay rate of the policy's weights (in the authors' code part of the loss).
-        decay_steps: steps over which all step sizes fall linearly to 0; 0 keeps them (the paper's way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of all step sizes (in the paper they stay), see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging.
         temperature: λ: large values clone all of the data, small ones only the best of it. The authors took 0.3 to 2.
@@ -59,7 +59,6 @@ class AWACConfig:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     weight_decay: NonNegative = 1e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     temperature: Positive = 1.0
@@ -118,8 +117,8 @@ class AWAC:
             actor=actor,
             critic=critic,
             target_critic=critic.clone(),
-            actor_optimizer=Adam(actor, c.actor_learning_rate, weight_decay=c.weight_decay, decay_steps=c.decay_steps),
-            critic_optimizer=Adam(critic, c.critic_learning_rate, decay_steps=c.decay_steps),
+            actor_optimizer=Adam(actor, c.actor_learning_rate, weight_decay=c.weight_decay, schedule=c),
+            critic_optimizer=Adam(critic, c.critic_learning_rate, schedule=c),
         )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:

@@ -13,8 +13,9 @@ from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
 from offrl.config.fields import STRICT, Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.action_head import ActionHead
+from offrl.nn.adam import ended_schedule
 from offrl.nn.distributions import (
     categorical_entropy,
     gaussian_entropy,
@@ -22,11 +23,11 @@ from offrl.nn.distributions import (
     split_gaussian,
     squashed_gaussian_entropy,
 )
-from offrl.types import Batch, Density, GivesPolicy, Metrics, Noise, Observation, Penalized, Spec, Validates
+from offrl.types import Batch, Density, GivesPolicy, Metrics, Noise, Observation, Penalized, Scheduled, Spec, Validates
 
 
 @dataclass(frozen=True)
-class BCConfig:
+class BCConfig(Schedule):
     """Options of behavior cloning. There is no paper to follow: widths and Adam's usual 1e-3 are ours.
 
     Attributes:
@@ -35,6 +36,7 @@ class BCConfig:
             continuous actions and "categorical" for discrete ones.
         hidden: widths of the hidden layers.
         learning_rate: Adam's step size.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size, see `offrl.nn.Schedule`.
         l1, l2: coefficients of Σ|w| and Σw² over the weights (not the biases) in the loss.
         entropy_bonus: coefficient of the policy's entropy, in nats; only policies with a density have one.
         ema: decay per step of the weight average that acts in place of the weights; 0 keeps no average.
@@ -107,7 +109,7 @@ class BC:
         return BCState(
             policy=policy,
             average=policy.clone(),
-            optimizer=Adam(policy, c.learning_rate),
+            optimizer=Adam(policy, c.learning_rate, schedule=c),
             l1=torch.full((len(seeds),), c.l1, device=device),
             l2=torch.full((len(seeds),), c.l2, device=device),
         )
@@ -166,6 +168,10 @@ class BC:
         output = self.policy_network(state)(self.flat_observation(batch.observation))
         return self.head.loss(output, batch.action, batch.action_mask).mean(dim=1)
 
+    def ended_schedule(self, state: BCState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
+
     def policy_network(self, state: BCState) -> MLP:
         """What acts: the weights, or their average where one is kept."""
         return state.average if self.config.ema else state.policy
@@ -209,7 +215,7 @@ class BC:
         return self.head.log_prob(output, action, action_mask)
 
 
-_PROVIDED = (Density, Validates, Penalized, GivesPolicy)
+_PROVIDED = (Density, Validates, Penalized, GivesPolicy, Scheduled)
 
 ALGORITHM = Algorithm(
     BCConfig,

@@ -12,18 +12,19 @@ from torch import Tensor
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
 from offrl.config.fields import STRICT, Count, Positive
-from offrl.nn import Adam, FlatObservation, seed_generators
+from offrl.nn import Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.action_head import ActionHead
+from offrl.nn.adam import ended_schedule
 from offrl.nn.recurrent import Recurrent
 from offrl.ops.minibatches import merge_axes
 from offrl.ops.padding import mean_over_steps
-from offrl.types import Batch, Density, Metrics, Noise, Observation, Spec, Validates
+from offrl.types import Batch, Density, Metrics, Noise, Observation, Scheduled, Spec, Validates
 
 Carry = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class BCRNNConfig:
+class BCRNNConfig(Schedule):
     """Options of BC-RNN, with the paper's values for low-dimensional observations unless noted.
 
     Attributes:
@@ -35,6 +36,7 @@ class BCRNNConfig:
         layers: how many of them.
         context: steps of the windows that it learns from, and after which acting forgets, as no window is longer.
         learning_rate: Adam's step size.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size, see `offrl.nn.Schedule`.
     """
 
     __pydantic_config__ = STRICT
@@ -83,7 +85,7 @@ class BCRNN:
         network = Recurrent(
             c.cell, self.flat_observation.width, self.head.outputs, c.width, c.layers, seed_generators(seeds)
         ).to(device)
-        return BCRNNState(network, Adam(network, c.learning_rate))
+        return BCRNNState(network, Adam(network, c.learning_rate, schedule=c))
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         """It draws nothing."""
@@ -107,6 +109,10 @@ class BCRNN:
     def validation_loss(self, state: BCRNNState, batch: Batch) -> Tensor:
         """The imitation loss, [S]."""
         return self.imitation_loss(state, batch)
+
+    def ended_schedule(self, state: BCRNNState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
 
     def initial_carry(self, state: BCRNNState, count: int) -> Carry:
         """Nothing remembered, and no steps taken since."""
@@ -160,6 +166,6 @@ ALGORITHM = Algorithm(
     feeds=("windows",),
     actions=("continuous", "discrete", "multi-discrete"),
     summary="LSTM or GRU (`agent.cell`), a mixture of Gaussians as in BC-RNN-GMM or the policies of `bc`",
-    provides=(Density, Validates),
+    provides=(Density, Validates, Scheduled),
     masks=True,
 )

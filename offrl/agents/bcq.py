@@ -24,7 +24,6 @@ from offrl.config.fields import (
     Activation,
     Convolutions,
     Count,
-    CountOrZero,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -32,15 +31,16 @@ from offrl.config.fields import (
     ProbabilityBelowOne,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn import MLP, Adam, FlatModule, Schedule, seed_generators
+from offrl.nn.adam import ended_schedule
 from offrl.nn.distributions import allowed_logits, including
 from offrl.nn.encoder import Encoder
 from offrl.ops.discrete_values import EpsilonGreedy, allowed, of_choice
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.types import Batch, Metrics, Noise, Observation, Scheduled, Spec
 
 
 @dataclass(frozen=True)
-class BCQConfig:
+class BCQConfig(Schedule):
     """Options of discrete BCQ, with the values of the authors' code for observations that are vectors.
 
     For Atari games the paper has Adam with steps of 6.25e-5 and an ε of 1.5e-4 (here 1e-8), a target that is copied
@@ -57,7 +57,8 @@ class BCQConfig:
         activation, layer_norm: of the hidden layers, see `offrl.nn.MLP`; the convolutions have the same activation.
         max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them alone.
         learning_rate: Adam's step size.
-        decay_steps: updates over which it falls linearly to 0; 0 keeps it (the paper's way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size (in the paper it stays), see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: how far the target network moves towards the network; 1 copies it, as for Atari games.
         target_every: updates between such moves.
@@ -75,7 +76,6 @@ class BCQConfig:
     layer_norm: bool = False
     max_gradient_norm: NonNegative = 0.0
     learning_rate: Positive = 3e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     target_every: Count = 1
@@ -164,7 +164,7 @@ class BCQ:
         return BCQState(
             network=network,
             target_network=network.clone(),
-            optimizer=Adam(network, c.learning_rate, max_gradient_norm=c.max_gradient_norm, decay_steps=c.decay_steps),
+            optimizer=Adam(network, c.learning_rate, max_gradient_norm=c.max_gradient_norm, schedule=c),
             updates=torch.zeros((), dtype=torch.int64, device=device),
             exploration_steps=torch.zeros((), dtype=torch.int64, device=device),
         )
@@ -217,6 +217,10 @@ class BCQ:
         """The best one of the actions that G makes likely enough, among those allowed, int64 [S, B], from 0."""
         return allowed(values, likely_enough(logits, mask, self.config.threshold)).argmax(dim=-1)
 
+    def ended_schedule(self, state: BCQState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
+
     def initial_carry(self, state: BCQState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
         return ()
@@ -265,6 +269,7 @@ ALGORITHM = Algorithm(
     BCQ,
     feeds=("dataset", "replay"),
     actions=("discrete",),
+    provides=(Scheduled,),
     summary="double Q-learning over actions that the data makes likely (`agent.threshold`)",
     masks=True,
     td_errors=True,

@@ -21,7 +21,6 @@ from offrl.config.fields import (
     STRICT,
     Activation,
     Count,
-    CountOrZero,
     Finite,
     NonNegative,
     Positive,
@@ -29,7 +28,7 @@ from offrl.config.fields import (
     Probability,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn import distributions as dist
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_squashed_gaussian
@@ -40,7 +39,7 @@ LARGEST_MULTIPLIER = 1e6
 
 
 @dataclass(frozen=True)
-class CQLConfig:
+class CQLConfig(Schedule):
     """Options of CQL, with the values of the authors' code for locomotion unless noted.
 
     Attributes:
@@ -49,7 +48,8 @@ class CQLConfig:
         layer_norm: normalize the critics' hidden layers (not in the paper).
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; 0 fixes a temperature.
             The authors' actor clones the data for its first steps; this one doesn't.
-        decay_steps: steps over which all step sizes fall linearly to 0; 0 keeps them (the paper's way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of all step sizes (in the paper they stay), see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging.
         conservative_weight: α of the gap between log Σ exp Q and the Q of the data's actions.
@@ -70,7 +70,6 @@ class CQLConfig:
     actor_learning_rate: Positive = 1e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: NonNegative = 1e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     conservative_weight: NonNegative = 5.0
@@ -127,7 +126,7 @@ class CQL:
         critic = make(width + actions, 1, ensemble=2, layer_norm=c.layer_norm).to(device)
         temperature = Temperature(len(seeds), c.initial_temperature).to(device)
         multiplier = Temperature(len(seeds), 1.0).to(device)
-        adam = partial(Adam, decay_steps=c.decay_steps)
+        adam = partial(Adam, schedule=c)
         return CQLState(
             actor=actor,
             critic=critic,

@@ -24,7 +24,6 @@ from offrl.config.fields import (
     Activation,
     Convolutions,
     Count,
-    CountOrZero,
     NonNegative,
     Positive,
     PositiveFraction,
@@ -32,15 +31,16 @@ from offrl.config.fields import (
     ProbabilityBelowOne,
     Widths,
 )
-from offrl.nn import Adam, seed_generators
+from offrl.nn import Adam, Schedule, seed_generators
+from offrl.nn.adam import ended_schedule
 from offrl.nn.q_network import QNetwork
 from offrl.ops.discrete_values import EpsilonGreedy, allowed, of_choice
 from offrl.ops.losses import log_sum_exp_gap
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.types import Batch, Metrics, Noise, Observation, Scheduled, Spec
 
 
 @dataclass(frozen=True)
-class DQNConfig:
+class DQNConfig(Schedule):
     """Options of DQN, with values for small networks and short runs on vectors, not those of the paper's Atari games.
 
     The paper has RMSProp with steps of 2.5e-4, batches of 32, a target that is copied every 10,000 updates, a chance of
@@ -59,7 +59,8 @@ class DQNConfig:
         weight_decay: decoupled decay rate.
         max_gradient_norm: longer gradients are scaled to this norm (10 is of dueling networks); 0 leaves them alone.
         learning_rate: Adam's step size, as of TD3 and SAC.
-        decay_steps: updates over which it falls linearly to 0; 0 keeps it (the papers' way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size (in the papers it stays), see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ: how far the target network moves towards the network; 1 copies it, the paper's way.
         target_every: updates between such moves.
@@ -83,7 +84,6 @@ class DQNConfig:
     weight_decay: NonNegative = 0.0
     max_gradient_norm: NonNegative = 10.0
     learning_rate: Positive = 3e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     target_every: Count = 1
@@ -144,7 +144,7 @@ class DQN:
                 c.learning_rate,
                 weight_decay=c.weight_decay,
                 max_gradient_norm=c.max_gradient_norm,
-                decay_steps=c.decay_steps,
+                schedule=c,
             ),
             updates=torch.zeros((), dtype=torch.int64, device=device),
             exploration_steps=torch.zeros((), dtype=torch.int64, device=device),
@@ -214,6 +214,10 @@ class DQN:
             bootstrap = allowed(next_values, mask).amax(dim=-1)
         return torch.addcmul(batch.reward, batch.discount, bootstrap)
 
+    def ended_schedule(self, state: DQNState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
+
     def initial_carry(self, state: DQNState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
         return ()
@@ -255,6 +259,7 @@ ALGORITHM = Algorithm(
     DQN,
     feeds=("dataset", "replay"),
     actions=("discrete",),
+    provides=(Scheduled,),
     summary="double, dueling, noisy networks, n-step returns, prioritized replay, a conservative penalty",
     masks=True,
     td_errors=True,

@@ -17,7 +17,6 @@ from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     STRICT,
     Activation,
-    CountOrZero,
     Finite,
     NonNegative,
     Positive,
@@ -25,7 +24,7 @@ from offrl.config.fields import (
     Probability,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn import distributions as dist
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_squashed_gaussian
@@ -34,14 +33,15 @@ from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation,
 
 
 @dataclass(frozen=True)
-class EDACConfig:
+class EDACConfig(Schedule):
     """Options of EDAC, with the paper's values for locomotion unless noted; SAC-N is `diversity=0` with more critics.
 
     Attributes:
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; 0 fixes a temperature.
-        decay_steps: steps over which all step sizes fall linearly to 0; 0 keeps them (the paper's way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of all step sizes (in the paper they stay), see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging.
         critics: N, whose least value counts. The paper has 10, and 50 on Hopper; SAC-N 20, 10 and 500 on HalfCheetah,
@@ -60,7 +60,6 @@ class EDACConfig:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: NonNegative = 3e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     critics: Annotated[int, Ge(2)] = 10
@@ -117,7 +116,7 @@ class EDAC:
         actor = make(width, 2 * actions).to(device)
         critic = make(width + actions, 1, ensemble=c.critics).to(device)
         temperature = Temperature(len(seeds), c.initial_temperature).to(device)
-        adam = partial(Adam, decay_steps=c.decay_steps)
+        adam = partial(Adam, schedule=c)
         return EDACState(
             actor=actor,
             critic=critic,

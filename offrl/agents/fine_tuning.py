@@ -20,7 +20,7 @@ INITIAL_LOG_STD = -1.0
 
 def without_decay(options: Any) -> Any:
     """Options whose step sizes stay: schedules are for training from scratch."""
-    return dataclasses.replace(options, decay_steps=0)
+    return dataclasses.replace(options, decay_steps=0, decay_shape="linear")
 
 
 def let_go_of_data(options: Any, actor_steps: float, pretrained: bool) -> Any:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from offrl import types
 from offrl.agents.algorithm import Algorithm
+from offrl.agents.fine_tuning import keep_steady
 from offrl.agents.wrapper import RewardLearner, chosen_rows, draws_of_step, mean_reward
 from offrl.config.fields import STRICT, Count, NonNegative, Positive, ProbabilityBelowOne, Widths
 from offrl.errors import RecipeError
-from offrl.nn import Adam, seed_generators
+from offrl.nn import Adam, Schedule, seed_generators
 from offrl.nn.discriminator import Discriminator, Inputs, TransitionFeatures, gradient_penalty
 from offrl.ops.adversarial import (
     RewardForm,
@@ -35,7 +36,7 @@ from offrl.types import Agent, Batch, Metrics, Noise, Spec
 
 
 @dataclass(frozen=True)
-class GAILConfig:
+class GAILConfig(Schedule):
     """Options of the discriminator, and which agent it rewards.
 
     The paper's GAIL has TRPO for a generator, the "positive" reward, no absorbing state, and a discriminator of two
@@ -59,6 +60,8 @@ class GAILConfig:
         hidden: widths of the discriminator's hidden layers.
         activation: between them.
         learning_rate: Adam's step size.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the discriminator's step size, in its own steps; see
+            `offrl.nn.Schedule`. The generator has a schedule among its own options.
         updates: discriminator steps per update of the generator, each on a batch of demonstrations and as many of the
             generator's transitions.
         gradient_penalty: λ of the distance of the logit's slope from 1, between the expert's transitions and the
@@ -153,7 +156,7 @@ class GAIL(RewardLearner):
         ).to(device)
         return GAILState(
             discriminator=discriminator,
-            optimizer=Adam(discriminator, c.learning_rate),
+            optimizer=Adam(discriminator, c.learning_rate, schedule=c),
             moments=fresh_moments(len(seeds), self.features.flat_observation.width).to(device),
             generator=self.generator.init(seeds, device),
         )
@@ -273,4 +276,5 @@ ALGORITHM = Algorithm(
     ),
     summary="three rewards, absorbing states, gradient penalty, spectral norm, start from a clone (`--from`)",
     wraps=("ppo", "sac", "td3"),
+    goes_on=keep_steady,
 )

@@ -19,7 +19,6 @@ from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     STRICT,
     Activation,
-    CountOrZero,
     Finite,
     NonNegative,
     Positive,
@@ -27,7 +26,7 @@ from offrl.config.fields import (
     Probability,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind
 from offrl.nn.policy_heads import GaussianActor
@@ -37,7 +36,7 @@ LARGEST_GUMBEL_ERROR = 7.0
 
 
 @dataclass(frozen=True)
-class IQLConfig:
+class IQLConfig(Schedule):
     """Options of IQL, with the paper's values for locomotion unless noted.
 
     For AntMaze the paper has an expectile of 0.9 and a temperature of 10. It scales locomotion rewards by 1,000 over
@@ -51,8 +50,9 @@ class IQLConfig:
         activation: see `offrl.nn.MLP`.
         layer_norm: normalize the hidden layers of the critics and of the value (not in the paper).
         actor_learning_rate, critic_learning_rate: Adam's step sizes; the value network has the critics'.
-        decay_steps: steps over which the actor's falls linearly to 0 (in the paper by a cosine over the whole run); 0,
-            the default, keeps it, for it doesn't know how long the run is.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the actor's step size alone, see
+            `offrl.nn.Schedule`. In the paper it falls by a cosine over the whole run; by default it stays, for the
+            options don't know how long that is.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging.
         value_loss: what V(s) is of Q(s, ·) over the data's actions: their "expectile", or by "gumbel" their soft
@@ -73,7 +73,6 @@ class IQLConfig:
     layer_norm: bool = False
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     value_loss: Literal["expectile", "gumbel"] = "expectile"
@@ -142,7 +141,7 @@ class IQL:
             critic=critic,
             target_critic=critic.clone(),
             value=value,
-            actor_optimizer=Adam(actor, c.actor_learning_rate, decay_steps=c.decay_steps),
+            actor_optimizer=Adam(actor, c.actor_learning_rate, schedule=c),
             critic_optimizer=Adam(critic, c.critic_learning_rate),
             value_optimizer=Adam(value, c.critic_learning_rate),
         )

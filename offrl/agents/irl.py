@@ -19,17 +19,18 @@ from offrl.agents.algorithm import Algorithm
 from offrl.config.fields import STRICT, Activation, CountOrZero, NonNegative, Positive, PositiveFraction, Widths
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.mdp import Demonstrations, TabularMDP, optimal_policy, path_values, path_visits, soft_values, visits
-from offrl.nn import MLP, Adam, FlatModule, seed_generators
+from offrl.nn import MLP, Adam, FlatModule, Schedule, seed_generators
+from offrl.nn.adam import ended_schedule
 from offrl.nn.distributions import categorical_sample
 from offrl.nn.flat import joined
-from offrl.types import Batch, Density, GivesReward, Metrics, Noise, Observation, Spec
+from offrl.types import Batch, Density, GivesReward, Metrics, Noise, Observation, Scheduled, Spec
 
 LEAST = 1e-30
 """The probability that a mixture's log-policy gives to what it never does."""
 
 
 @dataclass(frozen=True)
-class IRLConfig:
+class IRLConfig(Schedule):
     """Options of inverse reinforcement learning.
 
     Attributes:
@@ -42,6 +43,7 @@ class IRLConfig:
         horizon: steps that an episode has at most; 0 takes the environment's time limit, if it has one. "maxent" needs
             one of the two.
         learning_rate: Adam's step size.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size, see `offrl.nn.Schedule`.
         l2: coefficient of Σw² over the reward's parameters in the loss. It keeps the reward of a faultless expert,
             which would otherwise grow without end, within bounds.
         tolerance: training ends once no component of the loss's gradient is larger. Without l2, that of a linear reward
@@ -143,7 +145,7 @@ class IRL:
         table = torch.zeros(count, self.states, self.actions, dtype=torch.float64)
         return IRLState(
             reward=reward,
-            optimizer=Adam(reward, c.learning_rate),
+            optimizer=Adam(reward, c.learning_rate, schedule=c),
             table=torch.zeros(count, self.rows, dtype=torch.float64),
             value=torch.zeros(count, self.states, dtype=torch.float64),
             log_policy=table.log_softmax(-1),
@@ -154,12 +156,7 @@ class IRL:
         return {}
 
     def update(self, state: IRLState, batches: Sequence[Any], noise: Noise) -> Metrics:
-        """One step towards the expert's visits.
-
-        Args:
-            state: changed in place.
-            batches: all demonstrations at once, as one `Demonstrations`.
-        """
+        """One step towards the expert's visits; the one batch is all `Demonstrations`."""
         (demonstrations,) = batches
         expert = demonstrations.visits.flatten() if self.by_action else demonstrations.entered
         if self.config.method == "apprenticeship":
@@ -249,6 +246,10 @@ class IRL:
     def _counts(self, mdp: TabularMDP, visited: Tensor) -> Tensor:
         """How often each row of the table is earned, [S, rows]."""
         return visited.flatten(-2) if self.by_action else mdp.entered(visited)
+
+    def ended_schedule(self, state: IRLState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
 
     def initial_carry(self, state: IRLState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
@@ -345,5 +346,5 @@ ALGORITHM = Algorithm(
     feeds=("table",),
     actions=("discrete",),
     summary="maximum causal entropy, maximum entropy, apprenticeship; linear or neural rewards",
-    provides=(Density, GivesReward),
+    provides=(Density, GivesReward, Scheduled),
 )

@@ -17,7 +17,7 @@ from offrl.agents.fine_tuning import explore_around_clone, keep_steady, without_
 from offrl.agents.space_checks import choices_of, policy_kind
 from offrl.config import fields as kinds
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.clipping import Clipping
 from offrl.nn.copy_weights import adopt_layers
 from offrl.nn.initializers import make_orthogonal
@@ -32,7 +32,7 @@ from offrl.types import NOT_SAVED, Batch, Metrics, Noise, Observation, Spec
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Schedule):
     """Options of PPO, with the paper's values for continuous control, or of its authors' code, Baselines, where noted.
 
     Attributes:
@@ -42,7 +42,8 @@ class PPOConfig:
         activation, layer_norm, dropout: see `offrl.nn.MLP`; dropout acts in the gradient steps only.
         weight_decay: decoupled decay rate of all parameters.
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
-        decay_steps: transitions per seed over which both fall linearly to 0; 0 leaves them constant.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of both, counted in transitions per seed; see
+            `offrl.nn.Schedule`.
         max_gradient_norm: longer gradients, actor's and critic's each by itself, are scaled to it (Baselines); 0: none.
         discount: γ, per step.
         trace_decay: λ of the generalized advantage estimates.
@@ -70,7 +71,6 @@ class PPOConfig:
     weight_decay: kinds.NonNegative = 0.0
     actor_learning_rate: kinds.Positive = 3e-4
     critic_learning_rate: kinds.Positive = 3e-4
-    decay_steps: kinds.CountOrZero = 0
     max_gradient_norm: kinds.NonNegative = 0.5
     discount: kinds.Probability = 0.99
     trace_decay: kinds.Probability = 0.95
@@ -218,7 +218,7 @@ class PPO:
     def _learn(self, state: PPOState, batch: Batch, noise: Noise, *, actor: bool) -> Rows:
         """Steps of the critic, and perhaps of the actor, on all minibatches of all passes over the rows returned."""
         c, rows = self.config, self._rows(state, batch)
-        rate = (1.0 - state.transitions / c.decay_steps).clamp(min=0.0) if c.decay_steps else 1.0
+        rate = c.factor(state.transitions, rows.log_prob.shape[1])
         moving = torch.ones_like(state.kl_coefficient, dtype=torch.bool) if c.max_kl else None
         needed = rows._replace(old=()) if c.objective == "clip" else rows
         for minibatch in shuffled_minibatches(needed, noise, c.minibatch_size, standardized=c.normalize_advantage):
@@ -319,7 +319,7 @@ class PPO:
     def ended_schedule(self, state: PPOState) -> int:
         """The transitions seen by each seed, where the learning rates have fallen to 0; else 0."""
         seen = int(state.transitions)
-        return seen if seen >= self.config.decay_steps > 0 else 0
+        return seen if seen >= self.config.last_step > 0 else 0
 
     def adopt_policy(self, state: PPOState, policy: MLP, kind: str) -> None:
         """Start the actor from a network that acted for the same spaces; the critic and a Gaussian's spread stay.

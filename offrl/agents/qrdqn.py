@@ -23,22 +23,22 @@ from offrl.config.fields import (
     Activation,
     Convolutions,
     Count,
-    CountOrZero,
     NonNegative,
     Positive,
     PositiveFraction,
     Probability,
     Widths,
 )
-from offrl.nn import Adam, seed_generators
+from offrl.nn import Adam, Schedule, seed_generators
+from offrl.nn.adam import ended_schedule
 from offrl.nn.q_network import QNetwork
 from offrl.ops.discrete_values import EpsilonGreedy, allowed, of_choice
 from offrl.ops.losses import log_sum_exp_gap, quantile_huber_loss
-from offrl.types import Batch, Metrics, Noise, Observation, Spec
+from offrl.types import Batch, Metrics, Noise, Observation, Scheduled, Spec
 
 
 @dataclass(frozen=True)
-class QRDQNConfig:
+class QRDQNConfig(Schedule):
     """Options of QR-DQN, with values for small networks and short runs on vectors, as those of DQN here.
 
     For Atari games the paper has 200 quantiles, Adam with steps of 5e-5 and an ε of 0.01 / 32 (here 1e-8), batches of
@@ -56,7 +56,8 @@ class QRDQNConfig:
         activation, layer_norm: of the hidden layers, see `offrl.nn.MLP`; the convolutions have the same activation.
         max_gradient_norm: longer gradients are scaled to this norm; 0 leaves them alone.
         learning_rate: Adam's step size.
-        decay_steps: updates over which it falls linearly to 0; 0 keeps it (the paper's way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size (in the paper it stays), see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ: how far the target network moves towards the network; 1 copies it, the paper's way.
         target_every: updates between such moves.
@@ -77,7 +78,6 @@ class QRDQNConfig:
     layer_norm: bool = False
     max_gradient_norm: NonNegative = 10.0
     learning_rate: Positive = 3e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     target_every: Count = 1
@@ -131,7 +131,7 @@ class QRDQN:
         return QRDQNState(
             network=network,
             target_network=network.clone(),
-            optimizer=Adam(network, c.learning_rate, max_gradient_norm=c.max_gradient_norm, decay_steps=c.decay_steps),
+            optimizer=Adam(network, c.learning_rate, max_gradient_norm=c.max_gradient_norm, schedule=c),
             updates=torch.zeros((), dtype=torch.int64, device=device),
             exploration_steps=torch.zeros((), dtype=torch.int64, device=device),
         )
@@ -193,6 +193,10 @@ class QRDQN:
         bootstrap = quantiles_of_choice(next_quantiles, best)
         return torch.addcmul(batch.reward.unsqueeze(-1), batch.discount.unsqueeze(-1), bootstrap)
 
+    def ended_schedule(self, state: QRDQNState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
+
     def initial_carry(self, state: QRDQNState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
         return ()
@@ -224,6 +228,7 @@ ALGORITHM = Algorithm(
     QRDQN,
     feeds=("dataset", "replay"),
     actions=("discrete",),
+    provides=(Scheduled,),
     summary="quantiles of the return; double, dueling, n-step, prioritized replay, a conservative penalty",
     masks=True,
     td_errors=True,

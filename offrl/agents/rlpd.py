@@ -17,7 +17,6 @@ from offrl.config.fields import (
     STRICT,
     Activation,
     Count,
-    CountOrZero,
     Finite,
     NonNegative,
     Positive,
@@ -26,7 +25,7 @@ from offrl.config.fields import (
     Widths,
 )
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn import distributions as dist
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_squashed_gaussian
@@ -35,7 +34,7 @@ from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation,
 
 
 @dataclass(frozen=True)
-class RLPDConfig:
+class RLPDConfig(Schedule):
     """Options of RLPD, with the paper's values for locomotion unless noted.
 
     The data's half of every batch is the recipe's `online.offline_fraction = 0.5`, and so many critic steps for each
@@ -47,7 +46,8 @@ class RLPDConfig:
         activation: see `offrl.nn.MLP`.
         layer_norm: normalize the critics' hidden layers, which bounds what they make of actions unlike the data's.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; 0 fixes a temperature.
-        decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the paper's way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of all step sizes, in critic steps (in the paper they
+            stay); see `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ of the target critics' Polyak averaging, with each critic step.
         critics: E, whose mean the actor follows.
@@ -68,7 +68,6 @@ class RLPDConfig:
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: NonNegative = 3e-4
-    decay_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     critics: Count = 10
@@ -129,14 +128,14 @@ class RLPD:
         actor = make(width, 2 * actions).to(device)
         critic = make(width + actions, 1, ensemble=c.critics, layer_norm=c.layer_norm).to(device)
         temperature = Temperature(len(seeds), c.initial_temperature).to(device)
-        slow = partial(Adam, decay_steps=c.decay_steps // c.policy_delay)
+        slow = partial(Adam, schedule=c, stride=c.policy_delay)
         return RLPDState(
             actor=actor,
             critic=critic,
             target_critic=critic.clone(),
             temperature=temperature,
             actor_optimizer=slow(actor, c.actor_learning_rate),
-            critic_optimizer=Adam(critic, c.critic_learning_rate, decay_steps=c.decay_steps),
+            critic_optimizer=Adam(critic, c.critic_learning_rate, schedule=c),
             temperature_optimizer=slow(temperature, c.temperature_learning_rate),
         )
 

@@ -17,7 +17,7 @@ from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config import fields as kinds
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn import distributions as dist
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind, set_spread
@@ -27,7 +27,7 @@ from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation,
 
 
 @dataclass(frozen=True)
-class SACConfig:
+class SACConfig(Schedule):
     """Options of SAC, with the paper's values unless noted.
 
     log σ of the Gaussian is clamped to [-5, 2]: the paper gives no bounds, its authors' code has -20 and 2, and a
@@ -43,7 +43,8 @@ class SACConfig:
             in the paper).
         weight_decay, max_gradient_norm: of actor and critics (not in the paper), see `offrl.nn.Adam`.
         actor_learning_rate, critic_learning_rate, temperature_learning_rate: Adam's step sizes; 0 fixes a temperature.
-        decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
+        warmup_steps, constant_steps, decay_steps, decay_shape: of all step sizes (in the papers they stay), see
+            `offrl.nn.Schedule`.
         discount, target_rate: γ, per step, and τ of the target network's Polyak averaging.
         initial_temperature: α at the start (ours: the paper names none).
         target_entropy: the mean entropy, in nats, that the temperature holds the policy at; "auto" takes −A for A
@@ -70,7 +71,6 @@ class SACConfig:
     actor_learning_rate: kinds.Positive = 3e-4
     critic_learning_rate: kinds.Positive = 3e-4
     temperature_learning_rate: kinds.NonNegative = 3e-4
-    decay_steps: kinds.CountOrZero = 0
     discount: kinds.Probability = 0.99
     target_rate: kinds.PositiveFraction = 0.005
     initial_temperature: kinds.Positive = 1.0
@@ -144,7 +144,7 @@ class SAC:
         critic = make(inputs, outputs, ensemble=2, layer_norm=c.layer_norm, dropout=c.dropout).to(device)
         value = make(width, 1, layer_norm=c.layer_norm).to(device) if c.value_network else None
         temperature = Temperature(len(seeds), c.initial_temperature).to(device)
-        adam = partial(Adam, decay_steps=c.decay_steps)
+        adam = partial(Adam, schedule=c)
         limited = partial(adam, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
         return SACState(
             actor=actor,

@@ -29,14 +29,14 @@ from offrl.config.fields import (
     ProbabilityBelowOne,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, seed_generators
+from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind
 from offrl.types import Batch, CriticOnly, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
 
 
 @dataclass(frozen=True)
-class TD3Config:
+class TD3Config(Schedule):
     """Options of TD3, with the paper's values but for networks and step sizes.
 
     The paper has hidden layers of 400 and 300 units and step sizes of 1e-3; two of 256 units and 3e-4 are what its
@@ -61,8 +61,8 @@ class TD3Config:
         max_gradient_norm: longer gradients, of the actor or of both critics together, are scaled to this norm; 0 leaves
             them as they are (the paper's way).
         actor_learning_rate, critic_learning_rate: Adam's step sizes (1e-3 in the paper).
-        decay_steps: critic steps over which all step sizes fall linearly to 0; 0 keeps them (the papers' way).
-        constant_steps: critic steps before they begin to fall.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of both, in critic steps (in the papers they stay); see
+            `offrl.nn.Schedule`.
         discount: γ, per step.
         target_rate: τ of the target networks' Polyak averaging.
         critics: 2, whose lower value is the target's, or 1.
@@ -89,8 +89,6 @@ class TD3Config:
     max_gradient_norm: NonNegative = 0.0
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
-    decay_steps: CountOrZero = 0
-    constant_steps: CountOrZero = 0
     discount: Probability = 0.99
     target_rate: PositiveFraction = 0.005
     critics: Literal[1, 2] = 2
@@ -166,8 +164,8 @@ class TD3:
             learning_rate,
             weight_decay=c.weight_decay,
             max_gradient_norm=c.max_gradient_norm,
-            decay_steps=c.decay_steps // critic_steps,
-            constant_steps=c.constant_steps // critic_steps,
+            schedule=c,
+            stride=critic_steps,
         )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:

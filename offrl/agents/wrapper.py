@@ -13,6 +13,7 @@ from torch import Tensor
 from offrl import plugins
 from offrl.agents.algorithm import Algorithm
 from offrl.nn import MLP
+from offrl.nn.adam import ended_schedule
 from offrl.ops.minibatches import take_rows, without_time
 from offrl.tracing import repeated
 from offrl.types import Agent, Batch, Density, EpisodesCut, Metrics, Noise, Observation, Scheduled, Spec
@@ -123,6 +124,10 @@ class RewardLearner(GeneratorWrapper, ABC):
         """`learn_reward`, then an update of the generator with the rewards that are given now."""
         metrics, rewarded = self._rewarded(state, batches, noise)
         return metrics | self.generator_update(state, rewarded, draws_of_generator(noise))
+
+    def ended_schedule(self, state: Any) -> int:
+        """The steps of the reward's optimizer or the generator, where the schedule of either has ended; else 0."""
+        return max(ended_schedule((state.optimizer,)), super().ended_schedule(state))
 
     def update_critic(self, state: Any, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the generator's policy left as it is."""

@@ -35,6 +35,9 @@ def validated(kind: type[Any], values: Any, where: str = "", prefix: tuple[str, 
     except ValidationError as error:
         problems = [_problem(kind, prefix, detail) for detail in error.errors()]
         raise RecipeError("; ".join(problems), where=where, hint=hint) from error
+    except RecipeError as error:
+        # Values that are right one by one, and don't go together.
+        raise RecipeError(error.what, where=where, hint=error.hint) from error
 
 
 def refuse_other_kinds(

@@ -179,8 +179,8 @@ def take_over(policy: Policy, problem: Problem) -> None:
     taken = agent.ended_schedule(policy.state) if problem.algorithm.can(Scheduled) else 0
     if taken:
         raise RecipeError(
-            f"agent.decay_steps={problem.learner_options.decay_steps} has ended: it counts from the first step of the "
-            f"run to go on from, which took {taken:,}",
+            "step sizes have fallen to 0: agent.decay_steps counts from the first step of the run to go on from, which "
+            f"took {taken:,}",
             where=recipe.start,
             hint=f"leave agent.decay_steps out, or add {taken:,} steps to it",
         )

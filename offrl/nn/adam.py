@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from offrl.nn.flat import FlatModule, joined
+from offrl.nn.schedule import CONSTANT, Schedule
 
 BETAS = 0.9, 0.999
 EPSILON = 1e-8
@@ -23,8 +24,8 @@ class Adam:
         learning_rate: step size.
         weight_decay: decoupled decay rate.
         max_gradient_norm: longer gradients are scaled to this norm, each seed's by itself; 0 leaves them as they are.
-        decay_steps: steps over which the step size falls linearly to 0; 0 keeps it.
-        constant_steps: steps before it begins to fall.
+        schedule: of the step size.
+        stride: the schedule's steps that each of the optimizer's counts for.
     """
 
     def __init__(
@@ -34,15 +35,15 @@ class Adam:
         *,
         weight_decay: float = 0.0,
         max_gradient_norm: float = 0.0,
-        decay_steps: int = 0,
-        constant_steps: int = 0,
+        schedule: Schedule = CONSTANT,
+        stride: int = 1,
     ) -> None:
         self.names = [name for name, _ in module.named_parameters()]
         self.parameters = list(module.parameters())
         self.sizes, self.seeds = [part.numel() for part in self.parameters], len(self.parameters[0])
         self.flat, self.learning_rate, self.weight_decay = module.flat, learning_rate, weight_decay
         self.max_gradient_norm = max_gradient_norm
-        self.decay_steps, self.constant_steps = decay_steps, constant_steps
+        self.schedule, self.stride = schedule, stride
         self.first_moment = torch.zeros_like(module.flat)
         self.second_moment = torch.zeros_like(module.flat)
         self.steps = torch.zeros((), device=module.flat.device)
@@ -57,7 +58,8 @@ class Adam:
 
     def descend(self, gradient: Tensor, learning_rate: float | Tensor | None = None) -> None:
         """`step` for the gradient by the flat parameters."""
-        rate = self._scheduled_rate() if learning_rate is None else learning_rate
+        if learning_rate is None:
+            learning_rate = self.learning_rate * self.schedule.factor(self.scheduled_steps, self.stride)
         self.steps += 1.0
         # What torch.optim.AdamW calls in the end; on its way there it takes as long as a small network's gradient does.
         torch._fused_adamw_(
@@ -67,7 +69,7 @@ class Adam:
             [self.second_moment],
             [],
             [self.steps],
-            lr=rate,
+            lr=learning_rate,
             beta1=BETAS[0],
             beta2=BETAS[1],
             weight_decay=self.weight_decay,
@@ -76,17 +78,15 @@ class Adam:
             maximize=False,
         )
 
-    def _scheduled_rate(self) -> float | Tensor:
-        """The step size of the next step."""
-        if not self.decay_steps:
-            return self.learning_rate
-        fallen = (self.steps - self.constant_steps) / self.decay_steps
-        return self.learning_rate * (1.0 - fallen).clamp(0.0, 1.0)
+    @property
+    def scheduled_steps(self) -> Tensor:
+        """The schedule's steps that it has taken."""
+        return self.steps * self.stride if self.stride > 1 else self.steps
 
     @property
     def stands_still(self) -> bool:
         """Whether its step size has fallen to 0."""
-        return self.decay_steps > 0 and self.steps.item() >= self.constant_steps + self.decay_steps
+        return 0 < self.schedule.last_step <= self.scheduled_steps.item()
 
     def clipped(self, gradient: Tensor) -> Tensor:
         """A flat gradient with each seed's part scaled to the largest norm where it is longer."""
@@ -125,5 +125,5 @@ class Adam:
 
 
 def ended_schedule(optimizers: Iterable[Adam]) -> int:
-    """The most steps that one of these has taken whose step size has fallen to 0; 0 where none has."""
-    return max((int(optimizer.steps) for optimizer in optimizers if optimizer.stands_still), default=0)
+    """The most steps of a schedule that one of these has taken whose step size has fallen to 0; 0 where none has."""
+    return max((int(optimizer.scheduled_steps) for optimizer in optimizers if optimizer.stands_still), default=0)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn import MLP, Adam, Schedule, seed_generators
 from offrl.off_policy.choices import Choices
 from offrl.off_policy.doubly_robust import FITTED, direct_method
 from offrl.off_policy.episode_log import EpisodeLog
@@ -145,7 +145,7 @@ class _Fit:
             last = self.network.own_parameters[-1].view(self.count, self.folds, -1)
             last.add_(starts.clamp(self.low, self.high)[:, None])
         self.target = self.network.clone()
-        self.optimizer = Adam(self.network, config.learning_rate, decay_steps=config.steps)
+        self.optimizer = Adam(self.network, config.learning_rate, schedule=Schedule(decay_steps=config.steps))
 
     def batches(self) -> Iterator[tuple[Tensor, int]]:
         """Indices of steps, of each network's own, [K, B], and which of the drawn actions to take next."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offrl.nn import MLP, Adam, seed_generators
+from offrl.nn import MLP, Adam, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 
 STEPS = 20
@@ -51,7 +51,8 @@ def test_without_decay_it_is_plain_adam() -> None:
 
 def test_the_step_size_falls_to_nothing_as_torch_schedules_it() -> None:
     ours, theirs = make_network(0), make_network(0)
-    optimizer, reference = Adam(ours, 1e-2, decay_steps=8), torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    optimizer = Adam(ours, 1e-2, schedule=Schedule(decay_steps=8))
+    reference = torch.optim.Adam(theirs.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(reference, 1.0, 0.0, total_iters=8)
     for step in range(8):
         optimizer.minimize(loss_of(ours, step, 1))
@@ -66,7 +67,7 @@ def test_the_step_size_falls_to_nothing_as_torch_schedules_it() -> None:
 
 
 def test_the_step_size_can_stay_before_it_falls() -> None:
-    optimizer = Adam(make_network(0), 0.3, decay_steps=4, constant_steps=3)
+    optimizer = Adam(make_network(0), 0.3, schedule=Schedule(decay_steps=4, constant_steps=3))
     rates = []
     for _ in range(9):
         before = optimizer.flat.clone()
@@ -188,7 +189,7 @@ def test_rows_by_seed_hold_each_seeds_elements(seeds: int) -> None:
 
 
 def test_a_schedule_has_ended_where_any_step_size_is_0() -> None:
-    endless, short, long = (Adam(make_network(0), 0.1, decay_steps=steps) for steps in (0, 1, 3))
+    endless, short, long = (Adam(make_network(0), 0.1, schedule=Schedule(decay_steps=steps)) for steps in (0, 1, 3))
     told = []
     for _ in range(4):
         told.append(ended_schedule((endless, short, long)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from offrl.errors import DataError
-from offrl.nn import MLP, seed_generators
+from offrl.nn import MLP, Schedule, seed_generators
 from offrl.tracing import Traced
 from offrl.tracing.traced import MOST_TRACES
 from offrl.types import Batch
@@ -52,7 +52,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"seeds": 2},
     {"max_gradient_norm": 0.1},
     {"max_gradient_norm": 0.1, "seeds": 3},
-    {"decay_steps": 5, "weight_decay": 0.1},
+    {"schedule": Schedule(decay_steps=5), "weight_decay": 0.1},
+    {"schedule": Schedule(warmup_steps=3, decay_steps=4, decay_shape="cosine"), "seeds": 2},
     {"hidden": (300, 300)},
 ]
 

@@ -395,7 +395,7 @@ def test_a_schedule_that_has_ended_is_refused(algo: str, pretrained: Run, tmp_pa
         values = td3_recipe(steps=80, evaluation={"every": 0, "final_episodes": 1}).to_dict() | {"algo": "ppo"}
         values["agent"] = {"rollout_steps": 20, "hidden": [8]}
         run, limit = train(recipe_from_dict(values), tmp_path / "ppo"), 80
-    with pytest.raises(RecipeError, match=rf"decay_steps={limit} has ended.* took {limit}\n"):
+    with pytest.raises(RecipeError, match=rf"fallen to 0: agent.decay_steps .* took {limit}\n"):
         train(continued(run, f"agent.decay_steps={limit}"), tmp_path / "refused")
     goes_on = train(continued(run, f"agent.decay_steps={limit + 2}"), tmp_path / "goes_on")
     actors = [{k: t for k, t in last_tensors(r).items() if k.startswith("state/actor.")} for r in (run, goes_on)]
