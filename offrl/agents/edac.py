@@ -167,7 +167,10 @@ class EDAC:
         return batch.reward + batch.discount * (value - alpha * log_prob)
 
     def critic_loss(self, state: EDACState, batch: Batch, target_q: Tensor) -> tuple[Tensor, Metrics]:
-        """Σ_i (Q_i(s, a) − y)² + η · (cosines of the slopes), [S], for targets y [S, B]; and metrics."""
+        """Σ_i (Q_i(s, a) − y)² + η · (cosines of the slopes), [S], for targets y [S, B]; and metrics.
+
+        Squares count by their transitions' weights, where batches have some.
+        """
         c, observation = self.config, self.flat_observation(batch.observation)
         observations, actions = (
             part.unsqueeze(1).expand(-1, c.critics, -1, -1) for part in (observation, batch.action)
@@ -176,8 +179,13 @@ class EDAC:
             # An input of each critic's own, so that slopes are told apart.
             actions = actions.clone().requires_grad_()
         q = state.critic(torch.cat([observations, actions], dim=-1)).squeeze(-1)
-        loss = (q - target_q.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
+        error = q - target_q.unsqueeze(1)
+        squares = error.square()
         metrics = {"q": q.detach(), "target_q": target_q, "q_spread": q.detach().std(dim=1)}
+        if batch.weight is not None:
+            squares = squares * batch.weight.unsqueeze(1)
+            metrics["td_error"] = error.detach().abs().mean(dim=1).unsqueeze(0)
+        loss = squares.mean(dim=2).sum(dim=1)
         if not c.diversity:
             return loss, metrics
         (slopes,) = torch.autograd.grad(q.sum(), actions, create_graph=True)
@@ -263,6 +271,7 @@ ALGORITHM = Algorithm(
     feeds=("dataset", "replay"),
     actions=("continuous",),
     provides=(Density, CriticOnly, StartsFromPolicy, Scheduled),
+    td_errors=True,
     summary="SAC by the least of many critics, kept apart (`agent.diversity`); SAC-N without",
     goes_on=keep_steady,
 )

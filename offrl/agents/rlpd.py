@@ -154,7 +154,10 @@ class RLPD:
         return metrics | {"actor_loss": loss.detach(), "entropy": entropy, "alpha": alpha}
 
     def update_critic(self, state: RLPDState, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """One step of the critics and their targets for each batch; the last one's metrics."""
+        """One step of the critics and their targets for each batch; the last one's metrics.
+
+        And the errors of all, where batches are weighted.
+        """
         draws = zip(noise["next_action"].unbind(1), noise["chosen"].unbind(1), strict=True)
         errors = []
         for batch, (action_draws, critic_draws) in zip(batches, draws, strict=True):
@@ -162,9 +165,10 @@ class RLPD:
             loss, q = self.critic_loss(state, batch, target_q)
             state.critic_optimizer.minimize(loss.sum())
             state.target_critic.move_towards(state.critic, self.config.target_rate)
-            errors.append((q.detach() - target_q.unsqueeze(1)).abs().mean(dim=1))
+            if batch.weight is not None:
+                errors.append((q.detach() - target_q.unsqueeze(1)).abs().mean(dim=1))
         metrics = {"critic_loss": loss.detach(), "q": q.detach(), "target_q": target_q}
-        return metrics if batches[0].weight is None else metrics | {"td_error": torch.stack(errors)}
+        return metrics | {"td_error": torch.stack(errors)} if errors else metrics
 
     @torch.no_grad()
     def targets(self, state: RLPDState, batch: Batch, action_draws: Tensor, critic_draws: Tensor) -> Tensor:

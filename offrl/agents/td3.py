@@ -193,14 +193,18 @@ class TD3:
         return metrics
 
     def _critic_steps(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
-        """One step for each batch; the last one's metrics."""
+        """One step for each batch; the last one's metrics, and the errors of all where batches are weighted."""
         # The target networks stand still within a cycle, so all its targets come from one pass.
         targets = self.targets(state, batches, noise["target_policy"]).unbind(1)
         masks = noise["dropout"].unbind(1) if self.config.dropout else [None] * len(batches)
+        errors = []
         for batch, target_q, draws in zip(batches, targets, masks, strict=True):
             loss, q = self.critic_loss(state, batch, target_q, draws)
             state.critic_optimizer.minimize(loss.sum())
-        return {"critic_loss": loss.detach(), "q": q.detach(), "target_q": target_q}
+            if batch.weight is not None:
+                errors.append((q.detach() - target_q.unsqueeze(1)).abs().mean(dim=1))
+        metrics = {"critic_loss": loss.detach(), "q": q.detach(), "target_q": target_q}
+        return metrics | {"td_error": torch.stack(errors)} if errors else metrics
 
     @torch.no_grad()
     def targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
@@ -221,10 +225,13 @@ class TD3:
     def critic_loss(
         self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Σ_i (Q_i(s, a) − y)², [S], for targets y [S, B]; and each critic's Q(s, a), [S, E, B]."""
+        """Σ_i (Q_i(s, a) − y)², [S], for targets y [S, B], each transition with its weight; and the Q [S, E, B]."""
         pairs = torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
         q = state.critic(pairs, dropout_noise=dropout_noise).squeeze(-1)
-        return (q - target_q.unsqueeze(1)).square().mean(dim=2).sum(dim=1), q
+        squares = (q - target_q.unsqueeze(1)).square()
+        if batch.weight is not None:
+            squares = squares * batch.weight.unsqueeze(1)
+        return squares.mean(dim=2).sum(dim=1), q
 
     def actor_loss(self, state: TD3State, batch: Batch) -> tuple[Tensor, Metrics]:
         """−Q₁(s, π(s)), [S], or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)², with λ = α / mean |Q₁|; and metrics."""
@@ -317,6 +324,7 @@ ALGORITHM = Algorithm(
     actions=("continuous",),
     provides=(CriticOnly, StartsFromPolicy, Scheduled),
     summary="TD3+BC (`agent.bc_alpha`), its decay in fine-tuning, DDPG, softmax targets (SD3)",
+    td_errors=True,
     goes_on=goes_on,
     spares_clone=spare_clone,
 )

@@ -77,7 +77,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PriorityConfig:
-    """Prioritized replay (Schaul et al., 2016), for agents that tell their TD errors: dqn and sac.
+    """Prioritized replay (Schaul et al., 2016), for algorithms that tell their TD errors, such as dqn, sac and td3.
 
     Attributes:
         kind: "proportional" draws transitions by (|TD error| + ε)^exponent, "rank" by their rank in it, to the power

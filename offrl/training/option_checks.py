@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from offrl import plugins
 from offrl.errors import RecipeError
 from offrl.feeds import feed_of
 from offrl.feeds.problem import NO_ENVIRONMENT, Problem
@@ -44,7 +45,8 @@ def _objections(problem: Problem, asked: Collection[str]) -> Iterator[RecipeErro
         yield RecipeError(
             f"{recipe.algo} has no TD errors to draw by",
             where="priority.kind",
-            hint="leave priorities out (priority.kind=none), or choose dqn or sac",
+            hint="leave priorities out (priority.kind=none), or choose one that has: "
+            f"{', '.join(plugins.algorithms.able(lambda record: record.td_errors))}",
         )
     if kind.online:
         yield from _online_objections(problem)

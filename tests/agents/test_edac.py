@@ -176,6 +176,12 @@ def test_losses_by_hand() -> None:
     assert metrics["q"].flatten().tolist() == pytest.approx([1.6, 0.7])
     # Two pairs, each of cosine −1, over N − 1 = 1.
     assert loss.item() == pytest.approx(0.6**2 + 0.3**2 + 0.5 * -2.0)
+    assert "td_error" not in metrics
+    # In prioritized replay the squares are weighted, the cosines aren't.
+    weighted = dataclasses.replace(batch, weight=torch.tensor([[0.25]]))
+    loss, metrics = agent.critic_loss(state, weighted, torch.tensor([[1.0]]))
+    assert loss.item() == pytest.approx((0.6**2 + 0.3**2) / 4 + 0.5 * -2.0)
+    torch.testing.assert_close(metrics["td_error"], torch.tensor([[[0.45]]]))
     # The policy's mean is 0 and its spread 1: tanh 0.3 is drawn, and the lower critic counts.
     with torch.no_grad():
         state.actor.flat.zero_()

@@ -66,6 +66,7 @@ class PlainTD3:
             self.critics.parameters(), lr=c.critic_learning_rate, weight_decay=decay
         )
         self.bc_weight = 1.0
+        self.errors: list[Tensor] = []
         fall_linearly(self.critic_optimizer, c.decay_steps, c.constant_steps)
         fall_linearly(self.actor_optimizer, c.decay_steps / c.policy_delay, c.constant_steps / c.policy_delay)
 
@@ -78,10 +79,13 @@ class PlainTD3:
                 target = self.target(batch, noise["target_policy"][..., i, :, :])
             inputs = torch.cat([state, action], dim=1)
             draws = noise["dropout"][i] if c.dropout else [None] * c.critics
-            critic_loss = sum(
-                nn.functional.mse_loss(with_dropout(critic, inputs, member_draws, c.dropout)[:, 0], target)
+            weight = torch.ones_like(target) if batch.weight is None else batch.weight[0]
+            errors = [
+                with_dropout(critic, inputs, member_draws, c.dropout)[:, 0] - target
                 for critic, member_draws in zip(self.critics, draws, strict=True)
-            )
+            ]
+            self.errors.append(torch.stack(errors).detach().abs().mean(dim=0))
+            critic_loss = sum((weight * error**2).mean() for error in errors)
             self.step(self.critic_optimizer, self.critics, critic_loss)
         policy_action = self.actor(state)
         q = self.critics[0](torch.cat([state, policy_action], dim=1))
@@ -181,6 +185,34 @@ def test_training_seeds_together_equals_training_each_alone(name: str) -> None:
             assert ours.keys() == theirs.keys()
             for name in ours:
                 torch.testing.assert_close(ours[name][position], theirs[name][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["paper", "DDPG", "SD3"])
+def test_prioritized_updates_equal_a_plain_implementation(name: str) -> None:
+    """Each batch's squares count by its weights, and the errors that are told are those of the batches in order."""
+    seeds, config = (3, 8), VARIANTS[name]
+    agent = TD3(config, continuous())
+    state = agent.init(seeds, CPU)
+    plains = [PlainTD3(config, state, position) for position in range(len(seeds))]
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        dataclasses.replace(batch, weight=torch.rand(batch.reward.shape, generator=generator))
+        for batch in random_batches(agent.spec, 4 * config.policy_delay, len(seeds))
+    ]
+    noise = random_noise(agent, 4, len(seeds))
+    metrics = run_updates(agent, state, batches, noise)
+    assert all(each["td_error"].shape == (config.policy_delay, *batches[0].reward.shape) for each in metrics)
+    told = torch.cat([each["td_error"] for each in metrics])
+    for position, plain in enumerate(plains):
+        for number, draws in enumerate(noise):
+            cycle = batches[number * config.policy_delay : (number + 1) * config.policy_delay]
+            plain.update(
+                [of_seed(batch, position) for batch in cycle], {key: part[position] for key, part in draws.items()}
+            )
+        torch.testing.assert_close(told[:, position], torch.stack(plain.errors), rtol=1e-4, atol=1e-5)
+        assert_member_equals(state.actor, position, plain.actor[0])
+        for member in range(config.critics):
+            assert_member_equals(state.critic, position, plain.critics[member], member)
 
 
 def _same_seed(together: Tensor, alone: Tensor, position: int) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,6 @@ from tests.training.runs import (
     bc_recipe,
     last_tensors,
     make_demonstrations,
-    sac_recipe,
     start_python,
     td3_recipe,
 )
@@ -156,10 +155,15 @@ def test_training_sac_on_equals_training_through(env: str, options: dict[str, An
     assert_same_tensors(through, halves)
 
 
-@pytest.mark.parametrize(("kind", "online"), [("proportional", False), ("rank", True)])
-def test_priorities_go_on_too(kind: str, online: bool, demonstrations: Path, tmp_path: Path) -> None:
-    recipe = sac_recipe(
-        dataset=None if online else str(demonstrations), priority={"kind": kind, "importance_steps": 30}
+@pytest.mark.parametrize(
+    ("algo", "kind", "online"),
+    [("sac", "proportional", False), ("sac", "rank", True), ("td3", "rank", False), ("td3", "proportional", True)],
+)
+def test_priorities_go_on_too(algo: str, kind: str, online: bool, demonstrations: Path, tmp_path: Path) -> None:
+    recipe = td3_recipe(
+        algo=algo,
+        dataset=None if online else str(demonstrations),
+        priority={"kind": kind, "importance_steps": 30},
     )
     recipe = dataclasses.replace(recipe, steps=160, evaluation=dataclasses.replace(recipe.evaluation, every=0))
     through = train(recipe, tmp_path / "through")
@@ -383,8 +387,9 @@ def test_patience_needs_a_loss_to_validate(tmp_path: Path) -> None:
 
 
 def test_priorities_need_an_algorithm_that_tells_its_errors(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="td3 has no TD errors to draw by"):
-        train(td3_recipe(priority={"kind": "rank"}), tmp_path / "run")
+    with pytest.raises(RecipeError, match="iql has no TD errors to draw by") as raised:
+        train(td3_recipe(algo="iql", priority={"kind": "rank"}), tmp_path / "run")
+    assert {"dqn", "sac", "td3"} <= set(raised.value.hint.partition("that has: ")[2].split(", "))
     assert not (tmp_path / "run").exists()
 
 
