@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tests.benchmarks.workers.measuring import (
     BATCH_SIZE,
+    CRITICS,
+    DEEP_HIDDEN,
     DISCRIMINATOR_BATCH_SIZE,
     DISCRIMINATOR_UPDATES,
     DQN_BATCH_SIZE,
@@ -18,6 +20,7 @@ from tests.benchmarks.workers.measuring import (
     MINIBATCH_SIZE,
     RESAMPLES,
     ROLLOUT_STEPS,
+    SAMPLED_ACTIONS,
     SEEDS,
     SHORT_EPISODES,
     SMALL_HIDDEN,
@@ -88,6 +91,10 @@ def _plain(label: str, row: str) -> Subject:
     return Subject(label, "plain_rows.py", row)
 
 
+def _plain_offline(row: str) -> Subject:
+    return Subject("single-file PyTorch, fused Adam, one gather", "plain_offline_rows.py", row)
+
+
 def _peer(peer: str, row: str, detail: str = "") -> Subject:
     return Subject(f"{peer}{detail}", f"{peer.replace('-', '_')}_rows.py", row, peer)
 
@@ -101,10 +108,13 @@ _SINGLE = _ours("offrl, one batch a call", "sampling")
 _REGRESSION = _ours("offrl, regression", "bc")
 _LIKELIHOOD = _ours("offrl, likelihood", "bc-likelihood")
 _TD3_BC = _ours("offrl", "td3-bc")
+_IQL, _CQL = _ours("offrl", "iql"), _ours("offrl", "cql")
+_EDAC, _SAC_N = _ours("offrl", "edac"), _ours("offrl, SAC-N", "sac-n")
 _PARALLEL = _ours("offrl, 2 processes", "ppo-parallel")
 _HELP = _ours("offrl --help", "help")
 
 _NETWORKS = f"{_widths(HIDDEN)}, batch {BATCH_SIZE}"
+_DEEP_NETWORKS = f"{_widths(DEEP_HIDDEN)}, batch {BATCH_SIZE}"
 _ROLLOUTS = (
     f"PPO on Hopper-v5, {_widths(SMALL_HIDDEN)}, {ROLLOUT_STEPS:,} steps an environment and update, {EPOCHS} epochs, "
     f"minibatches of {MINIBATCH_SIZE}"
@@ -156,6 +166,34 @@ ROWS = {
             f"the same, {SEEDS} seeds side by side",
             "updates/s of each",
             (Comparison(_ours("offrl", "td3-bc-seeds"), _peer("jax", "td3-bc-seeds", ", single file")),),
+        ),
+        Row(
+            "iql",
+            f"IQL, {_NETWORKS}",
+            "updates/s",
+            (
+                Comparison(_IQL, _peer("d3rlpy", "iql"), target=2.0),
+                Comparison(_IQL, _plain_offline("iql"), target=1.2),
+            ),
+        ),
+        Row(
+            "cql",
+            f"CQL, {_DEEP_NETWORKS}, {SAMPLED_ACTIONS} actions of each kind",
+            "updates/s",
+            (
+                Comparison(_CQL, _peer("d3rlpy", "cql"), target=2.0),
+                Comparison(_CQL, _plain_offline("cql"), target=1.2),
+            ),
+        ),
+        Row(
+            "edac",
+            f"EDAC and SAC-N, {CRITICS} critics, {_DEEP_NETWORKS}",
+            "updates/s",
+            (
+                Comparison(_SAC_N, _peer("d3rlpy", "sac-n", ", SAC-N"), target=2.0),
+                Comparison(_SAC_N, _plain_offline("sac-n"), target=1.2),
+                Comparison(_EDAC, _plain_offline("edac"), target=1.2),
+            ),
         ),
         Row(
             "td3-online",

@@ -1,6 +1,6 @@
 """Measure offrl side by side with other libraries, and print the table.
 
-    python -m tests.benchmarks.run [--rows ROW …] [--repeats 5] [--json]
+    python -m tests.benchmarks.run [--rows ROW …] [--repeats 5] [--threads 2] [--json]
 
 Each figure comes from a process of its own. The subjects of a row take turns (A B A B …), so that what else the machine
 does meets all of them; figures are medians, and ratios are taken turn by turn. Libraries whose environment
@@ -63,13 +63,13 @@ def why_absent(subject: Subject, root: Path) -> str | None:
     )
 
 
-def run_worker(subject: Subject, root: Path, seconds: float) -> dict[str, Any]:
+def run_worker(subject: Subject, root: Path, seconds: float, threads: int = THREADS) -> dict[str, Any]:
     """One figure, from a fresh process."""
     python = interpreter(subject.peer, root) if subject.peer else sys.executable
-    threads = {name: str(THREADS) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     process = subprocess.run(
         [python, WORKERS / subject.worker, subject.row, "--seconds", str(seconds)],
-        env=os.environ | threads,
+        env=os.environ | limits,
         capture_output=True,
         text=True,
     )
@@ -79,7 +79,7 @@ def run_worker(subject: Subject, root: Path, seconds: float) -> dict[str, Any]:
     return line
 
 
-def measure(row: Row, *, repeats: int, seconds: float, root: Path) -> Result:
+def measure(row: Row, *, repeats: int, seconds: float, root: Path, threads: int = THREADS) -> Result:
     """Let the row's subjects take turns, `repeats` times."""
     result = Result(row)
     for subject in row.subjects:
@@ -89,19 +89,19 @@ def measure(row: Row, *, repeats: int, seconds: float, root: Path) -> Result:
             result.figures[subject] = []
     for turn in range(repeats):
         for subject, figures in result.figures.items():
-            line = run_worker(subject, root, seconds)
+            line = run_worker(subject, root, seconds, threads)
             figures.append(line["value"])
             result.versions[subject] = line["versions"]
             print(f"{row.name} {turn + 1}/{repeats} {subject.label}: {line['value']:.4g} {row.unit}", file=sys.stderr)
     return result
 
 
-def machine() -> str:
+def machine(threads: int) -> str:
     """The processor, its cores, how busy they are, and the versions that every figure depends on."""
     names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     return (
-        f"{name}, {os.cpu_count()} cores, {THREADS} threads, Python {platform.python_version()}, "
+        f"{name}, {os.cpu_count()} cores, threads: {threads}, Python {platform.python_version()}, "
         f"PyTorch {version('torch')}, load average {os.getloadavg()[0]:.1f} before"
     )
 
@@ -176,14 +176,13 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--repeats", type=int, default=5, help="turns for each subject (%(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long to count in each process (%(default)s)")
+    parser.add_argument("--threads", type=int, default=THREADS, help="of each process (%(default)s)")
     parser.add_argument("--root", type=Path, default=default_root(), help="the peers' environments (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print every figure as one JSON object")
     arguments = parser.parse_args()
-    where = machine()
-    results = [
-        measure(ROWS[name], repeats=arguments.repeats, seconds=arguments.seconds, root=arguments.root)
-        for name in arguments.rows
-    ]
+    where = machine(arguments.threads)
+    settings = {name: getattr(arguments, name) for name in ("repeats", "seconds", "root", "threads")}
+    results = [measure(ROWS[name], **settings) for name in arguments.rows]
     for reason in dict.fromkeys(reason for result in results for reason in result.skipped.values()):
         print(f"left out: {reason}", file=sys.stderr)
     print(as_json(results, where) if arguments.json else f"{where}\n\n{markdown(results)}")

@@ -91,7 +91,7 @@ def test_subjects_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     interpreter("theirs", tmp_path).touch()
     order: list[str] = []
 
-    def fake_worker(subject: Subject, root: Path, seconds: float) -> dict[str, Any]:
+    def fake_worker(subject: Subject, root: Path, seconds: float, threads: int) -> dict[str, Any]:
         order.append(subject.label)
         return {"value": float(len(order)), "versions": {"torch": "2.0"}}
 
@@ -124,6 +124,7 @@ def test_a_worker_s_last_line_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(run, "WORKERS", tmp_path)
     line = run.run_worker(OURS, tmp_path, 1.5)
     assert (line["arguments"], line["OMP_NUM_THREADS"]) == (["row", "--seconds", "1.5"], "2")
+    assert run.run_worker(OURS, tmp_path, 1.5, threads=1)["OMP_NUM_THREADS"] == "1"
 
 
 def test_the_table_has_medians_versions_ratios_and_targets() -> None:
@@ -177,6 +178,12 @@ def test_every_worker_knows_the_rows_of_its_subjects() -> None:
         ("bc", {"imitation"}, 8.0),
         ("td3-bc", {"d3rlpy"}, 2.0),
         ("td3-bc", {"single-file PyTorch"}, 1.5),
+        ("iql", {"d3rlpy"}, 2.0),
+        ("iql", {"single-file PyTorch, fused Adam, one gather"}, 1.2),
+        ("cql", {"d3rlpy"}, 2.0),
+        ("cql", {"single-file PyTorch, fused Adam, one gather"}, 1.2),
+        ("edac", {"d3rlpy, SAC-N"}, 2.0),
+        ("edac", {"single-file PyTorch, fused Adam, one gather"}, 1.2),
         ("td3-online", {"stable-baselines3"}, 2.0),
         ("sac-online", {"stable-baselines3"}, 2.0),
         ("ppo", {"stable-baselines3"}, 3.0),

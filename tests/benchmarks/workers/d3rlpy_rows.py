@@ -1,4 +1,4 @@
-"""d3rlpy: its replay buffer, and behavior cloning and TD3+BC by its own `fit`."""
+"""d3rlpy: its replay buffer, and algorithms by its own `fit`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import numpy as np
 import structlog
 from measuring import (
     BATCH_SIZE,
+    CRITICS,
+    DEEP_HIDDEN,
     DEMONSTRATIONS,
     ENDLESS,
     HIDDEN,
+    SAMPLED_ACTIONS,
     SAMPLING_EPISODES,
     Window,
     WindowOver,
@@ -88,6 +91,42 @@ def td3_bc(window: Window) -> float:
     return fit(window, config)
 
 
+def iql(window: Window) -> float:
+    """IQL with the paper's options."""
+    encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(HIDDEN))
+    config = d3rlpy.algos.IQLConfig(
+        batch_size=BATCH_SIZE,
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+        value_encoder_factory=encoder,
+    )
+    return fit(window, config)
+
+
+def cql(window: Window) -> float:
+    """CQL with the authors' options for locomotion: no multiplier is learned."""
+    encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(DEEP_HIDDEN))
+    config = d3rlpy.algos.CQLConfig(
+        batch_size=BATCH_SIZE,
+        actor_encoder_factory=encoder,
+        critic_encoder_factory=encoder,
+        alpha_learning_rate=0.0,
+        alpha_threshold=0.0,
+        n_action_samples=SAMPLED_ACTIONS,
+    )
+    return fit(window, config)
+
+
+def sac_n(window: Window) -> float:
+    """SAC-N, which is its SAC with more critics; EDAC it doesn't have."""
+    encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(DEEP_HIDDEN))
+    config = d3rlpy.algos.SACConfig(
+        batch_size=BATCH_SIZE, actor_encoder_factory=encoder, critic_encoder_factory=encoder, n_critics=CRITICS
+    )
+    return fit(window, config)
+
+
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    main({"sampling": sampling, "bc": bc, "td3-bc": td3_bc}, "d3rlpy")
+    rows = {"sampling": sampling, "bc": bc, "td3-bc": td3_bc, "iql": iql, "cql": cql, "sac-n": sac_n}
+    main(rows, "d3rlpy")

@@ -16,6 +16,8 @@ import numpy as np
 
 BATCH_SIZE = 256
 HIDDEN = (256, 256)
+DEEP_HIDDEN = (256, 256, 256)
+"""Of the networks of CQL and EDAC."""
 OBSERVATION_DIM, ACTION_DIM = 11, 3
 EPISODE_LENGTH = 1000
 SAMPLING_EPISODES = 1000
@@ -32,6 +34,8 @@ DISCRIMINATOR_UPDATES, DISCRIMINATOR_BATCH_SIZE = 8, 256
 """GAIL: discriminator steps in a round, and the transitions of either side in each."""
 ENVIRONMENTS = 8
 """Where several are stepped side by side."""
+CRITICS, SAMPLED_ACTIONS = 10, 10
+"""EDAC: critics. CQL: actions of each of three kinds that an integral over actions is estimated from."""
 SEEDS = 4
 """Where several are trained side by side."""
 DQN_BATCH_SIZE, STEPS_PER_UPDATE, STEPS_PER_TARGET = 32, 4, 10_000

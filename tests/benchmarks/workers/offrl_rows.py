@@ -15,6 +15,8 @@ from measuring import (
     ACTION_DIM,
     BATCH_SIZE,
     BLOCK,
+    CRITICS,
+    DEEP_HIDDEN,
     DEMONSTRATIONS,
     DISCRIMINATOR_BATCH_SIZE,
     DISCRIMINATOR_UPDATES,
@@ -32,6 +34,7 @@ from measuring import (
     ONLINE_WARM_UP_STEPS,
     RESAMPLES,
     ROLLOUT_STEPS,
+    SAMPLED_ACTIONS,
     SAMPLING_EPISODES,
     SEEDS,
     SHORT_EPISODES,
@@ -154,6 +157,29 @@ def td3_bc(window: Window, seeds: int = 1) -> float:
     settings: dict[str, Any] = {"agent": agent, "data": {"validation_fraction": 0.0}, "seeds": tuple(range(seeds))}
     with store(DEMONSTRATIONS) as dataset:
         return train_until_over(Ticks(window), algo="td3", dataset=str(dataset.path), **settings)
+
+
+def offline(window: Window, algo: str, agent: dict[str, Any]) -> float:
+    """With the paper's options, states as they are."""
+    data = {"validation_fraction": 0.0, "normalize_observation": False}
+    with store(DEMONSTRATIONS) as dataset:
+        return train_until_over(Ticks(window), algo=algo, dataset=str(dataset.path), agent=agent, data=data)
+
+
+def iql(window: Window) -> float:
+    return offline(window, "iql", {"hidden": HIDDEN})
+
+
+def cql(window: Window) -> float:
+    return offline(window, "cql", {"hidden": DEEP_HIDDEN, "samples": SAMPLED_ACTIONS})
+
+
+def edac(window: Window, diversity: float = 1.0) -> float:
+    return offline(window, "edac", {"hidden": DEEP_HIDDEN, "critics": CRITICS, "diversity": diversity})
+
+
+def sac_n(window: Window) -> float:
+    return edac(window, diversity=0.0)
 
 
 def replay_online(window: Window, algo: str, agent: dict[str, Any]) -> float:
@@ -282,6 +308,10 @@ if __name__ == "__main__":
         "bc-likelihood": bc_likelihood,
         "td3-bc": td3_bc,
         "td3-bc-seeds": lambda window: td3_bc(window, SEEDS),
+        "iql": iql,
+        "cql": cql,
+        "edac": edac,
+        "sac-n": sac_n,
         "td3-online": td3_online,
         "sac-online": sac_online,
         "ppo": ppo,

@@ -43,9 +43,14 @@ def sampling_blocks(window: Window) -> float:
     return sampling(window, BLOCK)
 
 
-def network(inputs: int, outputs: int) -> nn.Sequential:
-    hidden = [layer for pair in pairwise([inputs, *HIDDEN]) for layer in (nn.Linear(*pair), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(HIDDEN[-1], outputs))
+def network(
+    inputs: int,
+    outputs: int,
+    widths: Sequence[int] = HIDDEN,
+    linear: Callable[[int, int], nn.Module] = nn.Linear,
+) -> nn.Sequential:
+    hidden = [layer for pair in pairwise([inputs, *widths]) for layer in (linear(*pair), nn.ReLU())]
+    return nn.Sequential(*hidden, linear(widths[-1], outputs))
 
 
 def batches(columns: list[Tensor], *, one_gather: bool) -> Callable[[], Sequence[Tensor]]:
