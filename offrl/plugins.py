@@ -146,6 +146,7 @@ algorithms = Table(
         "bc": "offrl.agents.bc:ALGORITHM",
         "bc-rnn": "offrl.agents.bc_rnn:ALGORITHM",
         "bcq": "offrl.agents.bcq:ALGORITHM",
+        "bc-transformer": "offrl.agents.bc_transformer:ALGORITHM",
         "cql": "offrl.agents.cql:ALGORITHM",
         "dagger": "offrl.agents.bc:DAGGER",
         "dqn": "offrl.agents.dqn:ALGORITHM",

@@ -27,6 +27,8 @@ SMALL = {"checkpoint_every": 1_000, "log_every": 8, "evaluation.every": 0, "eval
 OPTIONS: dict[str, dict[str, Any]] = {
     "bc": {"batch_size": 4, "agent.hidden": [4]},
     "bcq": {"batch_size": 4, "agent.hidden": [4]},
+    "bc-rnn": {"batch_size": 4, "agent.width": 4, "agent.context": 2},
+    "bc-transformer": {"batch_size": 4, "agent.width": 8, "agent.layers": 1, "agent.context": 2},
     "ppo": {"agent.rollout_steps": 4, "agent.minibatch_size": 4, "agent.hidden": [4]},
     "dqn": {"batch_size": 4, "agent.hidden": [4], "online.warmup_steps": 4},
     "qrdqn": {"batch_size": 4, "agent.hidden": [4], "agent.quantiles": 3, "online.warmup_steps": 4},
@@ -37,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "airl": {"agent.generator_options": {"rollout_steps": 4, "minibatch_size": 4, "hidden": [4]}},
     "sqil": {"batch_size": 4, "online.warmup_steps": 4},
 }
-FROM_DATA = ("bc", "bcq", "iql", "gail", "airl", "sqil")
+FROM_DATA = ("bc", "bc-rnn", "bc-transformer", "bcq", "iql", "gail", "airl", "sqil")
 
 
 def environment(role: str, kind: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from offrl.errors import SpaceMismatchError
 from offrl.nn import distributions as dist
 from offrl.nn.clipping import Clipping
+from offrl.nn.flatten import one_hot
 from offrl.nn.policy_heads import is_bounded
 from offrl.ops.losses import squared_error
 from offrl.types import Spec
@@ -116,6 +117,13 @@ class ActionHead:
         """The mixture of Gaussians that an output stands for."""
         mixture = dist.split_mixture(output, self.components, self.actions)
         return mixture._replace(mean=mixture.mean.tanh()) if self.bounded else mixture
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Actions, as batches have them, for a network to read, [..., A]: each choice one-hot."""
+        if self.kind != "categorical":
+            return action
+        columns = self.choice(action).unbind(-1)
+        return torch.cat([one_hot(column, count) for column, count in zip(columns, self.choices, strict=True)], dim=-1)
 
     def choice(self, action: Tensor) -> Tensor:
         """Discrete actions as one column for each choice, from 0, int64 [..., K]."""

@@ -130,7 +130,8 @@ WIDTH, UPDATES, NEVER, HUGE = 7, 3, 4, 1e6
 QUANTILES = 6
 LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {"entropy_bonus": 0.1}),
-    "bc-rnn": ("bc-rnn", {"context": 5}),
+    "bc-rnn": ("bc-rnn", {"context": 5, "width": WIDTH}),
+    "bc-transformer": ("bc-transformer", {"context": 3, "width": 8, "layers": 1}),
     "bcq": ("bcq", {}),
     "dagger": ("dagger", {}),
     "dqn": ("dqn", {"conservative": 0.5}),
@@ -192,7 +193,7 @@ def test_nothing_is_learned_from_what_forbidden_actions_seem_worth(name: str) ->
     """A huge logit or value of an action that is never allowed changes no loss, no target and no parameter."""
     algo, options = LEARNING[name]
     record, spec = plugins.algorithms[algo], discrete(3, NEVER + 1, start=FIRST)
-    small = {"width": WIDTH} if algo == "bc-rnn" else {"hidden": (WIDTH,)}
+    small = {} if "width" in options else {"hidden": (WIDTH,)}
     given = options | ({"generator_options": small} if record.wraps else small)
     trial = Trial.of(record, spec, given, (0, 5), UPDATES, None)
     agent: Any = trial.agent()

@@ -27,6 +27,8 @@ TABLE = gym.spaces.Discrete(5)
 SMALL: dict[str, Any] = {"hidden": (8, 6)}
 REGULARIZED: dict[str, Any] = {**SMALL, "dropout": 0.2, "layer_norm": True, "activation": "tanh"}
 RECURRENT: dict[str, Any] = {"width": 6, "context": 3}
+# Adam's first steps magnify the rounding of gradients as small as those that transformers begin with.
+ATTENTIVE: dict[str, Any] = {"width": 8, "layers": 2, "heads": 2, "context": 3, "learning_rate": 1e-5}
 ROLLOUT: dict[str, Any] = {**SMALL, "epochs": 2, "minibatch_size": 4}
 
 CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
@@ -48,6 +50,10 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         CHOICE,
         {**SMALL, "threshold": 0.8, "decay_steps": 9, "layer_norm": True, "target_every": 3},
     ),
+    "bc-transformer": ("bc-transformer", BOX, UNIT, {**ATTENTIVE, "policy": "deterministic"}),
+    "bc-transformer, nested": ("bc-transformer", NESTED, UNIT, {**ATTENTIVE, "policy": "squashed_gaussian"}),
+    "bc-transformer, mixture": ("bc-transformer", BOX, ENDLESS, {**ATTENTIVE, "dropout": 0.0}),
+    "bc-transformer, choices": ("bc-transformer", BOX, CHOICES, ATTENTIVE),
     "dagger": ("dagger", BOX, CHOICE, SMALL),
     "dqn": ("dqn", BOX, CHOICE, SMALL),
     "dqn, nested": ("dqn", NESTED, CHOICE, {**SMALL, "double": True, "target_every": 3}),
