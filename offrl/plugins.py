@@ -156,6 +156,7 @@ algorithms = Table(
         "irl": "offrl.agents.irl:ALGORITHM",
         "ppo": "offrl.agents.ppo:ALGORITHM",
         "qrdqn": "offrl.agents.qrdqn:ALGORITHM",
+        "rebrac": "offrl.agents.rebrac:ALGORITHM",
         "rlpd": "offrl.agents.rlpd:ALGORITHM",
         "sac": "offrl.agents.sac:ALGORITHM",
         "sqil": "offrl.agents.sqil:ALGORITHM",

@@ -1,4 +1,4 @@
-"""AWAC, CQL and EDAC learn from a log what a clone of the same size and steps can't."""
+"""AWAC, CQL, EDAC and ReBRAC learn from a log what a clone of the same size and steps can't."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from offrl.runs.run import Run
 
 SEEDS = [30, 31]
 """No option was tuned on them."""
-CHANGES: dict[str, dict[str, Any]] = {"awac": {}, "cql": {"agent": {"samples": 3}}, "edac": {"agent": {"critics": 5}}}
+CHANGES: dict[str, dict[str, Any]] = {
+    "awac": {},
+    "cql": {"agent": {"samples": 3}},
+    "edac": {"agent": {"critics": 5}},
+    "rebrac": {"agent": {"hidden": [64, 64]}},
+}
 """Of the recipes for the pendulum, to end within a minute."""
 
 

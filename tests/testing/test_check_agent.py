@@ -101,6 +101,8 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "awac, squashed": ("awac", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
     "cql": ("cql", BOX, UNIT, {**SMALL, "samples": 3}),
     "cql, Lagrangian": ("cql", NESTED, UNIT, {**SMALL, "samples": 2, "threshold": 1.0}),
+    "rebrac": ("rebrac", BOX, UNIT, {**SMALL, "policy_delay": 1, "penalty_decay": 0.9}),
+    "rebrac, nested": ("rebrac", NESTED, UNIT, SMALL),
     # Directions of slopes magnify rounding where slopes are small, as those of a few rectified units are.
     "edac": ("edac", BOX, UNIT, {"hidden": [24, 24], "activation": "tanh", "critics": 4}),
     "edac, SAC-N": ("edac", NESTED, UNIT, {**SMALL, "critics": 6, "diversity": 0.0}),
