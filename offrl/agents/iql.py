@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.fine_tuning import keep_steady
-from offrl.agents.space_checks import require_bounded_box
+from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind, require_bounded_box
 from offrl.config.fields import (
     STRICT,
     Activation,
@@ -26,10 +26,11 @@ from offrl.config.fields import (
     Probability,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
+from offrl.nn import MLP, Adam, FlatAction, FlatObservation, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind
-from offrl.nn.policy_heads import GaussianActor
+from offrl.nn.distributions import including
+from offrl.nn.policy_heads import CategoricalActor, GaussianActor, actor_of
 from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
 
 LARGEST_GUMBEL_ERROR = 7.0
@@ -45,7 +46,9 @@ class IQLConfig(Schedule):
 
     Attributes:
         policy: "gaussian" around the tanh of a network's output, with a spread that is the same in all states, as in
-            the paper; "squashed_gaussian", the same before a tanh, whose samples have a density within the bounds.
+            the paper; "squashed_gaussian", the same before a tanh, whose samples have a density within the bounds;
+            "categorical" for discrete and multi-discrete actions, which the paper doesn't have; "auto" takes "gaussian"
+            or "categorical".
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.
         layer_norm: normalize the hidden layers of the critics and of the value (not in the paper).
@@ -62,12 +65,12 @@ class IQLConfig(Schedule):
             where good actions are rare.
         temperature: β, the weight of the advantage in exp(β A): 0 clones the data, more picks its best actions.
         largest_weight: that an action may have, exp(β A) is clipped to it.
-        initial_log_std: of the policy, where actions span [-1, 1].
+        initial_log_std: of a Gaussian policy, where actions span [-1, 1].
     """
 
     __pydantic_config__ = STRICT
 
-    policy: Literal["gaussian", "squashed_gaussian"] = "gaussian"
+    policy: PolicyKind = "auto"
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
     layer_norm: bool = False
@@ -87,7 +90,7 @@ class IQLConfig(Schedule):
 class IQLState:
     """All that training changes."""
 
-    actor: GaussianActor
+    actor: GaussianActor | CategoricalActor
     critic: MLP
     target_critic: MLP
     value: MLP
@@ -102,28 +105,33 @@ class IQL:
     No action that the data doesn't hold is ever asked about: V(s) is an expectile of Q(s, a) over the data's actions, Q
     bootstraps from V, and the policy is a regression on the data weighted by exp(β (Q − V)).
 
-    Observations and actions are flat vectors; actions span [-1, 1] (environment bounds are mapped outside).
+    Observations are flat vectors. Continuous actions span [-1, 1] (environment bounds are mapped outside); of discrete
+    ones critics see the one-hot code, and the policy chooses among those that masks allow.
 
     Raises:
-        SpaceMismatchError: actions aren't vectors with finite bounds.
+        SpaceMismatchError: actions are neither discrete nor vectors with finite bounds, or the kind of policy doesn't
+            fit them.
     """
 
     batches_per_update = 1
     adopted_options: ClassVar[tuple[str, ...]] = ("hidden", "activation")
 
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
-        require_bounded_box(spec, "IQL")
         self.config, self.spec, self.discount = config, spec, config.discount
-        self.squashed = config.policy == "squashed_gaussian"
+        self.kind = policy_kind(config.policy, spec, ("gaussian", "squashed_gaussian"))
+        if self.kind != "categorical":
+            require_bounded_box(spec, "IQL")
+        self.choices, self.first_choice = choices_of(spec.action_space)
         self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
-        self.flat_observation = FlatObservation(spec.observation_space)
+        self.flat_observation, self.flat_action = FlatObservation(spec.observation_space), FlatAction(spec.action_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> IQLState:
         """Fresh networks for each seed; the target starts as a copy."""
         c, generators = self.config, seed_generators(seeds)
         observations, actions = self.flat_observation.width, self.spec.action_dim
-        mean = MLP(observations, actions, c.hidden, generators, activation=c.activation)
-        actor = GaussianActor(mean, actions, c.initial_log_std, squashed=self.squashed, bounded=True).to(device)
+        policy = MLP(observations, actions, c.hidden, generators, activation=c.activation)
+        choices = self.choices, self.first_choice
+        actor = actor_of(self.kind, policy, self.spec, choices, c.initial_log_std).to(device)
         critic, value = (
             MLP(
                 inputs,
@@ -178,12 +186,18 @@ class IQL:
         return expectile_loss(q - value, c.expectile).mean(dim=1), value
 
     def actor_loss(self, state: IQLState, batch: Batch, q: Tensor) -> Tensor:
-        """−exp(β (Q(s, a) − V(s))) log π(a | s), [S], the advantage-weighted regression of equation 7."""
+        """−exp(β (Q(s, a) − V(s))) log π(a | s), [S], the advantage-weighted regression of equation 7.
+
+        Among the actions that masks allow; what the data did counts as allowed in any case.
+        """
         with torch.no_grad():
             advantage = q - self._value(state, batch.observation)
             weight = (self.config.temperature * advantage).exp().clamp(max=self.config.largest_weight)
-        log_prob = state.actor.log_density(self._policy(state, batch.observation), batch.action)
-        return -(weight * log_prob).mean(dim=1)
+        mask = batch.action_mask
+        if mask is not None:
+            mask = including(mask, state.actor.encode(batch.action), self.choices)
+        policy = state.actor.distribution(self._output(state, batch.observation), mask)
+        return -(weight * state.actor.log_density(policy, batch.action)).mean(dim=1)
 
     def _critic_step(self, state: IQLState, batch: Batch) -> Metrics:
         loss, q = self.critic_loss(state, batch)
@@ -199,20 +213,16 @@ class IQL:
         return (q - target.unsqueeze(1)).square().mean(dim=2).sum(dim=1), q
 
     def _pairs(self, batch: Batch) -> Tensor:
-        return torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
+        return torch.cat([self.flat_observation(batch.observation), self.flat_action(batch.action)], dim=-1)
 
     def _value(self, state: IQLState, observation: Observation) -> Tensor:
         value: Tensor = state.value(self.flat_observation(observation)).squeeze(-1)
         return value
 
-    def _policy(self, state: IQLState, observation: Observation) -> tuple[Tensor, ...]:
-        """The action distributions."""
-        return state.actor.distribution(self._mean(state, observation))
-
-    def _mean(self, state: IQLState, observation: Observation) -> Tensor:
-        """Of the Gaussian, which a squashed one has before its tanh."""
+    def _output(self, state: IQLState, observation: Observation) -> Tensor:
+        """What the policy's distribution is made of: a Gaussian's mean, a squashed one's before its tanh, or logits."""
         output: Tensor = state.actor.network(self.flat_observation(observation))
-        return output if self.squashed else output.tanh()
+        return output.tanh() if self.kind == "gaussian" else output
 
     def initial_carry(self, state: IQLState, count: int) -> tuple[()]:
         """Nothing: actions depend on the observation alone."""
@@ -226,13 +236,17 @@ class IQL:
         noise: Tensor | None = None,
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[()]]:
-        """The policy's mean; with draws [S, N, A] a sample, clipped to [-1, 1]: critics learn of what was executed."""
-        return state.actor.act(self._mean(state, observation), noise).clamp(-1.0, 1.0), carry
+        """The policy's mean or likeliest action; with draws [S, N, A] a sample.
+
+        Continuous ones are clipped to [-1, 1]: critics learn of what was executed.
+        """
+        action = state.actor.act(self._output(state, observation), noise, action_mask)
+        return action if self.kind == "categorical" else action.clamp(-1.0, 1.0), carry
 
     @property
     def has_density(self) -> bool:
         """Whether sampled actions have the density `log_prob`: those that bounds clip have none."""
-        return self.squashed
+        return self.kind != "gaussian"
 
     @torch.no_grad()
     def log_prob(
@@ -244,20 +258,20 @@ class IQL:
         action_mask: Tensor | None = None,
     ) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
-        return state.actor.log_density(self._policy(state, observation), action)
+        return state.actor.log_density(state.actor.distribution(self._output(state, observation), action_mask), action)
 
     def ended_schedule(self, state: IQLState) -> int:
         """The steps taken, where the actor's step size has fallen to 0."""
         return ended_schedule((state.actor_optimizer,))
 
     def adopt_policy(self, state: IQLState, policy: MLP, kind: str) -> None:
-        """Start the actor's mean from a cloned policy of the same hidden widths; its spread stays.
+        """Start the actor's mean or logits from a cloned policy of the same hidden widths; a spread stays.
 
         Raises:
             SpaceMismatchError: it reads other observations.
             RecipeError: it is of another kind, or of other widths, activation or number of seeds.
         """
-        require_kind("IQL", kind, ("deterministic", "squashed_gaussian"))
+        require_kind("IQL", kind, ("categorical",) if self.choices else ("deterministic", "squashed_gaussian"))
         adopt_layers(state.actor.network, policy)
 
 
@@ -284,8 +298,9 @@ ALGORITHM = Algorithm(
     IQLConfig,
     IQL,
     feeds=("dataset", "replay"),
-    actions=("continuous",),
+    actions=("continuous", "discrete", "multi-discrete"),
     provides=(Density, CriticOnly, StartsFromPolicy, Scheduled),
-    summary="expectile and temperature, Gaussian or squashed policies, XQL (`agent.value_loss`)",
+    summary="expectile and temperature, Gaussian, squashed or categorical policies, XQL (`agent.value_loss`)",
+    masks=True,
     goes_on=keep_steady,
 )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
 from offrl.nn.clipping import Clipping
 from offrl.nn.flat import FlatModule, uniform_per_seed
-from offrl.nn.flatten import FlatObservation, one_hot
+from offrl.nn.flatten import FlatAction, FlatObservation
 from offrl.nn.mlp import MLP
 from offrl.ops.running_moments import normalize
 from offrl.types import Batch, Spec
@@ -36,7 +35,7 @@ class TransitionFeatures:
     def __init__(self, spec: Spec, inputs: Inputs, *, absorbing: bool = False, indicator: float = 1.0) -> None:
         self.spec, self.inputs, self.absorbing, self.indicator = spec, inputs, absorbing, indicator
         self.flat_observation = FlatObservation(spec.observation_space)
-        self.clipped = Clipping(spec.action_space)
+        self.clipped, self.flat_action = Clipping(spec.action_space), FlatAction(spec.action_space)
         self.states = 2 if inputs == "transition" else 1
         actions = spec.action_dim if inputs == "state_action" else 0
         self.observations = self.states * self.flat_observation.width
@@ -59,22 +58,13 @@ class TransitionFeatures:
         return features
 
     def _rest(self, batch: Batch) -> list[Tensor]:
-        parts = [self._action(batch.action)] if self.inputs == "state_action" else []
+        parts = [self.flat_action(self.clipped(batch.action))] if self.inputs == "state_action" else []
         if self.absorbing:
             parts.append(torch.zeros_like(batch.reward).unsqueeze(-1))
             if self.states == 2:
                 # The state behind a terminal one is the absorbing one.
                 parts.append(self.indicator * batch.terminated.unsqueeze(-1))
         return parts
-
-    def _action(self, action: Tensor) -> Tensor:
-        space = self.spec.action_space
-        if isinstance(space, gym.spaces.Discrete):
-            return one_hot(action - int(space.start), int(space.n))
-        if isinstance(space, gym.spaces.MultiDiscrete):
-            columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
-            return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
-        return self.clipped(action)
 
 
 class Layer(NamedTuple):

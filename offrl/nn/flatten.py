@@ -1,4 +1,4 @@
-"""From an observation, of whatever space, to one flat float vector."""
+"""From an observation or an action, of whatever space, to one flat float vector."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ class FlatObservation:
             (space,) = self.parts.values()
             return _flat(observation, space)
         return torch.cat([_flat(observation[key], space) for key, space in self.parts.items()], dim=-1)
+
+
+class FlatAction:
+    """Makes actions vectors of `Spec.action_dim` numbers: discrete ones one-hot, joined where there are several.
+
+    Args:
+        space: the action space: Box, Discrete or MultiDiscrete.
+    """
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+
+    def __call__(self, action: Tensor) -> Tensor:
+        """[S, B, …] to [S, B, action_dim]; those of a Box as they are."""
+        space = self.space
+        if isinstance(space, gym.spaces.Discrete):
+            return one_hot(action - int(space.start), int(space.n))
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            columns = zip(action.unbind(-1), space.start.flat, space.nvec.flat, strict=True)
+            return torch.cat([one_hot(column - int(first), int(n)) for column, first, n in columns], dim=-1)
+        return action
 
 
 def _leaves(space: gym.Space[Any], prefix: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:

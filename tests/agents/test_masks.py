@@ -28,12 +28,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bcq": {},
     "dqn": {},
     "gail": {"generator": "sac"},
+    "iql": {},
     "ppo": {},
     "qrdqn": {},
     "sac": {},
     "sqil": {"generator": "dqn"},
 }
-with_density = pytest.mark.parametrize("algo", ["bc", "gail", "ppo", "sac"])
+with_density = pytest.mark.parametrize("algo", ["bc", "gail", "iql", "ppo", "sac"])
 every = pytest.mark.parametrize("algo", list(OPTIONS))
 
 
@@ -138,6 +139,7 @@ LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "double dqn": ("dqn", {"double": True}),
     "qrdqn": ("qrdqn", {"quantiles": QUANTILES, "conservative": 0.5}),
     "double qrdqn": ("qrdqn", {"quantiles": QUANTILES, "double": True}),
+    "iql": ("iql", {}),
     "ppo": ("ppo", {"epochs": 2, "entropy_bonus": 0.01}),
     "ppo with a penalty": ("ppo", {"epochs": 2, "objective": "penalty", "max_kl": 0.1}),
     "sac": ("sac", {"bc_alpha": 2.5}),

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from offrl.errors import SpaceMismatchError
-from offrl.nn import FlatObservation
+from offrl.nn import FlatAction, FlatObservation
 
 
 def box(*shape: int) -> spaces.Box:
@@ -103,3 +103,11 @@ def test_a_dictionary_with_one_part_is_taken_by_its_key() -> None:
 def test_a_space_without_a_shape_is_refused() -> None:
     with pytest.raises(SpaceMismatchError, match="Text"):
         FlatObservation(spaces.Dict({"name": spaces.Text(5)}))
+
+
+def test_actions_become_vectors() -> None:
+    vector = torch.randn(1, 2, 3)
+    assert FlatAction(box(3))(vector) is vector
+    assert FlatAction(spaces.Discrete(3, start=5))(torch.tensor([[5, 7]])).tolist() == [[[1, 0, 0], [0, 0, 1]]]
+    several = spaces.MultiDiscrete(np.array([[2, 3]]), start=np.array([[0, 4]]))
+    assert FlatAction(several)(torch.tensor([[[1, 5]]])).tolist() == [[[0, 1, 0, 1, 0]]]

@@ -97,6 +97,8 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     ),
     "iql": ("iql", BOX, UNIT, SMALL),
     "iql, squashed": ("iql", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
+    "iql, choice": ("iql", NESTED, CHOICE, SMALL),
+    "iql, choices": ("iql", BOX, CHOICES, {**SMALL, "layer_norm": True, "value_loss": "gumbel"}),
     "awac": ("awac", BOX, UNIT, SMALL),
     "awac, squashed": ("awac", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
     "cql": ("cql", BOX, UNIT, {**SMALL, "samples": 3}),
