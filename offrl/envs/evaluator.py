@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,30 @@ def evaluate(
     return Evaluation(evaluation.returns.reshape(shape), evaluation.lengths.reshape(shape))
 
 
+def evaluate_function(
+    act: Callable[[Any], NDArray[Any]], environment: str, episodes: int, starts: Starts, *, max_episode_steps: int = 0
+) -> Evaluation:
+    """Returns of a function that acts, whoever trained it, in the manner of `evaluate`; [1, episodes].
+
+    Args:
+        act: actions for a vector environment's observation, in the environment's own units; it remembers nothing.
+        environment: a Gymnasium id.
+        episodes: complete episodes.
+        starts: the initial states, of one seed.
+        max_episode_steps: cut episodes there; 0 leaves the environment's own limit.
+
+    Raises:
+        RequestError: the environment can't be made, or an episode doesn't end.
+    """
+    copies, quota = share_evenly(episodes, MAX_PARALLEL)
+    environments = make_environments(environment, copies, max_episode_steps=max_episode_steps)
+    try:
+        evaluation = _returns(Function(act), environments, quota, starts.reset_seeds(copies))
+    finally:
+        environments.close()
+    return Evaluation(evaluation.returns.reshape(1, -1), evaluation.lengths.reshape(1, -1))
+
+
 def evaluate_random(environment: str, episodes: int, *, seed: int = 0, max_episode_steps: int = 0) -> Evaluation:
     """Uniformly random actions from final starts, in the manner of `evaluate`; [1, episodes].
 
@@ -94,6 +119,20 @@ class Greedy:
     def ended(self, done: NDArray[np.bool_]) -> None:
         """Forget the episodes that ended."""
         self.actor.ended(done)
+
+
+class Function:
+    """A function of the observation alone, for `rollouts`."""
+
+    def __init__(self, function: Callable[[Any], NDArray[Any]]) -> None:
+        self.function = function
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Actions for the vector environment."""
+        return self.function(observation)
+
+    def ended(self, done: NDArray[np.bool_]) -> None:
+        """There is nothing to forget."""
 
 
 class UniformlyRandom:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offrl.envs.evaluator import Evaluation, evaluate, evaluate_random
+from offrl.envs.evaluator import Evaluation, evaluate, evaluate_function, evaluate_random
 from offrl.envs.starts import Purpose, Starts
 from offrl.errors import RequestError, SpaceMismatchError
 from tests.envs.counting import COUNTING, NESTED, PARTS, Counting, constant_policy
@@ -42,6 +42,22 @@ def test_every_copy_gives_its_first_episodes(episodes: int, copies: int) -> None
         expected = count_by_hand(own, episodes // copies, second_action)
         np.testing.assert_array_equal(evaluation.lengths[position], expected.lengths)
         np.testing.assert_allclose(evaluation.returns[position], expected.returns, rtol=1e-6)
+
+
+def test_a_function_that_acts_like_a_policy_gets_its_returns() -> None:
+    starts = Starts(Purpose.FINAL, (4,), 3)
+    policy = evaluate(constant_policy([[0.0, 0.0]]), COUNTING, 20, starts)
+    shown: list[int] = []
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        shown.append(len(observation))
+        return np.tile(np.float32([0.0, 5.0]), (len(observation), 1))
+
+    function = evaluate_function(act, COUNTING, 20, starts)
+    np.testing.assert_array_equal(function.returns, policy.returns)
+    np.testing.assert_array_equal(function.lengths, policy.lengths)
+    assert function.returns.shape == (1, 20)
+    assert set(shown) == {10}
 
 
 def test_short_episodes_are_not_favored() -> None:
