@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from offrl.nn.free_memory import require_room
 
 
 class HooklessModule(nn.Module):
@@ -30,8 +33,14 @@ class FlatModule(HooklessModule):
     own_parameters: list[nn.Parameter]
 
     def flatten(self) -> None:
-        """Move all parameters into one contiguous tensor and make them views of it."""
+        """Move all parameters into one contiguous tensor and make them views of it.
+
+        Raises:
+            RecipeError: there is no memory to train them in.
+        """
         parameters = self.own_parameters = list(self.parameters())
+        size = sum(parameter.nbytes for parameter in parameters)
+        require_room(size, parameters[0].device, already=size)
         self.flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         offset = 0
         for parameter in parameters:
@@ -70,7 +79,12 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def uniform_per_seed(shape: tuple[int, ...], bound: float, generators: list[torch.Generator]) -> Tensor:
-    """Draws from U(−bound, bound), [S, *shape]; each seed draws from its own generator, whatever S is."""
+    """Draws from U(−bound, bound), [S, *shape]; each seed draws from its own generator, whatever S is.
+
+    Raises:
+        RecipeError: there is no memory to train so many parameters in.
+    """
+    require_room(4 * len(generators) * math.prod(shape), torch.device("cpu"))
     draws = [torch.empty(shape).uniform_(-bound, bound, generator=generator) for generator in generators]
     return torch.stack(draws)
 
