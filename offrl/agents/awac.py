@@ -92,7 +92,8 @@ class AWAC:
     adopted_options: ClassVar[tuple[str, ...]] = ("hidden", "activation")
 
     def __init__(self, config: AWACConfig, spec: Spec) -> None:
-        require_bounded_box(spec, "AWAC")
+        by_advantage = "iql, whose policy clones each action by its advantage too"
+        require_bounded_box(spec, "AWAC", {"discrete": by_advantage, "multi-discrete": by_advantage})
         self.config, self.spec, self.discount = config, spec, config.discount
         self.squashed = config.policy == "squashed_gaussian"
         self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)

@@ -151,7 +151,8 @@ class BCQ:
     batches_per_update = 1
 
     def __init__(self, config: BCQConfig, spec: Spec) -> None:
-        space = require_discrete(spec, "BCQ")
+        # What keeps near the data too.
+        space = require_discrete(spec, "BCQ", {"continuous": "td3 with agent.bc_alpha=2.5 (TD3+BC), rebrac or iql"})
         self.config, self.spec, self.discount = config, spec, config.discount
         self.actions, self.first_action = int(space.n), int(space.start)
         self.exploration = EpsilonGreedy(config.epsilon_start, config.epsilon_end, config.epsilon_steps)

@@ -112,7 +112,9 @@ class CQL:
     adopted_options: ClassVar[tuple[str, ...]] = ("hidden", "activation")
 
     def __init__(self, config: CQLConfig, spec: Spec) -> None:
-        require_bounded_box(spec, "CQL")
+        require_bounded_box(
+            spec, "CQL", {"discrete": "dqn or qrdqn with agent.conservative=1, CQL for discrete actions"}
+        )
         self.config, self.spec, self.discount = config, spec, config.discount
         self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
         self.target_entropy = -float(spec.action_dim) if config.target_entropy == "auto" else config.target_entropy

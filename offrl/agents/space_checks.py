@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -21,16 +22,25 @@ SUITED: dict[type[gym.Space[Any]], Actions] = {
 }
 """What an algorithm's record calls each kind of action space."""
 
+NOTHING_NEARER: Mapping[Actions, str] = {}
+"""No algorithm for other action spaces stands out."""
+
 PolicyKind = Literal["auto", "deterministic", "gaussian", "squashed_gaussian", "mixture", "categorical"]
 
 
-def require_bounded_box(spec: Spec, algorithm: str) -> None:
-    """Raise `SpaceMismatchError` unless actions are vectors with finite bounds."""
+def require_bounded_box(spec: Spec, algorithm: str, instead: Mapping[Actions, str] = NOTHING_NEARER) -> None:
+    """Raise `SpaceMismatchError` unless actions are vectors with finite bounds.
+
+    Args:
+        spec: the spaces.
+        algorithm: whose check it is, for people.
+        instead: for other kinds of action spaces, what is nearest to the algorithm there; else all are named that can.
+    """
     space = spec.action_space
     if not isinstance(space, gym.spaces.Box):
         raise SpaceMismatchError(
             f"{algorithm} can't act in this task's action space, {space}",
-            hint=_suited(space),
+            hint=_suited(space, instead),
         )
     _refuse_whole_numbers(space)
     if not space.is_bounded("both"):
@@ -40,13 +50,21 @@ def require_bounded_box(spec: Spec, algorithm: str) -> None:
         )
 
 
-def require_discrete(spec: Spec, algorithm: str) -> gym.spaces.Discrete:
-    """The action space; raises `SpaceMismatchError` unless an action is one of several numbers."""
+def require_discrete(
+    spec: Spec, algorithm: str, instead: Mapping[Actions, str] = NOTHING_NEARER
+) -> gym.spaces.Discrete:
+    """The action space; raises `SpaceMismatchError` unless an action is one of several numbers.
+
+    Args:
+        spec: the spaces.
+        algorithm: whose check it is, for people.
+        instead: for other kinds of action spaces, what is nearest to the algorithm there; else all are named that can.
+    """
     space = spec.action_space
     if not isinstance(space, gym.spaces.Discrete):
         raise SpaceMismatchError(
             f"{algorithm} chooses among discrete actions, but this task's action space is {space}",
-            hint=_suited(space),
+            hint=_suited(space, instead),
         )
     return space
 
@@ -74,8 +92,11 @@ def _refuse_whole_numbers(space: gym.Space[Any]) -> None:
         )
 
 
-def _suited(space: gym.Space[Any]) -> str:
-    known = _algorithms_for(SUITED.get(type(space)))
+def _suited(space: gym.Space[Any], instead: Mapping[Actions, str]) -> str:
+    kind = SUITED.get(type(space))
+    if kind is not None and kind in instead:
+        return f"choose {instead[kind]}"
+    known = _algorithms_for(kind)
     return f"choose {_listed(known)}, which can" if known else "use Box, Discrete or MultiDiscrete actions"
 
 

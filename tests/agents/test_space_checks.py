@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,3 +118,52 @@ def test_what_holds_another_agent_sees_what_that_one_does() -> None:
     sqil.build(sqil.options({"generator": "dqn"}), Spec(IMAGE, CHOICE))
     with pytest.raises(SpaceMismatchError, match="GAIL has no encoder"):
         gail.build(gail.options({}), Spec(IMAGE, CHOICE))
+
+
+TRIED: dict[str, gym.Space[Any]] = {"continuous": BOX, "discrete": CHOICE, "multi-discrete": CHOICES}
+"""An action space of each kind."""
+
+
+def spec_for(algo: str, kind: str) -> Spec:
+    """What is observed suits the algorithm."""
+    tabular = "table" in plugins.algorithms[algo].feeds
+    return Spec(spaces.Discrete(5) if tabular else spaces.Box(-1.0, 1.0, (2,)), TRIED[kind])
+
+
+@pytest.mark.parametrize("kind", TRIED)
+@pytest.mark.parametrize("algo", plugins.algorithms.own)
+def test_every_algorithm_acts_where_its_record_says_or_names_some_that_do(algo: str, kind: str) -> None:
+    record = plugins.algorithms[algo]
+    options, spec = record.options({}), spec_for(algo, kind)
+    if kind in record.learner(options).actions:
+        record.build(options, spec)
+        return
+    with pytest.raises(SpaceMismatchError) as raised:
+        record.build(options, spec)
+    assert raised.value.exit_code == 2
+    assert str(TRIED[kind]) in raised.value.what
+    hint = raised.value.hint
+    assert isinstance(hint, str)
+    named = [name for name in re.findall(r"[\w-]+", hint) if name in plugins.algorithms]
+    settings = dict(re.findall(r"agent\.(\w+)=([\d.]+\d)", hint)) | dict(re.findall(r"agent\.(\w+)=(\d)\b", hint))
+    assert named
+    for name in named:
+        there = plugins.algorithms[name]
+        known = {key: float(value) for key, value in settings.items() if key in there.config.__dataclass_fields__}
+        there.build(there.options(known), spec_for(name, kind))
+
+
+@pytest.mark.parametrize(
+    ("algo", "kind", "hint"),
+    [
+        ("cql", "discrete", "dqn or qrdqn with agent.conservative=1"),
+        ("awac", "discrete", "iql"),
+        ("bcq", "continuous", "td3 with agent.bc_alpha=2.5"),
+    ],
+)
+def test_what_is_nearest_there_is_named(algo: str, kind: str, hint: str) -> None:
+    record = plugins.algorithms[algo]
+    with pytest.raises(SpaceMismatchError) as raised:
+        record.build(record.options({}), spec_for(algo, kind))
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith(f"choose {hint}")
