@@ -14,13 +14,6 @@ from offrl_cli.output import AsJson, Overwrite, number, print_json, print_pairs,
 from offrl_cli.scores import print_scores
 
 
-class Kind(StrEnum):
-    """Which checkpoint of a run."""
-
-    last = "last"
-    best = "best"
-
-
 class Horizontal(StrEnum):
     """The horizontal axis of learning curves."""
 
@@ -33,8 +26,12 @@ Environment = Annotated[
     str | None, typer.Option(metavar="ID", help="Gymnasium id in place of the run's own environment.")
 ]
 Checkpoint = Annotated[
-    Kind | None,
-    typer.Option(help="Which checkpoint. Default: the one that train reported, best with early stopping, else last."),
+    str | None,
+    typer.Option(
+        metavar="last|best|step-N",
+        help="Which checkpoint; step-N names one that checkpoints_kept has kept. Default: the one that train reported, "
+        "best with early stopping, else last.",
+    ),
 ]
 Trust = Annotated[
     bool,

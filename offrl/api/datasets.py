@@ -280,7 +280,7 @@ def collect(
             normal without any.
         optimal: the best policy of a toy-text `env`, found exactly.
         temperature: with `optimal`: draw actions, of higher entropy the larger it is.
-        checkpoint: "last" or "best"; None for the one that training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
         stochastic: sample actions in place of the greedy ones, and log their density.
         reference_scores: measure a random policy too, and store both returns as references.
         seed: picks the episodes' initial states.
@@ -384,7 +384,7 @@ def relabel(
         dataset: as `open_dataset` takes it.
         reward: the run whose learned reward to write: of irl, gail or airl.
         out: the new dataset: a bare name goes to the local datasets.
-        checkpoint: "last" or "best"; None for the one that training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
         seed: of which training seed; None for the mean over all.
         overwrite: replace a dataset at `out`, once the new one is whole.
         trust: import the module of the environment that a run of irl names, though you didn't train it here: only of

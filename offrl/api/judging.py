@@ -135,7 +135,7 @@ def ope(
         epsilon: share of random actions, among discrete ones.
         kernel_bandwidth: noise on continuous greedy actions, which gives them a density; in units of half their range.
         target_column: value the policy whose probabilities are in this column of the log.
-        checkpoint: "last" or "best"; None for the one that each run's training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that each run's training reported.
         seed_index: only the policy of each run's so-manieth seed, from 0; None for all.
         rank_by: the estimator that several policies are ranked by.
         truth: a Gymnasium id: let the policies act there, to compare.
@@ -292,7 +292,7 @@ def export(
         run: the run or its directory.
         format: "onnx" or "torchscript".
         out: the file; None for policy.onnx or policy.pt in the run.
-        checkpoint: "last" or "best"; None for the one that training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
         seed: whose policy, where the run trained several seeds.
         log_prob: give all discrete actions' log-probabilities too.
         overwrite: replace the file, once the new one is whole.

@@ -151,7 +151,7 @@ def finetune(
         algo: go on with another algorithm from a policy that bc cloned; None takes the run's own.
         offline_fraction: the share of each batch that comes from the run's dataset, the rest being fresh steps. None
             takes 0.5; 0 where there is no dataset, or with ppo.
-        checkpoint: "last" or "best"; None for the one that training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
         settings: more changes of the recipe, which go before the others.
         out: the new run's directory; None makes one under `runs/`.
         progress: whether to show it.

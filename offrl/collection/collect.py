@@ -62,7 +62,7 @@ def collect(
         run: a run with a checkpoint.
         episodes: how many, over all the run's seeds.
         destination: a new directory for the store.
-        checkpoint: "last" or "best"; None for the one that training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
         seed: picks initial states and samples.
         env: a Gymnasium id in place of the run's own.
         stochastic: sample actions where the greedy ones are meant otherwise; their log-density is stored as

@@ -60,7 +60,7 @@ class Policy:
 
     Attributes:
         run: the training.
-        checkpoint: "last" or "best".
+        checkpoint: "last", "best" or a kept one ("step-5000").
         mean_return: undiscounted, greedy, over `REFERENCE_EPISODES` for each seed.
     """
 

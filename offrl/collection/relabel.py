@@ -52,7 +52,7 @@ class LearnedReward:
 
         Args:
             run: of an algorithm that learns a reward.
-            checkpoint: "last" or "best"; None for the one that training reported.
+            checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
             seed: the training seed whose reward to take; None averages over all of them.
 
         Raises:

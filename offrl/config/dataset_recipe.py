@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from offrl.config.fields import STRICT, Count, CountOrZero
+from offrl.config.fields import STRICT, CheckpointKind, Count, CountOrZero
 from offrl.config.validation import refuse_other_kinds
 from offrl.errors import RecipeError
 
@@ -31,7 +31,7 @@ class Training:
 
     recipe: str
     set: tuple[str, ...] = ()
-    checkpoint: Literal["last", "best"] | None = None
+    checkpoint: CheckpointKind | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ installed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,20 @@ class IsFinite:
         return handler(source) | {"allow_inf_nan": False, "ge": -LARGEST, "le": LARGEST}
 
 
+class IsCheckpoint:
+    """A mark on a str that names a checkpoint, read by pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        check = {"type": "no-info", "function": _named_checkpoint}
+        return {"type": "function-after", "function": check, "schema": handler(source)}
+
+
+def _named_checkpoint(name: str) -> str:
+    if not re.fullmatch(r"last|best|step-\d{1,18}", name):
+        raise ValueError("should be last, best, or one that the run keeps, such as step-5000")
+    return name
+
+
 Finite = Annotated[float, IsFinite()]
 Positive = Annotated[Finite, Gt(0.0)]
 NonNegative = Annotated[Finite, Ge(0.0)]
@@ -35,7 +50,8 @@ Probability = Annotated[float, Ge(0.0), Le(1.0)]
 ProbabilityBelowOne = Annotated[float, Ge(0.0), Lt(1.0)]
 PositiveFraction = Annotated[float, Gt(0.0), Le(1.0)]
 Share = Annotated[float, Gt(0.0), Lt(1.0)]
-CheckpointKind = Literal["last", "best"]
+CheckpointKind = Annotated[str, IsCheckpoint()]
+"""Which checkpoint of a run: "last", "best", or one that it keeps, such as "step-5000"."""
 Widths = tuple[Count, ...]
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
 Convolutions = Literal["auto", "impala"] | tuple[tuple[Count, Count, Count], ...]

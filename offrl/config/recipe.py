@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from offrl import plugins
 from offrl.config.fields import (
     STRICT,
+    CheckpointKind,
     Count,
     CountOrZero,
     Finite,
@@ -209,6 +210,8 @@ class Recipe:
         seeds: one trained agent for each.
         device: "cpu", "cuda", "cuda:1", or "auto": CUDA where there is one.
         checkpoint_every: steps between checkpoints.
+        checkpoints_kept: how many of the newest stay, each to be named as `step-N`, for `offrl select` to choose among;
+            0 keeps all. The best one stays beside them.
         log_every: steps between two lines of metrics.
         writers: names in `offrl.plugins.loggers`: where metrics go beside metrics.jsonl.
     """
@@ -219,7 +222,7 @@ class Recipe:
     agent: Any
     dataset: str | None = None
     start: str | None = None
-    start_checkpoint: Literal["last", "best"] | None = None
+    start_checkpoint: CheckpointKind | None = None
     expert: str | None = None
     env: str | None = None
     steps: Count = 20_000
@@ -227,6 +230,7 @@ class Recipe:
     seeds: Seeds = (0,)
     device: str = "auto"
     checkpoint_every: Count = 5_000
+    checkpoints_kept: CountOrZero = 1
     log_every: Count = 500
     writers: tuple[LoggerName, ...] = ()
     data: DataConfig = field(default_factory=DataConfig)

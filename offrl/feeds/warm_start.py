@@ -60,8 +60,7 @@ def begun_from(recipe: Recipe, start: Path) -> tuple[Recipe, Path]:
     """The recipe, which names the checkpoint to start from, and its folder: of a run that it can go on from."""
     run, kind = starting_point(start, recipe.start_checkpoint)
     check_fine_tuning(recipe, run.recipe)
-    # There is such a checkpoint, so it is one of the two kinds.
-    named = dataclasses.replace(recipe, start_checkpoint=kind)  # type: ignore[arg-type]
+    named = dataclasses.replace(recipe, start_checkpoint=kind)
     return named, run.checkpoint(kind)
 
 
@@ -79,8 +78,8 @@ def starting_point(start: Path, kind: str | None = None) -> tuple[Run, str]:
         raise RequestError(
             f"there is no policy to fine-tune: {error.what}",
             where=error.where,
-            hint="name a run that offrl train has trained up to a checkpoint, or ask for its other checkpoint "
-            "(--checkpoint last|best)",
+            hint="name a run that offrl train has trained up to a checkpoint, or ask for another of its checkpoints "
+            "(--checkpoint last|best|step-N)",
         ) from error
     return run, kind
 

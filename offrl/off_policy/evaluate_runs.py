@@ -50,7 +50,7 @@ class Acting:
     """How the policies act that are valued.
 
     Attributes:
-        checkpoint: "last" or "best"; None for the one that each run's training reported.
+        checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that each run's training reported.
         seed_index: only the policy of a run's so-manieth seed, from 0; None for all.
         stochastic: sample actions where the greedy ones are meant otherwise.
         epsilon: share of uniformly random actions, among discrete ones.

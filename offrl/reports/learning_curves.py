@@ -31,7 +31,16 @@ MARKED_POINTS = 25
 LABEL_WIDTH = 85
 """Characters of a label that fit beside each other."""
 
-BOOKKEEPING = ("seeds", "device", "log_every", "checkpoint_every", "writers", "evaluation", "cross_validation")
+BOOKKEEPING = (
+    "seeds",
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "writers",
+    "evaluation",
+    "cross_validation",
+)
 """What runs of one curve may differ in."""
 
 Axis = Literal["step", "minutes"]

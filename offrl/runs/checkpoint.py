@@ -150,5 +150,5 @@ def _changed(file: Path) -> RunError:
     return RunError(
         "the checksum of the checkpoint's file isn't the one that was written: its content has changed",
         where=str(file),
-        hint="restore it from a copy, or choose the other checkpoint (--checkpoint last|best)",
+        hint="restore it from a copy, or choose another checkpoint (--checkpoint last|best|step-N)",
     )

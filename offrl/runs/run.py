@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 class Run:
     """One run on disk.
 
-    `checkpoints/index.json` names the last and the best checkpoint; it is replaced atomically after the checkpoint that
-    it names is complete, and only then are older ones removed.
+    `checkpoints/index.json` names the last and the best checkpoint, and older ones that stay; it is replaced atomically
+    after the checkpoint that it names is complete, and only then are those removed that it names no more.
 
     Attributes:
         path: its directory.
@@ -199,7 +199,7 @@ class Run:
 
         Args:
             episodes: complete episodes per seed.
-            checkpoint: "last" or "best"; None for the one that training reported.
+            checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
             seed: picks the initial states: with 0, those of the evaluation that ends training.
             env: a Gymnasium id in place of the run's own.
             max_episode_steps: cut episodes there, whatever limit the environment has; None for the recipe's
@@ -293,7 +293,7 @@ class Run:
 
         Args:
             seed: which of the run's seeds; None for the first one.
-            checkpoint: "last" or "best"; None for the one that training reported.
+            checkpoint: "last", "best" or a kept one ("step-5000"); None for the one that training reported.
             stochastic: sample actions, where the algorithm does; greedy ones otherwise.
 
         Raises:
@@ -346,6 +346,8 @@ class Run:
             name += "-again"
         own_folder(self._checkpoints)
         write_checkpoint(self._checkpoints / name, parts, facts)
+        if kind == "last":
+            index = self._with_older(index)
         index[kind] = name
         write_whole(self._checkpoints / "index.json", json.dumps(index))
         for path in self._checkpoints.iterdir():
@@ -354,24 +356,44 @@ class Run:
                 shutil.rmtree(path, ignore_errors=True)
         return self._checkpoints / name
 
+    def _with_older(self, index: dict[str, str]) -> dict[str, str]:
+        """The index where a new checkpoint is about to be the last: the one before stays, if so many are kept."""
+        older = {name for kind, name in index.items() if kind != "best"}
+        newest_first = sorted(older, key=_step_of, reverse=True)
+        kept = self.recipe.checkpoints_kept
+        stay = newest_first[: kept - 1] if kept else newest_first
+        return {kind: name for kind, name in index.items() if kind in ("last", "best")} | {name: name for name in stay}
+
+    def kept_checkpoints(self) -> list[str]:
+        """The names of those that the run keeps, oldest first, such as `step-5000`; the best one has none of its own.
+
+        Example:
+            >>> run.kept_checkpoints()
+            ['step-5000', 'step-10000']
+        """
+        return sorted({name for kind, name in self._index().items() if kind != "best"}, key=_step_of)
+
     def checkpoint(self, kind: str) -> Path:
-        """The directory of the `last` or `best` checkpoint.
+        """The directory of the `last` or `best` checkpoint, or of one that is kept, by its name.
 
         Raises:
-            RunNotFoundError: the run has none yet.
+            RunNotFoundError: the run has none yet, or doesn't keep that one.
         """
-        name = self._index().get(kind)
+        index = self._index()
+        name = index.get(kind) or next((name for name in index.values() if name == kind), None)
         if name is None:
+            there = [kind for kind in ("last", "best") if kind in index] + self.kept_checkpoints()
             raise RunNotFoundError(
                 f"the run has no '{kind}' checkpoint",
                 where=str(self.path),
-                hint="let it train longer, or ask for the other kind (--checkpoint last|best)",
+                hint=f"ask for another one: --checkpoint {'|'.join(there)}" if there else "let it train longer",
             )
         return self._checkpoints / name
 
     def has_checkpoint(self, kind: str) -> bool:
         """Whether there is such a checkpoint."""
-        return kind in self._index()
+        index = self._index()
+        return kind in index or kind in index.values()
 
     @property
     def reported_checkpoint(self) -> str:
@@ -388,16 +410,17 @@ class Run:
         return self.path / "plots" / f"{name}.png"
 
     def choose_checkpoint(self, asked: str | None = None) -> str:
-        """The kind that was asked for, or else the one that training reported, if all that the run names are whole.
+        """The kind that was asked for, or else the one that training reported, if the last and the best are whole.
 
         Raises:
-            RunError: none was asked for, and a file of a checkpoint has changed since it was written.
+            RunError: none was asked for, and a file of one of them has changed since it was written.
         """
         if asked is not None:
             return asked
         from offrl.runs.checkpoint import verify_checkpoint
 
-        for name in self._index().values():
+        index = self._index()
+        for name in (index[kind] for kind in ("last", "best") if kind in index):
             verify_checkpoint(self._checkpoints / name)
         return self.reported_checkpoint
 
@@ -407,6 +430,11 @@ class Run:
             return {}
         hint = 'write {"last": "step-N"} into it, where step-N is the newest directory beside it'
         return read_record(path, dict[str, CheckpointName], "the list of checkpoints", hint)
+
+
+def _step_of(name: str) -> int:
+    """Of a checkpoint's directory."""
+    return int(name.removesuffix("-again").rpartition("-")[2])
 
 
 def _say(text: str) -> None:

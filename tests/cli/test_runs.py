@@ -103,6 +103,26 @@ def test_a_directory_without_a_run_is_refused(offrl: Offrl, tmp_path: Path, comm
     assert str(tmp_path / "nothing") in result.stderr
 
 
+def test_any_checkpoint_that_is_kept_can_be_named(offrl: Offrl, tmp_path: Path) -> None:
+    make_demonstrations(tmp_path / "data")
+    recipe = bc_recipe(
+        tmp_path / "data", seeds=[0], steps=30, checkpoint_every=10, checkpoints_kept=2, env="Pendulum-v1"
+    )
+    run = train(recipe, tmp_path / "kept").path
+    found = offrl("evaluate", run, "--episodes", 1, "--checkpoint", "step-20", "--json")
+    assert found.json["checkpoint"] == "step-20"
+    exported = offrl("export", run, "--format", "torchscript", "--checkpoint", "step-20", "--json").json
+    assert (exported["checkpoint"], exported["step"]) == ("step-20", 20)
+    log = ("--dataset", tmp_path / "data", "--estimators", "fqe", "--fqe-steps", 5, "--json")
+    assert offrl("ope", run, *log, "--checkpoint", "step-20").code == 0
+    gone = offrl("evaluate", run, "--checkpoint", "step-10")
+    assert (gone.code, gone.stdout) == (2, "")
+    assert "--checkpoint last|best|step-20|step-30" in gone.stderr
+    unknown = offrl("evaluate", run, "--checkpoint", "newest")
+    assert unknown.code == 2
+    assert "step-5000" in unknown.stderr
+
+
 def test_a_missing_checkpoint_is_named(offrl: Offrl, run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     result = offrl("evaluate", run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -219,6 +220,54 @@ def test_a_best_checkpoint_can_be_written_again(run: Run) -> None:
         save(run, "best", 10, value)
         assert saved(run, "best") == value
         assert len(directories(run)) == 1
+
+
+@pytest.mark.parametrize(("kept", "names"), [(1, [40]), (2, [30, 40]), (3, [20, 30, 40]), (0, [10, 20, 30, 40])])
+def test_so_many_of_the_newest_stay_and_can_be_named(kept: int, names: list[int], tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", dataclasses.replace(RECIPE, checkpoints_kept=kept))
+    for step in (10, 20, 30, 40):
+        save(run, "last", step, float(step))
+        save(run, "best", 10, -1.0)
+    assert run.kept_checkpoints() == [f"step-{step}" for step in names]
+    assert directories(run) == sorted(["best-step-10-again", *run.kept_checkpoints()])
+    assert [saved(run, name) for name in run.kept_checkpoints()] == names
+    assert (saved(run, "last"), saved(run, "best")) == (40.0, -1.0)
+    assert run.has_checkpoint("step-40")
+    assert not run.has_checkpoint("step-5")
+    with pytest.raises(RunError, match=r"(?s)no 'step-5' checkpoint.*--checkpoint last\|best\|step-"):
+        run.checkpoint("step-5")
+
+
+def test_a_run_from_before_any_were_kept_has_its_last_one_by_name(run: Run) -> None:
+    save(run, "last", 10, 1.0)
+    assert json.loads((run.path / "checkpoints" / "index.json").read_text()) == {"last": "step-10"}
+    assert (run.kept_checkpoints(), saved(run, "step-10")) == (["step-10"], 1.0)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_kill_between_two_checkpoints_loses_none_that_stays(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.create(tmp_path / "run", dataclasses.replace(RECIPE, checkpoints_kept=2))
+    for step in (10, 20):
+        save(run, "last", step, float(step))
+    replace, calls = os.replace, 0
+
+    def dying(*arguments: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        replace(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
+            save(run, "last", 30, 30.0)
+    again = Run.open(run.path)
+    assert [saved(again, name) for name in again.kept_checkpoints()] == [10.0, 20.0]
+    save(again, "last", 30, 30.0)
+    assert directories(again) == ["step-20", "step-30"]
 
 
 class Killed(BaseException):

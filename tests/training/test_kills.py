@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from offrl.collection.collect import collect
 from offrl.data.store import TrajectoryStore
 from offrl.errors import RunError
-from offrl.runs.checkpoint import read_facts
+from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.run import Run
 from offrl.training.run_training import resume, train
 from tests.training.runs import assert_same_tensors, bc_recipe, last_tensors, make_demonstrations
@@ -25,7 +26,7 @@ from tests.training.runs import assert_same_tensors, bc_recipe, last_tensors, ma
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_training_keeps_its_checkpoints_and_ends_the_same(kills: int, tmp_path: Path) -> None:
     make_demonstrations(tmp_path / "data")
-    recipe = bc_recipe(tmp_path / "data", steps=200 * kills, checkpoint_every=20, log_every=20)
+    recipe = bc_recipe(tmp_path / "data", steps=200 * kills, checkpoint_every=20, checkpoints_kept=3, log_every=20)
     started = time.perf_counter()
     through = train(recipe, tmp_path / "through")
     duration = time.perf_counter() - started
@@ -45,7 +46,12 @@ def test_killed_training_keeps_its_checkpoints_and_ends_the_same(kills: int, tmp
             assert step >= reached
             reached = step
     assert reached > 0
-    assert_same_tensors(through, resume(path))
+    resumed = resume(path)
+    assert_same_tensors(through, resumed)
+    assert len(resumed.kept_checkpoints()) == 3
+    for name in through.kept_checkpoints():
+        expected, found = (read_part(each.checkpoint(name), "state") for each in (through, resumed))
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
