@@ -11,9 +11,18 @@ from torch import Tensor
 
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
-from offrl.config.fields import STRICT, Activation, NonNegative, Positive, ProbabilityBelowOne, Widths
+from offrl.config.fields import (
+    STRICT,
+    Activation,
+    Convolutions,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    ProbabilityBelowOne,
+    Widths,
+)
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
+from offrl.nn import Adam, Schedule, seed_generators
 from offrl.nn.action_head import ActionHead
 from offrl.nn.adam import ended_schedule
 from offrl.nn.distributions import (
@@ -23,6 +32,8 @@ from offrl.nn.distributions import (
     split_gaussian,
     squashed_gaussian_entropy,
 )
+from offrl.nn.encoder import EncodedMLP, encoder_maker
+from offrl.nn.random_shift import RandomShift
 from offrl.types import Batch, Density, GivesPolicy, Metrics, Noise, Observation, Penalized, Scheduled, Spec, Validates
 
 
@@ -34,13 +45,15 @@ class BCConfig(Schedule):
         policy: "deterministic" regresses actions (squared error), "gaussian" and "squashed_gaussian" maximize their
             likelihood, "categorical" is for discrete and multi-discrete actions; "auto" takes "deterministic" for
             continuous actions and "categorical" for discrete ones.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers, behind the convolutions where there are any.
+        convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat.
+        random_shift: pixels by which images are shifted at random; 0 leaves them. See `offrl.nn.random_shift`.
         learning_rate: Adam's step size.
         warmup_steps, constant_steps, decay_steps, decay_shape: of the step size, see `offrl.nn.Schedule`.
         l1, l2: coefficients of Σ|w| and Σw² over the weights (not the biases) in the loss.
         entropy_bonus: coefficient of the policy's entropy, in nats; only policies with a density have one.
         ema: decay per step of the weight average that acts in place of the weights; 0 keeps no average.
-        layer_norm, dropout, activation: see `offrl.nn.MLP`.
+        layer_norm, dropout, activation: see `offrl.nn.MLP`; the convolutions have the same activation.
     """
 
     __pydantic_config__ = STRICT
@@ -55,14 +68,16 @@ class BCConfig(Schedule):
     layer_norm: bool = False
     dropout: ProbabilityBelowOne = 0.0
     activation: Activation = "relu"
+    convolutions: Convolutions = "auto"
+    random_shift: CountOrZero = 0
 
 
 @dataclass
 class BCState:
     """All that training changes, and the coefficients that seeds may differ in, [S] each."""
 
-    policy: MLP
-    average: MLP
+    policy: EncodedMLP
+    average: EncodedMLP
     optimizer: Adam
     l1: Tensor
     l2: Tensor
@@ -92,16 +107,17 @@ class BC:
                 hint="set agent.policy=gaussian, or agent.entropy_bonus=0",
             )
         self.head = ActionHead(self.kind, spec, choices_of(spec.action_space))
-        self.flat_observation = FlatObservation(spec.observation_space)
+        self.shift = RandomShift(config.random_shift, spec.observation_space)
+        self.make_encoder = encoder_maker(spec.observation_space, config.convolutions, config.activation)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> BCState:
         """Fresh networks for each seed."""
-        c = self.config
-        policy = MLP(
-            self.flat_observation.width,
+        c, generators = self.config, seed_generators(seeds)
+        policy = EncodedMLP(
+            self.make_encoder(generators),
             self.head.outputs,
             c.hidden,
-            seed_generators(seeds),
+            generators,
             activation=c.activation,
             layer_norm=c.layer_norm,
             dropout=c.dropout,
@@ -116,7 +132,7 @@ class BC:
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c = self.config
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = self.shift.noise_shapes(1, batch_size)
         if c.dropout:
             shapes["dropout"] = (batch_size, sum(c.hidden))
         if c.entropy_bonus and self.kind == "squashed_gaussian":
@@ -125,8 +141,8 @@ class BC:
 
     def update(self, state: BCState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One gradient step on imitation_loss − entropy_bonus · entropy + l1 Σ|w| + l2 Σw²."""
-        c, (batch,) = self.config, batches
-        output = state.policy(self.flat_observation(batch.observation), dropout_noise=noise.get("dropout"))
+        c, (batch,) = self.config, self.shift(batches, noise)
+        output = state.policy(state.policy.encoder(batch.observation), dropout_noise=noise.get("dropout"))
         imitation_loss = self.head.loss(output, batch.action, batch.action_mask)
         metrics, loss = {"imitation_loss": imitation_loss.detach()}, imitation_loss.mean(dim=1)
         if c.entropy_bonus:
@@ -149,7 +165,7 @@ class BC:
     def penalty(self, state: BCState) -> Tensor:
         """l1 Σ|w| + l2 Σw² over each seed's weights, by its own coefficients; biases are free, [S]."""
         named = state.policy.named_parameters()
-        weights = torch.cat([weight.flatten(1) for name, weight in named if name.endswith("weight")], dim=1)
+        weights = torch.cat([weight.flatten(1) for name, weight in named if "weight" in name], dim=1)
         return state.l1 * weights.abs().sum(dim=1) + state.l2 * weights.square().sum(dim=1)
 
     def set_penalty(self, state: BCState, name: str, values: Tensor) -> None:
@@ -165,16 +181,22 @@ class BC:
     @torch.no_grad()
     def validation_loss(self, state: BCState, batch: Batch) -> Tensor:
         """The imitation loss alone, [S], of the weights that act."""
-        output = self.policy_network(state)(self.flat_observation(batch.observation))
+        output = self._output(state, batch.observation)
         return self.head.loss(output, batch.action, batch.action_mask).mean(dim=1)
 
     def ended_schedule(self, state: BCState) -> int:
         """The steps taken, where the step size has fallen to 0."""
         return ended_schedule((state.optimizer,))
 
-    def policy_network(self, state: BCState) -> MLP:
+    def policy_network(self, state: BCState) -> EncodedMLP:
         """What acts: the weights, or their average where one is kept."""
         return state.average if self.config.ema else state.policy
+
+    def _output(self, state: BCState, observation: Observation) -> Tensor:
+        """That network's, [S, B, outputs]."""
+        network = self.policy_network(state)
+        output: Tensor = network(network.encoder(observation))
+        return output
 
     def initial_carry(self, state: BCState, count: int) -> tuple[()]:
         """Nothing: acting needs no memory."""
@@ -189,7 +211,7 @@ class BC:
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[()]]:
         """The mean or likeliest action; with draws [S, N, action_dim], a sample where the policy has a density."""
-        output = self.policy_network(state)(self.flat_observation(observation))
+        output = self._output(state, observation)
         return self.head.act(output, noise, action_mask), carry
 
     @property
@@ -211,7 +233,7 @@ class BC:
         Raises:
             SpaceMismatchError: the policy is deterministic.
         """
-        output = self.policy_network(state)(self.flat_observation(observation))
+        output = self._output(state, observation)
         return self.head.log_prob(output, action, action_mask)
 
 
@@ -225,6 +247,7 @@ ALGORITHM = Algorithm(
     summary="regression or likelihood, cross-validated L1 and L2, early stopping, weight averaging",
     provides=_PROVIDED,
     masks=True,
+    images=True,
 )
 DAGGER = Algorithm(
     BCConfig,
@@ -235,4 +258,5 @@ DAGGER = Algorithm(
     provides=_PROVIDED,
     expert=True,
     masks=True,
+    images=True,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind, requi
 from offrl.config.fields import (
     STRICT,
     Activation,
+    Convolutions,
+    CountOrZero,
     Finite,
     NonNegative,
     Positive,
@@ -26,11 +28,13 @@ from offrl.config.fields import (
     Probability,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatAction, FlatObservation, Schedule, seed_generators
+from offrl.nn import MLP, Adam, FlatAction, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind
 from offrl.nn.distributions import including
+from offrl.nn.encoder import EncodedMLP, encoder_maker
 from offrl.nn.policy_heads import CategoricalActor, GaussianActor, actor_of
+from offrl.nn.random_shift import RandomShift
 from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
 
 LARGEST_GUMBEL_ERROR = 7.0
@@ -51,6 +55,9 @@ class IQLConfig(Schedule):
             or "categorical".
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.
+        convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. The
+            critics' loss trains them, and actor and value read what they give, as in DrQ-v2.
+        random_shift: pixels by which images are shifted at random (4 in DrQ); 0 leaves them.
         layer_norm: normalize the hidden layers of the critics and of the value (not in the paper).
         actor_learning_rate, critic_learning_rate: Adam's step sizes; the value network has the critics'.
         warmup_steps, constant_steps, decay_steps, decay_shape: of the actor's step size alone, see
@@ -73,6 +80,8 @@ class IQLConfig(Schedule):
     policy: PolicyKind = "auto"
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
+    convolutions: Convolutions = "auto"
+    random_shift: CountOrZero = 0
     layer_norm: bool = False
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
@@ -91,8 +100,8 @@ class IQLState:
     """All that training changes."""
 
     actor: GaussianActor | CategoricalActor
-    critic: MLP
-    target_critic: MLP
+    critic: EncodedMLP
+    target_critic: EncodedMLP
     value: MLP
     actor_optimizer: Adam
     critic_optimizer: Adam
@@ -105,8 +114,8 @@ class IQL:
     No action that the data doesn't hold is ever asked about: V(s) is an expectile of Q(s, a) over the data's actions, Q
     bootstraps from V, and the policy is a regression on the data weighted by exp(β (Q − V)).
 
-    Observations are flat vectors. Continuous actions span [-1, 1] (environment bounds are mapped outside); of discrete
-    ones critics see the one-hot code, and the policy chooses among those that masks allow.
+    Continuous actions are flat vectors, and span [-1, 1] (environment bounds are mapped outside); of discrete ones
+    critics see the one-hot code, and the policy chooses among those that masks allow.
 
     Raises:
         SpaceMismatchError: actions are neither discrete nor vectors with finite bounds, or the kind of policy doesn't
@@ -123,27 +132,20 @@ class IQL:
             require_bounded_box(spec, "IQL")
         self.choices, self.first_choice = choices_of(spec.action_space)
         self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
-        self.flat_observation, self.flat_action = FlatObservation(spec.observation_space), FlatAction(spec.action_space)
+        self.flat_action = FlatAction(spec.action_space)
+        self.make_encoder = encoder_maker(spec.observation_space, config.convolutions, config.activation)
+        self.shift = RandomShift(config.random_shift, spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> IQLState:
         """Fresh networks for each seed; the target starts as a copy."""
         c, generators = self.config, seed_generators(seeds)
-        observations, actions = self.flat_observation.width, self.spec.action_dim
-        policy = MLP(observations, actions, c.hidden, generators, activation=c.activation)
+        encoder, actions = self.make_encoder(generators), self.spec.action_dim
+        policy = MLP(encoder.width, actions, c.hidden, generators, activation=c.activation)
         choices = self.choices, self.first_choice
         actor = actor_of(self.kind, policy, self.spec, choices, c.initial_log_std).to(device)
-        critic, value = (
-            MLP(
-                inputs,
-                1,
-                c.hidden,
-                generators,
-                ensemble=members,
-                activation=c.activation,
-                layer_norm=c.layer_norm,
-            ).to(device)
-            for inputs, members in ((observations + actions, 2), (observations, None))
-        )
+        like: dict[str, Any] = {"activation": c.activation, "layer_norm": c.layer_norm}
+        critic = EncodedMLP(encoder, 1, c.hidden, generators, beside=actions, ensemble=2, **like).to(device)
+        value = MLP(encoder.width, 1, c.hidden, generators, **like).to(device)
         return IQLState(
             actor=actor,
             critic=critic,
@@ -155,25 +157,28 @@ class IQL:
         )
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
-        """No draws: all actions are the data's."""
-        return {}
+        """None of actions, which all are the data's."""
+        return self.shift.noise_shapes(1, batch_size)
 
     def update(self, state: IQLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One step each of value, actor, critics and targets, in the order of the authors' code."""
-        metrics, q = self._value_step(state, batches[0])
-        loss = self.actor_loss(state, batches[0], q)
+        (batch,) = self.shift(batches, noise)
+        metrics, q = self._value_step(state, batch)
+        loss = self.actor_loss(state, batch, q)
         state.actor_optimizer.minimize(loss.sum())
-        return metrics | self._critic_step(state, batches[0]) | {"actor_loss": loss.detach()}
+        return metrics | self._critic_step(state, batch) | {"actor_loss": loss.detach()}
 
     def update_critic(self, state: IQLState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the policy left as it is."""
-        metrics, _ = self._value_step(state, batches[0])
-        return metrics | self._critic_step(state, batches[0])
+        (batch,) = self.shift(batches, noise)
+        metrics, _ = self._value_step(state, batch)
+        with state.critic.encoder_kept():
+            return metrics | self._critic_step(state, batch)
 
     def _value_step(self, state: IQLState, batch: Batch) -> tuple[Metrics, Tensor]:
         """Its metrics, and the lower one of the target critics' values, [S, B]."""
         with torch.no_grad():
-            q = state.target_critic(self._pairs(batch)).squeeze(-1).amin(dim=1)
+            q = state.target_critic(self._pairs(state.target_critic, batch)).squeeze(-1).amin(dim=1)
         loss, value = self.value_loss(state, batch, q)
         state.value_optimizer.minimize(loss.sum())
         return {"value_loss": loss.detach(), "value": value.detach()}, q
@@ -209,19 +214,20 @@ class IQL:
         """Σ_i (r + γ V(s') − Q_i(s, a))², [S], equation 6; and each critic's Q(s, a), [S, 2, B]."""
         with torch.no_grad():
             target = batch.reward + batch.discount * self._value(state, batch.next_observation)
-        q = state.critic(self._pairs(batch)).squeeze(-1)
+        q = state.critic(self._pairs(state.critic, batch)).squeeze(-1)
         return (q - target.unsqueeze(1)).square().mean(dim=2).sum(dim=1), q
 
-    def _pairs(self, batch: Batch) -> Tensor:
-        return torch.cat([self.flat_observation(batch.observation), self.flat_action(batch.action)], dim=-1)
+    def _pairs(self, critic: EncodedMLP, batch: Batch) -> Tensor:
+        """What the critic reads."""
+        return torch.cat([critic.encoder(batch.observation), self.flat_action(batch.action)], dim=-1)
 
     def _value(self, state: IQLState, observation: Observation) -> Tensor:
-        value: Tensor = state.value(self.flat_observation(observation)).squeeze(-1)
+        value: Tensor = state.value(state.critic.features_of(observation)).squeeze(-1)
         return value
 
     def _output(self, state: IQLState, observation: Observation) -> Tensor:
         """What the policy's distribution is made of: a Gaussian's mean, a squashed one's before its tanh, or logits."""
-        output: Tensor = state.actor.network(self.flat_observation(observation))
+        output: Tensor = state.actor.network(state.critic.features_of(observation))
         return output.tanh() if self.kind == "gaussian" else output
 
     def initial_carry(self, state: IQLState, count: int) -> tuple[()]:
@@ -299,6 +305,7 @@ ALGORITHM = Algorithm(
     IQL,
     feeds=("dataset", "replay"),
     actions=("continuous", "discrete", "multi-discrete"),
+    images=True,
     provides=(Density, CriticOnly, StartsFromPolicy, Scheduled),
     summary="expectile and temperature, Gaussian, squashed or categorical policies, XQL (`agent.value_loss`)",
     masks=True,

@@ -20,6 +20,8 @@ from offrl.errors import RecipeError
 from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
 from offrl.nn.clipping import Clipping
 from offrl.nn.copy_weights import adopt_layers
+from offrl.nn.encoder import EncodedMLP, encoder_maker
+from offrl.nn.images import images_of
 from offrl.nn.initializers import make_orthogonal
 from offrl.nn.masked_adam import PausingAdam, minimize
 from offrl.nn.policy_heads import CategoricalActor, Distribution, GaussianActor, actor_of, check_adoptable, is_bounded
@@ -39,6 +41,8 @@ class PPOConfig(Schedule):
         policy: "gaussian" with a spread that is the same in all states; "squashed_gaussian", the same squashed by tanh;
             "categorical" for discrete and multi-discrete actions; "auto" takes "gaussian" or "categorical".
         hidden: widths of the hidden layers of actor and critic, which share none.
+        convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. Actor
+            and critic have their own, with steps and gradient norms of their own; in Baselines they share them.
         activation, layer_norm, dropout: see `offrl.nn.MLP`; dropout acts in the gradient steps only.
         weight_decay: decoupled decay rate of all parameters.
         actor_learning_rate, critic_learning_rate: Adam's step sizes.
@@ -66,6 +70,7 @@ class PPOConfig(Schedule):
     policy: Literal["auto", "gaussian", "squashed_gaussian", "categorical"] = "auto"
     hidden: kinds.Widths = (64, 64)
     activation: kinds.Activation = "tanh"
+    convolutions: kinds.Convolutions = "auto"
     layer_norm: bool = False
     dropout: kinds.ProbabilityBelowOne = 0.0
     weight_decay: kinds.NonNegative = 0.0
@@ -97,13 +102,13 @@ class PPOState:
     Attributes:
         kl_coefficient: β, [S].
         transitions: seen so far, per seed; int64, one for all seeds.
-        observation_moments: see `offrl.ops.running_moments`, [S, 3, D].
+        observation_moments: see `offrl.ops.running_moments`, [S, 3, D]; D is 0 where images are observed.
         return_moments: of the running discounted return, [S, 3, 1].
         return_carry: discounted returns of the episodes that the last rollout left running, [S, E]; not saved.
     """
 
     actor: GaussianActor | CategoricalActor
-    critic: MLP
+    critic: EncodedMLP
     actor_optimizer: Adam
     critic_optimizer: Adam
     kl_coefficient: Tensor
@@ -116,7 +121,7 @@ class PPOState:
 class PPO:
     """Stochastic actor and state-value critic, improved on one rollout of the actor at a time.
 
-    Observations are flat vectors; continuous actions span [-1, 1] where the action space is bounded (environment bounds
+    Continuous actions span [-1, 1] where the action space is bounded (environment bounds
     are mapped outside), discrete ones are the environment's own numbers. An update takes one batch, [S, E, T, …].
 
     Raises:
@@ -124,13 +129,18 @@ class PPO:
     """
 
     batches_per_update = 1
-    adopted_options: ClassVar[tuple[str, ...]] = ("hidden", "activation", "layer_norm")
+    adopted_options: ClassVar[tuple[str, ...]] = ("hidden", "activation", "layer_norm", "convolutions")
 
     def __init__(self, config: PPOConfig, spec: Spec) -> None:
         self.config, self.spec, self.discount = config, spec, config.discount
         self.kind = policy_kind(config.policy, spec, continuous=("gaussian", "squashed_gaussian"))
         self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
         self.flat_observation = FlatObservation(spec.observation_space)
+        self.make_encoder = encoder_maker(spec.observation_space, config.convolutions, config.activation)
+        self.sees_images = bool(config.convolutions and images_of(spec.observation_space))
+        self.normalized_width = 0 if self.sees_images else self.flat_observation.width
+        if self.sees_images and config.normalize_observation:
+            raise RecipeError("images aren't normalized as they come", hint="set agent.normalize_observation=false")
         self.clip = config.clip if config.objective == "clip" else math.inf
 
     def init(self, seeds: Sequence[int], device: torch.device) -> PPOState:
@@ -148,15 +158,16 @@ class PPO:
             critic_optimizer=optimizer(critic, c.critic_learning_rate),
             kl_coefficient=torch.full((len(seeds),), c.kl_coefficient, device=device),
             transitions=torch.zeros((), dtype=torch.int64, device=device),
-            observation_moments=fresh_moments(len(seeds), self.flat_observation.width).to(device),
+            observation_moments=fresh_moments(len(seeds), self.normalized_width).to(device),
             return_moments=fresh_moments(len(seeds), 1).to(device),
         )
 
-    def _network(self, outputs: int, generators: list[torch.Generator], output_gain: float) -> MLP:
-        c, inputs = self.config, self.flat_observation.width
-        like = partial(MLP, activation=c.activation, layer_norm=c.layer_norm, dropout=c.dropout)
-        network = like(inputs, outputs, c.hidden, generators)
-        return make_orthogonal(network, generators, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
+    def _network(self, outputs: int, generators: list[torch.Generator], output_gain: float) -> EncodedMLP:
+        c = self.config
+        like = partial(EncodedMLP, activation=c.activation, layer_norm=c.layer_norm, dropout=c.dropout)
+        network = like(self.make_encoder(generators), outputs, c.hidden, generators)
+        make_orthogonal(network, generators, hidden_gain=math.sqrt(2.0), output_gain=output_gain)
+        return network
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c = self.config
@@ -193,7 +204,7 @@ class PPO:
         mask = None if batch.action_mask is None else batch.action_mask.flatten(1, 2)
         old, encoded = self._policy(state, here, mask), state.actor.encode(batch.action.flatten(1, 2))
         log_prob = state.actor.log_prob(old, encoded)
-        value, next_value = (state.critic(part).squeeze(-1) for part in (here, there))
+        value, next_value = (self._values(state, part) for part in (here, there))
         advantage = self._advantages(state, batch, value, next_value)
         # Copies: a Gaussian's spread is a parameter, which the update changes.
         old = tuple(part.expand(*value.shape, -1).clone() for part in old)
@@ -210,8 +221,10 @@ class PPO:
         values = value.unflatten(1, reward.shape[1:]), next_value.unflatten(1, reward.shape[1:])
         return generalized_advantages(reward, *values, *ends, c.discount, c.trace_decay).flatten(1)
 
-    def _observe(self, state: PPOState, observation: Observation) -> Tensor:
-        """Flat observations, normalized by the statistics of the rollouts before this one."""
+    def _observe(self, state: PPOState, observation: Observation) -> Observation:
+        """Flat, normalized by the statistics of the rollouts before this one; as they are where there are images."""
+        if self.sees_images:
+            return observation
         flat = self.flat_observation(observation)
         return normalize(flat, state.observation_moments) if self.config.normalize_observation else flat
 
@@ -255,14 +268,24 @@ class PPO:
         return loss, log_ratio
 
     def _policy(
-        self, state: PPOState, observation: Tensor, mask: Tensor | None, dropout_noise: Tensor | None = None
+        self, state: PPOState, observation: Observation, mask: Tensor | None, dropout_noise: Tensor | None = None
     ) -> Distribution:
-        """The action distributions for normalized observations."""
-        return state.actor.distribution(state.actor.network(observation, dropout_noise=dropout_noise), mask)
+        """The action distributions for observations as `_observe` gives them."""
+        return state.actor.distribution(self._output(state.actor.network, observation, dropout_noise), mask)
+
+    def _values(self, state: PPOState, observation: Observation, dropout_noise: Tensor | None = None) -> Tensor:
+        """[S, N], for observations as `_observe` gives them."""
+        return self._output(state.critic, observation, dropout_noise).squeeze(-1)
+
+    def _output(self, network: MLP, observation: Observation, dropout_noise: Tensor | None = None) -> Tensor:
+        assert isinstance(network, EncodedMLP)
+        features = network.encoder(observation) if self.sees_images else observation
+        output: Tensor = network(features, dropout_noise=dropout_noise)
+        return output
 
     def value_loss(self, state: PPOState, rows: Rows) -> Tensor:
         """The values' mean squared error, [S]."""
-        value = state.critic(rows.observation, dropout_noise=rows.draws.get("critic_dropout")).squeeze(-1)
+        value = self._values(state, rows.observation, rows.draws.get("critic_dropout"))
         return clipped_error(value, rows.value, rows.target, self.config.value_clip).mean(dim=1)
 
     @torch.no_grad()
@@ -270,7 +293,7 @@ class PPO:
         """How both networks do after the update, and how far the policy is from the one that acted."""
         policy = self._policy(state, rows.observation, rows.mask)
         log_ratio = state.actor.log_prob(policy, rows.encoded) - rows.log_prob
-        value = state.critic(rows.observation).squeeze(-1)
+        value = self._values(state, rows.observation)
         advantage = standardize(rows.advantage) if self.config.normalize_advantage else rows.advantage
         return {
             "policy_loss": -clipped_gain(log_ratio, advantage, self.clip).mean(dim=1),
@@ -292,7 +315,8 @@ class PPO:
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[()]]:
         """The likeliest action, or a Gaussian's mean; with draws [S, N, action_dim] a sample, which no bounds clip."""
-        return state.actor.act(state.actor.network(self._observe(state, observation)), noise, action_mask), ()
+        output = self._output(state.actor.network, self._observe(state, observation))
+        return state.actor.act(output, noise, action_mask), ()
 
     @property
     def has_density(self) -> bool:
@@ -344,6 +368,7 @@ ALGORITHM = Algorithm(
     provides=(types.Density, types.CriticOnly, types.StartsFromPolicy, types.Scheduled, types.EpisodesCut),
     summary="clipping or a KL penalty, GAE(λ), running normalization, KL stop, rates that decay",
     masks=True,
+    images=True,
     goes_on=keep_steady,
     spares_clone=without_decay,
     fits_clone=explore_around_clone,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import torch
@@ -17,10 +17,12 @@ from offrl.agents.fine_tuning import let_go_of_data, spare_clone
 from offrl.agents.space_checks import require_bounded_box
 from offrl.config import fields as kinds
 from offrl.errors import RecipeError
-from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
+from offrl.nn import MLP, Adam, Schedule, seed_generators
 from offrl.nn import distributions as dist
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind, set_spread
+from offrl.nn.encoder import EncodedMLP, encoder_maker
+from offrl.nn.random_shift import RandomShift
 from offrl.nn.sde import Carry, StateDependentGaussian
 from offrl.nn.temperature import Temperature
 from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
@@ -38,6 +40,9 @@ class SACConfig(Schedule):
 
     Attributes:
         hidden, activation: of all networks, see `offrl.nn.MLP`.
+        convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. The
+            critics' loss trains them, and the actor reads what they give, as in DrQ-v2.
+        random_shift: pixels by which images are shifted at random (4 in DrQ); 0 leaves them.
         layer_norm: normalize the critics' hidden layers (not in the paper).
         dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units (not
             in the paper).
@@ -64,6 +69,8 @@ class SACConfig(Schedule):
 
     hidden: kinds.Widths = (256, 256)
     activation: kinds.Activation = "relu"
+    convolutions: kinds.Convolutions = "auto"
+    random_shift: kinds.CountOrZero = 0
     layer_norm: bool = False
     dropout: kinds.ProbabilityBelowOne = 0.0
     weight_decay: kinds.NonNegative = 0.0
@@ -89,9 +96,9 @@ class SACState:
     """All that training changes; `target` follows the critics or the value network, `bc_weight` [S] is annealed."""
 
     actor: MLP | StateDependentGaussian
-    critic: MLP
-    target: MLP
-    value: MLP | None
+    critic: EncodedMLP
+    target: EncodedMLP
+    value: EncodedMLP | None
     temperature: Temperature
     actor_optimizer: Adam
     critic_optimizer: Adam
@@ -129,20 +136,22 @@ class SAC:
         self.first_action = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
         usual = config.target_entropy_fraction * math.log(actions) if self.discrete else -float(actions)
         self.target_entropy = usual if config.target_entropy == "auto" else config.target_entropy
-        self.flat_observation = FlatObservation(spec.observation_space)
+        self.make_encoder = encoder_maker(spec.observation_space, config.convolutions, config.activation)
+        self.shift = RandomShift(config.random_shift, spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> SACState:
         """Fresh networks for each seed; the target starts as a copy."""
         c, generators = self.config, seed_generators(seeds)
-        width, actions = self.flat_observation.width, self.spec.action_dim
-        make = partial(MLP, hidden=c.hidden, generators=generators, activation=c.activation)
+        encoder, actions = self.make_encoder(generators), self.spec.action_dim
+        options: dict[str, Any] = {"hidden": c.hidden, "generators": generators, "activation": c.activation}
         # Logits of discrete actions, or mean | log standard deviation before squashing.
-        network = make(width, actions if self.discrete or c.sde else 2 * actions)
+        network = MLP(encoder.width, actions if self.discrete or c.sde else 2 * actions, **options)
         actor = (StateDependentGaussian(network, c.sde_initial_log_std) if c.sde else network).to(device)
         # Q(s, ·) of discrete actions, Q(s, a) of continuous ones.
-        inputs, outputs = (width, actions) if self.discrete else (width + actions, 1)
-        critic = make(inputs, outputs, ensemble=2, layer_norm=c.layer_norm, dropout=c.dropout).to(device)
-        value = make(width, 1, layer_norm=c.layer_norm).to(device) if c.value_network else None
+        outputs, beside = (actions, 0) if self.discrete else (1, actions)
+        options["layer_norm"] = c.layer_norm
+        critic = EncodedMLP(encoder, outputs, beside=beside, ensemble=2, dropout=c.dropout, **options).to(device)
+        value = EncodedMLP(self.make_encoder(generators), 1, **options).to(device) if c.value_network else None
         temperature = Temperature(len(seeds), c.initial_temperature).to(device)
         adam = partial(Adam, schedule=c)
         limited = partial(adam, weight_decay=c.weight_decay, max_gradient_norm=c.max_gradient_norm)
@@ -161,14 +170,15 @@ class SAC:
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c, draws = self.config, (batch_size, self.spec.action_dim)
-        shapes = {} if self.discrete else {"action": draws}
+        shapes = self.shift.noise_shapes(1, batch_size) | ({} if self.discrete else {"action": draws})
         if not (self.discrete or c.value_network):
             shapes["next_action"] = draws
         return shapes | ({"dropout": (2, batch_size, sum(c.hidden))} if c.dropout else {})
 
     def update(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """One step of the critics and their target, then one each of actor and temperature."""
-        batch, metrics = batches[0], self.update_critic(state, batches, noise)
+        (batch,) = self.shift(batches, noise)
+        metrics = self._critic_step(state, batch, noise)
         alpha = state.temperature.log_alpha.detach().exp().squeeze(1)
         loss, entropy, more = self.actor_loss(state, batch, noise)
         state.actor_optimizer.minimize(loss.sum())
@@ -179,7 +189,11 @@ class SAC:
 
     def update_critic(self, state: SACState, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """The same with the policy and its temperature left as they are."""
-        (batch,) = batches
+        (batch,) = self.shift(batches, noise)
+        with state.critic.encoder_kept():
+            return self._critic_step(state, batch, noise)
+
+    def _critic_step(self, state: SACState, batch: Batch, noise: Noise) -> Metrics:
         metrics: Metrics = {}
         if state.value is not None and state.value_optimizer is not None:
             loss = self.value_loss(state, state.value, batch, noise)
@@ -190,20 +204,20 @@ class SAC:
         state.target.move_towards(state.value or state.critic, self.config.target_rate)
         return metrics | more | {"critic_loss": loss.detach()}
 
-    def value_loss(self, state: SACState, value: MLP, batch: Batch, noise: Noise) -> Tensor:
+    def value_loss(self, state: SACState, value: EncodedMLP, batch: Batch, noise: Noise) -> Tensor:
         """(V(s) − the soft value by the critics)², [S]."""
-        observation = self.flat_observation(batch.observation)
+        draws, mask = noise.get("action"), batch.action_mask
         with torch.no_grad():
-            target, *_ = self._soft_value(state, state.critic, observation, noise.get("action"), batch.action_mask)
-        error: Tensor = value(observation).squeeze(-1) - target
+            target, *_ = self._soft_value(state, state.critic, batch.observation, draws, mask)
+        error: Tensor = value(value.encoder(batch.observation)).squeeze(-1) - target
         return error.square().mean(dim=1)
 
     @torch.no_grad()
     def targets(self, state: SACState, batch: Batch, noise: Noise) -> Tensor:
         """r + γ V'(s'), [S, B]; V' is the value network's target, or the soft value by the target critics."""
-        observation, draws = self.flat_observation(batch.next_observation), noise.get("next_action")
+        observation, draws = batch.next_observation, noise.get("next_action")
         if self.config.value_network:
-            value: Tensor = state.target(observation).squeeze(-1)
+            value: Tensor = state.target(state.target.encoder(observation)).squeeze(-1)
         else:
             value, *_ = self._soft_value(state, state.target, observation, draws, batch.next_action_mask)
         return torch.addcmul(batch.reward, batch.discount, value)
@@ -212,7 +226,7 @@ class SAC:
         self, state: SACState, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None = None
     ) -> tuple[Tensor, Metrics]:
         """Σ_i (Q_i(s, a) − y)², [S], for targets y [S, B], each transition with its weight; and metrics."""
-        inputs = self.flat_observation(batch.observation)
+        inputs = state.critic.encoder(batch.observation)
         if not self.discrete:
             inputs = torch.cat([inputs, batch.action], dim=-1)
         q = state.critic(inputs, dropout_noise=dropout_noise)
@@ -228,7 +242,7 @@ class SAC:
 
     def actor_loss(self, state: SACState, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor, Metrics]:
         """−V(s), [S], or −λ V(s) + w · (distance from the data), λ = α / mean |V|; the entropy, [S]; and metrics."""
-        observation, draws, mask = self.flat_observation(batch.observation), noise.get("action"), batch.action_mask
+        observation, draws, mask = batch.observation, noise.get("action"), batch.action_mask
         if mask is not None and self.config.bc_alpha:
             mask = dist.including(mask, self._chosen(batch), (self.spec.action_dim,))
         value, entropies, policy = self._soft_value(state, state.critic, observation, draws, mask)
@@ -250,21 +264,22 @@ class SAC:
         return state.temperature.log_alpha.squeeze(1) * (entropy - target)
 
     def _soft_value(
-        self, state: SACState, critic: MLP, observation: Tensor, draws: Tensor | None, mask: Tensor | None
+        self, state: SACState, critic: EncodedMLP, observation: Observation, draws: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """V(s) = E[min_i Q_i(s, a) − α log π(a|s)] and the entropy E[−log π(a|s)], [S, B] each, and the policy.
 
         Over discrete actions the expectation is exact, and the policy is log π(·|s), [S, B, A]; of a continuous one, a
         sample [S, B, A] stands for either.
         """
-        alpha, output = state.temperature.log_alpha.detach().exp(), state.actor(observation)
+        alpha, features = state.temperature.log_alpha.detach().exp(), critic.features_of(observation)
+        output = state.actor(state.critic.features_of(observation))
         if draws is None:
             log_probs = dist.allowed_logits(output, mask).log_softmax(dim=-1)
-            probs, q = log_probs.exp(), critic(observation).amin(dim=1)
+            probs, q = log_probs.exp(), critic(features).amin(dim=1)
             entropy = -(probs * log_probs).sum(dim=-1)
             return torch.addcmul((probs * q).sum(dim=-1), alpha, entropy), entropy, log_probs
         action, log_prob = dist.squashed_gaussian_sample(output, draws)
-        q = critic(torch.cat([observation, action], dim=-1)).amin(dim=1).squeeze(-1)
+        q = critic(torch.cat([features, action], dim=-1)).amin(dim=1).squeeze(-1)
         return torch.addcmul(q, alpha, log_prob, value=-1.0), -log_prob, action
 
     def _chosen(self, batch: Batch) -> Tensor:
@@ -284,7 +299,7 @@ class SAC:
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, Carry]:
         """tanh of the mean, or the likeliest action; with draws [S, N, *acting_noise_shape], a sample of the policy."""
-        inputs = self.flat_observation(observation)
+        inputs = state.critic.features_of(observation)
         if isinstance(state.actor, StateDependentGaussian) and noise is not None:
             before, carry = state.actor.explore(inputs, carry, noise, self.config.sde_every)
             return before.tanh(), carry
@@ -305,7 +320,7 @@ class SAC:
         self, state: SACState, observation: Observation, action: Tensor, carry: Carry, action_mask: Tensor | None = None
     ) -> Tensor:
         """log π(a | s), [S, N], in nats; densities are with respect to actions in [-1, 1]."""
-        output = state.actor(self.flat_observation(observation))
+        output = state.actor(state.critic.features_of(observation))
         if self.discrete:
             log_probs = dist.split_categoricals(output, (self.spec.action_dim,), action_mask)
             return dist.categorical_log_prob(log_probs, (action - self.first_action).long().unsqueeze(-1))
@@ -339,6 +354,7 @@ ALGORITHM = Algorithm(
     summary="automatic temperature, a state-value network, state-dependent exploration",
     masks=True,
     td_errors=True,
+    images=True,
     goes_on=let_go_of_data,
     # A clone of an expert has less entropy than the target: the temperature would rise until noise drowned the skill.
     spares_clone=partial(spare_clone, initial_temperature=0.05, temperature_learning_rate=0.0),

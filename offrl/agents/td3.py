@@ -20,6 +20,7 @@ from offrl.agents.space_checks import require_bounded_box
 from offrl.config.fields import (
     STRICT,
     Activation,
+    Convolutions,
     Count,
     CountOrZero,
     NonNegative,
@@ -29,9 +30,11 @@ from offrl.config.fields import (
     ProbabilityBelowOne,
     Widths,
 )
-from offrl.nn import MLP, Adam, FlatObservation, Schedule, seed_generators
+from offrl.nn import MLP, Adam, Schedule, seed_generators
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_layers, require_kind
+from offrl.nn.encoder import EncodedMLP, encoder_maker
+from offrl.nn.random_shift import RandomShift
 from offrl.types import Batch, CriticOnly, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
 
 
@@ -54,6 +57,9 @@ class TD3Config(Schedule):
     Attributes:
         hidden: widths of the hidden layers of actor and critics (400 and 300 in the paper).
         activation: of actor and critics, see `offrl.nn.MLP`.
+        convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. The
+            critics' loss trains them, and the actor reads what they give, as in DrQ-v2.
+        random_shift: pixels by which images are shifted at random (4 in DrQ); 0 leaves them.
         layer_norm: normalize the critics' hidden layers (not in the paper; steadies long runs).
         dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units (not
             in the paper).
@@ -83,6 +89,8 @@ class TD3Config(Schedule):
 
     hidden: Widths = (256, 256)
     activation: Activation = "relu"
+    convolutions: Convolutions = "auto"
+    random_shift: CountOrZero = 0
     layer_norm: bool = False
     dropout: ProbabilityBelowOne = 0.0
     weight_decay: NonNegative = 0.0
@@ -107,9 +115,9 @@ class TD3State:
     """All that training changes; `bc_weight` [S] is the annealed weight of TD3+BC's distance from the data."""
 
     actor: MLP
-    critic: MLP
+    critic: EncodedMLP
     target_actor: MLP
-    target_critic: MLP
+    target_critic: EncodedMLP
     actor_optimizer: Adam
     critic_optimizer: Adam
     bc_weight: Tensor
@@ -118,7 +126,7 @@ class TD3State:
 class TD3:
     """Deterministic actor, twin critics, delayed policy updates, target policy smoothing.
 
-    Observations and actions are flat vectors; actions span [-1, 1] (environment bounds are mapped outside).
+    Actions are flat vectors, and span [-1, 1] (environment bounds are mapped outside).
     """
 
     adopted_options = ("hidden", "activation")
@@ -129,18 +137,20 @@ class TD3:
         self.config, self.spec, self.discount = config, spec, config.discount
         self.batches_per_update = config.policy_delay
         self.acting_noise_shape: tuple[int, ...] = (spec.action_dim,)
-        self.flat_observation = FlatObservation(spec.observation_space)
+        self.make_encoder = encoder_maker(spec.observation_space, config.convolutions, config.activation)
+        self.shift = RandomShift(config.random_shift, spec.observation_space)
 
     def init(self, seeds: Sequence[int], device: torch.device) -> TD3State:
         """Fresh networks for each seed; the targets start as copies."""
         c, generators = self.config, seed_generators(seeds)
-        observations, actions = self.flat_observation.width, self.spec.action_dim
-        actor = MLP(observations, actions, c.hidden, generators, activation=c.activation).to(device)
-        critic = MLP(
-            observations + actions,
+        encoder, actions = self.make_encoder(generators), self.spec.action_dim
+        actor = MLP(encoder.width, actions, c.hidden, generators, activation=c.activation).to(device)
+        critic = EncodedMLP(
+            encoder,
             1,
             c.hidden,
             generators,
+            beside=actions,
             ensemble=c.critics,
             activation=c.activation,
             layer_norm=c.layer_norm,
@@ -171,13 +181,15 @@ class TD3:
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c = self.config
         smoothing = (c.policy_delay, batch_size, self.spec.action_dim)
-        shapes = {"target_policy": (c.softmax_samples, *smoothing) if c.softmax_samples else smoothing}
+        shapes = self.shift.noise_shapes(c.policy_delay, batch_size)
+        shapes["target_policy"] = (c.softmax_samples, *smoothing) if c.softmax_samples else smoothing
         if c.dropout:
             shapes["dropout"] = (c.policy_delay, c.critics, batch_size, sum(c.hidden))
         return shapes
 
     def update(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`policy_delay` critic steps, then one actor step and one step of the targets."""
+        batches = self.shift(batches, noise)
         metrics = self._critic_steps(state, batches, noise)
         loss, more = self.actor_loss(state, batches[-1])
         state.actor_optimizer.minimize(loss.sum())
@@ -188,7 +200,8 @@ class TD3:
 
     def update_critic(self, state: TD3State, batches: Sequence[Batch], noise: Noise) -> Metrics:
         """`update` without the actor step: critics catch up with the policy before it moves."""
-        metrics = self._critic_steps(state, batches, noise)
+        with state.critic.encoder_kept():
+            metrics = self._critic_steps(state, self.shift(batches, noise), noise)
         self._move_targets(state)
         return metrics
 
@@ -210,7 +223,7 @@ class TD3:
     def targets(self, state: TD3State, batches: Sequence[Batch], draws: Tensor) -> Tensor:
         """r + γ min_i Q'_i(s', π'(s') + ε), [S, C, B], or with K smoothed actions r + γ softmax_β of such minima."""
         c, samples = self.config, self.config.softmax_samples or 1
-        observation = torch.cat([self.flat_observation(batch.next_observation) for batch in batches], dim=1)
+        observation = torch.cat([state.target_critic.features_of(batch.next_observation) for batch in batches], dim=1)
         action = _repeated(state.target_actor(observation).tanh(), samples)
         epsilon = (draws.flatten(1, -2) * c.target_noise).clamp(-c.target_noise_clip, c.target_noise_clip)
         smoothed = (action + epsilon).clamp(-1.0, 1.0)
@@ -226,7 +239,7 @@ class TD3:
         self, state: TD3State, batch: Batch, target_q: Tensor, dropout_noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Σ_i (Q_i(s, a) − y)², [S], for targets y [S, B], each transition with its weight; and the Q [S, E, B]."""
-        pairs = torch.cat([self.flat_observation(batch.observation), batch.action], dim=-1)
+        pairs = torch.cat([state.critic.encoder(batch.observation), batch.action], dim=-1)
         q = state.critic(pairs, dropout_noise=dropout_noise).squeeze(-1)
         squares = (q - target_q.unsqueeze(1)).square()
         if batch.weight is not None:
@@ -235,7 +248,7 @@ class TD3:
 
     def actor_loss(self, state: TD3State, batch: Batch) -> tuple[Tensor, Metrics]:
         """−Q₁(s, π(s)), [S], or TD3+BC's −λ Q₁(s, π(s)) + w (π(s) − a)², with λ = α / mean |Q₁|; and metrics."""
-        observation = self.flat_observation(batch.observation)
+        observation = state.critic.features_of(batch.observation)
         action = state.actor(observation).tanh()
         q = state.critic(torch.cat([observation, action], dim=-1), members=1).flatten(1)
         if not self.config.bc_alpha:
@@ -262,7 +275,7 @@ class TD3:
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[()]]:
         """π(s), plus Gaussian exploration noise where draws [S, N, A] are given; clipped to [-1, 1]."""
-        action: Tensor = state.actor(self.flat_observation(observation)).tanh()
+        action: Tensor = state.actor(state.critic.features_of(observation)).tanh()
         if noise is not None:
             action = (action + self.config.exploration_noise * noise).clamp(-1.0, 1.0)
         return action, carry
@@ -322,6 +335,7 @@ ALGORITHM = Algorithm(
     TD3,
     feeds=("dataset", "replay"),
     actions=("continuous",),
+    images=True,
     provides=(CriticOnly, StartsFromPolicy, Scheduled),
     summary="TD3+BC (`agent.bc_alpha`), its decay in fine-tuning, DDPG, softmax targets (SD3)",
     td_errors=True,

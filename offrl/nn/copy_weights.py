@@ -31,7 +31,7 @@ def adopt_layers(network: MLP, source: MLP) -> None:
 
     Raises:
         SpaceMismatchError: they read inputs of different widths.
-        RecipeError: they differ in seeds, hidden widths, activation or layer normalization.
+        RecipeError: they differ in seeds, hidden widths, activation, layer normalization or convolutions.
     """
     _check_alike(network, source)
     parts, others = network.state_dict(), source.state_dict()
@@ -70,6 +70,17 @@ def adopt_squashed_gaussian(algorithm: str, network: MLP, policy: MLP, kind: str
 
 
 def _check_alike(network: MLP, source: MLP) -> None:
+    own, given = (_shapes_of_convolutions(part) for part in (network, source))
+    if given and not own:
+        raise RecipeError(
+            "the policy to start from has convolutions of its own, and this actor reads its critics'",
+            hint="go on with ppo, whose actor has its own, or train bc with agent.convolutions=[]",
+        )
+    if own != given:
+        raise RecipeError(
+            "the policy to start from has other convolutions",
+            hint="leave agent.convolutions out, or train the policy to start from with the same ones",
+        )
     inputs, others = (next(part.parameters()).shape[-1] for part in (network, source))
     if inputs != others:
         raise SpaceMismatchError(
@@ -88,6 +99,10 @@ def _check_alike(network: MLP, source: MLP) -> None:
                 f"the policy to start from has {option}={there}, this one {option}={here}",
                 hint=f"leave agent.{option} out, or train the policy to start from with agent.{option}={here}",
             )
+
+
+def _shapes_of_convolutions(network: MLP) -> dict[str, torch.Size]:
+    return {name: part.shape for name, part in network.state_dict().items() if name.startswith("encoder.")}
 
 
 def _option(network: MLP, name: str) -> str:

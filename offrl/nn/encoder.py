@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from offrl.errors import RecipeError
 from offrl.nn.conv import Convolutions, convolutions_of
-from offrl.nn.flat import HooklessModule
+from offrl.nn.flat import HooklessModule, seed_generators
 from offrl.nn.flatten import FlatObservation
 from offrl.nn.images import images_of
 from offrl.nn.mlp import ACTIVATIONS, MLP
@@ -73,6 +75,19 @@ class Encoder(HooklessModule):
         return torch.cat(encoded, dim=-1)
 
 
+def encoder_maker(
+    space: gym.Space[Any], convolutions: Convolutions, activation: str
+) -> Callable[[list[torch.Generator]], Encoder]:
+    """What makes encoders of this kind, given a generator per seed; what they can't be is refused at once.
+
+    Raises:
+        SpaceMismatchError, RecipeError: as `Encoder` does.
+    """
+    make = partial(Encoder, space, convolutions, activation)
+    make(seed_generators((0,)))
+    return make
+
+
 class EncodedMLP(MLP):
     """An `MLP` that owns the encoder of what it reads: both are one set of parameters, trained and copied together.
 
@@ -112,3 +127,15 @@ class EncodedMLP(MLP):
         """
         features: Tensor = self.encoder(observation)
         return features.detach()
+
+    @contextmanager
+    def encoder_kept(self) -> Iterator[None]:
+        """Leave the encoder as it was, whatever is trained within: a policy that reads it is to stand still."""
+        size = sum(parameter.numel() for parameter in self.encoder.parameters())
+        if not size:
+            yield
+            return
+        learned = self.flat[-size:]
+        before = learned.clone()
+        yield
+        learned.copy_(before)

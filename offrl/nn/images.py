@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -33,10 +34,16 @@ def channels_and_sides(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def height_axis(shape: Sequence[int]) -> int:
+    """Which axis of an image of this shape counts rows; columns are the next one."""
+    channels_last = len(shape) > 2 and shape[-3] >= shape[-1]
+    return len(shape) - (3 if channels_last else 2)
+
+
 def channels_first(image: Tensor) -> Tensor:
     """[S, B, *shape] to [S, B, channels, height, width], without a copy unless frames are stacked."""
     if image.dim() == 4:
         return image.unsqueeze(2)
-    if image.shape[-3] >= image.shape[-1]:
+    if height_axis(image.shape[2:]) == image.dim() - 5:
         image = image.movedim(-1, -3)
     return image if image.dim() == 5 else image.flatten(2, 3)

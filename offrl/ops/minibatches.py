@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     """A rollout's transitions in any order, [S, N, …] each; values, targets and advantages in scaled rewards.
 
     Attributes:
-        observation: normalized.
+        observation: normalized, or with images as it is.
         encoded: actions, as the actor's densities take them.
         log_prob, value: before the update.
         target: what the values are regressed on.
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
         draws: standard normal ones for a gradient step.
     """
 
-    observation: Tensor
+    observation: Observation
     encoded: Tensor
     log_prob: Tensor
     advantage: Tensor
@@ -55,7 +55,9 @@ class Rows(NamedTuple):
 
     def _map(self, function: Callable[[Any], Any]) -> Rows:
         return Rows(
-            observation=function(self.observation),
+            observation={key: function(part) for key, part in self.observation.items()}
+            if isinstance(self.observation, Mapping)
+            else function(self.observation),
             encoded=function(self.encoded),
             log_prob=function(self.log_prob),
             advantage=function(self.advantage),

@@ -40,7 +40,6 @@ IMAGE = Box(0, 255, (12, 10, 3), np.uint8)
 NESTED = gym.spaces.Dict(
     {"arm": gym.spaces.Dict({"angle": Box(-1, 1, (2, 3))}), "held": Discrete(3, start=-1), "camera": IMAGE}
 )
-PARTS = gym.spaces.Dict({key: part for key, part in NESTED.items() if key != "camera"})
 TORQUES = Box(np.array([-2, 0, -np.inf], np.float32), np.array([2, 10, np.inf], np.float32))
 BOUNDED = Box(np.array([[-2.0], [0.0]], np.float32), np.array([[2.0], [10.0]], np.float32))
 STRONG = Box(np.array([-1e4, 0], np.float32), np.array([1e4, 1], np.float32))
@@ -53,16 +52,19 @@ KINDS: dict[str, tuple[str, dict[str, Any], gym.Space[Any], gym.Space[Any]]] = {
     "bc-gaussian": ("bc", {"policy": "gaussian", "activation": "gelu", "layer_norm": True}, VECTOR, BOUNDED),
     "bc-squashed": ("bc", {"policy": "squashed_gaussian", "activation": "silu"}, VECTOR, BOUNDED),
     "bc-choice": ("bc", {"dropout": 0.1}, VECTOR, CHOICE),
-    "bc-nested": ("bc", {}, PARTS, CHOICES),
+    "bc-nested": ("bc", {}, NESTED, CHOICES),
     "dagger": ("dagger", {}, VECTOR, BOUNDED),
     "td3": ("td3", {}, VECTOR, BOUNDED),
     "td3-strong": ("td3", {"bc_alpha": 2.5}, VECTOR, STRONG),
     "sac": ("sac", {}, VECTOR, BOUNDED),
     "sac-sde": ("sac", {"sde": True}, VECTOR, BOUNDED),
+    "td3-image": ("td3", {"random_shift": 2}, NESTED, BOUNDED),
+    "sac-image": ("sac", {"convolutions": "impala"}, IMAGE, BOUNDED),
+    "iql-image": ("iql", {}, NESTED, BOUNDED),
     "sac-choice": ("sac", {"value_network": True}, VECTOR, CHOICE),
     "ppo": ("ppo", {"normalize_observation": True}, VECTOR, TORQUES),
     "ppo-squashed": ("ppo", {"policy": "squashed_gaussian"}, VECTOR, BOUNDED),
-    "ppo-choice": ("ppo", {}, PARTS, CHOICE),
+    "ppo-choice": ("ppo", {}, NESTED, CHOICE),
     "ppo-choices": ("ppo", {}, VECTOR, CHOICES),
     "dqn": ("dqn", {}, Discrete(7), CHOICE),
     "dqn-image": ("dqn", {"dueling": True}, IMAGE, CHOICE),
@@ -218,6 +220,7 @@ def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(nested: tuple[R
         "frame_stack": 1,
         "inputs": [
             {"name": "observation.arm.angle", "dtype": "float32", "shape": ["batch", 2, 3]},
+            {"name": "observation.camera", "dtype": "uint8", "shape": ["batch", 12, 10, 3]},
             {"name": "observation.held", "dtype": "int64", "shape": ["batch"]},
         ],
         "outputs": [

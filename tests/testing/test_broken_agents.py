@@ -407,7 +407,8 @@ class OfNoKind(BC):
         return (self._regression(output) - batch.action).square().sum(dim=-1)
 
     def act(self, state: Any, observation: Any, carry: Any, noise: Any = None, action_mask: Any = None) -> Any:
-        return self._regression(self.policy_network(state)(self.flat_observation(observation))), carry
+        network = self.policy_network(state)
+        return self._regression(network(network.encoder(observation))), carry
 
 
 PROVIDED = (Density, Validates, Penalized, GivesPolicy)

@@ -22,6 +22,7 @@ NESTED = gym.spaces.Dict(
     {"arm": gym.spaces.Dict({"joints": BOX, "mode": gym.spaces.Discrete(3)}), "bits": gym.spaces.MultiBinary(2)}
 )
 CAMERA = gym.spaces.Dict({"camera": gym.spaces.Box(0, 255, (9, 8, 2), np.uint8), "speed": BOX})
+EYE = gym.spaces.Box(0, 255, (2, 8, 9), np.uint8)
 TABLE = gym.spaces.Discrete(5)
 
 SMALL: dict[str, Any] = {"hidden": (8, 6)}
@@ -63,6 +64,7 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         CHOICE,
         {**REGULARIZED, "double": True, "dueling": True, "noisy": True, "conservative": 0.5, "decay_steps": 9},
     ),
+    "bc, camera": ("bc", CAMERA, UNIT, {**REGULARIZED, "random_shift": 2, "ema": 0.5, "l2": 0.01}),
     "dqn, residual": ("dqn", CAMERA, CHOICE, {**SMALL, "convolutions": "impala"}),
     "irl": ("irl", TABLE, CHOICE, {}),
     "irl, network": ("irl", TABLE, CHOICE, {"hidden": (5,), "features": "state_action", "l2": 0.01}),
@@ -86,6 +88,9 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         {**SMALL, "double": True, "dueling": True, "conservative": 0.5, "decay_steps": 9, "layer_norm": True},
     ),
     "sac": ("sac", BOX, UNIT, SMALL),
+    "ppo, camera": ("ppo", CAMERA, CHOICE, {**ROLLOUT, "max_kl": 0.01, "dropout": 0.1}),
+    "sac, camera": ("sac", CAMERA, UNIT, {**SMALL, "random_shift": 1, "bc_alpha": 1.0}),
+    "sac, camera and choice": ("sac", EYE, CHOICE, {**SMALL, "value_network": True, "convolutions": ((4, 3, 2),)}),
     "sac, sde": ("sac", NESTED, UNIT, {**SMALL, "sde": True}),
     "sac, choice": ("sac", BOX, CHOICE, SMALL),
     "td3": ("td3", BOX, UNIT, SMALL),
@@ -95,6 +100,10 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
         UNIT,
         {**SMALL, "layer_norm": True, "dropout": 0.1, "bc_alpha": 2.5, "bc_decay": 0.9, "softmax_samples": 3},
     ),
+    "td3, camera": ("td3", CAMERA, UNIT, {**SMALL, "random_shift": 1, "dropout": 0.1}),
+    # Adam magnifies rounding where gradients are next to nothing, as those of rectified units are that seldom act.
+    "td3, residual": ("td3", EYE, UNIT, {**SMALL, "convolutions": "impala", "activation": "silu"}),
+    "iql, camera": ("iql", CAMERA, UNIT, {**SMALL, "random_shift": 1}),
     "iql": ("iql", BOX, UNIT, SMALL),
     "iql, squashed": ("iql", NESTED, UNIT, {**SMALL, "policy": "squashed_gaussian", "layer_norm": True}),
     "iql, choice": ("iql", NESTED, CHOICE, SMALL),
