@@ -243,7 +243,12 @@ class CriticOnly(Protocol):
 
 
 class Validates(Protocol):
-    """A loss that tells on held-out data how well the data is fitted."""
+    """A loss that tells on held-out data how well the data is fitted: less of it is a better policy.
+
+    So has what imitates. What improves on the data has no such loss: a temporal-difference error is measured against
+    targets that the same networks make, and is least where they have learned nothing; the likelihood of the data's
+    actions is greatest where the policy leaves them as they are.
+    """
 
     def validation_loss(self, state: Any, batch: Batch) -> Tensor:
         """The loss of the weights that act, [S], without a gradient."""

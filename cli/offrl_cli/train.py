@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,22 +31,15 @@ EvalEvery = Annotated[
 EvalEpisodes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Episodes per seed in each evaluation.")]
 
 
-class Penalty(StrEnum):
-    """Whose coefficient cross-validation chooses."""
-
-    l1 = "l1"
-    l2 = "l2"
-
-
 class TrainCommand(TyperCommand):
     """Reads a bare --cross-validate as --cross-validate l2."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write out the penalty, then parse as ever."""
         written: list[str] = []
-        for arg, following in zip_longest(args, args[1:]):
-            bare = arg == "--cross-validate" and following not in list(Penalty)
-            written += [arg, Penalty.l2] if bare else [arg]
+        for arg, following in zip_longest(args, args[1:], fillvalue=""):
+            said = following in ("l1", "l2") or ("=" in following and not following.startswith("-"))
+            written += [arg, "l2"] if arg == "--cross-validate" and not said else [arg]
         return super().parse_args(ctx, written)
 
 
@@ -101,9 +93,10 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="The run whose policy dagger asks what to do.")
     ] = None,
     cross_validate: Annotated[
-        Penalty | None,
+        list[str] | None,
         typer.Option(
-            metavar="[l1|l2]", help="Choose that penalty's coefficient (l2 unless named) by cross-validation."
+            metavar="KEY=V1,V2",
+            help="Choose by loss on held-out episodes; several make a grid. l1, l2 or nothing: that penalty of bc.",
         ),
     ] = None,
     eval_every: EvalEvery = None,
@@ -142,13 +135,12 @@ def train(
         "data.episodes": demos,
         "agent.method": method,
         "agent.features": features,
-        "cross_validation.kind": cross_validate,
         **evaluation_flags(eval_every, eval_episodes),
         "writers": None if writers is None else [name.strip() for name in writers.split(",")],
     }
     if resume is not None:
         others = {"ALGO": algo, "--recipe": recipe, "--set": settings, "--out": out, "--from": start}
-        named = {"seeds": seeds if seeds is not None else seed, "expert": expert}
+        named = {"seeds": seeds if seeds is not None else seed, "expert": expert, "cross_validate": cross_validate}
         _refuse_others({**others, **flags, **named, "steps": None})
         report_training(lambda: offrl.resume(resume, steps=steps, trust=trust), as_json)
         return
@@ -162,6 +154,7 @@ def train(
             recipe=recipe,
             start=start,
             expert=expert,
+            cross_validate=cross_validate or (),
             settings=settings or (),
             out=out,
             trust=trust,

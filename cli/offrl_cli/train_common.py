@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from offrl.errors import TrainingInterrupted
 from offrl_cli.errors import INTERRUPTED, fail
@@ -29,6 +30,23 @@ def report_training(work: Callable[[], Run], as_json: bool) -> None:
     _report(run, time.monotonic() - started, as_json)
 
 
+def _print_choice(choice: Mapping[str, Any]) -> None:
+    """What was tried on held-out episodes, and what was chosen."""
+    keys = list(choice["chosen"])
+    rows = [
+        [*(_cell(line["settings"][key]) for key in keys), line["held_out_loss"], line["standard_error"]]
+        for line in choice["table"]
+    ]
+    print_table([*keys, f"held-out loss ({choice['folds']} folds)", "standard error"], rows)
+    print_pairs({f"chosen {key}": _cell(value) for key, value in choice["chosen"].items()})
+
+
+def _cell(value: Any) -> Any:
+    """A number as it is, other values as recipes have them."""
+    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    return value if plain else json.dumps(value)
+
+
 def _report(run: Run, seconds: float, as_json: bool) -> None:
     scores, choice = run.final_scores(), run.cross_validation()
     if as_json:
@@ -38,8 +56,7 @@ def _report(run: Run, seconds: float, as_json: bool) -> None:
         print_json(about | (scores or {}) | {"cross_validation": choice or None, "seconds": round(seconds, 1)})
         return
     if choice:
-        rows = [[line["coefficient"], line["held_out_loss"], line["standard_error"]] for line in choice["table"]]
-        print_table([choice["kind"], f"held-out loss ({choice['folds']} folds)", "standard error"], rows)
+        _print_choice(choice)
     if scores:
         print_scores(scores)
     else:

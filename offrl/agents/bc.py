@@ -248,6 +248,7 @@ ALGORITHM = Algorithm(
     provides=_PROVIDED,
     masks=True,
     images=True,
+    loss_options=("policy",),
 )
 DAGGER = Algorithm(
     BCConfig,
@@ -259,4 +260,5 @@ DAGGER = Algorithm(
     expert=True,
     masks=True,
     images=True,
+    loss_options=("policy",),
 )

@@ -168,4 +168,5 @@ ALGORITHM = Algorithm(
     summary="LSTM or GRU (`agent.cell`), a mixture of Gaussians as in BC-RNN-GMM or the policies of `bc`",
     provides=(Density, Validates, Scheduled),
     masks=True,
+    loss_options=("policy",),
 )

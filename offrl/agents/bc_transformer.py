@@ -14,8 +14,9 @@ from torch import Tensor
 from offrl.agents.algorithm import Algorithm
 from offrl.agents.space_checks import PolicyKind, choices_of, policy_kind
 from offrl.config.fields import STRICT, Activation, Count, NonNegative, Positive, ProbabilityBelowOne
-from offrl.nn import Adam, FlatModule, FlatObservation, seed_generators
+from offrl.nn import Adam, FlatModule, FlatObservation, Schedule, seed_generators
 from offrl.nn.action_head import ActionHead
+from offrl.nn.adam import ended_schedule
 from offrl.nn.linear import StackedLayerNorm
 from offrl.nn.transformer import (
     Embedding,
@@ -28,13 +29,13 @@ from offrl.nn.transformer import (
 )
 from offrl.ops.minibatches import merge_axes
 from offrl.ops.padding import mean_over_steps
-from offrl.types import Batch, Density, Metrics, Noise, Observation, Spec, Validates
+from offrl.types import Batch, Density, Metrics, Noise, Observation, Scheduled, Spec, Validates
 
 Carry = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class BCTransformerConfig:
+class BCTransformerConfig(Schedule):
     """Options of BC-Transformer, with robomimic's values unless noted.
 
     Attributes:
@@ -45,6 +46,7 @@ class BCTransformerConfig:
         width: of a token.
         layers, heads, dropout, activation: see `offrl.nn.transformer.Transformer`.
         learning_rate: Adam's step size.
+        warmup_steps, constant_steps, decay_steps, decay_shape: of the step size, see `offrl.nn.Schedule`.
         weight_decay: decoupled decay rate.
     """
 
@@ -127,7 +129,7 @@ class BCTransformer:
         """A fresh network for each seed."""
         c = self.config
         network = Network(c, self.flat_observation.width, self.head.outputs, seed_generators(seeds)).to(device)
-        return BCTransformerState(network, Adam(network, c.learning_rate, weight_decay=c.weight_decay))
+        return BCTransformerState(network, Adam(network, c.learning_rate, weight_decay=c.weight_decay, schedule=c))
 
     def noise_shapes(self, batch_size: int) -> Mapping[str, tuple[int, ...]]:
         c = self.config
@@ -152,6 +154,10 @@ class BCTransformer:
     def validation_loss(self, state: BCTransformerState, batch: Batch) -> Tensor:
         """The imitation loss without dropout, [S]."""
         return self.imitation_loss(state, batch, {})
+
+    def ended_schedule(self, state: BCTransformerState) -> int:
+        """The steps taken, where the step size has fallen to 0."""
+        return ended_schedule((state.optimizer,))
 
     def initial_carry(self, state: BCTransformerState, count: int) -> Carry:
         """No observations."""
@@ -214,6 +220,7 @@ ALGORITHM = Algorithm(
     feeds=("windows",),
     actions=("continuous", "discrete", "multi-discrete"),
     summary="attention to the last observations, a mixture of Gaussians or the policies of `bc`",
-    provides=(Density, Validates),
+    provides=(Density, Validates, Scheduled),
     masks=True,
+    loss_options=("policy",),
 )

@@ -37,6 +37,7 @@ def train(
     recipe: str | os.PathLike[str] | Recipe | None = None,
     start: str | os.PathLike[str] | Run | None = None,
     expert: str | os.PathLike[str] | Run | None = None,
+    cross_validate: str | Sequence[str] | Mapping[str, Sequence[Any]] = (),
     settings: Settings = (),
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -59,6 +60,9 @@ def train(
         recipe: to start from in place of the one that matches: a name, a file, or what `offrl.recipe` returned.
         start: imitate with the policy that bc cloned in that run.
         expert: the run whose policy dagger asks what to do.
+        cross_validate: dotted keys of the recipe to the values to try, of which those of least loss on held-out
+            episodes are chosen before training; or texts `key=value,value` as the command line has them, or "l2" or
+            "l1" for that penalty of bc.
         settings: more changes, which go before the others.
         out: the run directory; None makes one under `runs/`.
         progress: whether to show it.
@@ -75,6 +79,8 @@ def train(
     Example:
         >>> run = offrl.train("bc", dataset="hopper-expert", seeds=5, agent={"hidden": (256, 256)})
         >>> run.evaluate(episodes=100)
+        >>> run = offrl.train("bc", dataset="hopper-expert", cross_validate={"agent.hidden": [(64, 64), (256, 256)]})
+        >>> run.cross_validation()["chosen"]
     """
     from offrl.converters.catalog import name_of
     from offrl.training.run_training import train as train_recipe
@@ -90,7 +96,8 @@ def train(
         "online": online,
         "evaluation": evaluation,
     }
-    changes = {**{key: value for key, value in {**named, **keys}.items() if value is not None}, **_values(settings)}
+    given = {key: value for key, value in {**named, **keys}.items() if value is not None}
+    changes = {**given, **_tried(cross_validate), **_values(settings)}
     with shown_progress(progress) as shown:
         chosen = _chosen_recipe(algo, recipe, changes, start, shown.say)
         with allowing(chosen.env, everything=trust):
@@ -300,6 +307,15 @@ def _values(settings: Settings) -> Mapping[str, Any]:
     from offrl.config.recipe import parsed_settings
 
     return parsed_settings(settings)
+
+
+def _tried(cross_validate: str | Sequence[str] | Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """What is to be cross-validated as changes of a recipe."""
+    if isinstance(cross_validate, Mapping):
+        return {"cross_validation.options": dict(cross_validate)} if cross_validate else {}
+    from offrl.config.recipe import parsed_candidates
+
+    return parsed_candidates([cross_validate] if isinstance(cross_validate, str) else cross_validate)
 
 
 def _pictured(run: Run) -> Run:

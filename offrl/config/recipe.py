@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from offrl import plugins
 from offrl.config.fields import (
@@ -171,23 +172,49 @@ class EarlyStopping:
     patience: CountOrZero = 0
 
 
+def _dotted(options: Any) -> dict[str, Any]:
+    """Candidates by dotted keys, from mappings as nested as a recipe is."""
+    if not isinstance(options, Mapping):
+        raise ValueError("should be a table of keys and the values to try")
+    dotted: dict[str, Any] = {}
+    for key, value in options.items():
+        inner = _dotted(value) if isinstance(value, Mapping) else {"": value}
+        dotted |= {f"{key}.{rest}".rstrip("."): values for rest, values in inner.items()}
+    return dotted
+
+
+PENALTIES = ("l1", "l2")
+"""Whose coefficients have candidates by themselves."""
+Candidates = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
 @dataclass(frozen=True)
 class CrossValidation:
-    """Choose a regularization coefficient before training: the one of least mean loss on held-out episodes.
+    """Choose options before training: those of least mean loss on held-out episodes.
 
     Attributes:
-        kind: which of the agent's coefficients; "none" leaves the agent's options as they are.
-        coefficients: the candidates.
+        options: keys of the recipe and for each the values to try, which make a grid:
+            `options.agent.hidden = [[64, 64], [256, 256]]`.
+        kind: one of bc's penalties to choose as well; "none" chooses none.
+        coefficients: its values to try.
         folds: parts that the episodes are split into; each is held out once.
         steps: gradient steps for each candidate and fold.
     """
 
     __pydantic_config__ = STRICT
 
+    options: Annotated[dict[str, Candidates], BeforeValidator(_dotted)] = field(default_factory=dict)
     kind: Literal["none", "l1", "l2"] = "none"
     coefficients: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
     folds: Annotated[int, Field(ge=2)] = 5
     steps: Count = 2_000
+
+    @property
+    def candidates(self) -> list[dict[str, Any]]:
+        """Dotted keys of the recipe to values, for each candidate; none where nothing is to be chosen."""
+        tried = {} if self.kind == "none" else {f"agent.{self.kind}": self.coefficients}
+        tried |= self.options
+        return [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())] if tried else []
 
 
 @dataclass(frozen=True)
@@ -327,6 +354,34 @@ def parsed_settings(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def parsed_candidates(texts: Sequence[str]) -> dict[str, Any]:
+    """Changes of a recipe that cross-validate, from `KEY=VALUE,VALUE` texts, or a penalty's name.
+
+    Raises:
+        RecipeError: a text has no `=`, and is no penalty's name.
+
+    Example:
+        >>> parsed_candidates(["agent.hidden=[64,64],[256,256]", "agent.activation=relu,tanh"])
+        {'cross_validation.options': {'agent.hidden': [[64, 64], [256, 256]], 'agent.activation': ['relu', 'tanh']}}
+        >>> parsed_candidates(["l2"])
+        {'cross_validation.kind': 'l2'}
+    """
+    changes: dict[str, Any] = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if equals and key:
+            changes.setdefault("cross_validation.options", {})[key] = _parse_values(values)
+        elif key in PENALTIES and "cross_validation.kind" not in changes:
+            changes["cross_validation.kind"] = key
+        else:
+            raise RecipeError(
+                f"{text!r} doesn't say which values to try",
+                where="--cross-validate",
+                hint="write KEY=VALUE,VALUE such as agent.hidden=[64,64],[256,256], for each key; or l1 or l2 once",
+            )
+    return changes
+
+
 def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Recipe values changed by `key=value` texts; see `parsed_settings` and `merged`."""
     return merged(values, parsed_settings(settings))
@@ -335,6 +390,12 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML that `load_recipe` reads back to the same recipe."""
     return write_toml(recipe.to_dict())
+
+
+def _parse_values(text: str) -> list[Any]:
+    """Values with commas between them: TOML, or bare text."""
+    listed = _parse_value(f"[{text}]")
+    return listed if isinstance(listed, list) else [_parse_value(part.strip()) for part in text.split(",")]
 
 
 def _parse_value(text: str) -> Any:

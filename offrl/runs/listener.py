@@ -18,6 +18,9 @@ class Listener(Protocol):
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
         """After each evaluation."""
 
+    def noted(self, text: str) -> None:
+        """When something is found out that a person may want to see."""
+
     def warned(self, text: str) -> None:
         """When something may not be what one wants."""
 
@@ -32,6 +35,9 @@ class SilentListener:
         """Nothing to show."""
 
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
+        """Nothing to show."""
+
+    def noted(self, text: str) -> None:
         """Nothing to show."""
 
     def warned(self, text: str) -> None:

@@ -84,6 +84,10 @@ class TrainingProgress:
             text += f", normalized score {scores['normalized_score']:.1f}"
         self.say(text)
 
+    def noted(self, text: str) -> None:
+        """Show it."""
+        self.say(text)
+
     def warned(self, text: str) -> None:
         """Show a warning."""
         self.say(f"Warning: {text}")

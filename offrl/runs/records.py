@@ -6,7 +6,7 @@ Values stay the plain ones that they are; the dataclasses here are what they mus
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from offrl.data.schema import ReferenceScores
 from offrl.documents import checked, parse_json, read_bytes, read_json, shortened
 from offrl.errors import RunError
 
-METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.jsonl"
+METRICS, EVALUATIONS, CROSS_VALIDATION = "metrics.jsonl", "evaluations.jsonl", "cross_validation.json"
 MOST_LOGGED = 2**31
 """Bytes of a log that are read."""
 CHECKPOINT_NAME = re.compile(r"(best-)?step-\d+(-again)?")
@@ -93,7 +93,7 @@ class WholeEvaluation(EvaluationLine):
 
 @dataclass(frozen=True, kw_only=True)
 class TriedCoefficient:
-    """A row of the table in `cross_validation.json`."""
+    """A row of the table in a `ChosenCoefficient`."""
 
     coefficient: float
     held_out_loss: float
@@ -101,13 +101,47 @@ class TriedCoefficient:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """`cross_validation.json`."""
+class ChosenCoefficient:
+    """`cross_validation.json` as it was when coefficients alone could be chosen."""
 
     kind: str
     coefficient: float
     folds: int
     table: list[TriedCoefficient]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedOptions:
+    """A row of the table in `cross_validation.json`; losses that aren't finite are None."""
+
+    settings: dict[str, Any]
+    held_out_loss: float | None
+    standard_error: float | None
+    per_fold: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """`cross_validation.json`; nothing is chosen as long as some candidates are to be tried."""
+
+    folds: int
+    chosen: dict[str, Any] | None
+    table: list[TriedOptions]
+
+
+def choice_of_coefficient(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A `ChosenCoefficient` as a `Choice`; its losses per fold weren't kept."""
+    key = f"agent.{values['kind']}"
+    table = [
+        {
+            "settings": {key: row["coefficient"]},
+            "held_out_loss": row["held_out_loss"],
+            "standard_error": row["standard_error"],
+            "per_fold": [],
+        }
+        for row in values["table"]
+    ]
+    return {"folds": values["folds"], "chosen": {key: values["coefficient"]}, "table": table}
 
 
 def read_record(path: Path, kind: Any, what: str, hint: str) -> dict[str, Any]:

@@ -22,11 +22,14 @@ from offrl.errors import RunError, RunExistsError, RunInUseError, RunNotFoundErr
 from offrl.files import appending, own_folder, remove_leftovers, require_no_link, take_lock, write_whole
 from offrl.runs.records import (
     CHECKPOINT_NAME,
+    CROSS_VALIDATION,
     EVALUATIONS,
     METRICS,
     CheckpointName,
     Choice,
+    ChosenCoefficient,
     WholeEvaluation,
+    choice_of_coefficient,
     read_lines,
     read_metrics,
     read_record,
@@ -310,11 +313,26 @@ class Run:
         return acting_policy(self, self.choose_checkpoint(checkpoint), chosen, stochastic=stochastic)
 
     def cross_validation(self) -> dict[str, Any]:
-        """The choice of a coefficient by cross-validation; empty where none was made."""
-        path = self.path / "cross_validation.json"
+        """The choice of options by cross-validation: `folds`, what was `chosen`, and a `table` of what was tried.
+
+        Of each candidate the table has its `settings`, the mean `held_out_loss`, the `standard_error` over folds, and
+        the losses `per_fold`; None where a loss isn't finite. Empty where nothing was chosen.
+        """
+        found = self._cross_validation()
+        return {} if found.get("chosen") is None else found
+
+    def tried_options(self) -> list[dict[str, Any]]:
+        """The table of candidates so far, of a choice that may not be made yet; see `cross_validation`."""
+        rows: list[dict[str, Any]] = self._cross_validation().get("table", [])
+        return rows
+
+    def _cross_validation(self) -> dict[str, Any]:
+        path = self.path / CROSS_VALIDATION
         if not path.exists():
             return {}
-        return read_record(path, Choice, "the choice of a coefficient", "restore the file, or remove it")
+        hint = "restore the file, or remove it"
+        values = read_record(path, Choice | ChosenCoefficient, "the choice by cross-validation", hint)
+        return values if "chosen" in values else choice_of_coefficient(values)
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a resumed run is about to repeat."""

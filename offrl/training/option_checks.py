@@ -11,8 +11,8 @@ from offrl.feeds.problem import NO_ENVIRONMENT, Problem
 from offrl.feeds.warm_start import take_over
 from offrl.runs.load import fresh_policy, resolve_device
 from offrl.runs.loggers import require_loggers
-from offrl.training.cross_validation import fold_episodes
-from offrl.types import CriticOnly, Penalized, Validates
+from offrl.training.cross_validation import check_candidates
+from offrl.types import CriticOnly, Validates
 
 
 def check_buildable(problem: Problem, asked: Collection[str] = ()) -> None:
@@ -34,8 +34,7 @@ def check_buildable(problem: Problem, asked: Collection[str] = ()) -> None:
     if recipe.start is not None:
         take_over(fresh_policy(problem.algorithm, agent, recipe, device, None), problem)
     require_loggers(recipe.writers)
-    if recipe.cross_validation.kind != "none" and problem.data is not None:
-        fold_episodes(problem.data.num_episodes, recipe.cross_validation.folds)
+    check_candidates(problem)
 
 
 def _objections(problem: Problem, asked: Collection[str]) -> Iterator[RecipeError]:
@@ -57,13 +56,6 @@ def _objections(problem: Problem, asked: Collection[str]) -> Iterator[RecipeErro
             hint="name one with --env, or leave these options out",
         )
     yield from _early_stopping_objections(problem, kind.holds_out)
-    penalty = recipe.cross_validation.kind
-    if penalty != "none" and (problem.data is None or not problem.learner.can(Penalized)):
-        yield RecipeError(
-            f"{recipe.algo} has no coefficient '{penalty}' to cross-validate on a dataset",
-            where="cross_validation.kind",
-            hint="cross-validate bc with --dataset NAME",
-        )
 
 
 def _online_objections(problem: Problem) -> Iterator[RecipeError]:

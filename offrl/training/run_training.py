@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -12,16 +11,12 @@ from typing import TYPE_CHECKING
 from offrl.config.recipe import Recipe
 from offrl.errors import RequestError
 from offrl.feeds import open_problem
-from offrl.feeds.materials import sampling_options
 from offrl.feeds.problem import Problem
 from offrl.feeds.warm_start import take_over
-from offrl.files import write_whole
-from offrl.replay.normalization import ObservationNormalizer
 from offrl.runs.checkpoint import read_facts
-from offrl.runs.load import fresh_policy, resolve_device
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
-from offrl.training.cross_validation import cross_validate, with_coefficient
+from offrl.training.cross_validation import choose_options
 from offrl.training.loop import Loop
 from offrl.training.option_checks import check_buildable
 from offrl.trust import remember
@@ -54,8 +49,8 @@ def train(
     listener.began(run.path)
     remember(run.path, problem.recipe.env)
     with run.lock():
-        if recipe.cross_validation.kind != "none":
-            problem = choose_coefficient(run, problem)
+        if recipe.cross_validation.candidates:
+            problem = choose_options(run, problem, listener)
         try:
             loop = build_loop(run, problem, listener)
         except BaseException:
@@ -88,8 +83,8 @@ def resume(path: Path, listener: Listener | None = None, steps: int | None = Non
             run.change_recipe(dataclasses.replace(run.recipe, steps=steps))
         problem = open_problem(run.recipe, run.checkpoint("last") if run.has_checkpoint("last") else None)
         remember(run.path, problem.recipe.env)
-        if run.recipe.cross_validation.kind != "none":
-            problem = choose_coefficient(run, problem)
+        if run.recipe.cross_validation.candidates:
+            problem = choose_options(run, problem, listener)
         loop = build_loop(run, problem, listener)
         if run.has_checkpoint("last"):
             loop.resume()
@@ -114,24 +109,6 @@ def _require_ahead(run: Run, steps: int) -> None:
             where=str(run.path),
             hint="ask for more: --steps counts from the run's first step",
         )
-
-
-def choose_coefficient(run: Run, problem: Problem) -> Problem:
-    """Cross-validate, write `cross_validation.json`, and put the chosen coefficient into the run's recipe."""
-    recipe, plan = problem.recipe, problem.recipe.cross_validation
-    assert problem.data is not None
-    # A coefficient above zero tells the agent to compute the penalty; the candidates replace its value.
-    options = dataclasses.replace(recipe.agent, **{plan.kind: 1.0})
-    # Every candidate and fold trains from the first seed's weights, all of them side by side on the seed axis.
-    positions = (recipe.seeds[0],) * (len(plan.coefficients) * plan.folds)
-    normalizer = ObservationNormalizer.from_store(problem.data) if recipe.data.normalize_observation else None
-    agent = problem.algorithm.build(options, problem.spec)
-    trial = dataclasses.replace(recipe, agent=options, seeds=positions)
-    policy = fresh_policy(problem.algorithm, agent, trial, resolve_device(recipe.device), normalizer)
-    result = cross_validate(recipe, policy, problem.data, sampling_options(recipe, policy))
-    write_whole(run.path / "cross_validation.json", json.dumps(result, indent=1))
-    run.change_recipe(with_coefficient(recipe, result))
-    return dataclasses.replace(problem, recipe=run.recipe)
 
 
 def _begin_from_another(loop: Loop, problem: Problem) -> None:

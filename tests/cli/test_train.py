@@ -117,6 +117,8 @@ def test_seeds_are_counted_from_the_first(
         (("--cross-validate", "l1"), "l1"),
         (("--cross-validate=l1",), "l1"),
         (("--cross-validate", "--seeds", "2"), "l2"),
+        (("--cross-validate", "--seeds=2"), "l2"),
+        (("--cross-validate", "agent.ema=0,0.9"), "none"),
     ],
 )
 def test_cross_validation_is_of_l2_unless_named(
@@ -124,6 +126,38 @@ def test_cross_validation_is_of_l2_unless_named(
 ) -> None:
     offrl("train", "bc", "--dataset", "x", *options)
     assert recipes[0].cross_validation.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("agent.hidden=[64,64],[256,256]", ([64, 64], [256, 256])),
+        ("agent.hidden=[[64,64],[256,256]]", ([[64, 64], [256, 256]],)),
+        ("agent.learning_rate=1e-4, 1e-3", (1e-4, 1e-3)),
+        ("agent.activation=relu,tanh", ("relu", "tanh")),
+        ("agent.layer_norm=true,false", (True, False)),
+        ("batch_size=64", (64,)),
+    ],
+)
+def test_values_to_try_are_toml_with_commas_between(
+    offrl: Offrl, recipes: list[Recipe], text: str, values: tuple[Any, ...]
+) -> None:
+    offrl("train", "bc", "--dataset", "x", "--cross-validate", text)
+    assert recipes[0].cross_validation.options == {text.partition("=")[0]: values}
+
+
+def test_values_to_try_add_to_those_of_the_recipe(offrl: Offrl, recipes: list[Recipe], tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('algo = "bc"\ndataset = "x"\n[cross_validation.options.agent]\nhidden = [[8], [16]]\n')
+    offrl("train", "bc", "--recipe", file, "--cross-validate", "agent.ema=0,0.9")
+    assert recipes[0].cross_validation.options == {"agent.hidden": ([8], [16]), "agent.ema": (0, 0.9)}
+
+
+@pytest.mark.parametrize("tried", [("l1", "l2"), ("=3",)])
+def test_what_says_no_values_to_try_is_refused(offrl: Offrl, tried: tuple[str, ...]) -> None:
+    result = offrl("train", "bc", "--dataset", "x", *(part for text in tried for part in ("--cross-validate", text)))
+    assert result.code == 2
+    assert "cross" in result.stderr
 
 
 def test_the_matching_recipe_then_flags_then_settings(offrl: Offrl, recipes: list[Recipe]) -> None:
@@ -141,9 +175,23 @@ def test_a_coefficient_is_chosen_and_shown(offrl: Offrl, demos: Path) -> None:
     plan = ("--cross-validate", "--set", "cross_validation.steps=10", "--set", "cross_validation.folds=2")
     options = ("train", "bc", "--dataset", demos, "--steps", "20", *TINY, *SMALL, *plan)
     choice = offrl(*options, "--json").json["cross_validation"]
-    assert (choice["kind"], choice["folds"]) == ("l2", 2)
-    assert choice["coefficient"] in [line["coefficient"] for line in choice["table"]]
+    assert choice["folds"] == 2
+    assert choice["chosen"] in [line["settings"] for line in choice["table"]]
+    assert list(choice["chosen"]) == ["agent.l2"]
     assert "held-out loss (2 folds)" in offrl(*options, "--out", "other").stdout
+
+
+def test_options_are_chosen_and_shown(offrl: Offrl, demos: Path) -> None:
+    tried = ("--cross-validate", "agent.hidden=[8],[4,4]", "--cross-validate", "agent.activation=relu,tanh")
+    plan = ("--set", "cross_validation.steps=10", "--set", "cross_validation.folds=2")
+    result = offrl("train", "bc", "--dataset", demos, "--steps", "20", *TINY, *tried, *plan, "--out", "run")
+    assert result.code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["agent.hidden", "agent.activation"]
+    assert [line.split("  ")[0] for line in lines[2:6]] == ["[8]", "[8]", "[4, 4]", "[4, 4]"]
+    assert any(line.startswith("chosen agent.hidden") for line in lines)
+    assert "Cross-validation: agent.hidden=[8], agent.activation=" in result.stderr
+    assert Run.open(Path("run")).recipe.agent.hidden in [(8,), (4, 4)]
 
 
 def test_a_run_is_resumed_and_may_go_on_for_longer(offrl: Offrl, demos: Path) -> None:

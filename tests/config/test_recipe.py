@@ -76,7 +76,15 @@ def recipe_values(draw: st.DrawFn) -> dict[str, Any]:
         "priority": st.fixed_dictionaries({}, optional={"kind": st.sampled_from(["none", "proportional", "rank"])}),
         "online": st.fixed_dictionaries({}, optional={"updates_per_step": st.floats(1 / 64, 1000.0)}),
         "cross_validation": st.fixed_dictionaries(
-            {}, optional={"kind": st.just("l2"), "coefficients": st.lists(positive, min_size=1, max_size=3)}
+            {},
+            optional={
+                "kind": st.just("l2"),
+                "coefficients": st.lists(positive, min_size=1, max_size=3),
+                "options": st.dictionaries(
+                    st.sampled_from(["agent.hidden", "agent.learning_rate", "batch_size"]),
+                    st.lists(positive, min_size=1, max_size=3),
+                ),
+            },
         ),
     }
     return {"algo": algo, "agent": draw(agents[algo]), **draw(st.fixed_dictionaries({}, optional=options))}
@@ -108,6 +116,8 @@ def test_awkward_text_survives_toml(text: str, tmp_path: Path) -> None:
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 

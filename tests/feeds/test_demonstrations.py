@@ -42,6 +42,9 @@ class Listening(SilentListener):
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
+    def noted(self, text: str) -> None:
+        """Nothing."""
+
     def warned(self, text: str) -> None:
         self.warnings.append(text)
 

@@ -27,6 +27,9 @@ class Noting:
     def evaluated(self, step: int, scores: dict[str, Any]) -> None:
         self.heard.append(("evaluated", (step, scores["episodes"])))
 
+    def noted(self, text: str) -> None:
+        self.heard.append(("noted", text))
+
     def warned(self, text: str) -> None:
         self.heard.append(("warned", text))
 
