@@ -79,8 +79,9 @@ def test_own_entries_need_no_look_at_other_packages(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("td3+bc", "td3 with agent.bc_alpha=2.5"),
-        ("TD3-BC", "td3 with agent.bc_alpha=2.5"),
+        ("td3+bc", "it is td3bc"),
+        ("TD3-BC", "it is td3bc"),
+        ("Cal-QL", "it is calql"),
         ("ddpg", "td3 with agent.critics=1"),
         ("REDQ", "rlpd with agent.layer_norm=false"),
         ("SAC-N", "edac with agent.diversity=0"),

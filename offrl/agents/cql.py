@@ -1,10 +1,12 @@
 """Conservative Q-learning, CQL(H), with a Gaussian policy (Kumar, Zhou, Tucker & Levine, 2020).
 
-https://arxiv.org/abs/2006.04779
+https://arxiv.org/abs/2006.04779. And Cal-QL (Nakamoto et al., 2023), https://arxiv.org/abs/2303.05479, that differs in
+one term.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,18 @@ from offrl.nn import distributions as dist
 from offrl.nn.adam import ended_schedule
 from offrl.nn.copy_weights import adopt_squashed_gaussian
 from offrl.nn.temperature import Temperature
-from offrl.types import Batch, CriticOnly, Density, Metrics, Noise, Observation, Scheduled, Spec, StartsFromPolicy
+from offrl.types import (
+    RETURN_TO_GO,
+    Batch,
+    CriticOnly,
+    Density,
+    Metrics,
+    Noise,
+    Observation,
+    Scheduled,
+    Spec,
+    StartsFromPolicy,
+)
 
 LARGEST_MULTIPLIER = 1e6
 
@@ -204,11 +217,15 @@ class CQL:
         tried = torch.cat([logged, actions], dim=2)
         pairs = torch.cat([observation.unsqueeze(2).expand(-1, -1, tried.shape[2], -1), tried], dim=-1)
         values = state.critic(pairs.flatten(1, 2)).view(len(pairs), 2, *tried.shape[1:3])
-        q, others = values[..., 0], values[..., 1:]
+        q, others = values[..., 0], self.kept_down(values[..., 1:], batch)
         gap = ((others - log_densities.unsqueeze(1)).logsumexp(dim=-1) - q).mean(dim=2)
         squares = (q - target_q.unsqueeze(1)).square().mean(dim=2)
         excess = self._multiplier(state).detach() * (self.config.conservative_weight * gap - self._threshold)
         return (squares + excess).sum(dim=1), gap.detach(), q
+
+    def kept_down(self, values: Tensor, batch: Batch) -> Tensor:
+        """What the gap counts of the values of `proposals`, [S, 2, B, 3K]: the values themselves."""
+        return values
 
     def multiplier_loss(self, state: CQLState, gap: Tensor) -> Tensor:
         """−m Σ_i (α gap_i − τ) / 2, [S]: m rises where the weighted gap is above τ, and falls below."""
@@ -277,6 +294,24 @@ class CQL:
         adopt_squashed_gaussian("CQL", state.actor, policy, kind, self.target_entropy / self.spec.action_dim)
 
 
+class CalQL(CQL):
+    """CQL that keeps the values of the policy's actions down only as far as to what the data's behavior earned.
+
+    CQL's values come out far below any return. Where learning goes on online, worse actions then seem better than what
+    is known, and what was learned is lost first. Here values stay on the scale of the returns.
+
+    Returns are those that were seen from each step on: of an episode that was truncated without what would have come.
+    Of own episodes that are running none is known, and the policy's values are kept down as by CQL. The authors' code
+    takes a return of a constant reward for one that goes on forever; this one doesn't.
+    """
+
+    def kept_down(self, values: Tensor, batch: Batch) -> Tensor:
+        """max(Q(s, a'), R) for actions a' of the policy and the return R from s on; of uniform actions Q(s, a')."""
+        assert batch.return_to_go is not None
+        uniform, policy = values[..., : self.config.samples], values[..., self.config.samples :]
+        return torch.cat([uniform, torch.maximum(policy, batch.return_to_go[:, None, :, None])], dim=-1)
+
+
 ALGORITHM = Algorithm(
     CQLConfig,
     CQL,
@@ -285,4 +320,11 @@ ALGORITHM = Algorithm(
     provides=(Density, CriticOnly, StartsFromPolicy, Scheduled),
     summary="SAC whose critics keep other actions' values below those of the data's; with a Lagrange multiplier",
     goes_on=keep_steady,
+)
+
+CALQL = dataclasses.replace(
+    ALGORITHM,
+    agent=CalQL,
+    columns=(RETURN_TO_GO,),
+    summary="CQL whose values stay above the returns of the data, to go on online from",
 )

@@ -7,6 +7,7 @@ Huang, 2020), https://arxiv.org/abs/2010.09177.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,7 +48,7 @@ class TD3Config(Schedule):
     the paper's are of 100.
 
     By default it is plain TD3, which learns online; on a dataset alone its critics overestimate actions that were
-    never tried, so set `bc_alpha` there (2.5 in the paper), as the recipe `td3/offline` does.
+    never tried, so set `bc_alpha` there (2.5 in the paper), as the recipe `td3/offline` does; `td3bc` is TD3 with it.
 
     DDPG is `critics=1, policy_delay=1, target_noise=0`, with Gaussian exploration in place of the Ornstein-Uhlenbeck
     process. SD3 is `softmax_samples=50, policy_delay=1`, and with `critics=1` SD2. It differs from the paper's, which
@@ -108,6 +109,20 @@ class TD3Config(Schedule):
     bc_alpha: NonNegative = 0.0
     bc_decay: Probability = 1.0
     exploration_noise: NonNegative = 0.1
+
+
+@dataclass(frozen=True)
+class TD3BCConfig(TD3Config):
+    """Options of TD3+BC: those of `TD3Config`, with the paper's α, which served all of its datasets.
+
+    Its paper has observations normalized, two hidden layers of 256 units, step sizes of 3e-4, batches of 256 and
+    1,000,000 steps.
+
+    Attributes:
+        bc_alpha: see `TD3Config`.
+    """
+
+    bc_alpha: NonNegative = 2.5
 
 
 @dataclass
@@ -341,4 +356,8 @@ ALGORITHM = Algorithm(
     td_errors=True,
     goes_on=goes_on,
     spares_clone=spare_clone,
+)
+
+TD3BC = dataclasses.replace(
+    ALGORITHM, config=TD3BCConfig, summary="TD3 near a dataset's actions: `td3` with the paper's `agent.bc_alpha`"
 )

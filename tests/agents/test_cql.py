@@ -1,4 +1,4 @@
-"""CQL against a plain single-seed implementation, hand-computed losses, and itself on the seed axis."""
+"""CQL and Cal-QL against a plain single-seed implementation, hand-computed losses, and itself on the seed axis."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions.transforms import TanhTransform
 
-from offrl.agents.cql import ALGORITHM, CQL, CQLConfig, CQLState
+from offrl.agents.cql import ALGORITHM, CALQL, CQL, CalQL, CQLConfig, CQLState
 from offrl.errors import SpaceMismatchError
 from offrl.testing import check_agent
+from offrl.testing.random_data import RandomData
 from offrl.types import Batch, Noise
 from tests.agents.batches import (
     CPU,
@@ -86,8 +87,11 @@ class PlainCQL:
             for state, draws in ((s, noise["here"]), (s2, noise["there"])):
                 with torch.no_grad():
                     action, log_prob = self.sample(state, draws[0, :, k])
-                terms.append(self.q(critic, s, action) - log_prob)
+                terms.append(self.kept_down(self.q(critic, s, action)) - log_prob)
         return (torch.stack(terms).exp().sum(dim=0).log() - self.q(critic, s, a)).mean()
+
+    def kept_down(self, q: Tensor) -> Tensor:
+        return q
 
     def update(self, batch: Batch, noise: Noise) -> None:
         c, s, a, s2 = self.config, batch.observation[0], batch.action[0], batch.next_observation[0]
@@ -113,6 +117,18 @@ class PlainCQL:
         step(self.alpha_optimizer, -(self.log_alpha * (log_prob.detach() + target_entropy)).mean())
 
 
+class PlainCalQL(PlainCQL):
+    """What the policy's actions are worth counts as no less than what was earned."""
+
+    def update(self, batch: Batch, noise: Noise) -> None:
+        assert batch.return_to_go is not None
+        self.earned = batch.return_to_go[0]
+        super().update(batch, noise)
+
+    def kept_down(self, q: Tensor) -> Tensor:
+        return torch.where(q < self.earned, self.earned, q)
+
+
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
@@ -121,11 +137,27 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_updates_equal_a_plain_implementation(name: str) -> None:
-    seeds, config = (3, 8), VARIANTS[name]
-    agent = CQL(config, continuous())
+    agent = CQL(VARIANTS[name], continuous())
+    assert_equal_updates(agent, PlainCQL, random_batches(agent.spec, UPDATES, 2))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_calibrated_updates_equal_a_plain_implementation(name: str) -> None:
+    agent = CalQL(VARIANTS[name], continuous())
+    assert_equal_updates(agent, PlainCalQL, with_returns(agent, UPDATES, 2))
+
+
+def with_returns(agent: CQL, count: int, seeds: int, batch_size: int = 8) -> list[Batch]:
+    """Batches that tell what was earned, but for episodes that are running."""
+    data = RandomData(agent.spec, 3)
+    return [data.transitions(seeds, batch_size, 0.9, columns=CALQL.columns, running=True) for _ in range(count)]
+
+
+def assert_equal_updates(agent: CQL, plain_kind: type[PlainCQL], batches: list[Batch]) -> None:
+    seeds, config = (3, 8), agent.config
     state = agent.init(seeds, CPU)
-    batches, noises = random_batches(agent.spec, UPDATES, len(seeds)), random_noise(agent, UPDATES, len(seeds))
-    plains = [PlainCQL(config, state, position) for position in range(len(seeds))]
+    noises = random_noise(agent, UPDATES, len(seeds))
+    plains = [plain_kind(config, state, position) for position in range(len(seeds))]
     for batch, noise in zip(batches, noises, strict=True):
         agent.update(state, [batch], noise)
     for position, plain in enumerate(plains):
@@ -144,12 +176,28 @@ def test_it_keeps_the_contract(name: str) -> None:
     check_agent(ALGORITHM, continuous(), dataclasses.asdict(VARIANTS[name]) | {"hidden": [8, 6]})
 
 
-def test_the_critics_loss_by_hand() -> None:
+@pytest.mark.parametrize("name", VARIANTS)
+def test_calibrated_it_keeps_the_contract(name: str) -> None:
+    check_agent(CALQL, continuous(), dataclasses.asdict(VARIANTS[name]) | {"hidden": [8, 6]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "earned", "first", "second"),
+    [
+        (CQL, None, (0.9, 0.1), (-0.3, 1.3)),
+        # Of the policy's actions, which come behind the uniform one, values below what was earned count as that.
+        (CalQL, 0.6, (0.9, 0.6), (0.6, 1.3)),
+        (CalQL, -torch.inf, (0.9, 0.1), (-0.3, 1.3)),
+    ],
+)
+def test_the_critics_loss_by_hand(
+    kind: type[CQL], earned: float | None, first: tuple[float, float], second: tuple[float, float]
+) -> None:
     """Q_i = 0.5 + w_i a with w = (1, −2), and one transition with a = 0.2 and y = 1.
 
     Three proposals 0, 0.4 and −0.4 have densities 1/2, 1 and 2; α = 3, m = 2, τ = 0.7.
     """
-    agent = CQL(CQLConfig(hidden=(), samples=1, conservative_weight=3.0, threshold=0.7), continuous(1, 1))
+    agent = kind(CQLConfig(hidden=(), samples=1, conservative_weight=3.0, threshold=0.7), continuous(1, 1))
     state = agent.init([0], CPU)
     (layer,) = state.critic.layers
     with torch.no_grad():
@@ -163,16 +211,38 @@ def test_the_critics_loss_by_hand() -> None:
         discount=torch.zeros(1, 1),
         next_observation=torch.tensor([[[9.0]]]),
         terminated=torch.zeros(1, 1),
+        return_to_go=None if earned is None else torch.tensor([[earned]]),
     )
     tried, density = torch.tensor([[[[0.0], [0.4], [-0.4]]]]), torch.tensor([[[0.5, 1.0, 2.0]]])
     loss, gap, q = agent.critic_loss(state, batch, torch.ones(1, 1), tried, density.log())
     assert q.flatten().tolist() == pytest.approx([0.7, 0.1])
-    first = math.log(2 * math.exp(0.5) + math.exp(0.9) + math.exp(0.1) / 2) - 0.7
-    second = math.log(2 * math.exp(0.5) + math.exp(-0.3) + math.exp(1.3) / 2) - 0.1
-    assert gap.flatten().tolist() == pytest.approx([first, second], rel=1e-5)
-    expected = 0.3**2 + 0.9**2 + 2.0 * (3.0 * first - 0.7 + 3.0 * second - 0.7)
+    gaps = [
+        math.log(2 * math.exp(0.5) + math.exp(here) + math.exp(there) / 2) - logged
+        for (here, there), logged in ((first, 0.7), (second, 0.1))
+    ]
+    assert gap.flatten().tolist() == pytest.approx(gaps, rel=1e-5)
+    expected = 0.3**2 + 0.9**2 + 2.0 * (3.0 * sum(gaps) - 1.4)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert agent.multiplier_loss(state, gap).item() == pytest.approx(-(3.0 * (first + second) - 1.4), rel=1e-5)
+    assert agent.multiplier_loss(state, gap).item() == pytest.approx(-(3.0 * sum(gaps) - 1.4), rel=1e-5)
+
+
+def test_values_come_down_to_what_was_earned_and_no_further() -> None:
+    """Where returns are high the policy's values aren't pushed below them, as CQL's are."""
+    found = {}
+    for kind in (CQL, CalQL):
+        agent = kind(dataclasses.replace(SMALL, samples=8, critic_learning_rate=2e-2), continuous())
+        state, (batch,) = agent.init([0], CPU), random_batches(agent.spec, 1, 1, batch_size=64)
+        # Nothing is bootstrapped: the return is the reward.
+        settled = dataclasses.replace(
+            batch, reward=torch.full((1, 64), 3.0), discount=torch.zeros(1, 64), return_to_go=torch.full((1, 64), 3.0)
+        )
+        for noise in random_noise(agent, 150, 1, batch_size=64):
+            agent.update_critic(state, [settled], noise)
+        actions, _ = agent.proposals(state, settled, noise)
+        sampled = actions[:, :, 8]
+        found[kind] = state.critic(torch.cat([settled.observation, sampled], dim=-1)).mean().item()
+    assert found[CalQL] > 2.8
+    assert found[CQL] < 2.0
 
 
 def test_proposals_have_the_densities_that_they_were_drawn_from() -> None:

@@ -36,6 +36,17 @@ def test_an_update_s_errors_are_the_next_one_s_priorities(tmp_path: Path) -> Non
     assert torch.equal(following.index, batch.index[:, 3:4].expand_as(following.index))
 
 
+def test_batches_hold_what_the_algorithm_asks_for(tmp_path: Path) -> None:
+    values = bc_recipe(make_demonstrations(tmp_path / "data").path, env="none").to_dict()
+    held = {}
+    for algo in ("td3", "rebrac", "calql"):
+        recipe = recipe_from_dict(values | {"algo": algo, "agent": {"hidden": [8]}})
+        loop = build_loop(Run.create(tmp_path / algo, recipe), open_problem(recipe), SilentListener())
+        batch = next(loop.feed.rounds(1)).batches[0]
+        held[algo] = (batch.next_action is not None, batch.return_to_go is not None)
+    assert held == {"td3": (False, False), "rebrac": (True, False), "calql": (False, True)}
+
+
 def test_a_round_is_one_update_of_as_many_batches_as_it_takes(tmp_path: Path) -> None:
     values = bc_recipe(make_demonstrations(tmp_path / "data").path, env="none").to_dict()
     recipe = recipe_from_dict(values | {"algo": "td3", "agent": {"hidden": [8]}})

@@ -62,9 +62,10 @@ def test_the_data_s_share_changes_in_a_straight_line() -> None:
     assert offline_share(dataclasses.replace(online, offline_fraction_steps=0), 70) == 0.8
 
 
-def test_what_is_restored_goes_on_as_what_was_not_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algo", ["td3", "calql"])
+def test_what_is_restored_goes_on_as_what_was_not_stopped(algo: str, tmp_path: Path) -> None:
     """The ring, its draws and the steps taken; environments are reset at every checkpoint."""
-    one, other = (_feed(tmp_path / name, 2, 1.0, warmup_steps=10) for name in ("one", "other"))
+    one, other = (_feed(tmp_path / name, 2, 1.0, warmup_steps=10, algo=algo) for name in ("one", "other"))
     one.at_checkpoint(0)
     list(one.rounds(8))
     parts = {part: {name: tensor.clone() for name, tensor in named.items()} for part, named in one.parts().items()}
@@ -76,6 +77,8 @@ def test_what_is_restored_goes_on_as_what_was_not_stopped(tmp_path: Path) -> Non
     for cycle, again in zip(one.rounds(6), other.rounds(6), strict=True):
         for batch, twin in zip(cycle.batches, again.batches, strict=True):
             assert torch.equal(torch.as_tensor(batch.observation), torch.as_tensor(twin.observation))
+            if batch.return_to_go is not None:
+                assert torch.equal(batch.return_to_go, torch.as_tensor(twin.return_to_go))
         assert all(torch.equal(draws, again.noise[name]) for name, draws in cycle.noise.items())
     one.close()
     other.close()
@@ -155,8 +158,27 @@ def test_a_dataset_without_a_share_of_the_batches_is_asked_about(tmp_path: Path)
         assert "rlpd, sac, td3" in raised.value.hint
 
 
-def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int) -> ReplayFeed:
-    recipe = td3_recipe(seeds=[0])
+def test_batches_of_own_steps_hold_what_the_algorithm_asks_for(tmp_path: Path) -> None:
+    """Episodes of the pendulum last 200 steps: of the first ones nothing is known, until a checkpoint cuts them."""
+    recipe = td3_recipe(algo="calql", seeds=[0], data={"reward_scale": 0.5}, online={"warmup_steps": 20})
+    feed = build_loop(Run.create(tmp_path / "run", recipe), open_problem(recipe), SilentListener()).feed
+    assert isinstance(feed, ReplayFeed)
+    feed.at_checkpoint(0)
+    *_, cycle = feed.rounds(60)
+    (batch,) = cycle.batches
+    assert batch.next_action is None
+    assert torch.as_tensor(batch.return_to_go).isneginf().all()
+    feed.at_checkpoint(60)
+    rewards = feed.ring.layout.value("reward", torch.as_tensor(feed.ring.rows))[0, :60]
+    expected = sum(0.99**step * reward for step, reward in enumerate(rewards.tolist()))
+    returns = feed.ring.layout.value("return_to_go", torch.as_tensor(feed.ring.rows))[0, :60]
+    assert returns[0].item() == pytest.approx(expected, rel=1e-4)
+    assert returns[-1].item() == pytest.approx(rewards[-1].item())
+    feed.close()
+
+
+def _feed(path: Path, environments: int, updates_per_step: float, warmup_steps: int, algo: str = "td3") -> ReplayFeed:
+    recipe = td3_recipe(seeds=[0], algo=algo)
     online = dataclasses.replace(
         recipe.online, environments=environments, updates_per_step=updates_per_step, warmup_steps=warmup_steps
     )

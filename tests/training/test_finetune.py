@@ -268,6 +268,30 @@ def test_batches_mix_data_and_own_steps_exactly(pretrained: Run, tmp_path: Path)
     assert raw.max() > 0.25 * 17  # Rewards of a pendulum go down to -16.3: unscaled, this one couldn't be.
 
 
+@pytest.mark.parametrize("algo", ["rebrac", "td3bc", "calql"])
+def test_offline_algorithms_go_on_with_data_in_half_of_each_batch(
+    algo: str, demonstrations: Path, tmp_path: Path
+) -> None:
+    values = bc_recipe(demonstrations, steps=20, env="none").to_dict()
+    held = train(recipe_from_dict(values | {"algo": algo, "agent": {"hidden": [8]}, "data": {}}), tmp_path / "held")
+    loop = at_step_0(continued(held, offline_fraction=0.5), tmp_path / "loop")
+    loop.feed.at_checkpoint(0)
+    *_, last = loop.feed.rounds(12)
+    loop.feed.close()
+    for batch in last.batches:
+        of_data = batch.reward >= 0
+        assert of_data.sum(dim=1).tolist() == [8, 8]
+        # No own episode has ended.
+        assert batch.return_to_go is None or torch.equal(batch.return_to_go.isfinite(), of_data)
+        assert (batch.next_action is None) == (algo != "rebrac")
+    run = train(continued(held, offline_fraction=0.5), tmp_path / "run")
+    assert run.recipe.online.offline_fraction == 0.5
+    state = last_tensors(run)
+    assert all(tensor.isfinite().all() for name, tensor in state.items() if name.startswith("state/"))
+    for name in {"state/penalty_weight", "state/bc_weight"} & state.keys():
+        torch.testing.assert_close(state[name], torch.full((2,), LEFT_OF_ANCHOR), rtol=0.1, atol=0.0)
+
+
 def test_the_policy_acts_from_the_first_step_and_learns_after_the_warm_up(pretrained: Run, tmp_path: Path) -> None:
     loop = at_step_0(continued(pretrained, "agent.exploration_noise=0.0"), tmp_path / "run")
     feed = loop.feed
