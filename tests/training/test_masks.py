@@ -34,9 +34,12 @@ AGENT: dict[str, dict[str, Any]] = {
     "dqn": {"hidden": [32], "learning_rate": 3e-3, "discount": 0.5, "target_every": 20, "epsilon_steps": 300},
     "ppo": {"hidden": [16], "rollout_steps": 32, "actor_learning_rate": 1e-2, "minibatch_size": 32, "discount": 0.5},
     "sac": {"hidden": [32], "discount": 0.5},
+    "iql": {"hidden": [32], "actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3, "discount": 0.5},
     "bc": {"hidden": [8]},
 }
-ONLINE = ["dqn", "ppo", "sac"]
+AGENT["qrdqn"] = AGENT["dqn"] | {"quantiles": 8}
+AGENT["bcq"] = AGENT["dqn"]
+ONLINE = ["dqn", "iql", "ppo", "qrdqn", "sac"]
 
 
 def recipe(algo: str, **changes: Any) -> Recipe:
@@ -82,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     return {algo: train(recipe(algo), root / algo) for algo in ONLINE}
 
 
-@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "qrdqn"])
 def test_the_best_allowed_actions_are_learned(runs: dict[str, Run], algo: str) -> None:
     """What is best depends on the mask alone: uniform choice has 2.2 of the best 4.0."""
     assert mean_return(runs[algo]) > 0.9 * best_return()
@@ -109,7 +112,7 @@ def test_a_resumed_run_equals_one_that_went_on(runs: dict[str, Run], algo: str, 
     assert_same_tensors(resume(tmp_path / "run", steps=768), runs[algo])
 
 
-@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.parametrize("algo", ["iql", "ppo", "sac"])
 def test_samples_are_collected_with_probabilities_among_the_allowed(
     runs: dict[str, Run], algo: str, tmp_path: Path
 ) -> None:
@@ -141,15 +144,15 @@ def test_random_actions_are_collected_among_the_allowed(tmp_path: Path) -> None:
         np.testing.assert_allclose(extras["behavior_log_prob"], -np.log(count), rtol=1e-6)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+@pytest.mark.parametrize(("algo", "epsilon"), [("dqn", 0.0), ("dqn", 0.3), ("iql", 0.0), ("qrdqn", 0.3)])
 def test_policies_are_valued_by_what_they_do_among_the_allowed(
-    runs: dict[str, Run], epsilon: float, tmp_path: Path
+    runs: dict[str, Run], algo: str, epsilon: float, tmp_path: Path
 ) -> None:
     collect_random(MENU, episodes=400, destination=tmp_path / "log")
     plan = Plan(estimators=["pdis", "fqe"], discount=1.0, resamples=100, fqe=FQEConfig(hidden=(16,), steps=300))
     acting = Acting("last", None, False, epsilon, 0.0)
     evaluation = evaluate_policies(
-        [runs["dqn"].path], str(tmp_path / "log"), plan, acting, trial=Trial(MENU, episodes=300)
+        [runs[algo].path], str(tmp_path / "log"), plan, acting, trial=Trial(MENU, episodes=300)
     )
     for policy in evaluation.policies:
         assert policy.truth is not None
@@ -158,9 +161,10 @@ def test_policies_are_valued_by_what_they_do_among_the_allowed(
         assert pdis.interval.low - 0.1 < policy.truth.value < pdis.interval.high + 0.1
 
 
-def test_pretrained_and_fine_tuned_policies_keep_to_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("algo", ["bcq", "dqn", "iql", "qrdqn"])
+def test_pretrained_and_fine_tuned_policies_keep_to_masks(algo: str, tmp_path: Path) -> None:
     collect_random(MENU, episodes=100, destination=tmp_path / "log")
-    pretrained = train(recipe("dqn", dataset=str(tmp_path / "log"), steps=400), tmp_path / "pretrained")
+    pretrained = train(recipe(algo, dataset=str(tmp_path / "log"), steps=400), tmp_path / "pretrained")
     assert mean_return(pretrained) > 0.9 * best_return()
     settings = {"online.warmup_steps": 20, "online.offline_fraction": 0.5}
     tuning = fine_tuning_recipe(pretrained.path, steps=100, env=MENU, settings=settings)
