@@ -206,4 +206,5 @@ ALGORITHM = Algorithm(
     summary="a state-only reward that carries over to other dynamics",
     wraps=("ppo",),
     goes_on=keep_steady,
+    reads_rewards=False,
 )

@@ -31,6 +31,7 @@ class Algorithm:
         wraps: the agents that it can hold, one of them by its options `generator` and `generator_options`.
         expert: whether a run that says what to do belongs to it.
         masks: whether its agents act among the allowed actions only; `act` and `log_prob` are then told of masks.
+        reads_rewards: whether what it learns hangs on the rewards of its batches; imitation's doesn't.
         loss_options: those that change what `validation_loss` measures, so that losses under them don't compare.
         td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
         images: whether its agents, or the one that they hold, encode images by convolutions; others refuse them.
@@ -56,6 +57,7 @@ class Algorithm:
     wraps: tuple[str, ...] = ()
     expert: bool = False
     masks: bool = False
+    reads_rewards: bool = True
     loss_options: tuple[str, ...] = ()
     td_errors: bool = False
     images: bool = False

@@ -248,6 +248,7 @@ ALGORITHM = Algorithm(
     provides=_PROVIDED,
     masks=True,
     images=True,
+    reads_rewards=False,
     loss_options=("policy",),
 )
 DAGGER = Algorithm(
@@ -260,5 +261,6 @@ DAGGER = Algorithm(
     expert=True,
     masks=True,
     images=True,
+    reads_rewards=False,
     loss_options=("policy",),
 )

@@ -168,5 +168,6 @@ ALGORITHM = Algorithm(
     summary="LSTM or GRU (`agent.cell`), a mixture of Gaussians as in BC-RNN-GMM or the policies of `bc`",
     provides=(Density, Validates, Scheduled),
     masks=True,
+    reads_rewards=False,
     loss_options=("policy",),
 )

@@ -222,5 +222,6 @@ ALGORITHM = Algorithm(
     summary="attention to the last observations, a mixture of Gaussians or the policies of `bc`",
     provides=(Density, Validates, Scheduled),
     masks=True,
+    reads_rewards=False,
     loss_options=("policy",),
 )

@@ -277,4 +277,5 @@ ALGORITHM = Algorithm(
     summary="three rewards, absorbing states, gradient penalty, spectral norm, start from a clone (`--from`)",
     wraps=("ppo", "sac", "td3"),
     goes_on=keep_steady,
+    reads_rewards=False,
 )

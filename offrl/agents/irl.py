@@ -347,4 +347,5 @@ ALGORITHM = Algorithm(
     actions=("discrete",),
     summary="maximum causal entropy, maximum entropy, apprenticeship; linear or neural rewards",
     provides=(Density, GivesReward, Scheduled),
+    reads_rewards=False,
 )

@@ -129,4 +129,5 @@ ALGORITHM = Algorithm(
     summary="a reward of 1 for demonstrations, 0 for own steps",
     wraps=("sac", "dqn"),
     images=True,
+    reads_rewards=False,
 )

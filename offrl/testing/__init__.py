@@ -18,7 +18,7 @@ from typing import Any
 
 from offrl.agents.algorithm import Algorithm
 from offrl.testing.acting_checks import check_carry, check_choices, check_export, check_greedy_acting
-from offrl.testing.learning_checks import check_determinism, check_resume, check_seed_axis, check_tracing
+from offrl.testing.learning_checks import check_determinism, check_resume, check_rewards, check_seed_axis, check_tracing
 from offrl.testing.protocol_checks import check_protocols
 from offrl.testing.trial import Trial
 from offrl.types import Batch, Spec
@@ -42,6 +42,7 @@ def check_agent(
       within the action space and to masks.
     * Training seeds together equals training each alone, to float tolerance.
     * A state that was saved and restored half-way comes to the same bits as one that wasn't.
+    * What the record says reads no rewards learns the same from others.
     * Updates that are traced and replayed come to what plain ones do.
     * Greedy acting can be exported to TorchScript.
     * The optional Protocols that the record names work.
@@ -71,6 +72,7 @@ def check_agent(
         check_carry,
         check_seed_axis,
         check_resume,
+        check_rewards,
         check_tracing,
         check_export,
         check_protocols,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from offrl.ops.trees import tree_leaves, tree_map
 from offrl.testing.comparing import copy_of, require, require_close, require_same, values_of
 from offrl.testing.trial import Trial, act
 from offrl.tracing import Traced
-from offrl.types import Metrics
+from offrl.types import Batch, Metrics
 
 TD_ERROR = "td_error"
 """The metric that has an axis in front of the seeds."""
@@ -99,6 +100,22 @@ def check_resume(trial: Trial) -> None:
         own, theirs = trial.update(other_agent, other, number), trial.update(agent, state, number)
         require_same(own, theirs, f"{what} metrics differ")
     require_same(values_of(other), values_of(state), f"{what} the state differs")
+
+
+def check_rewards(trial: Trial) -> None:
+    """What is said to read no rewards learns the same from others."""
+    if trial.algorithm.reads_rewards:
+        return
+    agent = trial.agent()
+    expected, state = values_of(trial.trained(agent)), trial.start(agent)
+    for number, (inputs, noise) in enumerate(zip(trial.inputs, trial.noise, strict=True)):
+        agent.update(state, [_rewarded_otherwise(batch, 1.0 + number) for batch in inputs], noise)
+    require_same(values_of(state), expected, "the record says that no rewards are read, but with others")
+
+
+def _rewarded_otherwise(batch: Any, more: float) -> Any:
+    """A batch with other rewards; demonstrations in a table have none."""
+    return replace(batch, reward=batch.reward + more) if isinstance(batch, Batch) else batch
 
 
 def check_tracing(trial: Trial) -> None:

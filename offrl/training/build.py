@@ -23,6 +23,7 @@ from offrl.runs.load import fresh_policy, load_normalizer, resolve_device
 from offrl.runs.loggers import make_loggers
 from offrl.runs.run import Run
 from offrl.training.loop import Loop
+from offrl.training.reward_doubts import reward_doubts
 from offrl.training.unused_options import warnings_of
 from offrl.types import Batch, Validates
 
@@ -41,7 +42,7 @@ def build_loop(run: Run, problem: Problem, listener: Listener) -> Loop:
     device = resolve_device(recipe.device)
     policy = fresh_policy(problem.algorithm, problem.agent, recipe, device, _normalizer(problem, training))
     recorder = _recorder(run) if kind.online and recipe.online.record else None
-    for text in warnings_of(recipe, kind):
+    for text in (*warnings_of(recipe, kind), *reward_doubts(problem)):
         listener.warned(text)
     facts = {
         **problem.dataset_facts,

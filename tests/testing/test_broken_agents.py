@@ -177,6 +177,22 @@ class Misses(Replays):
     off = 1e-4
 
 
+class WeighsByReward(Honest):
+    def update(self, state: Any, batches: Any, noise: Any) -> Any:
+        metrics = super().update(state, batches, noise)
+        state.weight += 0.01 * batches[0].reward.mean(dim=1)[:, None, None]
+        return metrics
+
+
+def test_rewards_that_are_read_in_silence_are_found() -> None:
+    check(Honest, reads_rewards=False)
+    check(WeighsByReward)
+    with pytest.raises(
+        AssertionError, match="the record says that no rewards are read, but with others: 'weight' is off"
+    ):
+        check(WeighsByReward, reads_rewards=False)
+
+
 def test_traces_are_compared_with_plain_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_checks, "Traced", Replays)
     check(Honest)
