@@ -180,6 +180,8 @@ algorithms = Table(
         "sd2": "td3 with agent.softmax_samples=50, agent.policy_delay=1 and agent.critics=1",
         "sd3": "td3 with agent.softmax_samples=50 and agent.policy_delay=1",
         "td3+bc": "td3bc",
+        "wsrl": "calql with agent.layer_norm=true on the dataset, then offrl finetune RUN --offline-fraction 0 with "
+        "agent.conservative_weight=0, online.warmup_steps=5000, online.critic_warmup=0 and online.updates_per_step=4",
         "xql": "iql with agent.value_loss=gumbel",
     },
 )

@@ -85,6 +85,7 @@ def test_own_entries_need_no_look_at_other_packages(monkeypatch: pytest.MonkeyPa
         ("ddpg", "td3 with agent.critics=1"),
         ("REDQ", "rlpd with agent.layer_norm=false"),
         ("SAC-N", "edac with agent.diversity=0"),
+        ("WSRL", "offrl finetune RUN --offline-fraction 0 with agent.conservative_weight=0"),
         ("xql", "iql with agent.value_loss=gumbel"),
         ("QR-DQN", "it is qrdqn"),
         ("discrete-cql", "dqn with agent.conservative=1"),

@@ -67,6 +67,10 @@ def finetune(
     batches' actions, and a factor by which to let go of that with each step of
     the policy; by default half of a pretrained one's is left at the end).
 
+    Without data, as WSRL does it: --offline-fraction 0, and --set
+    online.warmup_steps=5000, online.critic_warmup=0, online.updates_per_step=4
+    and, of a run of calql or cql, agent.conservative_weight=0.
+
     Example: offrl finetune runs/td3-hopper-medium-replay-20250101-120000 --steps 100000
     """
     report_training(

@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {"hidden": [12, 12]}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "awac": ("awac", "Pendulum-v1", SMALL),
     "bcq": ("bcq", "CartPole-v1", SMALL),
+    "calql": ("calql", "Pendulum-v1", {**SMALL, "samples": 2}),
     "cql": ("cql", "Pendulum-v1", {**SMALL, "samples": 2}),
     "cql, Lagrangian": ("cql", "Pendulum-v1", {**SMALL, "samples": 2, "threshold": 1.0}),
     "dqn": ("dqn", "CartPole-v1", {**SMALL, "conservative": 1.0}),
@@ -44,6 +45,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sac, choices": ("sac", "CartPole-v1", {**SMALL, "bc_alpha": 2.5}),
     "sac, state values": ("sac", "Pendulum-v1", {**SMALL, "value_network": True}),
     "td3": ("td3", "Pendulum-v1", SMALL),
+    "td3bc": ("td3bc", "Pendulum-v1", SMALL),
     "td3, near its data": ("td3", "Pendulum-v1", {**SMALL, "bc_alpha": 2.5, "bc_decay": 0.9}),
 }
 """Algorithm, task and options."""
