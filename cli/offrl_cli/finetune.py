@@ -10,8 +10,8 @@ import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson
 from offrl_cli.runs import Checkpoint, RunPath, Trust
-from offrl_cli.train import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
 from offrl_cli.train_common import report_training
+from offrl_cli.train_options import EvalEpisodes, EvalEvery, Out, Settings, evaluation_flags
 
 
 @command

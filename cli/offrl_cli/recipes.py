@@ -10,8 +10,8 @@ import offrl
 from offrl_cli.errors import command
 from offrl_cli.output import AsJson, print_json, print_table, say
 from offrl_cli.runs import Trust
-from offrl_cli.train import Out, Settings
 from offrl_cli.train_common import report_training
+from offrl_cli.train_options import Out, Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes: complete training runs as TOML files.")
 

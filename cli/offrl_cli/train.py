@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import zip_longest
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
 import offrl
 from offrl.errors import RequestError
+from offrl_cli import train_options as options
 from offrl_cli.errors import command
-from offrl_cli.names import ALGORITHMS, LOGGERS
 from offrl_cli.output import AsJson
 from offrl_cli.runs import Trust
 from offrl_cli.train_common import report_training
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the recipe, such as agent.discount=0.98."),
-]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The run directory. Default: runs/ALGO-TASK-TIME.")]
-
-
-EvalEvery = Annotated[
-    int | None, typer.Option(min=0, metavar="N", help="Steps between evaluations; 0: at the end only.")
-]
-EvalEpisodes = Annotated[int | None, typer.Option(min=1, metavar="N", help="Episodes per seed in each evaluation.")]
 
 
 class TrainCommand(TyperCommand):
@@ -43,77 +29,30 @@ class TrainCommand(TyperCommand):
         return super().parse_args(ctx, written)
 
 
-def evaluation_flags(every: int | None, episodes: int | None) -> dict[str, Any]:
-    """The recipe's keys that the two options set."""
-    return {
-        "evaluation.every": every,
-        "evaluation.episodes": episodes,
-        "evaluation.final_episodes": episodes,
-    }
-
-
 @command
 def train(
-    algo: Annotated[
-        str | None,
-        typer.Argument(metavar="ALGO", help=f"The algorithm: {ALGORITHMS}."),
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="NAME|PATH", help="What to learn from; offrl datasets list names some.")
-    ] = None,
-    env: Annotated[
-        str | None, typer.Option(metavar="ID", help="Gymnasium id to evaluate in, or without a dataset to learn in.")
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Environment steps where it learns by acting, else gradient steps."),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="S", help="Train S seeds side by side.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="K", help="The first, or only, seed. Default: 0.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, metavar="B", help="Transitions per seed and gradient step.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = None,
-    top_fraction: Annotated[
-        float | None, typer.Option(metavar="X", help="Learn from this share of the episodes, those of highest return.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="irl: maxcausalent, maxent or apprenticeship.")
-    ] = None,
-    features: Annotated[
-        str | None, typer.Option(metavar="NAME", help="irl: a reward for the state entered, or for a state_action.")
-    ] = None,
-    demos: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Learn from this many episodes, the first ones.")
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="Imitate with the policy that bc cloned in that run.")
-    ] = None,
-    expert: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="The run whose policy dagger asks what to do.")
-    ] = None,
-    cross_validate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=V1,V2",
-            help="Choose by loss on held-out episodes; several make a grid. l1, l2 or nothing: that penalty of bc.",
-        ),
-    ] = None,
-    eval_every: EvalEvery = None,
-    eval_episodes: EvalEpisodes = None,
-    writers: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help=f"Loggers beside metrics.jsonl: {LOGGERS}; several with commas."),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Start from this recipe in place of the one that matches.")
-    ] = None,
-    settings: Settings = None,
-    out: Out = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Continue a run by its own recipe; only --steps may change it."),
-    ] = None,
+    algo: options.Algo = None,
+    dataset: options.Dataset = None,
+    env: options.Env = None,
+    steps: options.Steps = None,
+    seeds: options.Seeds = None,
+    seed: options.Seed = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = None,
+    top_fraction: options.TopFraction = None,
+    method: options.Method = None,
+    features: options.Features = None,
+    demos: options.Demos = None,
+    start: options.From = None,
+    expert: options.Expert = None,
+    cross_validate: options.CrossValidate = None,
+    eval_every: options.EvalEvery = None,
+    eval_episodes: options.EvalEpisodes = None,
+    writers: options.Writers = None,
+    recipe: options.RecipeName = None,
+    settings: options.Settings = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -135,7 +74,7 @@ def train(
         "data.episodes": demos,
         "agent.method": method,
         "agent.features": features,
-        **evaluation_flags(eval_every, eval_episodes),
+        **options.evaluation_flags(eval_every, eval_episodes),
         "writers": None if writers is None else [name.strip() for name in writers.split(",")],
     }
     if resume is not None:

@@ -319,34 +319,49 @@ def collect(
     given = [name for name, value in others.items() if value]
     if temperature is not None and not optimal:
         raise RequestError("a temperature is given to no optimal policy", hint="add --optimal, or leave it out")
-    destination = new_store_path(out, overwrite=overwrite)
+    shared: dict[str, Any] = {
+        "episodes": episodes,
+        "destination": new_store_path(out, overwrite=overwrite),
+        "seed": seed,
+        "overwrite": overwrite,
+    }
     if optimal:
-        from offrl.collection.collect import collect_optimal
-
         environment = _environment_alone("--optimal", env, [*given, *(["--random"] if random else [])])
-        with allowing(environment):
-            return collect_optimal(
-                environment,
-                episodes=episodes,
-                destination=destination,
-                seed=seed,
-                temperature=temperature or 0.0,
-                max_episode_steps=max_episode_steps or 0,
-                overwrite=overwrite,
-            )
+        return _collect_optimal(environment, temperature or 0.0, max_episode_steps or 0, shared)
     if random:
-        from offrl.collection.collect import collect_random
+        return _collect_random(_environment_alone("--random", env, given), max_episode_steps or 0, shared)
+    how = {
+        "checkpoint": checkpoint,
+        "env": env,
+        "stochastic": stochastic,
+        "reference_scores": reference_scores,
+        "max_episode_steps": max_episode_steps,
+    }
+    return _collect_from_run(run, env, trust, shared | how)
 
-        environment = _environment_alone("--random", env, given)
-        with allowing(environment):
-            return collect_random(
-                environment,
-                episodes=episodes,
-                destination=destination,
-                seed=seed,
-                max_episode_steps=max_episode_steps or 0,
-                overwrite=overwrite,
-            )
+
+def _collect_optimal(
+    environment: str, temperature: float, max_episode_steps: int, shared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Episodes of the best policy of an environment that is a table."""
+    from offrl.collection.collect import collect_optimal
+
+    with allowing(environment):
+        return collect_optimal(environment, temperature=temperature, max_episode_steps=max_episode_steps, **shared)
+
+
+def _collect_random(environment: str, max_episode_steps: int, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Episodes of random actions."""
+    from offrl.collection.collect import collect_random
+
+    with allowing(environment):
+        return collect_random(environment, max_episode_steps=max_episode_steps, **shared)
+
+
+def _collect_from_run(
+    run: str | os.PathLike[str] | Run | None, env: str | None, trust: bool, how: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Episodes of a trained policy."""
     from offrl.api.judging import open_run
     from offrl.collection.collect import collect as collected
 
@@ -354,18 +369,7 @@ def collect(
         raise RequestError("no run is named", hint="write offrl collect RUN, or add --random and --env ID")
     opened = open_run(run)
     with allowing(env, remembered(opened.path), everything=trust):
-        return collected(
-            opened,
-            episodes=episodes,
-            destination=destination,
-            checkpoint=checkpoint,
-            seed=seed,
-            env=env,
-            stochastic=stochastic,
-            reference_scores=reference_scores,
-            max_episode_steps=max_episode_steps,
-            overwrite=overwrite,
-        )
+        return collected(opened, **how)
 
 
 def relabel(

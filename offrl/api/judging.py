@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from offrl.data.store import TrajectoryStore
     from offrl.deploy.export import Export
+    from offrl.off_policy.intervals import Bounds
     from offrl.off_policy.results import Evaluation
     from offrl.reports.learning_curves import Curve
     from offrl.runs.scores import Scores
@@ -162,7 +163,6 @@ def ope(
     from offrl.converters.catalog import name_of
     from offrl.off_policy.evaluate_runs import Acting, Trial, evaluate_policies
     from offrl.off_policy.fqe import FQEConfig
-    from offrl.off_policy.intervals import Bounds
     from offrl.off_policy.plan import Plan
 
     require_kind(kinds.Count, fqe_steps=fqe_steps, resamples=resamples)
@@ -178,10 +178,7 @@ def ope(
     require_kind(tuple[kinds.Finite, kinds.Finite] | None, reward_bounds=reward_bounds)
     require_kind(tuple[str, ...] | None, estimators=estimators)
     require_kind(str | None, rank_by=rank_by, target_column=target_column, truth=truth)
-    if (reward_bounds is None) is not (weight_bound is None):
-        if weight_bound is None:
-            raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
-        raise RequestError("the bounds of a reward are missing", hint="add --reward-bounds LOW,HIGH")
+    bounds = _bounds(reward_bounds, weight_bound)
     named = [runs] if isinstance(runs, str | os.PathLike | Run) else list(runs)
     with allowing(truth):
         return evaluate_policies(
@@ -196,7 +193,7 @@ def ope(
                 resamples=resamples,
                 seed=seed,
                 clip=clip,
-                bounds=None if reward_bounds is None or weight_bound is None else Bounds(reward_bounds, weight_bound),
+                bounds=bounds,
                 may_estimate_behavior=estimate_behavior,
                 rank_by=rank_by,
                 fqe=FQEConfig(steps=fqe_steps),
@@ -205,6 +202,19 @@ def ope(
             column=target_column,
             trial=None if truth is None else Trial(truth, truth_episodes, max_episode_steps),
         )
+
+
+def _bounds(reward: tuple[float, float] | None, weight: float | None) -> Bounds | None:
+    """What intervals by Hoeffding and Bernstein go by: both bounds, or neither."""
+    from offrl.off_policy.intervals import Bounds
+
+    if reward is not None and weight is not None:
+        return Bounds(reward, weight)
+    if reward is not None:
+        raise RequestError("the bound of an episode's weight is missing", hint="add --weight-bound W")
+    if weight is not None:
+        raise RequestError("the bounds of a reward are missing", hint="add --reward-bounds LOW,HIGH")
+    return None
 
 
 @dataclass(frozen=True)
