@@ -310,6 +310,16 @@ class Scheduled(Protocol):
         """The steps taken, where a schedule has ended and nothing will be learned any more; else 0."""
 
 
+class ObservesReward(Protocol):
+    """Acting that goes by the rewards that it earned, such as by a return that is still to be reached."""
+
+    def observe_reward(self, carry: Any, reward: Tensor) -> Any:
+        """What is remembered once the last actions earned these rewards, float32 [S, N], scaled as those of batches.
+
+        `carry` is what `act` gave with those actions.
+        """
+
+
 class EpisodesCut(Protocol):
     """An agent that goes on from the end of one rollout to the beginning of the next."""
 

@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bcq": {"batch_size": 4, "agent.hidden": [4]},
     "bc-rnn": {"batch_size": 4, "agent.width": 4, "agent.context": 2},
     "bc-transformer": {"batch_size": 4, "agent.width": 8, "agent.layers": 1, "agent.context": 2},
+    "dt": {"batch_size": 4, "agent.width": 8, "agent.layers": 1, "agent.context": 2},
     "ppo": {"agent.rollout_steps": 4, "agent.minibatch_size": 4, "agent.hidden": [4]},
     "dqn": {"batch_size": 4, "agent.hidden": [4], "online.warmup_steps": 4},
     "qrdqn": {"batch_size": 4, "agent.hidden": [4], "agent.quantiles": 3, "online.warmup_steps": 4},
@@ -39,7 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "airl": {"agent.generator_options": {"rollout_steps": 4, "minibatch_size": 4, "hidden": [4]}},
     "sqil": {"batch_size": 4, "online.warmup_steps": 4},
 }
-FROM_DATA = ("bc", "bc-rnn", "bc-transformer", "bcq", "iql", "gail", "airl", "sqil")
+FROM_DATA = ("bc", "bc-rnn", "bc-transformer", "bcq", "dt", "iql", "gail", "airl", "sqil")
 
 
 def environment(role: str, kind: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from offrl import plugins
 from offrl.agents.space_checks import Actions, require_no_images
 from offrl.config.validation import validated
@@ -36,6 +38,9 @@ class Algorithm:
         td_errors: whether `update` tells each transition's TD error, so that replay can be prioritized.
         images: whether its agents, or the one that they hold, encode images by convolutions; others refuse them.
         columns: what its batches hold beside what all do, some of `offrl.types.COLUMNS`; `Batch` tells of them.
+        from_data: how options that were left open follow from the data: a function of options, and of its episodes'
+            returns, as agents have rewards, and lengths.
+        doubts: what is to be said of options beside the same.
         goes_on: how options change where a run goes on online; see `going_on`. None leaves them as they are.
         spares_clone: how they change where critics are fresh behind a cloned policy, so that they don't spoil it.
         fits_clone: how they must be for the actor to start from a cloned policy; see `from_clone`.
@@ -62,6 +67,8 @@ class Algorithm:
     td_errors: bool = False
     images: bool = False
     columns: tuple[str, ...] = ()
+    from_data: Callable[[Any, NDArray[Any], NDArray[Any]], Any] | None = None
+    doubts: Callable[[Any, NDArray[Any], NDArray[Any]], list[str]] | None = None
     goes_on: Callable[[Any, float, bool], Any] | None = None
     spares_clone: Callable[[Any], Any] | None = None
     fits_clone: Callable[[Any, str, Spec], Any] | None = None
@@ -120,6 +127,15 @@ class Algorithm:
     def learner_options(self, options: Any) -> Any:
         """Those of what acts."""
         return options if not self.wraps else self.learner(options).learner_options(options.generator_options)
+
+    def completed(self, options: Any, returns: NDArray[Any], lengths: NDArray[Any]) -> Any:
+        """Options with what follows from the data in place of what was left open.
+
+        Args:
+            options: as they were asked for.
+            returns, lengths: of the data's episodes, [N]; returns in rewards as agents have them.
+        """
+        return options if self.from_data is None else self.from_data(options, returns, lengths)
 
     def going_on(self, options: Any, updates: float, pretrained: bool) -> Any:
         """Options for going on online from all that a run has learned.

@@ -235,8 +235,8 @@ class Behavior(Protocol):
     def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the vector environment, and bool [N, A] if it tells of what it allows."""
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """Told after each step which episodes ended with it, bool [N]."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Told after each step what it earned, [N], and which episodes ended with it, bool [N]."""
 
 
 class RandomBehavior:
@@ -260,8 +260,8 @@ class RandomBehavior:
         raw = action if self.action_map is None else self.action_map.from_unit(action)
         return raw.reshape(self.copies, *(self.spec.action_space.shape or ()))
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """There is nothing to forget."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """There is nothing to remember."""
 
 
 class TableBehavior:
@@ -291,8 +291,8 @@ class TableBehavior:
             self.log_prob = np.log(chances[np.arange(len(action)), action]).astype(np.float32)
         return action
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """There is nothing to forget."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """There is nothing to remember."""
 
 
 class PolicyBehavior:
@@ -333,9 +333,9 @@ class PolicyBehavior:
             self.log_prob = log_prob - _log_volume(policy.action_map)
         return policy.to_environment(action)
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """Forget the episodes that ended."""
-        self.actor.ended(done)
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Take in what the step earned, and forget the episodes that ended."""
+        self.actor.stepped(reward, done)
 
 
 def _log_volume(action_map: ActionMap | None) -> float:

@@ -19,7 +19,6 @@ from offrl.data.schema import OBSERVATION, unflatten_value
 from offrl.data.space_encoding import space_to_json
 from offrl.deploy.file_formats import (
     ACTION,
-    CARRY,
     FORMATS,
     LOG_PROB,
     NEXT_CARRY,
@@ -27,6 +26,7 @@ from offrl.deploy.file_formats import (
     Runner,
     as_tensors,
     carried,
+    handed_names,
     output_names,
 )
 from offrl.deploy.module import Columns, InferencePolicy, as_observation, random_observations
@@ -82,7 +82,8 @@ def export_policy(
     aren't, choose among the log-probabilities.
 
     Where acting remembers something, the file takes that too, `carry` or `carry.<part>`, [batch, …], and gives what to
-    hand to the next call, `next_carry…`; the metadata has what an episode begins with, as `initial`.
+    hand to the next call, `next_carry…`; the metadata has what an episode begins with, as `initial`. Policies that go
+    by the rewards that they earn also take `reward`, float32 [batch]: what the action before earned.
 
     In the file is JSON, under "offrl": version, algorithm, environment, spaces, step, checkpoint, seed, frame stack,
     inputs and outputs.
@@ -163,19 +164,25 @@ def _require_probabilities(policy: Policy, algorithm: Algorithm, algo: str) -> N
 
 
 def _initial(module: InferencePolicy, rows: int) -> Carry:
-    """What acting remembers where episodes begin, [rows, …] each."""
-    return tuple(np.repeat(part.cpu().numpy(), rows, axis=0) for part in module.initial_carry.values())
+    """What acting is handed where episodes begin, [rows, …] each."""
+    remembered = (np.repeat(part.cpu().numpy(), rows, axis=0) for part in module.initial_carry.values())
+    return (*_no_reward(module, rows), *remembered)
+
+
+def _no_reward(module: InferencePolicy, rows: int) -> Carry:
+    """Rewards of 0, for policies that are told of such."""
+    return (np.zeros(rows, np.float32),) if module.goes_by_reward else ()
 
 
 def _signature(module: InferencePolicy, example: Columns, carry: Carry) -> dict[str, Any]:
     """Name, type and shape of what goes in and comes out."""
     given = module(as_observation(example), as_tensors(carry))
     given = given if isinstance(given, tuple) else (given,)
-    remembered = zip(carried(CARRY, module), carry, strict=True)
+    handed = zip(handed_names(module), carry, strict=True)
     return {
         "inputs": [
             *(_described(name, values) for name, values in example.items()),
-            *(_described(name, part) | {"initial": part[0].tolist()} for name, part in remembered),
+            *(_described(name, part) | {"initial": part[0].tolist()} for name, part in handed),
         ],
         "outputs": [_described(name, part.numpy()) for name, part in zip(output_names(module), given, strict=True)],
     }
@@ -188,7 +195,7 @@ def _described(name: str, values: NDArray[Any]) -> dict[str, Any]:
 def _compare(runner: Runner, policy: Policy, position: int, module: InferencePolicy) -> float:
     """The largest difference between a file's outputs and what the run's policy does; raises ExportError.
 
-    Two steps are taken, the second one with what the first one remembered.
+    Two steps are taken, the second one with what the first one remembered, and earned.
     """
     largest, names = 0.0, output_names(module)
     for rows in CHECKED_ROWS:
@@ -207,7 +214,9 @@ def _compare(runner: Runner, policy: Policy, position: int, module: InferencePol
             for name in names:
                 scale = _scale(policy) if name == ACTION else 1.0
                 largest = max(largest, _difference(name, want[name], have[name], scale))
-            carry = tuple(have[name] for name in carried(NEXT_CARRY, module))
+            earned = tuple(part + 1.0 for part in _no_reward(module, rows))
+            carry = (*earned, *(have[name] for name in carried(NEXT_CARRY, module)))
+            remembered = policy.observe_reward(remembered, np.ones(rows * policy.seeds))
     return largest
 
 

@@ -25,12 +25,20 @@ METADATA = "offrl"
 ACTION, LOG_PROB = "action", "log_prob"
 CARRY, NEXT_CARRY = "carry", "next_carry"
 """Prefixes of the names of what acting remembers: as it goes in, and as it comes out."""
+REWARD = "reward"
+"""The name of what the action before earned, which policies that go by it are given in front of what they remember."""
 Carry = tuple[NDArray[Any], ...]
+"""What acting is handed beside observations, [N, …] each, in the order of `handed_names`."""
 
 
 def carried(prefix: str, module: InferencePolicy) -> list[str]:
     """Names of what acting remembers: `carry.<part>`, or `carry` where it is one tensor; none without a memory."""
     return [f"{prefix}.{name}" if name else prefix for name in module.initial_carry]
+
+
+def handed_names(module: InferencePolicy) -> list[str]:
+    """Names of what acting is handed beside observations."""
+    return [*([REWARD] if module.goes_by_reward else []), *carried(CARRY, module)]
 
 
 def output_names(module: InferencePolicy) -> list[str]:
@@ -95,7 +103,7 @@ class Onnx:
                 program = torch.onnx.export(
                     module,
                     kwargs={"observation": as_observation(example), **remembered},
-                    input_names=[*example, *carried(CARRY, module)],
+                    input_names=[*example, *handed_names(module)],
                     output_names=output_names(module),
                     dynamic_shapes={
                         "observation": rows if keys == [""] else dict.fromkeys(keys, rows),
@@ -119,7 +127,7 @@ class Onnx:
             return None
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-        names = [each.name for each in session.get_inputs() if each.name.split(".")[0] == CARRY]
+        names = [each.name for each in session.get_inputs() if each.name.split(".")[0] in (REWARD, CARRY)]
 
         def run(columns: Columns, carry: Carry) -> list[NDArray[Any]]:
             outputs: list[NDArray[Any]] = session.run(None, columns | dict(zip(names, carry, strict=True)))

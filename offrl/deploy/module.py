@@ -30,11 +30,13 @@ class InferencePolicy(nn.Module):
     Attributes:
         initial_carry: what acting remembers where an episode begins, by name, [1, …] each; empty without a memory. What
             only exploring changes is none of it.
+        goes_by_reward: whether acting must be told what the action before earned.
     """
 
     def __init__(self, policy: Policy, *, log_prob: bool = False) -> None:
         super().__init__()
         self.policy, self.log_prob = policy, log_prob
+        self.goes_by_reward = policy.rewards is not None
         self.template = policy.initial_carry(1)
         self.changing = policy.changing(self._observe(as_observation(random_observations(policy, 1, seed=0))))
         self.initial_carry = {name: part.squeeze(0) for name, part in self._changing(self.template)}
@@ -45,7 +47,8 @@ class InferencePolicy(nn.Module):
 
         Args:
             observation: as the environment shows it.
-            carry: for each part of `initial_carry`, in its order, [N, …]; what the call before returned.
+            carry: for each part of `initial_carry`, in its order, [N, …]; what the call before returned. In front of
+                them, where policies go by it, what the action before earned: float32 [N], 0 where episodes begin.
 
         Returns:
             float32 [N, *shape] for a Box, int64 [N, *shape] for Discrete and MultiDiscrete; with `log_prob`, also
@@ -54,7 +57,10 @@ class InferencePolicy(nn.Module):
         """
         policy, shape = self.policy, self.policy.agent.spec.action_space.shape or ()
         seen = self._observe(observation)
-        remembered = self._remembered(carry, rows_of(seen))
+        remembered = self._remembered(carry[1:] if self.goes_by_reward else carry, rows_of(seen))
+        if policy.rewards is not None:
+            agent: Any = policy.agent
+            remembered = agent.observe_reward(remembered, policy.rewards(carry[0]).unsqueeze(0))
         action, following = policy.agent.act(policy.state, seen, remembered)
         raw = (action if policy.action_map is None else policy.action_map.from_unit(action)).squeeze(0)
         if len(shape) != 1:

@@ -172,9 +172,9 @@ class Collector:
         )
         self.running_return += step.reward
         self.running_length += 1
+        done = step.terminated | step.truncated
+        self.actor.stepped(step.reward, done)
         if ended:
-            done = step.terminated | step.truncated
-            self.actor.ended(done)
             self._keep_scores(done)
 
     def finished(self) -> FinishedEpisodes:

@@ -49,8 +49,11 @@ class Acts(Protocol):
     def act(self, observation: Any, action_mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         """Actions for the environment's observation, and bool [N, A] if it tells of what it allows."""
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """Told after each step which episodes ended with it, bool [N]: what comes next begins others."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Told after each step what it earned, [N], and which episodes ended with it, bool [N].
+
+        What comes next begins others.
+        """
 
 
 def rollouts(acts: Acts, environments: Environments, quota: int, reset_seeds: list[int]) -> Iterator[CountedStep]:
@@ -85,7 +88,7 @@ def rollouts(acts: Acts, environments: Environments, quota: int, reset_seeds: li
             next_action_mask=step.next_action_mask,
         )
         done = step.terminated | step.truncated
-        acts.ended(done)
+        acts.stepped(step.reward, done)
         finished += done
         length = np.where(done, 0, length + 1)
         if not environments.limited:
@@ -124,6 +127,7 @@ def single_episode(policy: Policy, position: int, environment: gym.Env[Any, Any]
         told = handed.step([environment], actor.greedy(stacked, mask)[position : position + 1])
         (observation,), (info,) = told.observation, told.info
         ended = bool(told.terminated[0] or told.truncated[0])
+        actor.stepped(np.repeat(told.reward, policy.seeds), np.zeros(policy.seeds, np.bool_))
         yield float(told.reward[0])
         steps += 1
         if not limited:

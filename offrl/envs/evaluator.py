@@ -116,9 +116,9 @@ class Greedy:
         """Actions for the vector environment."""
         return self.actor.greedy(observation, action_mask)
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """Forget the episodes that ended."""
-        self.actor.ended(done)
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Take in what the step earned, and forget the episodes that ended."""
+        self.actor.stepped(reward, done)
 
 
 class Function:
@@ -131,8 +131,8 @@ class Function:
         """Actions for the vector environment."""
         return self.function(observation)
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """There is nothing to forget."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """There is nothing to remember."""
 
 
 class UniformlyRandom:
@@ -146,8 +146,8 @@ class UniformlyRandom:
         drawn: NDArray[Any] = self.actions.sample(_allowed(action_mask))
         return drawn
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """There is nothing to forget."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """There is nothing to remember."""
 
 
 def _allowed(mask: NDArray[np.bool_] | None) -> tuple[NDArray[np.int8], ...] | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from offrl.data.schema import OBSERVATION, flatten_value
 from offrl.ops.trees import reset_rows, tree_leaves
-from offrl.replay.normalization import ActionMap, ObservationNormalizer, observation_key
+from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler, observation_key
 from offrl.tracing.traced import Traces
 from offrl.types import Agent, Observation
 
@@ -34,6 +34,8 @@ class Policy:
         action_map: from the agent's [-1, 1] to the environment's bounds; None where actions are not a Box.
         frame_stack: how many of the newest observations the agent sees at once.
         masks: whether the agent acts among allowed actions only; one that doesn't is not told of masks.
+        rewards: how the agent's batches have rewards, where it goes by those that it earns (see
+            `offrl.types.ObservesReward`); None where it doesn't, and is not told of them.
     """
 
     agent: Agent[Any, Any]
@@ -44,6 +46,7 @@ class Policy:
     action_map: ActionMap | None
     frame_stack: int = 1
     masks: bool = False
+    rewards: RewardScaler | None = None
 
     def observe(self, observation: Any) -> Observation:
         """A vector environment's observation, [S·N, …] and nested as its space is, as the agent's [S, N, …]."""
@@ -64,13 +67,16 @@ class Policy:
 
     @torch.no_grad()
     def changing(self, observation: Observation) -> list[bool]:
-        """Of each part of the carry, whether greedy acting changes it; what only exploring does is handed on as it is.
+        """Of each part of the carry, whether greedy acting, or what it earns, changes it.
+
+        What only exploring does is handed on as it is.
 
         Args:
             observation: any, [S, N, …].
         """
         carry = self.initial_carry(rows_of(observation))
         _, following = self.agent.act(self.state, observation, carry)
+        following = self.observe_reward(following, np.zeros(self.seeds * rows_of(observation)))
         pairs = zip(tree_leaves(carry), tree_leaves(following), strict=True)
         return [before is not after for (_, before), (_, after) in pairs]
 
@@ -96,6 +102,14 @@ class Policy:
         """
         acted: tuple[Tensor, Any] = self._acts(observation, carry, noise, self._mask(action_mask))
         return acted
+
+    @torch.no_grad()
+    def observe_reward(self, carry: Any, reward: NDArray[Any]) -> Any:
+        """What the agent remembers once a vector environment's step earned `reward`, [S·N], in its own units."""
+        if self.rewards is None:
+            return carry
+        agent: Any = self.agent
+        return agent.observe_reward(carry, self._tensor(self.rewards(reward).astype(np.float32)))
 
     @cached_property
     def _acts(self) -> Callable[..., Any]:
@@ -181,6 +195,11 @@ class Actor:
     def greedy(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """A vector environment's observation, and what it allows, to the greedy actions that it should be given."""
         return self.policy.to_environment(self.act(self.policy.observe(observation), action_mask=action_mask))
+
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Take in what the step earned, [S·N], and forget the episodes that ended with it, bool [S·N]."""
+        self.carry = self.policy.observe_reward(self.carry, reward)
+        self.ended(done)
 
     def ended(self, done: NDArray[np.bool_]) -> None:
         """Forget the episodes that ended, bool [S·N]."""

@@ -25,6 +25,7 @@ from offrl.feeds.problem import Problem, objection_to_mixing, online_problem
 from offrl.feeds.replay import ReplayFeed
 from offrl.nn.clipping import Clipping
 from offrl.ops.trees import tree_map
+from offrl.replay.normalization import RewardScaler
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.types import Observation, Spec
@@ -59,10 +60,10 @@ class Teacher:
         self.told = action.cpu().numpy()
         return action.view(*shape, *action.shape[1:])
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """Forget the episodes that ended, bool [S·E]."""
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Take in what the step earned, [S·E], and forget the episodes that ended with it, bool [S·E]."""
         if self.actor is not None:
-            self.actor.ended(done)
+            self.actor.stepped(reward, done)
 
     def restart(self) -> None:
         """Forget all episodes."""
@@ -71,10 +72,16 @@ class Teacher:
 
 
 class LabeledSteps:
-    """A sink that puts the expert's actions in place of those that were taken."""
+    """A sink that puts the expert's actions in place of those that were taken.
 
-    def __init__(self, sink: StepSink, teacher: Teacher) -> None:
-        self.sink, self.teacher = sink, teacher
+    Args:
+        sink: where steps go.
+        teacher: the expert.
+        reward_scaler: how the sink has rewards; the expert knows the environment's own.
+    """
+
+    def __init__(self, sink: StepSink, teacher: Teacher, reward_scaler: RewardScaler) -> None:
+        self.sink, self.teacher, self.reward_scaler = sink, teacher, reward_scaler
 
     def begin(self, observation: Columns) -> None:
         """Start an episode in every environment."""
@@ -92,7 +99,7 @@ class LabeledSteps:
     ) -> None:
         """Add one step of every environment."""
         self.sink.append(self.teacher.told, reward, terminated, truncated, next_observation, reset_observation)
-        self.teacher.ended(terminated | truncated)
+        self.teacher.stepped(self.reward_scaler.inverse(reward), terminated | truncated)
 
     def cut(self) -> None:
         """End every running episode where it stands."""
@@ -125,7 +132,7 @@ class DaggerFeed(ReplayFeed):
         """A replay, with the expert between the environments and the ring."""
         feed = super().build(materials)
         feed.teacher = teacher_of(materials.recipe, materials.problem.spec)
-        feed.collector.sink = LabeledSteps(feed.ring, feed.teacher)
+        feed.collector.sink = LabeledSteps(feed.ring, feed.teacher, feed.collector.reward_scaler)
         return feed
 
     def choose_action(self) -> Tensor:

@@ -65,6 +65,13 @@ class Problem:
         """Those of what acts."""
         return self.algorithm.learner_options(self.recipe.agent)
 
+    @property
+    def doubts(self) -> list[str]:
+        """What the algorithm has to say of its options beside the data."""
+        if self.data is None or self.algorithm.doubts is None:
+            return []
+        return self.algorithm.doubts(self.recipe.agent, *returns_and_lengths(self.recipe, self.data))
+
     @cached_property
     def agent(self) -> Agent[Any, Any]:
         """The algorithm's agent for these spaces.
@@ -89,8 +96,15 @@ def dataset_problem(recipe: Recipe) -> Problem:
     recipe = dataclasses.replace(recipe, env=environment, dataset=name_anywhere(recipe.dataset))
     if recipe.env not in (None, NO_ENVIRONMENT):
         check_spaces(store.spec, environment_spec(recipe.env), recipe.env)
-    spec = store.spec.stacked(recipe.data.frame_stack)
-    return Problem(recipe, spec, chosen_episodes(store, recipe), facts_of(store, recipe))
+    spec, data = store.spec.stacked(recipe.data.frame_stack), chosen_episodes(store, recipe)
+    algorithm: Algorithm = plugins.algorithms[recipe.algo]
+    options = algorithm.completed(recipe.agent, *returns_and_lengths(recipe, data))
+    return Problem(dataclasses.replace(recipe, agent=options), spec, data, facts_of(store, recipe))
+
+
+def returns_and_lengths(recipe: Recipe, data: Trajectories) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Of each episode, [N]: what it earned, in rewards as agents have them, and its steps."""
+    return data.episodes.return_ * recipe.data.reward_scale, data.episodes.length
 
 
 def online_problem(recipe: Recipe) -> Problem:

@@ -146,8 +146,16 @@ class AgentPolicies:
             here = starts + np.minimum(lengths, time)
             mask = None if logged.action_mask is None else self._for_all(logged.action_mask[here])
             actor.act(self._observe(take(logged.observation, here)), action_mask=mask)
+            earned = np.tile(self._earned(logged, time), self.policy.seeds)
+            actor.stepped(earned, np.zeros(len(earned), np.bool_))
         place = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return tree_map(lambda *each: torch.cat(each, dim=1)[:, place], parts[0], *parts[1:])
+
+    def _earned(self, logged: EpisodeLog, time: int) -> NDArray[np.float64]:
+        """What each episode's step earned, [N]; 0 behind its end."""
+        firsts = np.cumsum(logged.lengths) - logged.lengths
+        running = logged.lengths > time
+        return np.where(running, logged.reward[firsts + np.where(running, time, 0)], 0.0)
 
     def _probabilities(self, logged: EpisodeLog) -> NDArray[np.float32]:
         """Of all discrete actions, [S, R + N, A]."""

@@ -268,9 +268,9 @@ class SometimesRandom:
             random = space.start + np.where(action_mask, generator.random(action_mask.shape), -1.0).argmax(axis=-1)
         return np.where(generator.random(len(action)) < self.share, random, action)
 
-    def ended(self, done: NDArray[np.bool_]) -> None:
-        """Hand on which episodes ended."""
-        self.acts.ended(done)
+    def stepped(self, reward: NDArray[Any], done: NDArray[np.bool_]) -> None:
+        """Hand on what the step earned and which episodes ended."""
+        self.acts.stepped(reward, done)
 
 
 def _told_apart(targets: Sequence[Target]) -> list[Target]:

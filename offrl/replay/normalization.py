@@ -163,6 +163,10 @@ class RewardScaler:
             return reward
         return reward * self.scale + self.shift
 
+    def inverse(self, reward: ArrayOrTensor) -> ArrayOrTensor:
+        """The reward that was scaled."""
+        return (reward - self.shift) / self.scale
+
 
 @dataclass
 class ActionMap:

@@ -46,27 +46,35 @@ class ActingPolicy:
         self.noise = NoiseSource([seed], policy.device, SAMPLING_STREAM)
         self.reset()
 
-    def __call__(self, observation: Any, *, action_mask: ArrayLike | None = None) -> Any:
+    def __call__(
+        self, observation: Any, *, action_mask: ArrayLike | None = None, reward: ArrayLike | None = None
+    ) -> Any:
         """The action for an observation, or the actions [N, …] for N of them.
 
         Args:
             observation: as the environment's space has it; with a leading axis in every part, it is N of them, one of
                 each episode that goes on side by side.
             action_mask: which Discrete actions are allowed, [A], or [N, A]; algorithms that can't heed it don't.
+            reward: what the actions before earned, a number or [N]; only policies that go by it need to be told. Where
+                an episode begins it doesn't matter.
 
         Raises:
             SpaceMismatchError: it isn't an observation of the policy's space.
-            RequestError: N is another number than since the last `reset`, and the policy remembers episodes.
+            RequestError: N is another number than since the last `reset`, and the policy remembers episodes; or it goes
+                by rewards, and isn't told of one within an episode.
         """
         columns, single = self._columns(observation)
         count = len(next(iter(columns.values())))
         actor = self._actor_for(count)
+        if self.policy.rewards is not None:
+            actor.stepped(self._earned(reward), np.zeros(count, np.bool_))
         shown = unflatten_value(self.policy.agent.spec.observation_space, self._stacked(columns), OBSERVATION)
         mask = None if action_mask is None else np.asarray(action_mask, np.bool_).reshape(count, -1)
         draws = None
         if self.stochastic:
             draws = self.noise.draw((count, *self.policy.agent.acting_noise_shape))
         action = self.policy.to_environment(actor.act(self.policy.observe(shown), draws, mask))
+        self._begins = np.zeros(count, np.bool_)
         return action[0] if single else action
 
     def reset(self, ended: ArrayLike | None = None) -> None:
@@ -103,6 +111,16 @@ class ActingPolicy:
             )
         return arrays, extra == {0}
 
+    def _earned(self, reward: ArrayLike | None) -> NDArray[np.float64]:
+        """What the steps before earned, [N]; nothing where episodes begin."""
+        if reward is None and not self._begins.all():
+            raise RequestError(
+                "the policy goes by the rewards that it earns, and wasn't told what its last action earned",
+                hint="hand it over: policy(observation, reward=reward); or call reset() where an episode begins",
+            )
+        earned = np.zeros(1) if reward is None else np.asarray(reward, np.float64).reshape(-1)
+        return np.where(self._begins, 0.0, earned)
+
     def _actor_for(self, count: int) -> Actor:
         """What remembers the episodes that go on side by side."""
         if self._actor is not None and len(self._begins) != count:
@@ -127,7 +145,6 @@ class ActingPolicy:
                 moved = np.concatenate([self._frames[name][:, 1:], newest[:, None]], axis=1)
                 repeated[~begins] = moved[~begins]
             self._frames[name] = repeated
-        self._begins = np.zeros_like(begins)
         return self._frames
 
 

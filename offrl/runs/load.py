@@ -17,10 +17,10 @@ from offrl.data.space_encoding import space_from_json
 from offrl.envs.policy import Policy
 from offrl.errors import RecipeError, RunError
 from offrl.nn.state import modules_of, restore_state, state_tensors
-from offrl.replay.normalization import ActionMap, ObservationNormalizer
+from offrl.replay.normalization import ActionMap, ObservationNormalizer, RewardScaler
 from offrl.runs.checkpoint import read_facts, read_part
 from offrl.runs.run import Run
-from offrl.types import Agent, Spec
+from offrl.types import Agent, ObservesReward, Spec
 
 FORMER = {"exploration", "acting_steps"}
 """Parts of states that versions up to 0.1.0 saved: what SAC's policies explored by, which acting carries now."""
@@ -52,6 +52,7 @@ def fresh_policy(
         action_map=ActionMap.from_space(space) if isinstance(space, gym.spaces.Box) else None,
         frame_stack=recipe.data.frame_stack,
         masks=algorithm.learner(recipe.agent).masks,
+        rewards=RewardScaler(recipe.data.reward_scale) if algorithm.can(ObservesReward) else None,
     )
 
 

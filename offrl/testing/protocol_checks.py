@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from offrl import plugins
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.ops.minibatches import without_time
-from offrl.ops.trees import tree_map
-from offrl.testing.comparing import require, require_close, require_same, values_of
+from offrl.ops.trees import tree_leaves, tree_map
+from offrl.testing.comparing import copy_of, require, require_close, require_same, values_of
 from offrl.testing.random_data import chosen, every_action
-from offrl.testing.trial import CPU, Trial, act
+from offrl.testing.trial import CPU, Trial, act, rows_of
 from offrl.types import (
     Agent,
     Batch,
@@ -26,6 +26,7 @@ from offrl.types import (
     GivesPolicy,
     GivesReward,
     Observation,
+    ObservesReward,
     Penalized,
     Scheduled,
     StartsFromPolicy,
@@ -206,6 +207,27 @@ def check_episodes_cut(trial: Trial, agent: Any) -> None:
         require(before.keys() == values_of(state).keys(), "episodes_cut changes what is saved of the state")
 
 
+def check_observes_reward(trial: Trial, agent: Any) -> None:
+    """What is remembered changes by rewards, row by row, and keeps its form."""
+    state, data, seeds = trial.trained(agent), trial.data(), len(trial.seeds)
+    observation, reward = data.observation(seeds, 3), 1.0 + data.uniform(seeds, 3)
+    _, carry = act(agent, state, observation)
+    before = copy_of(carry)
+    observed = agent.observe_reward(carry, reward)
+    require_same(carry, before, "observe_reward must leave what it is given as it is, but")
+    ours, theirs = dict(tree_leaves(observed)), dict(tree_leaves(carry))
+    require(
+        {name: (part.dtype, part.shape) for name, part in ours.items()}
+        == {name: (part.dtype, part.shape) for name, part in theirs.items()},
+        "observe_reward must give what acting remembers, of the same form",
+    )
+    require(any(not torch.equal(ours[name], theirs[name]) for name in ours), "observe_reward changes nothing")
+    for row in range(3):
+        part = slice(row, row + 1)
+        alone = agent.observe_reward(rows_of(carry, part), reward[:, part])
+        require_close(alone, rows_of(observed, part), f"row {row} alone takes in its reward otherwise")
+
+
 def check_gives_reward(trial: Trial, agent: Any) -> None:
     """Rewards are float32 [S, B], without a gradient, and judging changes nothing."""
     require(agent.length_bias in BIASES, f"length_bias is {agent.length_bias!r}, none of {', '.join(BIASES[1:])}, ''")
@@ -262,6 +284,7 @@ CHECKS: Mapping[type[Any], Callable[[Trial, Any], None]] = {
     StartsFromPolicy: check_starts_from_policy,
     Scheduled: check_scheduled,
     EpisodesCut: check_episodes_cut,
+    ObservesReward: check_observes_reward,
     GivesReward: check_gives_reward,
     Demonstrated: check_demonstrated,
 }

@@ -42,7 +42,7 @@ def build_loop(run: Run, problem: Problem, listener: Listener) -> Loop:
     device = resolve_device(recipe.device)
     policy = fresh_policy(problem.algorithm, problem.agent, recipe, device, _normalizer(problem, training))
     recorder = _recorder(run) if kind.online and recipe.online.record else None
-    for text in (*warnings_of(recipe, kind), *reward_doubts(problem)):
+    for text in (*warnings_of(recipe, kind), *reward_doubts(problem), *problem.doubts):
         listener.warned(text)
     facts = {
         **problem.dataset_facts,

@@ -135,6 +135,10 @@ LEARNING: dict[str, tuple[str, dict[str, Any]]] = {
     "bc-transformer": ("bc-transformer", {"context": 3, "width": 8, "layers": 1}),
     "bcq": ("bcq", {}),
     "dagger": ("dagger", {}),
+    "dt": (
+        "dt",
+        {"context": 3, "width": 8, "layers": 1, "target_return": 1.0, "return_scale": 1.0, "timesteps": 9},
+    ),
     "dqn": ("dqn", {"conservative": 0.5}),
     "double dqn": ("dqn", {"double": True}),
     "qrdqn": ("qrdqn", {"quantiles": QUANTILES, "conservative": 0.5}),

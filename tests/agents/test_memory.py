@@ -156,7 +156,7 @@ def test_memory_matters(runs: dict[str, Run]) -> None:
     policy, _ = load_policy(runs[SEEDED], "last")
     environments = make_environments(SEEDED, 2)
     greedy = Greedy(policy, 1)
-    greedy.ended = lambda done: None  # type: ignore[method-assign]
+    greedy.stepped = lambda reward, done: None  # type: ignore[method-assign]
     steps = list(rollouts(greedy, environments, 4, [0, 1]))
     environments.close()
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
@@ -488,7 +488,7 @@ def test_an_expert_that_remembers_teaches(runs: dict[str, Run], experts: int, tm
             np.testing.assert_allclose(raw[stream], episode.act(row(shown, stream)), rtol=1e-4, atol=1e-4)
         taken = environments.step(np.zeros((4, 2), np.float32))
         done, shown = taken.terminated | taken.truncated, taken.observation
-        teacher.ended(done)
+        teacher.stepped(np.zeros(len(done)), done)
         if step == 12:
             teacher.restart()
             done[:] = True

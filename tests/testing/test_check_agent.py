@@ -30,6 +30,7 @@ REGULARIZED: dict[str, Any] = {**SMALL, "dropout": 0.2, "layer_norm": True, "act
 RECURRENT: dict[str, Any] = {"width": 6, "context": 3}
 # Adam's first steps magnify the rounding of gradients as small as those that transformers begin with.
 ATTENTIVE: dict[str, Any] = {"width": 8, "layers": 2, "heads": 2, "context": 3, "learning_rate": 1e-5}
+ASKED: dict[str, Any] = {"target_return": 3.0, "return_scale": 2.0, "timesteps": 5, "warmup_steps": 0}
 ROLLOUT: dict[str, Any] = {**SMALL, "epochs": 2, "minibatch_size": 4}
 
 CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
@@ -118,6 +119,10 @@ CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
     "rebrac": ("rebrac", BOX, UNIT, {**SMALL, "policy_delay": 1, "penalty_decay": 0.9}),
     "rebrac, nested": ("rebrac", NESTED, UNIT, SMALL),
     # Directions of slopes magnify rounding where slopes are small, as those of a few rectified units are.
+    "dt": ("dt", BOX, UNIT, {**ATTENTIVE, **ASKED}),
+    "dt, nested": ("dt", NESTED, ENDLESS, {**ATTENTIVE, **ASKED, "dropout": 0.0, "heads": 1, "warmup_steps": 2}),
+    "dt, choice": ("dt", BOX, CHOICE, {**ATTENTIVE, **ASKED}),
+    "dt, choices": ("dt", BOX, CHOICES, {**ATTENTIVE, **ASKED, "activation": "gelu"}),
     "edac": ("edac", BOX, UNIT, {"hidden": [24, 24], "activation": "tanh", "critics": 4}),
     "edac, SAC-N": ("edac", NESTED, UNIT, {**SMALL, "critics": 6, "diversity": 0.0}),
     "rlpd": ("rlpd", BOX, UNIT, {**SMALL, "critics": 4, "policy_delay": 3}),
