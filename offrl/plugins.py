@@ -167,7 +167,7 @@ algorithms = Table(
     },
     kind="offrl.agents.algorithm:Algorithm",
     elsewhere={
-        "bc-rnn-gmm": "bc-rnn, whose continuous actions are a mixture of Gaussians",
+        "bc-rnn-gmm": "bc-rnn with agent.policy=mixture",
         "behavior cloning": "bc",
         "cal-ql": "calql",
         "ddpg": "td3 with agent.critics=1, agent.policy_delay=1 and agent.target_noise=0",

@@ -45,6 +45,12 @@ MaxEpisodeSteps = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Cut episodes after N steps. Default: the environment's own limit."),
 ]
+ActBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="agent.KEY=VALUE", help="Act by another option than trained with: dt's agent.target_return."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="K", help="Picks the episodes' initial states.")]
 
 
@@ -59,6 +65,7 @@ def evaluate(
     seed: Seed = 0,
     env: Environment = None,
     max_episode_steps: MaxEpisodeSteps = None,
+    settings: ActBy = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,6 +86,7 @@ def evaluate(
             env=env,
             max_episode_steps=max_episode_steps,
             video=video,
+            settings=settings or (),
         )
     if as_json:
         print_json({"run": run, **scores})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class Algorithm:
         from_data: how options that were left open follow from the data: a function of options, and of its episodes'
             returns, as agents have rewards, and lengths.
         doubts: what is to be said of options beside the same.
+        acts_by: options that acting goes by and weights don't: a trained policy can act by others.
         goes_on: how options change where a run goes on online; see `going_on`. None leaves them as they are.
         spares_clone: how they change where critics are fresh behind a cloned policy, so that they don't spoil it.
         fits_clone: how they must be for the actor to start from a cloned policy; see `from_clone`.
@@ -69,6 +70,7 @@ class Algorithm:
     columns: tuple[str, ...] = ()
     from_data: Callable[[Any, NDArray[Any], NDArray[Any]], Any] | None = None
     doubts: Callable[[Any, NDArray[Any], NDArray[Any]], list[str]] | None = None
+    acts_by: tuple[str, ...] = ()
     goes_on: Callable[[Any, float, bool], Any] | None = None
     spares_clone: Callable[[Any], Any] | None = None
     fits_clone: Callable[[Any, str, Spec], Any] | None = None
@@ -136,6 +138,24 @@ class Algorithm:
             returns, lengths: of the data's episodes, [N]; returns in rewards as agents have them.
         """
         return options if self.from_data is None else self.from_data(options, returns, lengths)
+
+    def acting_by(self, options: Any, changes: Mapping[str, Any]) -> Any:
+        """Options with others to act by.
+
+        Args:
+            options: those that a policy was trained with.
+            changes: some of what `acts_by` names, to plain values.
+
+        Raises:
+            RecipeError: weights depend on one of them, or a value is of the wrong kind.
+        """
+        for name in changes:
+            if name not in self.acts_by:
+                raise RecipeError(
+                    f"a trained policy can't act by another agent.{name}",
+                    hint=f"change {', '.join(self.acts_by)}" if self.acts_by else "train another one with it",
+                )
+        return self.options({**vars(options), **changes})
 
     def going_on(self, options: Any, updates: float, pretrained: bool) -> Any:
         """Options for going on online from all that a run has learned.

@@ -341,4 +341,5 @@ ALGORITHM = Algorithm(
     columns=(RETURN_TO_GO,),
     from_data=from_data,
     doubts=doubts,
+    acts_by=("target_return",),
 )

@@ -52,22 +52,43 @@ def evaluate(
     video: str | os.PathLike[str] | None = None,
     progress: bool = True,
     trust: bool = False,
+    settings: Sequence[str] = (),
 ) -> Scores:
     """Greedy returns of every seed's policy of a run; see `offrl.runs.run.Run.evaluate`.
+
+    `settings`, such as "agent.target_return=2000", are options to act by in place of those that it was trained
+    with; see `offrl.runs.run.Run.acting_by`.
 
     Example:
         >>> offrl.evaluate("runs/clone", episodes=100)
     """
-    return open_run(run).evaluate(
-        episodes,
-        checkpoint=checkpoint,
-        seed=seed,
-        env=env,
-        max_episode_steps=max_episode_steps,
-        video=video,
-        progress=progress,
-        trust=trust,
+    return (
+        open_run(run)
+        .acting_by(**_acting_options(settings))
+        .evaluate(
+            episodes,
+            checkpoint=checkpoint,
+            seed=seed,
+            env=env,
+            max_episode_steps=max_episode_steps,
+            video=video,
+            progress=progress,
+            trust=trust,
+        )
     )
+
+
+def _acting_options(settings: Sequence[str]) -> dict[str, Any]:
+    """Options of the algorithm from `agent.KEY=VALUE` texts."""
+    from offrl.config.recipe import parsed_settings
+
+    values = parsed_settings(settings)
+    for key in values:
+        if not key.startswith("agent."):
+            raise RequestError(
+                f"acting doesn't go by '{key}'", hint="name an option of the algorithm: --set agent.KEY=VALUE"
+            )
+    return {key.removeprefix("agent."): value for key, value in values.items()}
 
 
 def compare(runs: Sequence[RunOrPath]) -> pd.DataFrame:

@@ -186,6 +186,25 @@ class Run:
         """
         return read_lines(self.path / file)
 
+    def acting_by(self, **options: Any) -> Run:
+        """The same run, whose policies act by other options than those that they were trained with.
+
+        Args:
+            options: of the algorithm, some of those that no weights depend on, such as the return that Decision
+                Transformer is asked for.
+
+        Raises:
+            RecipeError: weights depend on one of them, or a value is of the wrong kind.
+
+        Example:
+            >>> run.acting_by(target_return=2_000.0).evaluate()["mean_return"]
+        """
+        from offrl import plugins
+
+        algorithm = plugins.algorithms[self.recipe.algo]
+        agent = algorithm.acting_by(self.recipe.agent, options)
+        return Run(self.path, dataclasses.replace(self.recipe, agent=agent))
+
     def evaluate(
         self,
         episodes: int = 100,

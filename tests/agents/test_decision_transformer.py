@@ -17,6 +17,8 @@ from offrl.deploy.export import export_policy
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.feeds import open_problem
 from offrl.runs.listener import SilentListener
+from offrl.runs.load import load_policy
+from offrl.runs.run import Run
 from offrl.training.run_training import train
 from offrl.types import Batch
 from tests.agents.batches import CPU, continuous, discrete, multi_discrete, no_values_read, of_seed, random_noise
@@ -210,6 +212,18 @@ def recipe_of(path: Path, **changes: Any) -> Recipe:
     values: dict[str, Any] = {"algo": "dt", "agent": agent, "env": "none", "steps": 20}
     recipe = bc_recipe(make_demonstrations(path, length=9).path, **values)
     return recipe_from_dict(recipe.to_dict() | changes)
+
+
+def test_a_trained_one_acts_for_another_return(tmp_path: Path) -> None:
+    run = train(recipe_of(tmp_path / "data"), tmp_path / "run")
+    asked = run.acting_by(target_return=20)
+    assert load_policy(asked, "last")[0].initial_carry(1)["return_to_go"].tolist() == [[20.0], [20.0]]
+    assert Run.open(run.path).recipe.agent.target_return == 63.0
+    with pytest.raises(RecipeError, match=r"can't act by another agent\.width") as caught:
+        run.acting_by(width=16)
+    assert caught.value.hint == "change target_return"
+    with pytest.raises(RecipeError, match="target_return"):
+        run.acting_by(target_return="all")
 
 
 class Listening(SilentListener):

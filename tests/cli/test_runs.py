@@ -32,6 +32,19 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+def test_evaluate_acts_by_other_options_than_trained_with(offrl: Offrl, tmp_path: Path) -> None:
+    demos = make_demonstrations(tmp_path / "demos", episodes=6, length=20).path
+    agent = {"context": 5, "width": 8, "layers": 1}
+    train(bc_recipe(demos, algo="dt", agent=agent, steps=40), tmp_path / "run")
+    command = ("evaluate", tmp_path / "run", "--episodes", 2, "--json")
+    least, most = (offrl(*command, "--set", f"agent.target_return={asked}").json["returns"] for asked in (-1e6, 1e6))
+    assert least != most
+    for setting, told in (("agent.width=16", "can't act by another agent.width"), ("steps=3", "acting doesn't go by")):
+        result = offrl(*command, "--set", setting)
+        assert result.code == 2
+        assert told in result.stderr
+
+
 def test_evaluate_reports_every_episode(offrl: Offrl, run: Path) -> None:
     result = offrl("evaluate", run, "--episodes", 3, "--seed", 5, "--json")
     assert result.code == 0, result.stderr
