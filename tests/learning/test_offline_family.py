@@ -1,4 +1,4 @@
-"""AWAC, CQL, EDAC and ReBRAC learn from a log what a clone of the same size and steps can't."""
+"""AWAC, Cal-QL, CQL, EDAC and ReBRAC learn from a log what a clone of the same size and steps can't."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SEEDS = [30, 31]
 """No option was tuned on them."""
 CHANGES: dict[str, dict[str, Any]] = {
     "awac": {},
+    "calql": {"agent": {"samples": 3}},
     "cql": {"agent": {"samples": 3}},
     "edac": {"agent": {"critics": 5}},
     "rebrac": {"agent": {"hidden": [64, 64]}},
