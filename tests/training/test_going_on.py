@@ -20,6 +20,7 @@ from offrl.feeds.replay import ReplayFeed
 from offrl.feeds.warm_start import take_over
 from offrl.nn.state import state_tensors
 from offrl.runs.listener import SilentListener
+from offrl.runs.load import load_normalizer
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
 from offrl.training.finetune import fine_tuning_recipe
@@ -147,6 +148,36 @@ def test_all_that_was_learned_goes_on(name: str, pretrained: Any, tmp_path: Path
     ]
     moved = [key for key in networks if not torch.equal(after[f"state/{key}"], source[key])]
     assert {key.split(".")[0] for key in moved} == {key.split(".")[0] for key in networks}
+
+
+def test_what_has_acted_before_needs_no_critics_warmed_up_and_changes_no_shares(
+    tmp_path: Path, pretrained: Any
+) -> None:
+    """Critics that learned from own steps beside the data know what they overrated."""
+    data = pretrained("sac").recipe.dataset
+    online = {"warmup_steps": 6, "capacity": 100, "offline_fraction": 0.5, "offline_fraction_end": 0.25}
+    values = {
+        "algo": "sac",
+        "dataset": data,
+        "env": "Pendulum-v1",
+        "agent": SMALL,
+        "steps": 20,
+        "batch_size": 16,
+        "seeds": [0, 1],
+        "online": {**online, "offline_fraction_steps": 10},
+        "evaluation": {"every": 0, "final_episodes": 1},
+    }
+    run = train(recipe_from_dict(values), tmp_path / "mixed")
+    recipe = fine_tuning_recipe(run.path, steps=50_000)
+    assert (recipe.online.critic_warmup, recipe.online.offline_fraction) == (0, 0.5)
+    assert (recipe.online.offline_fraction_end, recipe.online.offline_fraction_steps) == (0.0, 0)
+    assert recipe.agent.actor_learning_rate == run.recipe.agent.actor_learning_rate
+    offline = fine_tuning_recipe(pretrained("sac").path, steps=50_000, env="Pendulum-v1")
+    assert offline.online.critic_warmup > 0
+    assert offline.agent.actor_learning_rate < run.recipe.agent.actor_learning_rate
+    taken = load_normalizer(open_problem(recipe).origin)
+    assert taken is not None
+    assert run.path.samefile(recipe.start or "")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
