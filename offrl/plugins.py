@@ -178,7 +178,7 @@ algorithms = Table(
         "double dqn": "dqn with agent.double=true",
         "dueling dqn": "dqn with agent.dueling=true",
         "qr-dqn": "qrdqn",
-        "redq": "rlpd with agent.layer_norm=false and online.updates_per_step=20, without a dataset",
+        "redq": "rlpd with agent.layer_norm=false and online.offline_fraction=0, without a dataset",
         "sac-n": "edac with agent.diversity=0, and more agent.critics",
         "sd2": "td3 with agent.softmax_samples=50, agent.policy_delay=1 and agent.critics=1",
         "sd3": "td3 with agent.softmax_samples=50 and agent.policy_delay=1",

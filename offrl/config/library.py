@@ -37,6 +37,16 @@ class RecipeFile:
         first = self.path.read_text(encoding="utf-8").partition("\n")[0]
         return first.lstrip("# ").strip() if first.startswith("#") else ""
 
+    @property
+    def is_general(self) -> bool:
+        """Whether it names neither a dataset nor an environment."""
+        return not {"dataset", "env"} & self.values.keys()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it gives a dataset a share of batches of own steps."""
+        return "offline_fraction" in self.values.get("online", {})
+
 
 def bundled_recipes(algo: str = "*") -> list[RecipeFile]:
     """Every recipe that comes with offrl and trains, or those of one algorithm, by name."""
@@ -101,8 +111,9 @@ def matching_recipe(algo: str, dataset: str | None, env: str | None, mixed: bool
 
     With a dataset, it is the one whose `dataset` is that name, or else one that names neither a dataset nor an
     environment: what the algorithm wants of any dataset. Without, it is the one that has no `dataset` and whose `env`
-    is that id; so too where own steps are to be mixed with a dataset that no recipe mixes. Of several, it is the one
-    with the shortest name.
+    is that id; so too where own steps are to be mixed with a dataset that no recipe mixes. Where there is none of that
+    id, it is one that mixes and names neither: what an algorithm that lives by both wants everywhere. Of several, it is
+    the one with the shortest name.
 
     Args:
         algo: the algorithm.
@@ -114,12 +125,12 @@ def matching_recipe(algo: str, dataset: str | None, env: str | None, mixed: bool
     recipes = bundled_recipes(algo) if algo in plugins.algorithms else []
     meant: list[RecipeFile] = []
     if dataset:
-        fit = [recipe for recipe in recipes if not mixed or "offline_fraction" in recipe.values.get("online", {})]
+        fit = [recipe for recipe in recipes if not mixed or recipe.mixes]
         named = [recipe for recipe in fit if recipe.values.get("dataset") == dataset]
-        meant = named or [recipe for recipe in fit if not {"dataset", "env"} & recipe.values.keys()]
-    if not meant and (mixed or not dataset):
-        online = [recipe for recipe in recipes if "dataset" not in recipe.values]
-        meant = [recipe for recipe in online if env and recipe.values.get("env") == env]
+        meant = named or [recipe for recipe in fit if recipe.is_general]
+    if not meant and env and (mixed or not dataset):
+        online = [recipe for recipe in recipes if "dataset" not in recipe.values and recipe.values.get("env") == env]
+        meant = online or [recipe for recipe in recipes if recipe.is_general and recipe.mixes]
     return min(meant, key=lambda recipe: len(recipe.name), default=None)
 
 

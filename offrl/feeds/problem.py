@@ -133,14 +133,14 @@ def mixed_problem(recipe: Recipe) -> Problem:
         raise RecipeError(
             "there is no data to mix in: no dataset is named",
             where="online.offline_fraction",
-            hint="add --dataset NAME, or leave online.offline_fraction out",
+            hint="add --dataset NAME, or set online.offline_fraction=0",
         )
     problem = dataset_problem(recipe)
     if problem.recipe.env in (None, NO_ENVIRONMENT):
         raise RecipeError(
             "data is to be mixed with own steps, and no environment is named to take them in",
             where="online.offline_fraction",
-            hint="add --env ID, or leave online.offline_fraction out",
+            hint="add --env ID, or set online.offline_fraction=0",
         )
     return problem
 

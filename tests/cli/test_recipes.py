@@ -97,6 +97,9 @@ def test_own_steps_mixed_with_data_begin_as_those_without_do_where_no_recipe_mix
     assert name("rlpd", "hopper-medium-replay", "Hopper-v5", offline_fraction=0.25) == "rlpd/hopper"
     assert name("rlpd", "hopper-medium-replay", None) == "rlpd/hopper"
     assert name("rlpd", "somebody/s-logs", "Other-v0") == "rlpd/online"
+    # Without a dataset it asks for one, and finetune --algo rlpd goes by it.
+    assert name("rlpd", None, "Hopper-v5") == "rlpd/online"
+    assert name("rlpd", None, None) is None
     assert (
         values_for("sac", None, {"dataset": "some", "env": "Hopper-v5", "online.offline_fraction": 0.5})[1] is not None
     )
