@@ -30,7 +30,7 @@ from tests.agents.batches import (
     random_batches,
     unbounded,
 )
-from tests.nn.plain import assert_member_equals, copy_of_member, fall_linearly
+from tests.nn.plain import assert_member_equals, copy_of_member, follow
 
 UPDATES = 10
 SMALL = IQLConfig(hidden=(16, 12), actor_learning_rate=3e-3, critic_learning_rate=5e-3, target_rate=0.05)
@@ -39,6 +39,7 @@ VARIANTS = {
     "AntMaze": dataclasses.replace(SMALL, expectile=0.9, temperature=10.0),
     "XQL": dataclasses.replace(SMALL, value_loss="gumbel", gumbel_scale=0.8),
     "squashed": dataclasses.replace(SMALL, policy="squashed_gaussian", initial_log_std=-1.0),
+    "a rate that falls by a cosine, as in the paper": dataclasses.replace(SMALL, decay_steps=8, decay_shape="cosine"),
     "layer norm, a rate that falls": dataclasses.replace(SMALL, layer_norm=True, decay_steps=8, largest_weight=2.0),
     "categorical": SMALL,
     "categorical XQL": dataclasses.replace(SMALL, policy="categorical", value_loss="gumbel"),
@@ -81,7 +82,7 @@ class PlainIQL:
         self.actor_optimizer = torch.optim.Adam([*self.mean.parameters(), *self.spreads], lr=c.actor_learning_rate)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=c.critic_learning_rate)
         self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=c.critic_learning_rate)
-        fall_linearly(self.actor_optimizer, c.decay_steps)
+        follow(self.actor_optimizer, c)
 
     def update(self, batch: Batch) -> None:
         c, s, a = self.config, batch.observation[0], batch.action[0]

@@ -44,7 +44,7 @@ from tests.agents.batches import (
     run_updates,
     unbounded,
 )
-from tests.nn.plain import assert_member_equals, copy_of_member
+from tests.nn.plain import assert_member_equals, copy_of_member, share_of_rate
 
 UPDATES, ENVIRONMENTS, STEPS = 10, 2, 9
 ROWS = ENVIRONMENTS * STEPS
@@ -73,6 +73,10 @@ CASES = {
         continuous(),
     ),
     "penalty": (small(objective="penalty", kl_target=0.02, kl_coefficient=0.5, max_gradient_norm=0.0), continuous()),
+    "rates that rise and fall by a cosine": (
+        small(warmup_steps=2 * ROWS + 1, decay_steps=4 * ROWS, decay_shape="cosine"),
+        continuous(),
+    ),
     "early stop": (small(max_kl=0.01, decay_steps=12 * ROWS, scale_reward=True, weight_decay=0.1), continuous()),
     "squashed": (small(policy="squashed_gaussian", entropy_bonus=0.1, normalize_advantage=False), continuous()),
     "layer norm": (small(layer_norm=True, activation="elu"), continuous()),
@@ -214,9 +218,9 @@ class PlainPPO:
 
     def set_rates(self) -> None:
         c = self.config
-        left = max(0.0, 1.0 - self.transitions / c.decay_steps) if c.decay_steps else 1.0
-        self.actor_optimizer.param_groups[0]["lr"] = c.actor_learning_rate * left
-        self.critic_optimizer.param_groups[0]["lr"] = c.critic_learning_rate * left
+        share = share_of_rate(c, self.transitions, ROWS)
+        self.actor_optimizer.param_groups[0]["lr"] = c.actor_learning_rate * share
+        self.critic_optimizer.param_groups[0]["lr"] = c.critic_learning_rate * share
 
     def minibatches(self, noise: Noise) -> Any:
         """Rows and draws of 18 rows in three parts of six, for each of the epochs."""

@@ -31,7 +31,7 @@ from tests.agents.batches import (
     run_updates,
     unbounded,
 )
-from tests.nn.plain import assert_member_equals, copy_of_member, fall_linearly
+from tests.nn.plain import assert_member_equals, copy_of_member, follow
 
 UPDATES = 10
 SMALL = TD3Config(
@@ -43,6 +43,9 @@ VARIANTS = {
     "TD3+BC": dataclasses.replace(SMALL, bc_alpha=2.5, bc_decay=0.9),
     "DDPG": dataclasses.replace(SMALL, critics=1, policy_delay=1, target_noise=0.0),
     "steps that fall": dataclasses.replace(SMALL, constant_steps=8, decay_steps=24),
+    "steps that rise and fall by a cosine": dataclasses.replace(
+        SMALL, policy_delay=3, warmup_steps=7, constant_steps=5, decay_steps=20, decay_shape="cosine"
+    ),
     "SD3": dataclasses.replace(SMALL, softmax_samples=5, softmax_beta=20.0),
     "regularized": dataclasses.replace(
         SMALL, activation="silu", dropout=0.3, weight_decay=0.3, max_gradient_norm=0.05, bc_alpha=1.0, layer_norm=True
@@ -67,8 +70,8 @@ class PlainTD3:
         )
         self.bc_weight = 1.0
         self.errors: list[Tensor] = []
-        fall_linearly(self.critic_optimizer, c.decay_steps, c.constant_steps)
-        fall_linearly(self.actor_optimizer, c.decay_steps / c.policy_delay, c.constant_steps / c.policy_delay)
+        follow(self.critic_optimizer, c)
+        follow(self.actor_optimizer, c, c.policy_delay)
 
     def update(self, batches: list[Batch], noise: Noise) -> None:
         """One cycle for batches with a seed axis of one; draws [C, B, A] or [K, C, B, A], and [C, E, B, units]."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
-from offrl.nn import MLP
+from offrl.nn import MLP, Schedule
 
 MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -50,6 +52,20 @@ def assert_member_equals(
     for norm, reference in zip(network.norms, norms, strict=True):
         torch.testing.assert_close(norm.gain[seed, member, 0], reference.weight, rtol=0.0, atol=atol)
         torch.testing.assert_close(norm.offset[seed, member, 0], reference.bias, rtol=0.0, atol=atol)
+
+
+def share_of_rate(schedule: Schedule, taken: int, steps: int = 1) -> float:
+    """Of the whole step size, that of a step that counts for `steps` behind those taken."""
+    c = schedule
+    rise = min(1.0, (taken + steps) / c.warmup_steps) if c.warmup_steps else 1.0
+    fallen = min(1.0, max(0.0, (taken - c.warmup_steps - c.constant_steps) / c.decay_steps)) if c.decay_steps else 0.0
+    return rise * (0.5 * (1.0 + math.cos(math.pi * fallen)) if c.decay_shape == "cosine" else 1.0 - fallen)
+
+
+def follow(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int = 1) -> None:
+    """Have step sizes go by a schedule, of which each step counts for `steps`."""
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda taken: share_of_rate(schedule, taken * steps, steps))
+    optimizer.register_step_post_hook(lambda *_: rates.step())
 
 
 def fall_linearly(optimizer: torch.optim.Optimizer, decay_steps: float, constant_steps: float = 0) -> None:
