@@ -15,6 +15,7 @@ from offrl import plugins
 from offrl.agents.space_checks import require_bounded_box, require_discrete, require_no_images
 from offrl.errors import PluginError, SpaceMismatchError
 from offrl.types import Spec
+from tests.testing.test_check_agent import LEFT_TO_DATA
 
 BOX = spaces.Box(-2.0, 2.0, (3,))
 UNBOUNDED = spaces.Box(-np.inf, np.inf, (3,))
@@ -134,7 +135,7 @@ def spec_for(algo: str, kind: str) -> Spec:
 @pytest.mark.parametrize("algo", plugins.algorithms.own)
 def test_every_algorithm_acts_where_its_record_says_or_names_some_that_do(algo: str, kind: str) -> None:
     record = plugins.algorithms[algo]
-    options, spec = record.options({}), spec_for(algo, kind)
+    options, spec = record.options(LEFT_TO_DATA.get(algo, {})), spec_for(algo, kind)
     if kind in record.learner(options).actions:
         record.build(options, spec)
         return
@@ -150,7 +151,7 @@ def test_every_algorithm_acts_where_its_record_says_or_names_some_that_do(algo: 
     for name in named:
         there = plugins.algorithms[name]
         known = {key: float(value) for key, value in settings.items() if key in there.config.__dataclass_fields__}
-        there.build(there.options(known), spec_for(name, kind))
+        there.build(there.options(LEFT_TO_DATA.get(name, {}) | known), spec_for(name, kind))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from offrl.errors import RecipeError
 from offrl.nn import MLP, free_memory, seed_generators
 from offrl.training.run_training import train
 from offrl.types import Spec
+from tests.testing.test_check_agent import LEFT_TO_DATA
 from tests.training.runs import td3_recipe
 
 CPU = torch.device("cpu")
@@ -60,9 +61,10 @@ def test_every_algorithm_with_networks_asks(algo: str, monkeypatch: pytest.Monke
     """Rewards of tables are as small as these."""
     algorithm = plugins.algorithms[algo]
     choices = gym.spaces.Discrete(3)
-    learner = algorithm.learner(algorithm.options({}))
+    options = algorithm.options(LEFT_TO_DATA.get(algo, {}))
+    learner = algorithm.learner(options)
     spec = Spec(BOX, BOX if "continuous" in learner.actions else choices)
-    agent = algorithm.build(algorithm.options({}), spec)
+    agent = algorithm.build(options, spec)
     monkeypatch.setattr(free_memory, "SMALLEST_ASKED", 1)
     monkeypatch.setattr(free_memory, "free_bytes", lambda device: 1_000)
     with pytest.raises(RecipeError, match="don't fit into memory"):

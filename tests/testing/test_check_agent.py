@@ -31,6 +31,8 @@ RECURRENT: dict[str, Any] = {"width": 6, "context": 3}
 # Adam's first steps magnify the rounding of gradients as small as those that transformers begin with.
 ATTENTIVE: dict[str, Any] = {"width": 8, "layers": 2, "heads": 2, "context": 3, "learning_rate": 1e-5}
 ASKED: dict[str, Any] = {"target_return": 3.0, "return_scale": 2.0, "timesteps": 5, "warmup_steps": 0}
+LEFT_TO_DATA: dict[str, dict[str, Any]] = {"dt": ASKED}
+"""Options whose defaults are what a dataset says, by algorithm: without one they must be set."""
 ROLLOUT: dict[str, Any] = {**SMALL, "epochs": 2, "minibatch_size": 4}
 
 CASES: dict[str, tuple[str, gym.Space[Any], gym.Space[Any], dict[str, Any]]] = {
