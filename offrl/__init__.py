@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         relabel,
         validate,
     )
-    from offrl.api.judging import compare, evaluate, export, ope, open_run, plot
+    from offrl.api.judging import compare, evaluate, export, ope, open_run, plot, select
     from offrl.api.learning import finetune, list_recipes, recipe, resume, train
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ __all__ = [
     "record",
     "relabel",
     "resume",
+    "select",
     "train",
     "validate",
 ]
@@ -71,6 +72,7 @@ _HOMES = {
     "plot": "judging",
     "recipe": "learning",
     "resume": "learning",
+    "select": "judging",
     "train": "learning",
 }
 """Files of `offrl/api` by function; the others are in `datasets`."""

@@ -19,6 +19,7 @@ from offrl_cli.ope import ope
 from offrl_cli.output import say
 from offrl_cli.relabel import relabel
 from offrl_cli.runs import collect, evaluate, plot
+from offrl_cli.select import select
 from offrl_cli.train import TrainCommand, train
 
 HELP = """Offline and imitation learning: from logs or demonstrations to a running policy.
@@ -40,6 +41,7 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(collect)
 app.command()(ope)
+app.command()(select)
 app.command()(export)
 app.command(cls=ConvertCommand)(convert)
 app.command()(plot)

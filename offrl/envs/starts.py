@@ -23,12 +23,14 @@ class Purpose(IntEnum):
         BEGINNING: of policies that fine-tuning takes over, before it changes them.
         FINAL: what a run, or a dataset's reference, is reported to be worth. Nothing is chosen by it.
         TRUTH: what off-policy estimates are compared with.
+        TRIAL: careful deployments, by which one of several policies is chosen.
     """
 
     PROGRESS = 0
     BEGINNING = 1
     FINAL = 2
     TRUTH = 3
+    TRIAL = 4
 
 
 @dataclass(frozen=True)

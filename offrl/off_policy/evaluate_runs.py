@@ -118,7 +118,7 @@ def evaluate_policies(
             policy = OnnxPolicy(path, LOG_PROB_SUFFIX if acting.stochastic else None, acting.epsilon)
             targets.append(_alone(policy, logged, acting, plan, trial))
         else:
-            targets += _of_run(Run.open(path), store, logged, plan, acting, trial)
+            targets += targets_of(Run.open(path), store, logged, plan, acting, trial)
     if column is not None:
         targets.append(_alone(ColumnPolicy(column), logged, acting, plan, trial))
     found = evaluate(logged, _told_apart(targets), plan)
@@ -184,10 +184,23 @@ def _target(
     return Target(name, smoothed, unsmoothed=choices, true_returns=returns)
 
 
-def _of_run(
-    run: Run, store: Trajectories, logged: EpisodeLog, plan: Plan, acting: Acting, trial: Trial | None
+def targets_of(
+    run: Run, store: Trajectories, logged: EpisodeLog, plan: Plan, acting: Acting, trial: Trial | None = None
 ) -> list[Target]:
-    """The policies of its seeds."""
+    """The policies of a run's seeds, to be valued.
+
+    Args:
+        run: what was trained.
+        store: the log's dataset.
+        logged: the log.
+        plan: what is asked for.
+        acting: how the policies act.
+        trial: where to find out the truth too; None leaves it unknown.
+
+    Raises:
+        RequestError: there is no such checkpoint or seed.
+        SpaceMismatchError: the policies are for other spaces than the log's.
+    """
     policy, _ = load_policy(run, run.choose_checkpoint(acting.checkpoint))
     seeds = run.recipe.seeds
     if acting.seed_index is not None and acting.seed_index >= len(seeds):

@@ -49,6 +49,15 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
         "seed": SEED,
         "seed_index": SEED,
     },
+    "select": {
+        **dict.fromkeys(("horizon", "fqe_steps", "resamples"), COUNT),
+        **dict.fromkeys(("seed", "seed_index", "trials", "max_episode_steps"), SEED),
+        **dict.fromkeys(("rank_by", "env"), TEXT),
+        "confidence": (*SHARE, 0.0, 1.0),
+        "discount": SHARE,
+        "kernel_bandwidth": (True, -1.0, "0.1", math.nan),
+        "checkpoint": KIND,
+    },
 }
 
 
@@ -66,6 +75,7 @@ def test_arguments_that_can_not_work_are_refused_by_name(function: str, name: st
         "plot": lambda **more: offrl.plot(run, out.with_suffix(".png"), **more),
         "convert": lambda **more: offrl.convert(tmp_path / "none.csv", out, **more),
         "ope": lambda **more: offrl.ope(run, dataset=str(run.recipe.dataset), **more),
+        "select": lambda **more: offrl.select(run, dataset=str(run.recipe.dataset), **more),
     }
     before = sorted(tmp_path.iterdir())
     for value in WRONG[function][name]:
