@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "testing": {"agents", "tracing", "nn", "mdp", "ops"},
     "reports": {"off_policy", "feeds", "runs", "envs", "config", "mdp"},
-    "off_policy": {"collection", "runs", "envs", "converters", "replay", "data", "nn", "ops"},
+    "off_policy": {"collection", "feeds", "runs", "envs", "converters", "replay", "data", "nn", "ops"},
     "collection": {"training", "feeds", "runs", "envs", "converters", "replay", "data", "config", "mdp", "ops"},
     "training": {"feeds", "runs", "envs", "replay", "agents", "data", "config", "tracing", "nn", "ops"},
     "feeds": {"runs", "envs", "converters", "replay", "agents", "data", "config", "nn", "mdp", "ops"},
