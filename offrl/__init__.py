@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offrl.api.choosing import select
     from offrl.api.datasets import (
         collect,
         convert,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         relabel,
         validate,
     )
-    from offrl.api.judging import compare, evaluate, export, ope, open_run, plot, select
+    from offrl.api.judging import compare, evaluate, export, ope, open_run, plot
     from offrl.api.learning import finetune, list_recipes, recipe, resume, train
 
 __version__ = "0.1.0"
@@ -72,7 +73,7 @@ _HOMES = {
     "plot": "judging",
     "recipe": "learning",
     "resume": "learning",
-    "select": "judging",
+    "select": "choosing",
     "train": "learning",
 }
 """Files of `offrl/api` by function; the others are in `datasets`."""
