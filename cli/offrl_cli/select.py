@@ -10,7 +10,20 @@ import typer
 import offrl
 from offrl.errors import RequestError
 from offrl_cli.errors import command
-from offrl_cli.ope import VERDICTS
+from offrl_cli.ope_options import (
+    Confidence,
+    Discount,
+    EstimateBehavior,
+    FqeSteps,
+    Horizon,
+    KernelBandwidth,
+    Log,
+    Plot,
+    RankBy,
+    Resamples,
+    SeedIndex,
+)
+from offrl_cli.ope_report import VERDICTS
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, say, working
 from offrl_cli.runs import Checkpoint
 
@@ -22,32 +35,15 @@ if TYPE_CHECKING:
 @command
 def select(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories that offrl train left.")],
-    dataset: Annotated[str, typer.Option(metavar="NAME|PATH", help="The log to choose by.", show_default=False)] = "",
-    confidence: Annotated[float, typer.Option(metavar="C", help="Of all intervals together.")] = 0.95,
-    discount: Annotated[float, typer.Option(min=0.0, max=1.0, metavar="G", help="Per step.")] = 0.99,
-    horizon: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Steps of an episode that count. Default: the environment's time limit, or all."
-        ),
-    ] = None,
-    may_estimate_behavior: Annotated[
-        bool,
-        typer.Option("--estimate-behavior", help="Estimate the logged actions' probabilities where the log has none."),
-    ] = False,
-    kernel_bandwidth: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            metavar="H",
-            help="Noise on continuous greedy actions, which gives them a density; in units of half their range.",
-        ),
-    ] = 0.0,
+    dataset: Log = "",
+    confidence: Confidence = 0.95,
+    discount: Discount = 0.99,
+    horizon: Horizon = None,
+    may_estimate_behavior: EstimateBehavior = False,
+    kernel_bandwidth: KernelBandwidth = 0.0,
     checkpoint: Checkpoint = None,
-    seed_index: Annotated[
-        int | None, typer.Option(min=0, metavar="K", help="Only the K-th seed's policy of each run, from 0.")
-    ] = None,
-    rank_by: Annotated[str | None, typer.Option(metavar="NAME", help="The estimator to rank by.")] = None,
+    seed_index: SeedIndex = None,
+    rank_by: RankBy = None,
     trials: Annotated[
         int, typer.Option(min=0, metavar="K", help="With --env: episodes to spend on the candidates.")
     ] = 0,
@@ -55,14 +51,12 @@ def select(
     max_episode_steps: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --trials: cut episodes after so many steps.")
     ] = None,
-    fqe_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Gradient steps of fitted Q evaluation.")] = 5_000,
-    resamples: Annotated[int, typer.Option(metavar="N", help="Of the bootstrap.")] = 1_000,
+    fqe_steps: FqeSteps = 5_000,
+    resamples: Resamples = 1_000,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="K", help="Of the bootstrap, of what is fitted, and of where trials start.")
+        int, typer.Option(min=0, metavar="N", help="Of the bootstrap, of what is fitted, and of where trials start.")
     ] = 0,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write PATH.png and PATH.html: pictures, and a report.")
-    ] = None,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose among runs and their kept checkpoints when all there is is a log.
