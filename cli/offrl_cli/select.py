@@ -25,7 +25,6 @@ from offrl_cli.ope_options import (
 )
 from offrl_cli.ope_report import VERDICTS
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, say, working
-from offrl_cli.runs import Checkpoint
 
 if TYPE_CHECKING:
     from offrl.off_policy.selection import Selection
@@ -41,7 +40,10 @@ def select(
     horizon: Horizon = None,
     may_estimate_behavior: EstimateBehavior = False,
     kernel_bandwidth: KernelBandwidth = 0.0,
-    checkpoint: Checkpoint = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="last|best|step-N", help="This one of each run. Default: all that the runs keep."),
+    ] = None,
     seed_index: SeedIndex = None,
     rank_by: RankBy = None,
     trials: Annotated[
