@@ -62,6 +62,9 @@ def train(
     without one, whose environment is --env. Where none matches, they change
     ALGO's defaults. Ctrl-C saves first.
 
+    With --dataset, what learns from a replay learns online too if a share of
+    each batch is to be the dataset's: --set online.offline_fraction=0.5.
+
     Example: offrl train bc --dataset hopper-expert --seeds 5
     """
     flags: dict[str, Any] = {

@@ -47,7 +47,8 @@ def train(
     """Train a policy, evaluate it, and leave a run directory.
 
     What is given changes the bundled recipe of the algorithm whose dataset, or without one whose environment, is that
-    one. Where none matches, it changes the algorithm's defaults.
+    one. Where none matches, it changes the algorithm's defaults. With a dataset, what learns from a replay learns
+    online too if `online={"offline_fraction": 0.5}` gives the dataset a share of each batch.
 
     Args:
         algo: the algorithm; None takes that of `recipe`.
