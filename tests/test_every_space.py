@@ -98,8 +98,7 @@ def test_each_algorithm_works_or_refuses(role: str, kind: str, algo: str, tmp_pa
     try:
         run = trained(algo, name, tmp_path / "run")
     except OffrlError as error:
-        assert role == "action"
-        assert_refused(error, kind)
+        (assert_blind if role == "observation" else assert_refused)(error, kind)
         assert not (tmp_path / "run").exists()
         return
     try_everything(run)
@@ -121,6 +120,14 @@ def test_what_does_not_is_refused_at_once(role: str, kind: str, tmp_path: Path, 
         assert_refused(refused.value, kind)
     assert not (tmp_path / "run").exists()
     assert [path.name for path in offrl_home.rglob("*") if path.is_file()] == []
+
+
+def assert_blind(error: OffrlError, kind: str) -> None:
+    """It has no encoder for the images that it would see, and says who has."""
+    assert kind.startswith("image")
+    assert "has no encoder for images" in str(error)
+    assert error.hint
+    assert "bc" in error.hint
 
 
 def assert_refused(error: OffrlError, kind: str) -> None:

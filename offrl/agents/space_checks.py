@@ -76,9 +76,9 @@ def require_no_images(spec: Spec, algorithm: str) -> None:
         return
     key, image = next(iter(images.items()))
     able = _algorithms_for(SUITED.get(type(spec.action_space)), images=True)
+    observed = f"the observation {key!r}" if key else "the observation"
     raise SpaceMismatchError(
-        f"{algorithm} has no encoder for images, but {f'the observation {key!r}' if key else 'the observation'} is one "
-        f"(uint8, {' × '.join(map(str, image.shape or ()))})",
+        f"{algorithm} has no encoder for images, but {observed} is one, {image}",
         hint=f"choose {_listed(able)}, which has one" if able else "observe vectors: features of the image, in floats",
     )
 

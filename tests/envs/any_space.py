@@ -21,6 +21,8 @@ KINDS: dict[str, spaces.Space[Any]] = {
     "box-unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
     "box-mixed": spaces.Box(np.float32([-1, 0, -np.inf]), np.float32([1, np.inf, np.inf])),
     "box-uint8": spaces.Box(0, 255, (3,), np.uint8),
+    "image": spaces.Box(0, 255, (6, 7, 3), np.uint8),
+    "image-beside": spaces.Dict(eye=spaces.Box(0, 255, (5, 6), np.uint8), joint=spaces.Box(-1, 1, (2,), np.float32)),
     "box-int64": spaces.Box(-5, 5, (2,), np.int64),
     "discrete": spaces.Discrete(3),
     "discrete-start": spaces.Discrete(3, start=-1),
