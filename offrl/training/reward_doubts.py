@@ -17,7 +17,7 @@ def reward_doubts(problem: Problem) -> list[str]:
     data = problem.data
     if data is None or not problem.algorithm.reads_rewards:
         return []
-    reward = data.metadata.statistics[REWARD]
+    reward = data.column_statistics([REWARD])[REWARD]
     if not reward.count or reward.min != reward.max or (reward.min and _any_terminates(data)):
         return []
     what = f"is {reward.min:g}" + (", and no episode terminates" if reward.min else "")
