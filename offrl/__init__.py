@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         validate,
     )
     from offrl.api.judging import compare, evaluate, export, ope, open_run, plot
-    from offrl.api.learning import finetune, list_recipes, recipe, resume, train
+    from offrl.api.learning import finetune, list_recipes, recipe, resume, run_table, train
 
 __version__ = "0.1.0"
 
@@ -57,6 +57,7 @@ __all__ = [
     "record",
     "relabel",
     "resume",
+    "run_table",
     "select",
     "train",
     "validate",
@@ -73,6 +74,7 @@ _HOMES = {
     "plot": "judging",
     "recipe": "learning",
     "resume": "learning",
+    "run_table": "learning",
     "select": "choosing",
     "train": "learning",
 }

@@ -58,6 +58,10 @@ class RecipeError(RequestError):
     """A recipe, or a ``--set key=value``, has an unknown key or a value of the wrong kind."""
 
 
+class TableGivenError(RecipeError):
+    """A table of many trainings stands where a recipe of one is asked for."""
+
+
 class PluginError(OffrlError):
     """An algorithm, format, estimator or logger can't be loaded, or doesn't do what its kind must."""
 

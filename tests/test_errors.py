@@ -22,6 +22,7 @@ WRONG_REQUESTS = {
     "RunExistsError",
     "RunInUseError",
     "RunNotFoundError",
+    "TableGivenError",
 }
 
 

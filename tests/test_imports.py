@@ -15,7 +15,7 @@ from offrl import plugins
 from tests.source import PACKAGES, imported_modules, syntax_trees
 
 HOUSE = (
-    *("api", "testing", "reports", "off_policy", "collection", "training", "feeds", "deploy", "runs", "envs"),
+    *("api", "testing", "reports", "sweeps", "off_policy", "collection", "training", "feeds", "deploy", "runs", "envs"),
     *("converters", "replay", "agents", "data", "config", "tracing", "nn", "mdp", "ops"),
     *("checksums", "plugins", "trust", "files", "documents", "printable", "types", "errors"),
 )
@@ -23,11 +23,24 @@ HOUSE = (
 BASE = {"types", "errors", "printable", "documents", "files", "checksums", "trust", "plugins"}
 MAY_IMPORT: dict[str, set[str]] = {
     "api": {
-        *("reports", "off_policy", "collection", "training", "feeds", "deploy", "runs", "envs", "converters", "data"),
+        *(
+            "reports",
+            "sweeps",
+            "off_policy",
+            "collection",
+            "training",
+            "feeds",
+            "deploy",
+            "runs",
+            "envs",
+            "converters",
+            "data",
+        ),
         "config",
     },
     "testing": {"agents", "tracing", "nn", "mdp", "ops"},
     "reports": {"off_policy", "feeds", "runs", "envs", "config", "mdp"},
+    "sweeps": {"runs", "converters", "data", "config"},
     "off_policy": {"collection", "feeds", "runs", "envs", "converters", "replay", "data", "nn", "ops"},
     "collection": {"training", "feeds", "runs", "envs", "converters", "replay", "data", "config", "mdp", "ops"},
     "training": {"feeds", "runs", "envs", "replay", "agents", "data", "config", "tracing", "nn", "ops"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offrl.errors import RequestError, TrainingInterrupted
+from offrl.printable import printable
 from offrl.runs.run import Run, path_of
 from offrl.trust import allowing, remembered
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from offrl.config.recipe import Recipe
     from offrl.data.store import TrajectoryStore
     from offrl.runs.progress import TrainingProgress
+    from offrl.sweeps.run_table import TableScores
 
 Settings = Mapping[str, Any] | Sequence[str]
 """Changes of a recipe: dotted keys to values, or texts `key=value` as the command line has them."""
@@ -206,6 +209,51 @@ def finetune(
         return train_recipe(recipe, None if out is None else Path(out), shown)
 
 
+def run_table(
+    table: str | os.PathLike[str],
+    *,
+    settings: Settings = (),
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    trust: bool = False,
+) -> TableScores:
+    """Train every algorithm of a table on every dataset of it, and set the scores beside the published ones.
+
+    Datasets that can't be had are told and left out. What is in `out` already isn't trained again: the same call goes
+    on where the last one was. The scores, so far, are in `out` as `table.md`.
+
+    Args:
+        table: a name, such as `tables/d4rl-gym9`, or a file.
+        settings: changes of all its recipes.
+        out: the folder of all runs; None makes it the table's name under `runs/`.
+        progress: whether to show it.
+        trust: import the module of an environment that a dataset names: only of authors whom you'd let run code here.
+
+    Raises:
+        RecipeError: there is no such table, or something in it is wrong.
+        RequestError: a run in `out` was made by another recipe.
+        TrainingInterrupted: Ctrl-C; the same call goes on.
+        OffrlError: see the message; what was done is kept.
+
+    Example:
+        >>> print(offrl.run_table("tables/d4rl-gym9", settings={"seeds": [0]}).markdown())
+    """
+    from offrl.config.library import find_recipe
+    from offrl.config.score_table import table_from_dict
+    from offrl.sweeps.run_table import run_table as run_all
+
+    found = find_recipe(os.fspath(table))
+    path = Path("runs") / found.path.stem if out is None else Path(out)
+    return run_all(
+        table_from_dict(found.values, str(found.path)),
+        path,
+        _values(settings),
+        train=lambda recipe, folder: train(recipe=recipe, out=folder, progress=progress, trust=trust),
+        resume=lambda folder: resume(folder, progress=progress, trust=trust),
+        tell=_say_on_stderr if progress else lambda text: None,
+    )
+
+
 def list_recipes() -> list[RecipeFile]:
     """The training recipes that come with offrl, by name.
 
@@ -264,7 +312,7 @@ def _chosen_recipe(
 ) -> Recipe:
     """What to train: a recipe's values, or those of the match, changed."""
     from offrl.config.library import find_recipe, values_for
-    from offrl.config.recipe import Recipe, merged, recipe_from_dict
+    from offrl.config.recipe import Recipe, merged, recipe_from_dict, require_one_training
 
     where = "the arguments"
     if isinstance(base, Recipe):
@@ -275,7 +323,10 @@ def _chosen_recipe(
         name = None if base is None else os.fspath(base)
         if algo is None and name is None:
             raise RequestError("no algorithm is named", hint="name one, such as bc, or a recipe")
-        algo = str(find_recipe(name).values.get("algo")) if algo is None and name is not None else algo
+        if name is not None:
+            named = find_recipe(name)
+            require_one_training(named.values, str(named.path))
+            algo = algo or str(named.values.get("algo"))
         values, found = values_for(str(algo), name, changes)
         if found is not None:
             tell(f"Recipe: {found.name}")
@@ -285,6 +336,10 @@ def _chosen_recipe(
 
         values = imitation_values(values, path_of(start).resolve())
     return recipe_from_dict(values, where)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _seed_numbers(seeds: int | Sequence[int] | None, first: int | None) -> list[int] | None:

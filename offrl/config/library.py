@@ -14,6 +14,8 @@ from offrl.errors import RecipeError, RequestError
 
 DATASETS = "datasets"
 """The folder of recipes that make datasets; all others train."""
+TABLES = "tables"
+"""The folder of tables of trainings."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class RecipeFile:
     """A recipe as it stands in its file, not validated yet.
 
     Attributes:
-        name: `<algo>/<task>` for bundled recipes that train, the dataset's name for those that make one, the path for
-            others.
+        name: `<algo>/<task>` for bundled recipes that train, `tables/<name>` for tables of them, the dataset's name for
+            those that make one, the path for others.
         path: the TOML file.
         values: its plain values, for `offrl.config.recipe.recipe_from_dict`, or for `dataset_recipe_from_dict`.
     """
@@ -54,7 +56,7 @@ def bundled_recipes(algo: str = "*") -> list[RecipeFile]:
     return [
         RecipeFile(f"{path.parent.name}/{path.stem}", path, load_recipe(path))
         for path in paths
-        if path.parent.name != DATASETS
+        if path.parent.name not in (DATASETS, TABLES)
     ]
 
 
@@ -66,8 +68,16 @@ def bundled_dataset_recipes() -> list[RecipeFile]:
     ]
 
 
+def bundled_tables() -> list[RecipeFile]:
+    """Every table of trainings that comes with offrl, by name (`tables/d4rl-gym9`)."""
+    return [
+        RecipeFile(f"{TABLES}/{path.stem}", path, load_recipe(path))
+        for path in sorted((bundled_root() / "recipes" / TABLES).glob("*.toml"))
+    ]
+
+
 def find_recipe(name: str) -> RecipeFile:
-    """A recipe by its bundled name (`bc/hopper`) or its path.
+    """A recipe, or a table of trainings, by its bundled name (`bc/hopper`, `tables/d4rl-gym9`) or its path.
 
     Raises:
         RecipeError: there is no such recipe, it makes a dataset, or it isn't TOML.
@@ -80,7 +90,7 @@ def find_recipe(name: str) -> RecipeFile:
     path = Path(name)
     if path.is_file():
         return RecipeFile(name, path, load_recipe(path))
-    known = ", ".join(recipe.name for recipe in bundled_recipes())
+    known = ", ".join(recipe.name for recipe in (*bundled_recipes(), *bundled_tables()))
     raise RecipeError(
         f"there is no recipe '{name}'", hint=f"give the path of a TOML file, or one of the bundled recipes: {known}"
     )

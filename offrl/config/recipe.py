@@ -27,7 +27,7 @@ from offrl.config.fields import (
 from offrl.config.toml import write_toml
 from offrl.config.validation import validated
 from offrl.documents import parse_toml, read_toml
-from offrl.errors import RecipeError
+from offrl.errors import RecipeError, TableGivenError
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,6 +59,7 @@ class DataConfig:
             0 holds none out.
         normalize_observation: shift and scale observations by the training episodes' mean and standard deviation.
         reward_scale: factor on every reward.
+        reward_shift: added to every reward once it is scaled; -1 makes a reward at the goal alone a cost of each step.
         n_step: rewards summed before the bootstrap.
         frame_stack: newest observations that are shown together, as one with a leading axis, to let a policy see
             motion; online too.
@@ -72,6 +73,7 @@ class DataConfig:
     validation_fraction: ProbabilityBelowOne = 0.1
     normalize_observation: bool = True
     reward_scale: Finite = 1.0
+    reward_shift: Finite = 0.0
     n_step: Annotated[int, Field(ge=1, le=10_000)] = 1
     frame_stack: Annotated[int, Field(ge=1, le=1_000)] = 1
     memory_budget: CountOrZero = 512 * 2**20
@@ -284,13 +286,23 @@ def recipe_from_dict(values: Mapping[str, Any], where: str = "") -> Recipe:
 
     Raises:
         RecipeError: a key is unknown, missing, or has a value of the wrong kind; the message names it.
+        TableGivenError: they are a table's.
     """
+    require_one_training(values, where)
     algo = values.get("algo")
     if not isinstance(algo, str) or algo not in plugins.algorithms:
         raise RecipeError(f"there is no algorithm {algo!r}", where=where, hint=plugins.algorithms.suggestion(str(algo)))
     agent = plugins.algorithms[algo].options(values.get("agent", {}), where)
     recipe: Recipe = validated(Recipe, {**values, "agent": None}, where)
     return dataclasses.replace(recipe, agent=agent)
+
+
+def require_one_training(values: Mapping[str, Any], where: str = "") -> None:
+    """Raise `TableGivenError` where plain values are those of a table of many trainings."""
+    if "algorithms" in values and "algo" not in values:
+        raise TableGivenError(
+            "this is a table of many trainings, not a recipe", where=where, hint="offrl recipes run trains them all"
+        )
 
 
 def load_recipe(path: Path) -> dict[str, Any]:

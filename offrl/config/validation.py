@@ -144,7 +144,14 @@ def _problem(kind: type[Any], prefix: tuple[str, ...], detail: Any) -> str:
         return f"'{key}': should be a table of options, got {detail['input']!r}"
     if detail["type"] == "unexpected_keyword_argument":
         for section in detail["loc"][:-1]:
-            kind = get_type_hints(kind)[section]
+            kind = _hint_of(kind, section)
         known = ", ".join(f.name for f in dataclasses.fields(kind))
         return f"unknown key '{key}' (known here: {known})"
     return f"'{key}': {detail['msg']}, got {detail['input']!r}"
+
+
+def _hint_of(kind: Any, section: str | int) -> Any:
+    """The type hint of a dataclass's field, or of a mapping's or a tuple's items."""
+    if dataclasses.is_dataclass(kind):
+        return get_type_hints(kind)[str(section)]
+    return get_args(kind)[0 if get_origin(kind) is tuple else -1]

@@ -27,12 +27,22 @@ _D4RL_ID = re.compile(
     r"(?P<task>hopper|halfcheetah|walker2d|ant)-"
     r"(?P<kind>random|medium|expert|medium-replay|full-replay|medium-expert)-v(?P<version>[012])"
 )
+_D4RL_OTHER_ID = re.compile(
+    r"antmaze-(umaze|umaze-diverse|(medium|large)-(play|diverse))-v[012]"
+    r"|(pen|door|hammer|relocate)-(human|cloned|expert)-v[01]"
+)
+"""Tasks whose files have no address here."""
 
 D4RL_REFERENCE_RETURNS: Mapping[str, tuple[float, float]] = {
     "hopper": (-20.272305, 3234.3),
     "halfcheetah": (-280.178953, 12135.0),
     "walker2d": (1.629008, 4592.3),
     "ant": (-325.6, 3879.7),
+    "antmaze": (0.0, 1.0),
+    "pen": (96.262799, 3076.8331017826877),
+    "door": (-56.512833, 2880.5693087298737),
+    "hammer": (-274.856578, 12794.134825156867),
+    "relocate": (-6.425911, 4233.877797728884),
 }
 """Returns of a random and an expert policy, which D4RL's v0, v1 and v2 tasks share (Fu et al., 2020)."""
 
@@ -78,7 +88,7 @@ def d4rl_folder() -> Path:
 def _locate_d4rl(name: str) -> Located:
     identifier = _checked_identifier(name)
     match = _D4RL_ID.fullmatch(identifier)
-    scores, notes = _about_d4rl(match)
+    scores, notes = _about_d4rl(identifier)
     url = _d4rl_url(match)
     folder = d4rl_folder()
     candidates = [folder / f"{identifier}.hdf5"] + ([folder / url.rpartition("/")[2]] if url else [])
@@ -102,18 +112,19 @@ def _checked_identifier(name: str) -> str:
     return identifier
 
 
-def _about_d4rl(match: re.Match[str] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
-    if match is None:
+def _about_d4rl(identifier: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The reference scores of a task, and notes on them and on its data; empty where the task isn't known."""
+    if not (_D4RL_ID.fullmatch(identifier) or _D4RL_OTHER_ID.fullmatch(identifier)):
         return {}, ()
-    task = match["task"]
+    task, _, kind = identifier.rpartition("-v")[0].partition("-")
     random, expert = D4RL_REFERENCE_RETURNS[task]
     scores = {"random": random, "expert": expert, "measured_on": "D4RL v0 environments"}
     notes = [
         "reference scores are D4RL's, measured on D4RL v0 environments: only roughly comparable with returns in "
         "today's Gymnasium environments"
     ]
-    if match["kind"] in ("medium-expert", "medium-replay", "full-replay"):
-        notes.append(f"'{match['kind']}' holds episodes of more than one behavior policy")
+    if kind in ("medium-expert", "medium-replay", "full-replay"):
+        notes.append(f"'{kind}' holds episodes of more than one behavior policy")
     return scores, tuple(notes)
 
 

@@ -83,13 +83,18 @@ def sampling_options(recipe: Recipe, policy: Policy) -> dict[str, Any]:
         "n_step": recipe.data.n_step,
         "discount": policy.agent.discount,
         "observation_normalizer": policy.normalizer,
-        "reward_scaler": None if recipe.data.reward_scale == 1.0 else RewardScaler(recipe.data.reward_scale),
+        "reward_scaler": reward_scaler_of(recipe),
         "action_map": policy.action_map,
         "device": policy.device,
         "columns": columns_of(recipe),
         "memory_budget": recipe.data.memory_budget,
         "window": window_of(recipe),
     }
+
+
+def reward_scaler_of(recipe: Recipe) -> RewardScaler:
+    """What the recipe makes of rewards, the dataset's and the agent's own."""
+    return RewardScaler(recipe.data.reward_scale, recipe.data.reward_shift)
 
 
 def window_of(recipe: Recipe) -> int:

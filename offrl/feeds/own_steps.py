@@ -13,10 +13,9 @@ from offrl.data.trajectories import Trajectories
 from offrl.envs.collector import Collector, StepSink
 from offrl.envs.make import tells_of_masks
 from offrl.errors import RecipeError
-from offrl.feeds.materials import Materials, columns_of
+from offrl.feeds.materials import Materials, columns_of, reward_scaler_of
 from offrl.feeds.problem import Problem, mixed_problem, mixes_data, online_problem
 from offrl.feeds.warm_start import fine_tuning_problem
-from offrl.replay.normalization import RewardScaler
 from offrl.replay.row_layout import RETURNS, RowLayout
 from offrl.replay.sources import common_columns
 from offrl.types import RETURN_TO_GO
@@ -66,7 +65,7 @@ def collector_into(sink: StepSink, materials: Materials) -> Collector:
         list(recipe.seeds),
         recipe.online.environments,
         processes=recipe.online.processes,
-        reward_scaler=RewardScaler(recipe.data.reward_scale),
+        reward_scaler=reward_scaler_of(recipe),
         recorder=materials.recorder,
         horizon=recipe.online.fixed_horizon,
     )

@@ -119,3 +119,32 @@ def test_a_path_wins_where_no_bundled_recipe_has_the_name(tmp_path: Path, monkey
     (tmp_path / "bc").mkdir()
     (tmp_path / "bc" / "own.toml").write_text("algo = 'bc'\n")
     assert find_recipe("bc/own.toml").path == Path("bc/own.toml")
+
+
+TABLE = """
+recipe = {steps = 2, seeds = [3], batch_size = 8, evaluation = {every = 0, final_episodes = 1, max_episode_steps = 5}}
+algorithms = {clone = {recipe = {algo = "bc", agent = {hidden = [8]}}}}
+datasets = [{name = "pendulum-replay", published = {clone = 12.5}}, {name = "d4rl:nothing-v0"}]
+"""
+
+
+def test_a_table_is_run_and_gone_on_with(offrl: Offrl, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(TABLE)
+    first = offrl("recipes", "run", tmp_path / "mine.toml")
+    assert first.code == 0
+    assert "12.5" in first.stdout
+    assert "Left out: d4rl:nothing-v0" in first.stderr
+    again = offrl("recipes", "run", tmp_path / "mine.toml", "--json").json
+    assert [(cell["dataset"], cell["published"]) for cell in again["cells"]] == [("pendulum-replay", 12.5)]
+    assert again["cells"][0]["run"] == "runs/mine/pendulum-replay/clone"
+    assert list(again["left_out"]) == ["d4rl:nothing-v0"]
+    other = offrl("recipes", "run", tmp_path / "mine.toml", "--set", "steps=3")
+    assert other.code == 2
+    assert "another recipe" in other.stderr
+
+
+def test_a_table_is_not_shown_or_trained_as_a_recipe(offrl: Offrl) -> None:
+    shown = offrl("recipes", "show", "tables/d4rl-gym9")
+    assert shown.code == 2
+    assert "table of many trainings" in shown.stderr
+    assert "tables/d4rl-gym9" in offrl("recipes", "show", "tables/d4rl").stderr

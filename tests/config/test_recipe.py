@@ -70,6 +70,7 @@ def recipe_values(draw: st.DrawFn) -> dict[str, Any]:
             {},
             optional={
                 "reward_scale": st.floats(-1e38, 1e38),
+                "reward_shift": st.floats(-1e38, 1e38),
                 "validation_fraction": fractions,
             },
         ),

@@ -88,6 +88,10 @@ def test_reference_scores_are_not_borrowed(folders: Path) -> None:
         ("halfcheetah-random-v2", -280.178953, 12135.0),
         ("walker2d-full-replay-v2", 1.629008, 4592.3),
         ("ant-medium-v0", -325.6, 3879.7),
+        ("antmaze-large-play-v2", 0.0, 1.0),
+        ("antmaze-umaze-v0", 0.0, 1.0),
+        ("pen-human-v1", 96.262799, 3076.8331017826877),
+        ("relocate-expert-v0", -6.425911, 4233.877797728884),
     ],
 )
 def test_reference_scores_by_task(folders: Path, name: str, random: float, expert: float) -> None:

@@ -14,7 +14,7 @@ from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.data.schema import ACTION_MASK
 from offrl.errors import RecipeError, SpaceMismatchError
 from offrl.feeds import open_problem
-from offrl.feeds.materials import Materials
+from offrl.feeds.materials import Materials, sampling_options
 from offrl.feeds.own_steps import collector_into, episode_report, objection_to_data, own_steps_problem, step_layout
 from offrl.replay.ring import OnlineRing
 from offrl.runs.listener import SilentListener
@@ -86,6 +86,17 @@ def test_steps_are_kept_with_masks_where_some_are_told_and_heeded(tmp_path: Path
     assert ACTION_MASK not in step_layout(deaf).slices
     plain = make_demonstrations(tmp_path / "data", episodes=2, length=3)
     assert ACTION_MASK not in step_layout(materials_of(own_recipe()), plain).slices
+
+
+def test_own_steps_and_data_have_their_rewards_scaled_and_shifted_alike() -> None:
+    materials = materials_of(own_recipe(data={"reward_scale": 0.5, "reward_shift": -1.0}))
+    reward = np.float32([0.0, 1.0, 4.0])
+    scaled = sampling_options(materials.recipe, materials.policy)["reward_scaler"](reward)
+    np.testing.assert_array_equal(scaled, np.float32([-1.0, -0.5, 1.0]))
+    ring = OnlineRing(step_layout(materials), 2, 2, 60)
+    collector = collector_into(ring, materials)
+    np.testing.assert_array_equal(collector.reward_scaler(reward), scaled)
+    collector.close()
 
 
 def test_what_ended_is_reported_once_for_each_seed() -> None:

@@ -1,0 +1,1 @@
+"""Many recipes, one after the other."""
