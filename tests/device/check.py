@@ -30,15 +30,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offrl.agents.awac import AWAC, AWACConfig
 from offrl.agents.bc import BC, BCConfig
+from offrl.agents.cql import CQL, CQLConfig
+from offrl.agents.edac import EDAC, EDACConfig
+from offrl.agents.iql import IQL, IQLConfig
 from offrl.agents.ppo import PPO, PPOConfig
+from offrl.agents.rebrac import ReBRAC, ReBRACConfig
+from offrl.agents.rlpd import RLPD, RLPDConfig
 from offrl.agents.sac import SAC, SACConfig
 from offrl.agents.td3 import TD3, TD3Config
 from offrl.nn.state import restore_state, state_tensors
 from offrl.ops.noise import NoiseSource
 from offrl.testing.random_data import RandomData
 from offrl.training.fast_update import fast_update
-from offrl.types import Agent, Batch, Metrics, Noise, Spec
+from offrl.types import NEXT_ACTION, Agent, Batch, Metrics, Noise, Spec
 
 CPU = torch.device("cpu")
 SPEC = Spec(gym.spaces.Box(-np.inf, np.inf, (11,), np.float32), gym.spaces.Box(-1.0, 1.0, (3,), np.float32))
@@ -100,6 +106,12 @@ def agents_of(sizes: Sizes) -> dict[str, Agent[Any, Any]]:
         "sac": SAC(SACConfig(hidden=hidden), SPEC),
         "bc": BC(BCConfig(hidden=hidden), SPEC),
         "ppo": PPO(ppo, SPEC),
+        "iql": IQL(IQLConfig(hidden=hidden), SPEC),
+        "awac": AWAC(AWACConfig(hidden=hidden), SPEC),
+        "rebrac": ReBRAC(ReBRACConfig(hidden=hidden), SPEC),
+        "cql": CQL(CQLConfig(hidden=hidden), SPEC),
+        "edac": EDAC(EDACConfig(hidden=hidden), SPEC),
+        "rlpd": RLPD(RLPDConfig(hidden=hidden), SPEC),
     }
 
 
@@ -116,11 +128,12 @@ class Data:
     def __init__(self, agent: Agent[Any, Any], sizes: Sizes, seeds: int, device: torch.device) -> None:
         data, on_policy = RandomData(SPEC, 1), isinstance(agent, PPO)
         rows = sizes.environments * sizes.steps if on_policy else sizes.batch
+        columns = (NEXT_ACTION,) if isinstance(agent, ReBRAC) else ()
         self.batches = [
             (
                 data.rollout(seeds, sizes.environments, sizes.steps, agent.discount)
                 if on_policy
-                else data.transitions(seeds, rows, agent.discount)
+                else data.transitions(seeds, rows, agent.discount, columns=columns)
             ).to(device)
             for _ in range(HELD)
         ]

@@ -41,7 +41,7 @@ class Present:
 
 sys.meta_path[:] = map(Present, sys.meta_path)
 """
-AGENTS = {"td3", "sac", "bc", "ppo"}
+AGENTS = {"td3", "sac", "bc", "ppo", "iql", "awac", "rebrac", "cql", "edac", "rlpd"}
 
 
 def run_without(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
