@@ -105,9 +105,9 @@ def select(folder: Path) -> None:
     """Rank the candidates by subsets of the episodes, and note the order. Nothing acts in an environment."""
     torch.set_num_threads(1)
     done = {(line["dataset"], line["repetition"]) for line in lines(folder / "choices.jsonl")}
-    for dataset in DATASETS:
-        store = open_dataset(dataset)
-        for repetition in range(REPETITIONS):
+    stores = {dataset: open_dataset(dataset) for dataset in DATASETS}
+    for repetition in range(REPETITIONS):
+        for dataset, store in stores.items():
             if (dataset, repetition) in done:
                 continue
             size = min(SUBSET, store.num_episodes // 2)
