@@ -22,6 +22,7 @@ from offrl_cli.ope_options import (
     RankBy,
     Resamples,
     SeedIndex,
+    Stochastic,
 )
 from offrl_cli.ope_report import VERDICTS
 from offrl_cli.output import AsJson, note, number, print_json, print_pairs, print_table, say, working
@@ -39,6 +40,7 @@ def select(
     discount: Discount = 0.99,
     horizon: Horizon = None,
     may_estimate_behavior: EstimateBehavior = False,
+    stochastic: Stochastic = False,
     kernel_bandwidth: KernelBandwidth = 0.0,
     checkpoint: Annotated[
         str | None,
@@ -78,6 +80,7 @@ def select(
             discount=discount,
             horizon=horizon,
             estimate_behavior=may_estimate_behavior,
+            stochastic=stochastic,
             kernel_bandwidth=kernel_bandwidth,
             checkpoint=checkpoint,
             seed_index=seed_index,

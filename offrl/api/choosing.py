@@ -24,6 +24,7 @@ def select(
     discount: float = 0.99,
     horizon: int | None = None,
     estimate_behavior: bool = False,
+    stochastic: bool = False,
     kernel_bandwidth: float = 0.0,
     checkpoint: str | None = None,
     seed_index: int | None = None,
@@ -51,10 +52,11 @@ def select(
         horizon: steps of an episode that count; None for as many as the environment's time limit allows, or all where
             none is known.
         estimate_behavior: estimate the logged actions' probabilities where the log has none.
+        stochastic: value the policies that sample, in place of the greedy ones; these have no trials.
         kernel_bandwidth: noise on continuous greedy actions, which gives them a density; in units of half their range.
         checkpoint: "last", "best" or a kept one ("step-5000") of each run, in place of all that are kept.
         seed_index: only the policy of each run's so-manieth seed, from 0; None for all.
-        rank_by: the estimator to rank by.
+        rank_by: the estimator to rank by, which is then computed alone beside fitted values.
         trials: episodes to spend on the candidates in `env`, each on the one of the highest upper confidence bound, in
             the order of the ranking at first; those that the log has ruled out aren't tried.
         env: a Gymnasium id, for `trials`.
@@ -92,12 +94,15 @@ def select(
         if trials:
             raise RequestError("no environment is named for the trials", hint="add --env ID")
         raise RequestError(f"there are no trials for {env} to be used in", hint="add --trials K")
+    if trials and stochastic:
+        raise RequestError("trials are of greedy policies", hint="leave out --stochastic, or --trials")
     named = [runs] if isinstance(runs, str | os.PathLike | Run) else list(runs)
     with allowing(env):
         return select_policies(
             [path_of(run) for run in named],
             name_of(dataset),
             Plan(
+                estimators=None if rank_by is None else tuple(dict.fromkeys((rank_by, "fqe"))),
                 discount=discount,
                 horizon=horizon,
                 confidence=confidence,
@@ -107,6 +112,6 @@ def select(
                 rank_by=rank_by,
                 fqe=FQEConfig(steps=fqe_steps),
             ),
-            Acting(checkpoint, seed_index, kernel_bandwidth=kernel_bandwidth),
+            Acting(checkpoint, seed_index, stochastic, kernel_bandwidth=kernel_bandwidth),
             None if env is None else Deployments(env, trials, max_episode_steps),
         )

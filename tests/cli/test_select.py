@@ -50,6 +50,15 @@ def test_json_with_trials_and_a_report(offrl: Offrl, made: Path) -> None:
     assert "regret so far" in shown.stdout
 
 
+def test_sampling_policies_are_ranked_by_the_estimator_that_is_named(offrl: Offrl, made: Path) -> None:
+    options = ("--stochastic", "--rank-by", "wpdis", "--json")
+    result = offrl("select", made / "clone", "--dataset", made / "random", *QUICK, *options)
+    assert result.code == 0, result.stderr
+    assert result.json["ranking"]["estimator"] == "wpdis"
+    assert all(place["low"] < place["value"] < place["high"] for place in result.json["ranking"]["places"])
+    assert [each["name"] for each in result.json["evaluation"]["policies"][0]["estimates"]] == ["wpdis", "fqe"]
+
+
 def test_wrong_requests_say_what_to_do(offrl: Offrl, made: Path) -> None:
     log = ("--dataset", made / "random", *QUICK)
     for arguments, told in (
@@ -58,6 +67,7 @@ def test_wrong_requests_say_what_to_do(offrl: Offrl, made: Path) -> None:
         ((made / "clone", "--trials", 3, *log), "--env"),
         ((made / "clone", "--env", "CartPole-v1", *log), "--trials"),
         ((made / "clone", "--dataset", "hopper-random", *QUICK), "hopper-random"),
+        ((made / "clone", "--stochastic", "--trials", 3, "--env", "CartPole-v1", *log), "greedy"),
         ((made / "nothing", *log), "nothing"),
     ):
         result = offrl("select", *arguments)
