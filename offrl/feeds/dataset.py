@@ -18,6 +18,9 @@ from offrl.replay.sampler import ReplaySampler
 from offrl.runs.run import Run
 from offrl.types import Agent, Batch, Metrics
 
+ALL = 2**31
+"""More updates than a loop asks for."""
+
 
 class DatasetFeed:
     """Batches drawn from a dataset alone."""
@@ -73,11 +76,16 @@ class DatasetFeed:
         return cls(policy.agent, sampler, materials.update_noise(), recipe.batch_size)
 
     def rounds(self, count: int) -> Iterator[Cycle]:
-        """Each round is one update; unless they are prioritized, all their batches and draws are gathered at once."""
-        # Priorities change with every update.
-        updates = 1 if self.sampler.priorities else count
-        for _ in range(0, count, updates):
+        """Each round is one update; the batches and draws of several are gathered at once."""
+        most = self.at_once()
+        for start in range(0, count, most):
+            updates = min(most, count - start)
             yield from cycles(self.sampler.batches(updates * self.steps_per_round), self.noise, self.shapes, updates)
+
+    def at_once(self) -> int:
+        """How many updates' batches and draws are gathered together, at most: all, unless they are prioritized."""
+        # Priorities change with every update.
+        return 1 if self.sampler.priorities else ALL
 
     def learned(self, batches: list[Batch], metrics: Metrics) -> None:
         """Tell the sampler of TD errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from offrl.config.recipe import Recipe
@@ -9,6 +10,9 @@ from offrl.errors import RecipeError
 from offrl.feeds.dataset import DatasetFeed
 from offrl.feeds.materials import window_of
 from offrl.feeds.problem import Problem
+
+FLOATS_AT_ONCE = 2**24
+"""Of windows and draws that are gathered together: 64 MiB."""
 
 
 class WindowsFeed(DatasetFeed):
@@ -39,6 +43,13 @@ class WindowsFeed(DatasetFeed):
         """All that is about own steps, and about returns of several."""
         names, _ = super().unread(recipe)
         return (*names, "data.n_step"), "it learns from windows of the dataset alone"
+
+    def at_once(self) -> int:
+        """As many updates as little memory holds: a transformer's draws and windows are large."""
+        sampler = self.sampler
+        shown = sampler.batch_size * sampler.window * sampler.layout.pair_width
+        drawn = sum(math.prod(shape) for shape in self.shapes.values())
+        return max(1, FLOATS_AT_ONCE // (len(sampler.seeds) * (shown + drawn)))
 
     @classmethod
     def gradient_rows(cls, recipe: Recipe) -> int:

@@ -14,6 +14,7 @@ from offrl.config.recipe import Recipe
 from offrl.deploy.export import export_policy
 from offrl.errors import RecipeError
 from offrl.feeds import feed_of, open_problem
+from offrl.feeds.windows import WindowsFeed
 from offrl.runs.listener import SilentListener
 from offrl.runs.run import Run
 from offrl.training.build import build_loop
@@ -44,6 +45,23 @@ def test_an_update_takes_windows(tmp_path: Path) -> None:
     assert (batch.reward == batch.reward[..., :1]).all()
     assert not torch.equal(batch.timestep, second.batches[0].timestep)  # type: ignore[arg-type]
     assert feed_of(recipe).gradient_rows(recipe) == 32 * 6
+
+
+def test_updates_are_gathered_in_parts_that_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws of a published transformer's update take 28 MB."""
+    agent = {"context": 6, "width": 8, "layers": 1, "heads": 2, "policy": "deterministic"}
+    recipe = recipe_of(tmp_path / "data", algo="bc-transformer", agent=agent)
+    loop = build_loop(Run.create(tmp_path / "run", recipe), open_problem(recipe), SilentListener())
+    assert isinstance(loop.feed, WindowsFeed)
+    floats = 2 * (32 * 6 * loop.feed.sampler.layout.pair_width + 32 * 6 * (8 + 2 * 6 + 2 * 8))
+    sizes: list[int] = []
+    draw = loop.feed.sampler.batches
+    loop.feed.sampler.batches = lambda count: (sizes.append(count), draw(count))[1]  # type: ignore[method-assign]
+    for room, expected in ((5 * floats, [5, 5, 1]), (floats - 1, [1] * 11), (2**24, [11])):
+        monkeypatch.setattr("offrl.feeds.windows.FLOATS_AT_ONCE", room)
+        sizes.clear()
+        assert len(list(loop.feed.rounds(11))) == 11
+        assert sizes == expected
 
 
 def test_a_window_that_no_episode_fills_is_refused(tmp_path: Path) -> None:
