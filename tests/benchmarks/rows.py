@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tests.benchmarks.workers.measuring import (
     BATCH_SIZE,
+    BLOCKS,
+    CONTEXT,
     CRITICS,
     DEEP_HIDDEN,
     DISCRIMINATOR_BATCH_SIZE,
@@ -15,6 +17,7 @@ from tests.benchmarks.workers.measuring import (
     EPOCHS,
     EPSILON,
     HIDDEN,
+    LARGE_BATCH_SIZE,
     LOGGED_EPISODES,
     LOGGED_STEPS,
     MINIBATCH_SIZE,
@@ -25,6 +28,8 @@ from tests.benchmarks.workers.measuring import (
     SHORT_EPISODES,
     SMALL_HIDDEN,
     STEPS_PER_UPDATE,
+    TOKEN_WIDTH,
+    WINDOWS,
 )
 
 
@@ -110,6 +115,7 @@ _LIKELIHOOD = _ours("offrl, likelihood", "bc-likelihood")
 _TD3_BC = _ours("offrl", "td3-bc")
 _IQL, _CQL = _ours("offrl", "iql"), _ours("offrl", "cql")
 _EDAC, _SAC_N = _ours("offrl", "edac"), _ours("offrl, SAC-N", "sac-n")
+_REBRAC, _DT = _ours("offrl", "rebrac"), _ours("offrl", "dt")
 _PARALLEL = _ours("offrl, 2 processes", "ppo-parallel")
 _HELP = _ours("offrl --help", "help")
 
@@ -193,6 +199,24 @@ ROWS = {
                 Comparison(_SAC_N, _peer("d3rlpy", "sac-n", ", SAC-N"), target=2.0),
                 Comparison(_SAC_N, _plain_offline("sac-n"), target=1.2),
                 Comparison(_EDAC, _plain_offline("edac"), target=1.2),
+            ),
+        ),
+        Row(
+            "rebrac",
+            f"ReBRAC, {_widths(DEEP_HIDDEN)}, batch {LARGE_BATCH_SIZE:,}",
+            "updates/s",
+            (
+                Comparison(_REBRAC, _peer("d3rlpy", "rebrac"), target=2.0),
+                Comparison(_REBRAC, _plain_offline("rebrac"), target=1.0),
+            ),
+        ),
+        Row(
+            "dt",
+            f"Decision Transformer, {BLOCKS} blocks of {TOKEN_WIDTH}, {WINDOWS} windows of {CONTEXT} steps",
+            "updates/s",
+            (
+                Comparison(_DT, _peer("d3rlpy", "dt"), target=2.0),
+                Comparison(_DT, _plain_offline("dt"), target=1.0),
             ),
         ),
         Row(

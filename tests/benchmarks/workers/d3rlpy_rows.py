@@ -10,13 +10,19 @@ import numpy as np
 import structlog
 from measuring import (
     BATCH_SIZE,
+    BLOCKS,
+    CONTEXT,
     CRITICS,
     DEEP_HIDDEN,
     DEMONSTRATIONS,
     ENDLESS,
+    EPISODE_LENGTH,
     HIDDEN,
+    LARGE_BATCH_SIZE,
     SAMPLED_ACTIONS,
     SAMPLING_EPISODES,
+    TOKEN_WIDTH,
+    WINDOWS,
     Window,
     WindowOver,
     main,
@@ -126,7 +132,40 @@ def sac_n(window: Window) -> float:
     return fit(window, config)
 
 
+def rebrac(window: Window) -> float:
+    """ReBRAC with the paper's options."""
+    encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(DEEP_HIDDEN))
+    normalized = d3rlpy.models.VectorEncoderFactory(hidden_units=list(DEEP_HIDDEN), use_layer_norm=True)
+    config = d3rlpy.algos.ReBRACConfig(
+        batch_size=LARGE_BATCH_SIZE, actor_encoder_factory=encoder, critic_encoder_factory=normalized
+    )
+    return fit(window, config)
+
+
+def decision_transformer(window: Window) -> float:
+    """Decision Transformer with the authors' options for locomotion."""
+    encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=[TOKEN_WIDTH], exclude_last_activation=True)
+    config = d3rlpy.algos.DecisionTransformerConfig(
+        batch_size=WINDOWS,
+        context_size=CONTEXT,
+        max_timestep=EPISODE_LENGTH,
+        num_layers=BLOCKS,
+        encoder_factory=encoder,
+        optim_factory=d3rlpy.optimizers.GPTAdamWFactory(weight_decay=1e-4, clip_grad_norm=0.25),
+    )
+    return fit(window, config)
+
+
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    rows = {"sampling": sampling, "bc": bc, "td3-bc": td3_bc, "iql": iql, "cql": cql, "sac-n": sac_n}
+    rows = {
+        "sampling": sampling,
+        "bc": bc,
+        "td3-bc": td3_bc,
+        "iql": iql,
+        "cql": cql,
+        "sac-n": sac_n,
+        "rebrac": rebrac,
+        "dt": decision_transformer,
+    }
     main(rows, "d3rlpy")

@@ -17,7 +17,11 @@ import numpy as np
 BATCH_SIZE = 256
 HIDDEN = (256, 256)
 DEEP_HIDDEN = (256, 256, 256)
-"""Of the networks of CQL and EDAC."""
+"""Of the networks of CQL, EDAC and ReBRAC."""
+LARGE_BATCH_SIZE = 1024
+"""Of ReBRAC."""
+WINDOWS, CONTEXT, TOKEN_WIDTH, BLOCKS = 64, 20, 128, 3
+"""Decision Transformer: windows in a batch, steps in each, the width of a token, and transformer blocks."""
 OBSERVATION_DIM, ACTION_DIM = 11, 3
 EPISODE_LENGTH = 1000
 SAMPLING_EPISODES = 1000

@@ -15,6 +15,8 @@ from measuring import (
     ACTION_DIM,
     BATCH_SIZE,
     BLOCK,
+    BLOCKS,
+    CONTEXT,
     CRITICS,
     DEEP_HIDDEN,
     DEMONSTRATIONS,
@@ -27,6 +29,7 @@ from measuring import (
     EPOCHS,
     EPSILON,
     HIDDEN,
+    LARGE_BATCH_SIZE,
     LOG_DISCOUNT,
     LOGGED_EPISODES,
     MINIBATCH_SIZE,
@@ -41,6 +44,8 @@ from measuring import (
     SMALL_HIDDEN,
     STEPS_PER_TARGET,
     STEPS_PER_UPDATE,
+    TOKEN_WIDTH,
+    WINDOWS,
     Window,
     WindowOver,
     main,
@@ -159,11 +164,20 @@ def td3_bc(window: Window, seeds: int = 1) -> float:
         return train_until_over(Ticks(window), algo="td3", dataset=str(dataset.path), **settings)
 
 
-def offline(window: Window, algo: str, agent: dict[str, Any]) -> float:
+def offline(window: Window, algo: str, agent: dict[str, Any], batch_size: int = BATCH_SIZE) -> float:
     """With the paper's options, states as they are."""
     data = {"validation_fraction": 0.0, "normalize_observation": False}
     with store(DEMONSTRATIONS) as dataset:
-        return train_until_over(Ticks(window), algo=algo, dataset=str(dataset.path), agent=agent, data=data)
+        settings = {"agent": agent, "data": data, "batch_size": batch_size}
+        return train_until_over(Ticks(window), algo=algo, dataset=str(dataset.path), **settings)
+
+
+def rebrac(window: Window) -> float:
+    return offline(window, "rebrac", {"hidden": DEEP_HIDDEN}, LARGE_BATCH_SIZE)
+
+
+def decision_transformer(window: Window) -> float:
+    return offline(window, "dt", {"context": CONTEXT, "width": TOKEN_WIDTH, "layers": BLOCKS}, WINDOWS)
 
 
 def iql(window: Window) -> float:
@@ -312,6 +326,8 @@ if __name__ == "__main__":
         "cql": cql,
         "edac": edac,
         "sac-n": sac_n,
+        "rebrac": rebrac,
+        "dt": decision_transformer,
         "td3-online": td3_online,
         "sac-online": sac_online,
         "ppo": ppo,

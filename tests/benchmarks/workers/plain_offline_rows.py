@@ -10,11 +10,17 @@ import torch
 from measuring import (
     ACTION_DIM,
     BATCH_SIZE,
+    BLOCKS,
+    CONTEXT,
     CRITICS,
     DEEP_HIDDEN,
     DEMONSTRATIONS,
+    EPISODE_LENGTH,
+    LARGE_BATCH_SIZE,
     OBSERVATION_DIM,
     SAMPLED_ACTIONS,
+    TOKEN_WIDTH,
+    WINDOWS,
     Window,
     main,
     steadily,
@@ -24,7 +30,7 @@ from plain_rows import batches, network
 from torch import Tensor, nn
 
 PAIR = OBSERVATION_DIM + ACTION_DIM
-DISCOUNT, TARGET_RATE = 0.99, 0.005
+DISCOUNT, TARGET_RATE, DROPOUT = 0.99, 0.005, 0.1
 
 
 def drawn() -> Callable[[], Sequence[Tensor]]:
@@ -199,11 +205,124 @@ def edac(window: Window, diversity: float = 1.0) -> float:
     return steadily(window, step)
 
 
+def normalized(inputs: int, outputs: int) -> nn.Module:
+    """A linear layer, and behind hidden ones a layer norm."""
+    linear = nn.Linear(inputs, outputs)
+    return linear if outputs == 1 else nn.Sequential(linear, nn.LayerNorm(outputs))
+
+
+def rebrac(window: Window) -> float:
+    """ReBRAC with the paper's options; every second critic step is followed by one of the actor and the targets."""
+    columns = [torch.from_numpy(column) for column in synthetic_episodes(DEMONSTRATIONS).transitions().values()]
+    observations, actions, rewards, next_observations, terminated = columns
+    discounts, following_actions = DISCOUNT * (~terminated).float(), actions.roll(-1, 0)
+    draw = batches(
+        [observations, actions, rewards, next_observations, discounts, following_actions],
+        one_gather=True,
+        size=LARGE_BATCH_SIZE,
+    )
+    actor = nn.Sequential(network(OBSERVATION_DIM, ACTION_DIM, DEEP_HIDDEN), nn.Tanh())
+    critics = nn.ModuleList(network(PAIR, 1, DEEP_HIDDEN, normalized) for _ in range(2))
+    target_actor, target_critics = copy.deepcopy(actor), copy.deepcopy(critics)
+    actor_step, critic_step = adam(actor.parameters(), 1e-3), adam(critics.parameters(), 1e-3)
+    move_targets = following(target_critics, critics), following(target_actor, actor)
+    updates = 0
+
+    def step() -> int:
+        nonlocal updates
+        updates += 1
+        observation, action, reward, next_observation, discount, logged = draw()
+        with torch.no_grad():
+            noise = (0.2 * torch.randn_like(action)).clamp(-0.5, 0.5)
+            next_action = (target_actor(next_observation) + noise).clamp(-1.0, 1.0)
+            pair = torch.cat([next_observation, next_action], dim=1)
+            distance = (next_action - logged).square().sum(1, keepdim=True)
+            next_value = torch.min(target_critics[0](pair), target_critics[1](pair)) - 0.01 * distance
+            target = reward + discount * next_value
+        taken = torch.cat([observation, action], dim=1)
+        critic_step(sum(nn.functional.mse_loss(critic(taken), target) for critic in critics))
+        if updates % 2:
+            return 1
+        chosen = actor(observation)
+        pair = torch.cat([observation, chosen], dim=1)
+        q = torch.min(critics[0](pair), critics[1](pair))
+        distance = (chosen - action).square().sum(1, keepdim=True)
+        actor_step((0.01 * distance - q / q.abs().mean().detach()).mean())
+        for move in move_targets:
+            move()
+        return 1
+
+    return steadily(window, step)
+
+
+class Block(nn.Module):
+    """Causal attention of one head, and two layers behind it, each added to what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(TOKEN_WIDTH), nn.LayerNorm(TOKEN_WIDTH)
+        self.attention, self.out = nn.Linear(TOKEN_WIDTH, 3 * TOKEN_WIDTH), nn.Linear(TOKEN_WIDTH, TOKEN_WIDTH)
+        self.wide, self.narrow = nn.Linear(TOKEN_WIDTH, 4 * TOKEN_WIDTH), nn.Linear(4 * TOKEN_WIDTH, TOKEN_WIDTH)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.attention(self.before(tokens)).unsqueeze(1).chunk(3, dim=-1)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=DROPOUT, is_causal=True)
+        tokens = tokens + nn.functional.dropout(self.out(attended.squeeze(1)), DROPOUT)
+        hidden = self.narrow(self.wide(self.between(tokens)).relu())
+        return tokens + nn.functional.dropout(hidden, DROPOUT)
+
+
+class DecisionTransformer(nn.Module):
+    """Actions [B, K, A] from returns to go, observations and actions, three tokens a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(nn.Linear(width, TOKEN_WIDTH) for width in (1, OBSERVATION_DIM, ACTION_DIM))
+        self.time = nn.Embedding(EPISODE_LENGTH, TOKEN_WIDTH)
+        self.norms = nn.ModuleList(nn.LayerNorm(TOKEN_WIDTH) for _ in range(2))
+        self.blocks = nn.Sequential(*(Block() for _ in range(BLOCKS)))
+        self.head = nn.Linear(TOKEN_WIDTH, ACTION_DIM)
+
+    def forward(self, parts: Sequence[Tensor], timestep: Tensor) -> Tensor:
+        time = self.time(timestep)
+        steps = [embedding(part) + time for embedding, part in zip(self.embeddings, parts, strict=True)]
+        tokens = nn.functional.dropout(self.norms[0](torch.stack(steps, dim=2).flatten(1, 2)), DROPOUT)
+        actions: Tensor = self.head(self.norms[1](self.blocks(tokens))[:, 1::3]).tanh()
+        return actions
+
+
+def decision_transformer(window: Window) -> float:
+    """Decision Transformer with the authors' options for locomotion, on windows that no episode is too short for."""
+    episodes = synthetic_episodes(DEMONSTRATIONS)
+    reward = torch.from_numpy(episodes.reward)
+    to_go = reward.flip(1).cumsum(1).flip(1).unsqueeze(2) / 1000.0
+    observation, action = torch.from_numpy(episodes.observation[:, :-1]), torch.from_numpy(episodes.action)
+    packed, widths = torch.cat([to_go, observation, action], dim=2).flatten(0, 1), [1, OBSERVATION_DIM, ACTION_DIM]
+    model, steps = DecisionTransformer(), torch.arange(CONTEXT)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=1e-4, fused=True)
+
+    def step() -> int:
+        timestep = torch.randint(EPISODE_LENGTH - CONTEXT, (WINDOWS, 1)) + steps
+        rows = torch.randint(DEMONSTRATIONS, (WINDOWS, 1)) * EPISODE_LENGTH + timestep
+        parts = packed[rows].split(widths, dim=2)
+        loss = nn.functional.mse_loss(model(parts, timestep), parts[2])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 0.25)
+        optimizer.step()
+        return 1
+
+    return steadily(window, step)
+
+
 if __name__ == "__main__":
     rows = {
         "iql": iql,
         "cql": cql,
         "edac": edac,
+        "rebrac": rebrac,
+        "dt": decision_transformer,
         "sac-n": lambda window: edac(window, diversity=0.0),
     }
     main(rows, "torch")

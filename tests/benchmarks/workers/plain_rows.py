@@ -53,19 +53,19 @@ def network(
     return nn.Sequential(*hidden, linear(widths[-1], outputs))
 
 
-def batches(columns: list[Tensor], *, one_gather: bool) -> Callable[[], Sequence[Tensor]]:
-    """What draws the same random rows of all columns, [BATCH_SIZE, width], column by column or by one gather."""
+def batches(columns: list[Tensor], *, one_gather: bool, size: int = BATCH_SIZE) -> Callable[[], Sequence[Tensor]]:
+    """What draws the same random rows of all columns, [size, width], column by column or by one gather."""
     columns = [column.float().reshape(len(column), -1) for column in columns]
     if not one_gather:
         rows = len(columns[0])
 
         def each() -> Sequence[Tensor]:
-            index = torch.randint(rows, (BATCH_SIZE,))
+            index = torch.randint(rows, (size,))
             return [column[index] for column in columns]
 
         return each
     packed, widths = torch.cat(columns, dim=1), [column.shape[1] for column in columns]
-    return lambda: packed[torch.randint(len(packed), (BATCH_SIZE,))].split(widths, dim=1)
+    return lambda: packed[torch.randint(len(packed), (size,))].split(widths, dim=1)
 
 
 def bc(window: Window, *, fused: bool = False) -> float:
