@@ -433,7 +433,7 @@ def test_what_can_not_be_fine_tuned(pretrained: Run, cloned: Run, tmp_path: Path
             train(recipe, tmp_path / "refused")
         assert not (tmp_path / "refused").exists()
 
-    refused(continued(cloned), RecipeError, r"bc learns from a dataset only.*\n.*--algo: .*\bppo,.* sac, td3$")
+    refused(continued(cloned), RecipeError, r"bc learns from a dataset only.*\n.*--algo: .*\bppo,.* sac, td3\b")
     refused(
         continued(cloned, algo="dqn"), RecipeError, "dqn can't start from a policy that bc.*\n.*--algo: .*ppo,.* sac"
     )

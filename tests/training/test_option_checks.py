@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 
@@ -34,7 +34,7 @@ FREE = ("algo", "dataset", "start", "expert", "env", "device")
 def kind_of(hint: Any) -> str:
     """By an option's type hint, which of the wrong values it has."""
     text = str(hint)
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or get_origin(hint) is dict:
         return "table"
     if hint == Literal[1, 2]:
         return "choice"
