@@ -21,6 +21,7 @@ PUBLISHED = {
         "rebrac": 89.74,
         "sac-n": 83.52,
         "edac": 92.92,
+        "dt": 73.84,
     },
     "antmaze": {"bc": 17.21, "td3+bc": 19.33, "awac": 18.58, "cql": 50.71, "iql": 57.17, "rebrac": 78.42},
     "adroit": {"bc": 48.18, "td3+bc": 10.40, "awac": 55.71, "cql": 1.53, "iql": 53.43, "rebrac": 59.39},
