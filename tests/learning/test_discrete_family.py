@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import offrl
+from tests.learning.trained import final_scores
 
 SEEDS = [30, 31, 32]
 """No option was tuned on them."""
@@ -51,3 +53,10 @@ def test_the_pole_is_balanced_from_random_actions(algo: str, scores: Any) -> Non
 def test_what_a_dqn_tried_on_its_way_is_bettered_beyond_a_clone(algo: str, scores: Any) -> None:
     """The last of its actions are good, so that a clone holds the pole for nearly as long."""
     assert np.mean(scores(algo, "cartpole-replay")) > np.mean(scores("bc", "cartpole-replay"))
+
+
+@pytest.mark.learning
+def test_qrdqn_learns_to_balance_the_pole_by_its_own_steps(tmp_path: Path) -> None:
+    """Random actions hold it for 22 steps."""
+    found = final_scores("qrdqn/cartpole", tmp_path / "run", 2, "seeds=[30, 31]")
+    assert min(found["mean_return_per_seed"]) >= 200.0
