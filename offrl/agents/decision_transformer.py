@@ -42,7 +42,6 @@ from offrl.ops.padding import mean_over_steps
 from offrl.types import (
     RETURN_TO_GO,
     Batch,
-    Density,
     Metrics,
     Noise,
     Observation,
@@ -253,27 +252,6 @@ class DecisionTransformer:
         """So much less is still to be earned."""
         return {**carry, "return_to_go": carry["return_to_go"] - reward}
 
-    @property
-    def has_density(self) -> bool:
-        """Whether sampled actions have a probability: discrete ones do."""
-        return self.head.has_density
-
-    @torch.no_grad()
-    def log_prob(
-        self,
-        state: DTState,
-        observation: Observation,
-        action: Tensor,
-        carry: Carry,
-        action_mask: Tensor | None = None,
-    ) -> Tensor:
-        """log π(a | s, what is remembered) of discrete actions, [S, N], in nats.
-
-        Raises:
-            SpaceMismatchError: actions are continuous.
-        """
-        return self.head.log_prob(self._step(state, observation, carry)[0], action, action_mask)
-
     def _step(self, state: DTState, observation: Observation, carry: Carry) -> tuple[Tensor, Carry]:
         """The network's output for one more step of each row, [S, N, outputs], and the context with it.
 
@@ -336,7 +314,8 @@ ALGORITHM = Algorithm(
     feeds=("windows",),
     actions=("continuous", "discrete", "multi-discrete"),
     summary="acts for the return that is asked of it (`agent.target_return`)",
-    provides=(Density, Validates, Scheduled, ObservesReward),
+    # No `Density`: a context holds what the policy did, and a log's steps followed what was logged.
+    provides=(Validates, Scheduled, ObservesReward),
     masks=True,
     columns=(RETURN_TO_GO,),
     from_data=from_data,

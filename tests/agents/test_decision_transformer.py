@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from offrl.agents.decision_transformer import ALGORITHM, DecisionTransformer, DTConfig, DTState
 from offrl.config.recipe import Recipe, recipe_from_dict
 from offrl.deploy.export import export_policy
-from offrl.errors import RecipeError, SpaceMismatchError
+from offrl.errors import RecipeError
 from offrl.feeds import open_problem
 from offrl.runs.listener import SilentListener
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 from offrl.training.run_training import train
-from offrl.types import Batch
+from offrl.types import Batch, Density
 from tests.agents.batches import CPU, continuous, discrete, multi_discrete, no_values_read, of_seed, random_noise
 from tests.agents.windows import random_windows, with_other_padding
 from tests.nn.test_transformer import plain
@@ -180,19 +180,10 @@ def test_discrete_actions_are_classified(spec: Any) -> None:
     with no_values_read():
         metrics = agent.update(state, batches, random_noise(agent, 1, 1, batch_size=5)[0])
     assert metrics["imitation_loss"].shape == (1,)
-    assert agent.has_density
 
 
-def test_continuous_ones_have_no_density() -> None:
-    agent = DecisionTransformer(SMALL, continuous())
-    assert not agent.has_density
-    with pytest.raises(SpaceMismatchError, match="has no density"):
-        agent.log_prob(
-            agent.init([0], CPU),
-            torch.zeros(1, 1, 3),
-            torch.zeros(1, 1, 2),
-            agent.initial_carry(agent.init([0], CPU), 1),
-        )
+def test_it_gives_no_density_since_its_context_holds_own_actions_where_a_log_has_others() -> None:
+    assert not ALGORITHM.can(Density)
 
 
 def test_what_was_left_open_follows_from_the_data() -> None:
