@@ -10,7 +10,7 @@ import pytest
 import offrl
 from tests.envs.pixels import CATCH, logged
 
-SEEDS = [40, 41]
+SEEDS = [50, 51]
 """No option was tuned on them."""
 CAUGHT = 0.8
 """Mean return of who catches nine balls of ten; who stands still catches one, for −0.8."""
@@ -35,6 +35,23 @@ def cloned(dataset: Path, out: Path) -> list[float]:
 @pytest.mark.learning
 def test_a_clone_catches_as_its_demonstrations_do(tmp_path: Path) -> None:
     assert min(cloned(logged(tmp_path / "log", 600, follows=1.0), tmp_path / "bc")) >= CAUGHT
+
+
+@pytest.mark.learning
+def test_iql_learns_from_a_log_in_which_most_flee(tmp_path: Path) -> None:
+    """A clone misses more balls than it catches: the rewards alone tell."""
+    log = logged(tmp_path / "log", 1_000, follows=0.4)
+    options = {
+        "hidden": [128, 128],
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "discount": 0.95,
+        "target_rate": 0.02,
+        "expectile": 0.9,
+        "temperature": 10.0,
+    }
+    assert min(trained("iql", tmp_path / "iql", dataset=log, steps=6_000, agent=options)) >= CAUGHT
+    assert max(cloned(log, tmp_path / "bc")) <= 0.0
 
 
 @pytest.mark.learning
