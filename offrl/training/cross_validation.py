@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from offrl import plugins
 from offrl.agents.algorithm import Algorithm
 from offrl.config.recipe import Recipe, merged, recipe_from_dict
+from offrl.documents import parse_json
 from offrl.errors import DivergenceError, RecipeError
 from offrl.feeds import feed_of, open_problem
 from offrl.feeds.materials import cycles, sampling_options
@@ -243,7 +244,7 @@ def _write(run: Run, folds: int, chosen: Mapping[str, Any] | None, table: Sequen
 
 def _plain(candidate: Mapping[str, Any]) -> dict[str, Any]:
     """A candidate as JSON gives it back."""
-    found: dict[str, Any] = json.loads(json.dumps(candidate))
+    found: dict[str, Any] = parse_json(json.dumps(candidate))
     return found
 
 
