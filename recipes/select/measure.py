@@ -2,17 +2,18 @@
 
     python measure.py FOLDER train     the candidates, from nothing but the data sets
     python measure.py FOLDER select    the choices of 20 random subsets of each data set's episodes
-    python measure.py FOLDER truth     what each candidate earns, in 50 episodes
+    python measure.py FOLDER truth     what each candidate earns, in 100 episodes
     python measure.py FOLDER table     the table, and regret.png
 
-Candidates are fixed here, before any of them has acted. Each stage goes on where it was interrupted. docs/choosing.md
-says what the table means.
+Candidates are fixed here, before any of them has acted; those of an earlier list had acted, which left out that recipes
+fill in what isn't named. Each stage goes on where it was interrupted. docs/choosing.md says what the table means.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,66 +35,91 @@ from offrl.off_policy.selection import ranked
 from offrl.runs.load import load_policy
 from offrl.runs.run import Run
 
-STEPS, EVERY, SEED = 4_500, 1_500, 100
-REPETITIONS, SUBSET, EPISODES = 20, 100, 50
+CHECKPOINTS, SEED = 3, 200
+REPETITIONS, SUBSET, EPISODES = 20, 100, 100
 """Subsets hold so many of a log's episodes, and half of them at most; the truth is of so many episodes."""
-SMALL: dict[str, Any] = {"hidden": (64, 64), "learning_rate": 1e-3}
-PAIR: dict[str, Any] = {"hidden": (64, 64), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
-CONTINUOUS: dict[str, tuple[str, dict[str, Any]]] = {
-    "td3+bc": ("td3", {**PAIR, "bc_alpha": 2.5}),
-    "td3+bc-weak": ("td3", {**PAIR, "bc_alpha": 20.0}),
-    "iql": ("iql", {**PAIR}),
-    "bc": ("bc", {**SMALL}),
-}
-DISCRETE: dict[str, tuple[str, dict[str, Any]]] = {
-    "dqn+cql": ("dqn", {**SMALL, "double": True, "conservative": 1.0}),
-    "dqn": ("dqn", {**SMALL, "double": True}),
-    "iql": ("iql", {**PAIR}),
-    "bc": ("bc", {**SMALL}),
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A training whose checkpoints are candidates, by the recipe that fits algorithm and data.
+
+    Attributes:
+        agent: the options that differ.
+    """
+
+    name: str
+    algo: str
+    steps: int
+    agent: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def pole(steps: int = 4_500) -> list[Candidate]:
+    """For discrete actions."""
+    return [
+        Candidate("default", "dqn", steps),
+        Candidate("dqn-plain", "dqn", steps, {"conservative": 0.0}),
+        Candidate("iql", "iql", steps),
+        Candidate("bc", "bc", steps),
+    ]
+
+
+def continuous(default: Candidate, steps: int) -> list[Candidate]:
+    """For continuous actions: the default first."""
+    return [
+        default,
+        Candidate("td3bc-weak", "td3bc", steps, {"bc_alpha": 20.0}),
+        Candidate("iql", "iql", steps),
+        Candidate("bc", "bc", steps),
+    ]
+
+
 DATASETS = {
-    "cartpole-replay": DISCRETE,
-    "cartpole-random": DISCRETE,
-    "pendulum-replay": CONTINUOUS,
-    "hopper-medium-replay": CONTINUOUS,
-    "hopper-random": CONTINUOUS,
+    "cartpole-replay": pole(),
+    "cartpole-random": pole(),
+    "pendulum-replay": continuous(Candidate("default", "td3bc", 4_500), 4_500),
+    # The recipe that was made for these data, with all of its steps.
+    "hopper-medium-replay": continuous(Candidate("default", "td3", 50_000), 15_000),
+    "hopper-random": continuous(Candidate("default", "td3bc", 15_000), 15_000),
 }
-"""The first candidate of each is the default recipe; its last checkpoint is what `select` has to beat."""
+"""The first candidate of each is what the bundled recipe makes; its last checkpoint is what `select` has to beat."""
 FQE = FQEConfig(hidden=(64, 64), batch_size=64, steps=1_000, target_rate=0.2)
 """Smaller and shorter than the default: 100 fits of 12 policies take minutes on one core."""
 
 
 def runs_of(folder: Path, dataset: str) -> list[Run]:
     """All candidates' runs, in the order of `DATASETS`."""
-    return [Run.open(folder / dataset / name) for name in DATASETS[dataset]]
+    return [Run.open(folder / dataset / candidate.name) for candidate in DATASETS[dataset]]
 
 
 def train(folder: Path) -> None:
     """Make the runs: three checkpoints each. Nothing acts in an environment."""
     for dataset, candidates in DATASETS.items():
-        for name, (algo, agent) in candidates.items():
-            out = folder / dataset / name
+        for candidate in candidates:
+            out = folder / dataset / candidate.name
             if (out / "done").exists():
                 continue
             if (out / "recipe.toml").exists():
                 offrl.resume(out, progress=False)
             else:
                 offrl.train(
-                    algo,
+                    candidate.algo,
                     dataset=dataset,
                     env="none",
                     seeds=[SEED],
-                    steps=STEPS,
+                    steps=candidate.steps,
                     out=out,
                     device="cpu",
-                    checkpoint_every=EVERY,
-                    checkpoints_kept=0,
-                    agent=agent,
+                    checkpoint_every=math.ceil(candidate.steps / CHECKPOINTS),
+                    checkpoints_kept=CHECKPOINTS,
+                    agent=candidate.agent,
                     data={"validation_fraction": 0.0},
+                    early_stopping={"patience": 0},
+                    evaluation={"every": 0},
                     progress=False,
                 )
             (out / "done").touch()
-            print(dataset, name, flush=True)
+            print(dataset, candidate.name, flush=True)
 
 
 def places_of(folder: Path, dataset: str) -> list[tuple[Run, str]]:
