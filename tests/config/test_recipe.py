@@ -132,9 +132,9 @@ def test_defaults_are_valid_and_written_in_full(algo: str, tmp_path: Path) -> No
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe), encoding="utf-8")
     written = load_recipe(path)
-    for field in dataclasses.fields(Recipe):
-        assert (field.name in written) == (getattr(recipe, field.name) is not None)
-    assert set(written["agent"]) == {field.name for field in dataclasses.fields(recipe.agent)}
+    for part, told in ((recipe, written), (recipe.agent, written["agent"])):
+        # None is what TOML has no word for: left open.
+        assert set(told) == {name for name, value in vars(part).items() if value is not None}
     assert set(written["data"]) == {field.name for field in dataclasses.fields(DataConfig)}
 
 
