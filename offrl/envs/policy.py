@@ -103,13 +103,14 @@ class Policy:
         acted: tuple[Tensor, Any] = self._acts(observation, carry, noise, self._mask(action_mask))
         return acted
 
-    @torch.no_grad()
     def observe_reward(self, carry: Any, reward: NDArray[Any]) -> Any:
         """What the agent remembers once a vector environment's step earned `reward`, [S·N], in its own units."""
         if self.rewards is None:
             return carry
         agent: Any = self.agent
-        return agent.observe_reward(carry, self._tensor(self.rewards(reward).astype(np.float32)))
+        # Not around the whole: to switch gradients off at every step takes a tenth of the time of DQN's loop.
+        with torch.no_grad():
+            return agent.observe_reward(carry, self._tensor(self.rewards(reward).astype(np.float32)))
 
     @cached_property
     def _acts(self) -> Callable[..., Any]:
