@@ -56,7 +56,7 @@ class IQLConfig(Schedule):
         hidden: widths of the hidden layers of all networks.
         activation: see `offrl.nn.MLP`.
         convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. The
-            critics' loss trains them, and actor and value read what they give, as in DrQ-v2.
+            critics' loss trains them, and actor and value read what they give, as in DrQ.
         random_shift: pixels by which images are shifted at random (4 in DrQ); 0 leaves them.
         layer_norm: normalize the hidden layers of the critics and of the value (not in the paper).
         actor_learning_rate, critic_learning_rate: Adam's step sizes; the value network has the critics'.

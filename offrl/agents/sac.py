@@ -41,7 +41,7 @@ class SACConfig(Schedule):
     Attributes:
         hidden, activation: of all networks, see `offrl.nn.MLP`.
         convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. The
-            critics' loss trains them, and the actor reads what they give, as in DrQ-v2.
+            critics' loss trains them, and the actor reads what they give, as in DrQ.
         random_shift: pixels by which images are shifted at random (4 in DrQ); 0 leaves them.
         layer_norm: normalize the critics' hidden layers (not in the paper).
         dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units (not

@@ -59,7 +59,7 @@ class TD3Config(Schedule):
         hidden: widths of the hidden layers of actor and critics (400 and 300 in the paper).
         activation: of actor and critics, see `offrl.nn.MLP`.
         convolutions: for each image in the observation, see `offrl.nn.encoder.Encoder`; none leaves them flat. The
-            critics' loss trains them, and the actor reads what they give, as in DrQ-v2.
+            critics' loss trains them, and the actor reads what they give, as in DrQ.
         random_shift: pixels by which images are shifted at random (4 in DrQ); 0 leaves them.
         layer_norm: normalize the critics' hidden layers (not in the paper; steadies long runs).
         dropout: chance of zeroing a hidden unit of the critics in their own loss; targets and actor see all units (not
